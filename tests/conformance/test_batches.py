@@ -27,7 +27,7 @@ REPORT = Submission(job="report", parameters={"failed": {"$from": "batch", "path
 
 
 @pytest.fixture
-def house(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
@@ -35,10 +35,10 @@ def _make_step(job: str = "load", needs: tuple[Any, ...] = (), on_failure: str |
     return WorkflowStep(Submission(job=job, **fields), needs, on_failure)
 
 
-def _submit_batch(house: ExecutionDriver, once: IdempotencyKey | None = None, **steps: WorkflowStep) -> BatchStatus:
-    accepted = workflows.submit(house.database, house.clock, Workflow(steps), "ann", once)
+def _submit_batch(driver: ExecutionDriver, once: IdempotencyKey | None = None, **steps: WorkflowStep) -> BatchStatus:
+    accepted = workflows.submit(driver.database, driver.clock, Workflow(steps), "ann", once)
     assert accepted.batch_id
-    return batches.get(house.database, accepted.batch_id)
+    return batches.get(driver.database, accepted.batch_id)
 
 
 def _list_execution_ids(status: BatchStatus) -> dict[str, str]:
@@ -46,67 +46,67 @@ def _list_execution_ids(status: BatchStatus) -> dict[str, str]:
     return {each.row.step: each.row.execution_id for each in status.steps}
 
 
-def test_a_batch_counts_and_completes_with_its_last_execution(house: ExecutionDriver) -> None:
-    batch, ids = house.submit_batch(LOAD, LOAD, LOAD, name="imports", on_complete=REPORT)
-    house.report_end(ids[0])
-    house.report_end(ids[1], FAILED)
-    status = batches.get(house.database, batch)
+def test_a_batch_counts_and_completes_with_its_last_execution(driver: ExecutionDriver) -> None:
+    batch, ids = driver.submit_batch(LOAD, LOAD, LOAD, name="imports", on_complete=REPORT)
+    driver.report_end(ids[0])
+    driver.report_end(ids[1], FAILED)
+    status = batches.get(driver.database, batch)
     assert (status.total, status.finished, status.row.completed_at) == (3, 2, None)
     assert status.counts == {ExecutionState.SUCCEEDED: 1, ExecutionState.FAILED: 1, ExecutionState.QUEUED: 1}
-    assert house.list_executions("report") == []
-    house.report_end(ids[2])
-    house.report_end(ids[2])
+    assert driver.list_executions("report") == []
+    driver.report_end(ids[2])
+    driver.report_end(ids[2])
 
-    status = batches.get(house.database, batch)
-    [report] = house.list_executions("report")
+    status = batches.get(driver.database, batch)
+    [report] = driver.list_executions("report")
     assert (status.row.name, status.row.problem, status.row.completion_id) == ("imports", None, report.id)
-    assert status.row.completed_at == house.clock.now()
+    assert status.row.completed_at == driver.clock.now()
     assert report.parameters == {"failed": 1, "n": 1}
     assert (report.created_by, report.correlation_id, report.batch_id) == (f"batch:{batch}", batch, None)
 
 
-def test_two_last_executions_that_end_at_the_same_moment_complete_the_batch_once(house: ExecutionDriver) -> None:
-    batch, ids = house.submit_batch(LOAD, LOAD, on_complete=REPORT)
-    other = threading.Thread(target=house.report_end, args=[ids[1]])
-    with house.database.write() as connection:
-        house.record_report(connection, ids[0])
+def test_two_last_executions_that_end_at_the_same_moment_complete_the_batch_once(driver: ExecutionDriver) -> None:
+    batch, ids = driver.submit_batch(LOAD, LOAD, on_complete=REPORT)
+    other = threading.Thread(target=driver.report_end, args=[ids[1]])
+    with driver.database.write() as connection:
+        driver.record_report(connection, ids[0])
         other.start()
-        until(lambda: house.database.is_sqlite or _is_waiting_for_lock(house), what="the other end to wait")
+        until(lambda: driver.database.is_sqlite or _is_waiting_for_lock(driver), what="the other end to wait")
     other.join(timeout=30)
-    assert len(house.list_executions("report")) == 1
-    assert batches.get(house.database, batch).row.completed_at
+    assert len(driver.list_executions("report")) == 1
+    assert batches.get(driver.database, batch).row.completed_at
 
 
-def _is_waiting_for_lock(house: ExecutionDriver) -> bool:
-    with house.database.read() as connection:
+def _is_waiting_for_lock(driver: ExecutionDriver) -> bool:
+    with driver.database.read() as connection:
         return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-def test_an_on_complete_job_that_cannot_start_leaves_a_reason(house: ExecutionDriver) -> None:
-    batch, ids = house.submit_batch(LOAD, on_complete=REPORT)
-    house.define_job("report", enabled=False)
-    house.report_end(ids[0])
-    row = batches.get(house.database, batch).row
+def test_an_on_complete_job_that_cannot_start_leaves_a_reason(driver: ExecutionDriver) -> None:
+    batch, ids = driver.submit_batch(LOAD, on_complete=REPORT)
+    driver.define_job("report", enabled=False)
+    driver.report_end(ids[0])
+    row = batches.get(driver.database, batch).row
     assert row.completion_id is None
     assert row.problem
     assert row.problem.startswith("the on-complete job could not be started: job report is disabled")
 
 
-def test_an_on_complete_job_is_checked_when_the_batch_is_accepted(house: ExecutionDriver) -> None:
+def test_an_on_complete_job_is_checked_when_the_batch_is_accepted(driver: ExecutionDriver) -> None:
     for wrong, place in (
         (Submission(job="nobody"), "/on_complete/job"),
         (Submission(job="strict"), "/on_complete/parameters/rows"),
         (Submission(job="load", parameters={"x": {"$from": "else"}}), "/on_complete/parameters/x/$from"),
     ):
         with pytest.raises(InvalidInput) as refused:
-            house.submit_batch(LOAD, on_complete=wrong)
+            driver.submit_batch(LOAD, on_complete=wrong)
         assert [each.pointer for each in refused.value.errors] == [place]
-    assert house.list_executions("load") == []
+    assert driver.list_executions("load") == []
 
 
-def test_a_workflow_runs_its_steps_in_order_and_passes_results(house: ExecutionDriver) -> None:
+def test_a_workflow_runs_its_steps_in_order_and_passes_results(driver: ExecutionDriver) -> None:
     given = _submit_batch(
-        house,
+        driver,
         total=_make_step("report", ("left", "right"), parameters={
             "sum": [{"$from": "left", "path": "/n"}, {"$from": "right", "path": "/n"}],
         }),
@@ -118,20 +118,20 @@ def test_a_workflow_runs_its_steps_in_order_and_passes_results(house: ExecutionD
     assert given.steps is not None
     assert given.steps[0].row.step == "extract"
     assert {each.row.step: set(each.needs) for each in given.steps}["total"] == {"left", "right"}
-    assert {house.get(each).correlation_id for each in ids.values()} == {given.row.id}
-    house.report_end(ids["extract"], result=["a", "b"])
-    assert (house.get(ids["left"]).parameters, house.get(ids["right"]).parameters) == ({"of": "a"}, {"of": "b"})
-    house.report_end(ids["left"], result={"n": 1})
-    assert house.get_state(ids["total"]) is ExecutionState.WAITING
-    house.report_end(ids["right"], result={"n": 2})
-    assert house.get(ids["total"]).parameters == {"sum": [1, 2]}
-    house.report_end(ids["total"])
-    assert batches.get(house.database, given.row.id).row.completed_at
+    assert {driver.get(each).correlation_id for each in ids.values()} == {given.row.id}
+    driver.report_end(ids["extract"], result=["a", "b"])
+    assert (driver.get(ids["left"]).parameters, driver.get(ids["right"]).parameters) == ({"of": "a"}, {"of": "b"})
+    driver.report_end(ids["left"], result={"n": 1})
+    assert driver.get_state(ids["total"]) is ExecutionState.WAITING
+    driver.report_end(ids["right"], result={"n": 2})
+    assert driver.get(ids["total"]).parameters == {"sum": [1, 2]}
+    driver.report_end(ids["total"])
+    assert batches.get(driver.database, given.row.id).row.completed_at
 
 
-def test_what_becomes_of_steps_behind_a_failure(house: ExecutionDriver) -> None:
+def test_what_becomes_of_steps_behind_a_failure(driver: ExecutionDriver) -> None:
     given = _submit_batch(
-        house,
+        driver,
         a=_make_step(on_failure="continue"),
         b=_make_step(on_failure="fail"),
         after_a=_make_step(needs=("a",)),
@@ -142,20 +142,20 @@ def test_what_becomes_of_steps_behind_a_failure(house: ExecutionDriver) -> None:
     )
     ids = _list_execution_ids(given)
     for each in "ab":
-        house.report_end(ids[each], FAILED)
-    house.report_end(ids["after_a"])
-    assert {name: house.get_state(each) for name, each in ids.items() if name not in ("a", "b")} == {
+        driver.report_end(ids[each], FAILED)
+    driver.report_end(ids["after_a"])
+    assert {name: driver.get_state(each) for name, each in ids.items() if name not in ("a", "b")} == {
         "after_a": ExecutionState.SUCCEEDED, "after_b": ExecutionState.FAILED, "mine": ExecutionState.SKIPPED, "handler": ExecutionState.QUEUED,
         "quiet": ExecutionState.SKIPPED,
     }  # fmt: skip
-    house.report_end(ids["handler"])
-    assert batches.get(house.database, given.row.id).row.completed_at
+    driver.report_end(ids["handler"])
+    assert batches.get(driver.database, given.row.id).row.completed_at
 
 
-def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(house: ExecutionDriver) -> None:
+def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(driver: ExecutionDriver) -> None:
     with pytest.raises(InvalidInput) as refused:
         _submit_batch(
-            house,
+            driver,
             a=_make_step("nobody"),
             b=_make_step("strict", ("a",), parameters={"rows": {"$from": "c"}}),
             c=_make_step(depends_on=[7]),
@@ -165,82 +165,82 @@ def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(house: ExecutionDrive
         ("/steps/c/depends_on/0", "wrong_type"),
         ("/steps/b/parameters/rows/$from", "unknown_source"),
     ]
-    assert batches.list_page(house.database).items == []
+    assert batches.list_page(driver.database).items == []
 
 
-def test_a_workflow_with_an_idempotency_key_is_accepted_once(house: ExecutionDriver) -> None:
-    first, second = (_submit_batch(house, IdempotencyKey("k", 60.0), a=_make_step(), b=_make_step(needs=("a",))) for _ in range(2))
+def test_a_workflow_with_an_idempotency_key_is_accepted_once(driver: ExecutionDriver) -> None:
+    first, second = (_submit_batch(driver, IdempotencyKey("k", 60.0), a=_make_step(), b=_make_step(needs=("a",))) for _ in range(2))
     assert first == second
-    assert len(house.list_executions("load")) == 2
+    assert len(driver.list_executions("load")) == 2
 
 
-def test_a_step_may_depend_on_what_is_outside(house: ExecutionDriver) -> None:
-    outside = house.submit("extract")
-    ids = _list_execution_ids(_submit_batch(house, a=_make_step(), b=_make_step(needs=("a",), depends_on=[outside])))
-    house.report_end(ids["a"])
-    assert house.get_state(ids["b"]) is ExecutionState.WAITING
-    house.report_end(outside)
-    assert house.get_state(ids["b"]) is ExecutionState.QUEUED
+def test_a_step_may_depend_on_what_is_outside(driver: ExecutionDriver) -> None:
+    outside = driver.submit("extract")
+    ids = _list_execution_ids(_submit_batch(driver, a=_make_step(), b=_make_step(needs=("a",), depends_on=[outside])))
+    driver.report_end(ids["a"])
+    assert driver.get_state(ids["b"]) is ExecutionState.WAITING
+    driver.report_end(outside)
+    assert driver.get_state(ids["b"]) is ExecutionState.QUEUED
 
 
-def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: ExecutionDriver) -> None:
+def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: ExecutionDriver) -> None:
     wanted = [LOAD, Submission(job="load", delay=3600), Submission(job="load", delay=7200)]
-    batch, ids = house.submit_batch(*wanted, on_complete=REPORT)
-    bystander = house.submit("load", delay=3600)
-    after = house.submit("load", depends_on=[{"execution": ids[1], "on": "any"}])
+    batch, ids = driver.submit_batch(*wanted, on_complete=REPORT)
+    bystander = driver.submit("load", delay=3600)
+    after = driver.submit("load", depends_on=[{"execution": ids[1], "on": "any"}])
     for _ in range(2):
-        assert batches.cancel(house.database, house.clock, batch, "ann").row.cancel_requested_by == "ann"
-    DependencyResolver(house.database, house.clock).cancel_batches()
+        assert batches.cancel(driver.database, driver.clock, batch, "ann").row.cancel_requested_by == "ann"
+    DependencyResolver(driver.database, driver.clock).cancel_batches()
 
-    assert [house.get_state(each) for each in (*ids, bystander, after)] == [
+    assert [driver.get_state(each) for each in (*ids, bystander, after)] == [
         ExecutionState.QUEUED, ExecutionState.CANCELLED, ExecutionState.CANCELLED, ExecutionState.SCHEDULED, ExecutionState.QUEUED,
     ]  # fmt: skip
-    assert house.get(ids[0]).cancel_requested_by == "ann"
-    with house.database.read() as connection:
+    assert driver.get(ids[0]).cancel_requested_by == "ann"
+    with driver.database.read() as connection:
         assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [after]
         asked = stopping.list_queued_cancel_requests(connection, 10)
-    house.report_end(ids[0], FAILED)
-    row = batches.get(house.database, batch).row
+    driver.report_end(ids[0], FAILED)
+    row = batches.get(driver.database, batch).row
     assert [each.id for each in asked] == [ids[0]]
-    assert (row.completed_at, row.completion_id) == (house.clock.now(), None)
+    assert (row.completed_at, row.completion_id) == (driver.clock.now(), None)
     assert row.problem == "the on-complete job was not started, because the batch was cancelled"
 
 
 def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
-    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = [house.submit_batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
+    running = [driver.submit_batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
     for batch_id, _ in running:
-        batches.cancel(house.database, house.clock, batch_id, "ann")
+        batches.cancel(driver.database, driver.clock, batch_id, "ann")
     transactions: list[object] = []
-    write = house.database.write
+    write = driver.database.write
 
     def counted() -> AbstractContextManager[sa.Connection]:
         transactions.append(None)
         return write()
 
-    monkeypatch.setattr(house.database, "write", counted)
-    releases = DependencyResolver(house.database, house.clock)
+    monkeypatch.setattr(driver.database, "write", counted)
+    releases = DependencyResolver(driver.database, driver.clock)
     releases.cancel_batches()
     assert len(transactions) == 1
-    assert {house.get(each).cancel_requested_by for _, executions in running for each in executions} == {"ann"}
+    assert {driver.get(each).cancel_requested_by for _, executions in running for each in executions} == {"ann"}
     releases.cancel_batches()
     assert len(transactions) == 1, "everything is asked to stop: nothing is left to write"
 
 
-def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(house: ExecutionDriver) -> None:
-    batch, ids = house.submit_batch(LOAD)
-    house.report_end(ids[0])
+def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(driver: ExecutionDriver) -> None:
+    batch, ids = driver.submit_batch(LOAD)
+    driver.report_end(ids[0])
     with pytest.raises(ExecutionNotCancellable, match="has ended already"):
-        batches.cancel(house.database, house.clock, batch, "ann")
+        batches.cancel(driver.database, driver.clock, batch, "ann")
     for wrong in (UNKNOWN_ID, "x"):
         with pytest.raises(BatchNotFound):
-            batches.cancel(house.database, house.clock, wrong, "ann")
+            batches.cancel(driver.database, driver.clock, wrong, "ann")
 
 
-def test_batches_are_listed_newest_first(house: ExecutionDriver) -> None:
-    made = [house.submit_batch(LOAD, name=str(number))[0] for number in range(3)]
-    first = batches.list_page(house.database, limit=2)
-    second = batches.list_page(house.database, limit=2, cursor=first.next)
+def test_batches_are_listed_newest_first(driver: ExecutionDriver) -> None:
+    made = [driver.submit_batch(LOAD, name=str(number))[0] for number in range(3)]
+    first = batches.list_page(driver.database, limit=2)
+    second = batches.list_page(driver.database, limit=2, cursor=first.next)
     assert [each.row.id for each in (*first.items, *second.items)] == made[::-1]
     assert [each.total for each in first.items] == [1, 1]

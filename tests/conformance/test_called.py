@@ -53,7 +53,7 @@ def _get_row(database: Database) -> ExecutionRow:
 
 
 @pytest.fixture
-def world(database: Database) -> Database:
+def call_database(database: Database) -> Database:
     """A database that knows the task."""
     with database.write() as connection:
         given = (Parameter("to", "string"), Parameter("urgent", "boolean", required=False))
@@ -62,9 +62,9 @@ def world(database: Database) -> Database:
     return database
 
 
-def test_the_first_that_is_heard_makes_the_row(world: Database) -> None:
-    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA))
-    row = _get_row(world)
+def test_the_first_that_is_heard_makes_the_row(call_database: Database) -> None:
+    _record_events(call_database, _make_event(EventKind.CALLED, **CALL_DATA))
+    row = _get_row(call_database)
     assert (row.state, row.job, row.job_revision, row.queue, row.priority) == (
         *(ExecutionState.QUEUED, "tasks.mail.send", 1),
         *("mail", 7),
@@ -72,32 +72,32 @@ def test_the_first_that_is_heard_makes_the_row(world: Database) -> None:
     assert (row.parameters, row.correlation_id) == ({"to": "ann", "urgent": True}, "order-17")
     assert row.created_by == "python:host"
     assert row.created_at == row.dispatched_at == row.due_at == NOW - dt.timedelta(seconds=5)
-    with world.read() as connection:
+    with call_database.read() as connection:
         assert dispatch.list_ready(connection, QueueBacklog("mail", ["tasks.mail.send"]), 10) == []
         [published] = dispatch.list_published_before(connection, NOW, 10)
     assert (published.id, published.urgency) == (EXECUTION, 7)
 
 
-def test_it_is_told_twice_and_with_what_came_of_it(world: Database) -> None:
+def test_it_is_told_twice_and_with_what_came_of_it(call_database: Database) -> None:
     called = _make_event(EventKind.CALLED, **CALL_DATA)
-    _record_events(world, called, _make_event(EventKind.RUNNING, worker="w", token="t"), called)
-    _record_events(world, called, _make_event(EventKind.SUCCEEDED, worker="w", token="t", result=1), _make_event(EventKind.CALLED, **CALL_DATA))
-    assert (_get_row(world).state, _get_row(world).result) == (ExecutionState.SUCCEEDED, 1)
-    with world.read() as connection:
+    _record_events(call_database, called, _make_event(EventKind.RUNNING, worker="w", token="t"), called)
+    _record_events(call_database, called, _make_event(EventKind.SUCCEEDED, worker="w", token="t", result=1), _make_event(EventKind.CALLED, **CALL_DATA))
+    assert (_get_row(call_database).state, _get_row(call_database).result) == (ExecutionState.SUCCEEDED, 1)
+    with call_database.read() as connection:
         assert [row.state for row in story.list_all_transitions(connection, EXECUTION)] == ["Queued", "Running", "Succeeded"]
 
 
-def test_what_was_told_before_it_was_called_is_not_lost_with_it(world: Database) -> None:
+def test_what_was_told_before_it_was_called_is_not_lost_with_it(call_database: Database) -> None:
     # Within one batch the call comes first, wherever it stands.
-    _record_events(world, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.CALLED, **CALL_DATA))
-    assert _get_row(world).state is ExecutionState.RUNNING
+    _record_events(call_database, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.CALLED, **CALL_DATA))
+    assert _get_row(call_database).state is ExecutionState.RUNNING
 
 
-def test_another_attempt_takes_along_what_celery_chained(world: Database) -> None:
+def test_another_attempt_takes_along_what_celery_chained(call_database: Database) -> None:
     chain = [{"task": "next", "args": [], "kwargs": {}}]
-    _record_events(world, _make_event(EventKind.CALLED, **{**CALL_DATA, "embedded": {"chain": chain}}))
-    _record_events(world, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.RETRYING, worker="w", token="t", delay=0))
-    with world.write() as connection:
+    _record_events(call_database, _make_event(EventKind.CALLED, **{**CALL_DATA, "embedded": {"chain": chain}}))
+    _record_events(call_database, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.RETRYING, worker="w", token="t", delay=0))
+    with call_database.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
         [ready] = dispatch.list_ready(connection, QueueBacklog("mail", ["tasks.mail.send"]), 10)
     assert (ready.attempt, ready.parameters, ready.call) == (1, {"to": "ann", "urgent": True}, {"chain": chain})
@@ -109,26 +109,26 @@ def test_a_task_that_nobody_has_announced(database: Database) -> None:
     assert (row.job, row.job_revision, row.parameters) == ("tasks.mail.send", 0, {"*": ["ann"], "urgent": True})
 
 
-def test_nonsense_is_logged_and_harms_nobody(world: Database) -> None:
+def test_nonsense_is_logged_and_harms_nobody(call_database: Database) -> None:
     other = "01995b7e-0000-7000-8000-000000000002"
     with structlog.testing.capture_logs() as logged:
-        _record_events(world, _make_event(EventKind.CALLED, other, **{**CALL_DATA, "priority": 99}), _make_event(EventKind.CALLED, **CALL_DATA))
+        _record_events(call_database, _make_event(EventKind.CALLED, other, **{**CALL_DATA, "priority": 99}), _make_event(EventKind.CALLED, **CALL_DATA))
     assert [each["event"] for each in logged] == ["event_unreadable"]
-    assert _get_row(world).state is ExecutionState.QUEUED
+    assert _get_row(call_database).state is ExecutionState.QUEUED
 
 
-def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(world: Database) -> None:
+def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(call_database: Database) -> None:
     declined = _make_event(EventKind.UNKNOWN_TASK, worker="w")
-    with world.write() as connection:
+    with call_database.write() as connection:
         tasks.mark_removed(connection, ["tasks.mail.send"], NOW)
-    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA), declined)
-    row = _get_row(world)
+    _record_events(call_database, _make_event(EventKind.CALLED, **CALL_DATA), declined)
+    row = _get_row(call_database)
     assert row.state is ExecutionState.FAILED
     assert row.error is not None
     assert row.error["type"] == "JobRemoved"
     assert "no worker declares its task tasks.mail.send" in row.error["message"]
 
 
-def test_call_that_is_declined_waits_while_its_code_may_be_elsewhere(world: Database) -> None:
-    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA), _make_event(EventKind.UNKNOWN_TASK, worker="w"))
-    assert _get_row(world).state is ExecutionState.QUEUED
+def test_call_that_is_declined_waits_while_its_code_may_be_elsewhere(call_database: Database) -> None:
+    _record_events(call_database, _make_event(EventKind.CALLED, **CALL_DATA), _make_event(EventKind.UNKNOWN_TASK, worker="w"))
+    assert _get_row(call_database).state is ExecutionState.QUEUED

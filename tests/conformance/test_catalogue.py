@@ -13,7 +13,7 @@ from tests.conformance.household import ExecutionDriver
 
 
 @pytest.fixture
-def house(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
@@ -28,11 +28,11 @@ def _make_announcement(name: str, **options: Any) -> dict[str, Any]:
      (-1, None, True), ("x", None, True), (2.5, None, True), (True, None, True)],
 )  # fmt: skip
 def test_max_retries_gives_a_policy_that_can_be_read_again(
-    house: ExecutionDriver, retries: Any, attempts: int | None, told: bool
+    driver: ExecutionDriver, retries: Any, attempts: int | None, told: bool
 ) -> None:
     with structlog.testing.capture_logs() as logs:
-        catalogue.register_tasks(house.database, house.clock, [_make_announcement("plain", max_retries=retries)], "v1")
-    definition = jobs.get(house.database, "plain").row.definition
+        catalogue.register_tasks(driver.database, driver.clock, [_make_announcement("plain", max_retries=retries)], "v1")
+    definition = jobs.get(driver.database, "plain").row.definition
     assert definition.max_attempts == attempts
     assert policies.normalize(definition.policies) == (definition.policies, [])
     ignored = [(line["job"], line["max_retries"]) for line in logs if line["event"] == "max_retries_ignored"]
@@ -48,10 +48,10 @@ def test_max_retries_gives_a_policy_that_can_be_read_again(
         _make_announcement("broken", max_retries=10**30),
     ],
 )
-def test_a_task_that_cannot_be_kept_does_not_stop_the_others(house: ExecutionDriver, broken: dict[str, Any]) -> None:
+def test_a_task_that_cannot_be_kept_does_not_stop_the_others(driver: ExecutionDriver, broken: dict[str, Any]) -> None:
     with structlog.testing.capture_logs() as logs:
-        catalogue.register_tasks(house.database, house.clock, [_make_announcement("one"), broken, _make_announcement("two")], "v1")
-    with house.database.read() as connection:
+        catalogue.register_tasks(driver.database, driver.clock, [_make_announcement("one"), broken, _make_announcement("two")], "v1")
+    with driver.database.read() as connection:
         known = set(stored.list_nearby_names(connection, "broken"))
     assert {"one", "two"} <= known
     assert "broken" not in known

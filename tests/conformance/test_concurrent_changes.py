@@ -42,7 +42,7 @@ class CallPause:
 
 
 @pytest.fixture
-def household(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
@@ -59,33 +59,33 @@ def run_in_threads(
     return other
 
 
-def test_a_late_success_does_not_undo_a_cancellation(household: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = household.submit()
-    child = household.submit("report", depends_on=[{"execution": parent}])
-    household.report_end(parent, EventKind.LOST, reason="its worker is gone")
-    assert household.get_state(parent) is ExecutionState.RETRYING
+def test_a_late_success_does_not_undo_a_cancellation(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = driver.submit()
+    child = driver.submit("report", depends_on=[{"execution": parent}])
+    driver.report_end(parent, EventKind.LOST, reason="its worker is gone")
+    assert driver.get_state(parent) is ExecutionState.RETRYING
     pause = CallPause(monkeypatch, history, "known")
     with ThreadPoolExecutor(2) as pool:
-        cancelled = run_in_threads(pool, pause, lambda: household.report_end(parent), lambda: household.cancel(parent))
+        cancelled = run_in_threads(pool, pause, lambda: driver.report_end(parent), lambda: driver.cancel(parent))
         with pytest.raises(ExecutionNotCancellable):
             cancelled.result(30)
-    finals = [state for state in household.list_states(parent) if state in ("Succeeded", "Cancelled")]
-    assert finals == [household.get_state(parent)] == ["Succeeded"]
-    assert household.get_state(child) is ExecutionState.QUEUED
+    finals = [state for state in driver.list_states(parent) if state in ("Succeeded", "Cancelled")]
+    assert finals == [driver.get_state(parent)] == ["Succeeded"]
+    assert driver.get_state(child) is ExecutionState.QUEUED
 
 
 def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
-    household: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = household.submit(), household.submit()
+    first, second = driver.submit(), driver.submit()
     for execution in (first, second):
-        household.report_end(execution, EventKind.LOST, reason="its worker is gone")
+        driver.report_end(execution, EventKind.LOST, reason="its worker is gone")
     number = int(NOW.timestamp() * 1000) + 10_000
 
     def relay() -> None:
         progress = Event(events.format_stream_id((number, 0)), EventKind.PROGRESS, second, 1, {"done": 1})
         end = Event(events.format_stream_id((number + 1, 0)), EventKind.SUCCEEDED, first, 1, {"result": 1})
-        with household.database.write() as connection:
+        with driver.database.write() as connection:
             record_progress(connection, [progress])
             told = record_events(connection, [end])
             release.resolve_dependents(connection, told.ended, NOW)
@@ -94,25 +94,25 @@ def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
     with ThreadPoolExecutor(2) as pool:
         selection = Selection(ids=[first, second])
         cancelled = run_in_threads(
-            pool, pause, relay, lambda: cancelling.cancel_executions(household.database, household.clock, selection, "ann")
+            pool, pause, relay, lambda: cancelling.cancel_executions(driver.database, driver.clock, selection, "ann")
         )
         cancelled.result(30)
-    assert {household.get_state(first), household.get_state(second)} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
+    assert {driver.get_state(first), driver.get_state(second)} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
 
 
 def test_what_takes_part_in_the_life_of_others_waits_its_turn_and_what_only_adds_rows_does_not(
     postgres_url: str,
 ) -> None:
     database = Database(postgres_url)
-    household = ExecutionDriver(database)
+    driver = ExecutionDriver(database)
     statements: list[str] = []
 
     @event.listens_for(database._writer, "before_cursor_execute")
     def note(_c: object, _k: object, statement: str, *_rest: object) -> None:
         statements.append(statement)
 
-    parent = household.submit()
+    parent = driver.submit()
     assert not any("pg_advisory_xact_lock" in statement for statement in statements)
-    household.submit("report", depends_on=[{"execution": parent}])
+    driver.submit("report", depends_on=[{"execution": parent}])
     assert any("pg_advisory_xact_lock" in statement for statement in statements)
     database.dispose()

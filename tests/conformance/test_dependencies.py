@@ -24,43 +24,43 @@ UNKNOWN_ID = "01980000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def house(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
-def test_a_dependent_waits_for_its_last_parent(house: ExecutionDriver) -> None:
-    parents = [house.submit("extract") for _ in range(3)]
-    child = house.submit("load", depends_on=parents)
-    assert (house.get_state(child), house.get(child).waiting_for) == (ExecutionState.WAITING, 3)
+def test_a_dependent_waits_for_its_last_parent(driver: ExecutionDriver) -> None:
+    parents = [driver.submit("extract") for _ in range(3)]
+    child = driver.submit("load", depends_on=parents)
+    assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, 3)
     for left, parent in ((2, parents[1]), (1, parents[0])):
-        house.report_end(parent)
-        assert (house.get_state(child), house.get(child).waiting_for) == (ExecutionState.WAITING, left)
-    house.clock.advance(90)
-    house.report_end(parents[2])
+        driver.report_end(parent)
+        assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, left)
+    driver.clock.advance(90)
+    driver.report_end(parents[2])
 
-    row = house.get(child)
+    row = driver.get(child)
     assert (row.state, row.waiting_for, row.due_at) == (ExecutionState.QUEUED, 0, NOW + dt.timedelta(seconds=90))
-    assert house.list_states(child) == ["Waiting", "Queued"]
+    assert driver.list_states(child) == ["Waiting", "Queued"]
 
 
-def test_what_is_due_later_is_scheduled(house: ExecutionDriver) -> None:
-    parent = house.submit("extract")
+def test_what_is_due_later_is_scheduled(driver: ExecutionDriver) -> None:
+    parent = driver.submit("extract")
     due_at = NOW + dt.timedelta(hours=1)
-    child = house.submit("load", depends_on=[parent], due_at=due_at)
-    house.report_end(parent)
-    assert (house.get_state(child), house.get(child).due_at) == (ExecutionState.SCHEDULED, due_at)
+    child = driver.submit("load", depends_on=[parent], due_at=due_at)
+    driver.report_end(parent)
+    assert (driver.get_state(child), driver.get(child).due_at) == (ExecutionState.SCHEDULED, due_at)
 
 
-def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: ExecutionDriver) -> None:
-    parent = house.submit("extract")
+def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(driver: ExecutionDriver) -> None:
+    parent = driver.submit("extract")
     moment = NOW + dt.timedelta(hours=2)
-    relative = house.submit("load", depends_on=[parent], expires=60.0)
-    absolute = house.submit("load", depends_on=[parent], expires_at=moment)
-    assert house.get(relative).expires_at is None
-    house.clock.advance(3600)
-    house.report_end(parent)
-    assert house.get(relative).expires_at == NOW + dt.timedelta(seconds=3660)
-    assert house.get(absolute).expires_at == moment
+    relative = driver.submit("load", depends_on=[parent], expires=60.0)
+    absolute = driver.submit("load", depends_on=[parent], expires_at=moment)
+    assert driver.get(relative).expires_at is None
+    driver.clock.advance(3600)
+    driver.report_end(parent)
+    assert driver.get(relative).expires_at == NOW + dt.timedelta(seconds=3660)
+    assert driver.get(absolute).expires_at == moment
 
 
 @pytest.mark.parametrize(
@@ -72,106 +72,106 @@ def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: Execu
         (CANCELLED, "success", False), (CANCELLED, "failure", False), (CANCELLED, "any", True),
     ],
 )  # fmt: skip
-def test_ends_that_let_a_dependent_go(house: ExecutionDriver, kind: Any, on: str, goes_on: bool) -> None:
-    parent = house.submit("extract")
-    child = house.submit("load", depends_on=[{"execution": parent, "on": on}])
-    house.report_end(parent, kind)
-    assert house.get_state(child) is (ExecutionState.QUEUED if goes_on else ExecutionState.SKIPPED)
+def test_ends_that_let_a_dependent_go(driver: ExecutionDriver, kind: Any, on: str, goes_on: bool) -> None:
+    parent = driver.submit("extract")
+    child = driver.submit("load", depends_on=[{"execution": parent, "on": on}])
+    driver.report_end(parent, kind)
+    assert driver.get_state(child) is (ExecutionState.QUEUED if goes_on else ExecutionState.SKIPPED)
 
 
-def test_what_becomes_of_dependents_of_a_failure(house: ExecutionDriver) -> None:
-    parent = house.submit("extract")
+def test_what_becomes_of_dependents_of_a_failure(driver: ExecutionDriver) -> None:
+    parent = driver.submit("extract")
     skipped, failed, going_on = (
-        house.submit("load", depends_on=[{"execution": parent, "otherwise": word}])
+        driver.submit("load", depends_on=[{"execution": parent, "otherwise": word}])
         for word in ("skip", "fail", "continue")
     )
-    after = house.submit("report", depends_on=[{"execution": failed, "on": "failure"}])
-    house.report_end(parent, FAILED)
+    after = driver.submit("report", depends_on=[{"execution": failed, "on": "failure"}])
+    driver.report_end(parent, FAILED)
 
-    assert [house.get_state(each) for each in (skipped, failed, going_on, after)] == [
+    assert [driver.get_state(each) for each in (skipped, failed, going_on, after)] == [
         ExecutionState.SKIPPED, ExecutionState.FAILED, ExecutionState.QUEUED, ExecutionState.QUEUED,
     ]  # fmt: skip
     why = f"it depends on {parent} (job extract), which ended Failed"
-    assert house.get(skipped).reason == house.get(failed).reason == why
-    error = house.get(failed).error
+    assert driver.get(skipped).reason == driver.get(failed).reason == why
+    error = driver.get(failed).error
     assert error
     assert (error["type"], error["message"]) == ("DependencyFailed", why)
 
 
-def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(house: ExecutionDriver) -> None:
-    chain = [house.submit("extract")]
+def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(driver: ExecutionDriver) -> None:
+    chain = [driver.submit("extract")]
     for _ in range(10):
-        chain.append(house.submit("load", depends_on=[chain[-1]]))
-    house.report_end(chain[0], FAILED)
-    assert {house.get_state(each) for each in chain[1:]} == {ExecutionState.SKIPPED}
-    told = [house.get(each) for each in chain]
-    house.report_end(chain[0], SUCCEEDED)
-    assert [house.get(each) for each in chain] == told
+        chain.append(driver.submit("load", depends_on=[chain[-1]]))
+    driver.report_end(chain[0], FAILED)
+    assert {driver.get_state(each) for each in chain[1:]} == {ExecutionState.SKIPPED}
+    told = [driver.get(each) for each in chain]
+    driver.report_end(chain[0], SUCCEEDED)
+    assert [driver.get(each) for each in chain] == told
 
 
 def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
-    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "_MAX_WAVES", 3)
     monkeypatch.setattr(release, "_WAVE_SIZE", 2)
-    chain = [house.submit("extract")]
+    chain = [driver.submit("extract")]
     for _ in range(10):
-        chain.append(house.submit("load", depends_on=[chain[-1]]))
-    wide = [house.submit("load", depends_on=[chain[-1]]) for _ in range(9)]
-    house.report_end(chain[0], FAILED)
-    assert house.get_state(chain[3]) is ExecutionState.SKIPPED
-    assert house.get_state(chain[4]) is ExecutionState.WAITING
-    sweeper = DependencyResolver(house.database, house.clock)
+        chain.append(driver.submit("load", depends_on=[chain[-1]]))
+    wide = [driver.submit("load", depends_on=[chain[-1]]) for _ in range(9)]
+    driver.report_end(chain[0], FAILED)
+    assert driver.get_state(chain[3]) is ExecutionState.SKIPPED
+    assert driver.get_state(chain[4]) is ExecutionState.WAITING
+    sweeper = DependencyResolver(driver.database, driver.clock)
     sweeper.resolve_stranded()
-    _resolve_remaining(house, sweeper)
-    assert {house.get_state(each) for each in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
+    _resolve_remaining(driver, sweeper)
+    assert {driver.get_state(each) for each in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
 
 
-def _resolve_remaining(house: ExecutionDriver, releases: DependencyResolver) -> int:
+def _resolve_remaining(driver: ExecutionDriver, releases: DependencyResolver) -> int:
     """Let the relay finish what is left over; how many transactions that takes."""
     count = 0
     while releases.has_pending:
-        with house.database.write() as connection:
-            released = releases.resolve_dependents(connection, (), house.clock.now())
+        with driver.database.write() as connection:
+            released = releases.resolve_dependents(connection, (), driver.clock.now())
         releases.mark_committed(released)
         count += 1
     return count
 
 
-def test_cancelling_ends_what_depends_on_it(house: ExecutionDriver) -> None:
-    first = house.submit("extract", delay=3600)
-    second = house.submit("load", depends_on=[first])
-    third = house.submit("report", depends_on=[second])
-    assert house.cancel(second).state is ExecutionState.CANCELLED
-    assert house.get_state(third) is ExecutionState.SKIPPED
-    house.cancel(first)
-    assert house.list_states(second) == ["Waiting", "Cancelled"]
+def test_cancelling_ends_what_depends_on_it(driver: ExecutionDriver) -> None:
+    first = driver.submit("extract", delay=3600)
+    second = driver.submit("load", depends_on=[first])
+    third = driver.submit("report", depends_on=[second])
+    assert driver.cancel(second).state is ExecutionState.CANCELLED
+    assert driver.get_state(third) is ExecutionState.SKIPPED
+    driver.cancel(first)
+    assert driver.list_states(second) == ["Waiting", "Cancelled"]
 
 
-def test_parents_that_have_ended_already(house: ExecutionDriver) -> None:
-    done, failed = house.submit("extract"), house.submit("extract")
-    house.report_end(done, result={"rows": [7]})
-    house.report_end(failed, FAILED)
-    lucky = house.submit(
+def test_parents_that_have_ended_already(driver: ExecutionDriver) -> None:
+    done, failed = driver.submit("extract"), driver.submit("extract")
+    driver.report_end(done, result={"rows": [7]})
+    driver.report_end(failed, FAILED)
+    lucky = driver.submit(
         "load", depends_on=[done, {"execution": failed, "otherwise": "continue"}],
         parameters={"row": {"$from": done, "path": "/rows/0"}},
     )  # fmt: skip
-    assert house.get_state(lucky) is ExecutionState.QUEUED
-    assert house.get(lucky).parameters == {"row": 7}
+    assert driver.get_state(lucky) is ExecutionState.QUEUED
+    assert driver.get(lucky).parameters == {"row": 7}
 
     with pytest.raises(InvalidDependency) as refused:
-        house.submit("load", depends_on=[done, failed, UNKNOWN_ID])
+        driver.submit("load", depends_on=[done, failed, UNKNOWN_ID])
     assert [(each.pointer, each.code) for each in refused.value.errors] == [
         ("/depends_on/1", "dependency_failed"),
         ("/depends_on/2", "dependency_not_found"),
     ]
-    assert len(house.list_executions("load")) == 1
+    assert len(driver.list_executions("load")) == 1
 
 
-def test_results_become_parameters(house: ExecutionDriver) -> None:
-    parent = house.submit("extract")
+def test_results_become_parameters(driver: ExecutionDriver) -> None:
+    parent = driver.submit("extract")
     good, gone, saved, wrong = (
-        house.submit(job, depends_on=[parent], parameters=given)
+        driver.submit(job, depends_on=[parent], parameters=given)
         for job, given in (
             ("load", {"all": {"$from": parent}, "deep": [{"one": {"$from": parent, "path": "/a~1b/1"}}]}),
             ("load", {"x": {"$from": parent, "path": "/nothing"}}),
@@ -179,67 +179,67 @@ def test_results_become_parameters(house: ExecutionDriver) -> None:
             ("strict", {"rows": {"$from": parent, "path": "/a~1b"}}),
         )
     )
-    after = house.submit("report", depends_on=[{"execution": gone, "on": "failure"}])
-    house.report_end(parent, result={"a/b": [1, 2]})
+    after = driver.submit("report", depends_on=[{"execution": gone, "on": "failure"}])
+    driver.report_end(parent, result={"a/b": [1, 2]})
 
-    assert house.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
-    assert house.get(saved).parameters == {"x": 3}
-    assert (house.get_state(gone), house.get_state(wrong), house.get_state(after)) == (ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.QUEUED)
-    assert house.get(gone).reason == f"the result of {parent} has nothing at /nothing"
-    assert house.get(wrong).reason == "rows must be of type integer, not array"
+    assert driver.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
+    assert driver.get(saved).parameters == {"x": 3}
+    assert (driver.get_state(gone), driver.get_state(wrong), driver.get_state(after)) == (ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.QUEUED)
+    assert driver.get(gone).reason == f"the result of {parent} has nothing at /nothing"
+    assert driver.get(wrong).reason == "rows must be of type integer, not array"
 
 
 def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
-    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = house.submit("extract")
+    parent = driver.submit("extract")
     many = {"rows": [{"$from": parent}] * 1000}
-    child = house.submit("load", depends_on=[parent], parameters=many)
-    few = house.submit("load", depends_on=[parent], parameters={"rows": [{"$from": parent}] * 6})
+    child = driver.submit("load", depends_on=[parent], parameters=many)
+    few = driver.submit("load", depends_on=[parent], parameters={"rows": [{"$from": parent}] * 6})
     monkeypatch.setattr(preparing, "check_parameters", checked := Mock(wraps=preparing.check_parameters))
-    house.report_end(parent, result="x" * 10_000)
-    row = house.get(child)
+    driver.report_end(parent, result="x" * 10_000)
+    row = driver.get(child)
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
     assert row.reason == "the parameters have more than 65536 bytes as JSON, which is the most that is allowed"
     assert row.parameters == many
-    assert house.get_state(few) is ExecutionState.QUEUED
+    assert driver.get_state(few) is ExecutionState.QUEUED
     assert [len(call.args[1]["rows"]) for call in checked.call_args_list] == [6]
 
 
 @pytest.mark.parametrize("what", ["parameters", "results"])
 def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
-    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(release, "_MAX_BYTES", 100_000)
     monkeypatch.setattr(release, "_LOCK_BATCH_SIZE", 1)
     monkeypatch.setattr(release, "_RESULT_BATCH_SIZE", 1)
     text = "x" * 30_000
-    parents = [house.submit("extract") for _ in range(10)]
+    parents = [driver.submit("extract") for _ in range(10)]
     given = [{"rows": text} if what == "parameters" else {"n": {"$from": each, "path": "/n"}} for each in parents]
     pairs = zip(parents, given, strict=True)
-    children = [house.submit("load", depends_on=[each], parameters=own) for each, own in pairs]
+    children = [driver.submit("load", depends_on=[each], parameters=own) for each, own in pairs]
     ended = [ParentExecution(each, "extract", ExecutionState.SUCCEEDED, None, "c") for each in parents]
-    with house.database.write() as connection:
+    with driver.database.write() as connection:
         values = {"state": "Succeeded", "finished_at": NOW, "result": {"n": 1, "text": text}}
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id.in_(parents)).values(**values))
         released = release.resolve_dependents(connection, ended, NOW)
     assert (released.released_count, bool(released.unfinished)) == (4, True)
-    releases = DependencyResolver(house.database, house.clock)
+    releases = DependencyResolver(driver.database, driver.clock)
     releases.mark_committed(released)
-    assert _resolve_remaining(house, releases) == 2
-    assert {house.get_state(each) for each in children} == {ExecutionState.QUEUED}
-    assert {house.get(each).waiting_for for each in children} == {0}
+    assert _resolve_remaining(driver, releases) == 2
+    assert {driver.get_state(each) for each in children} == {ExecutionState.QUEUED}
+    assert {driver.get(each).waiting_for for each in children} == {0}
 
 
-def test_what_an_execution_waits_for_is_listed(house: ExecutionDriver) -> None:
-    parents = sorted(house.submit("extract") for _ in range(3))
-    child = house.submit("load", depends_on=parents)
-    house.report_end(parents[0])
-    with house.database.read() as connection:
+def test_what_an_execution_waits_for_is_listed(driver: ExecutionDriver) -> None:
+    parents = sorted(driver.submit("extract") for _ in range(3))
+    child = driver.submit("load", depends_on=parents)
+    driver.report_end(parents[0])
+    with driver.database.read() as connection:
         first = dependencies.list_parents(connection, child, limit=2)
         second = dependencies.list_parents(connection, child, limit=2, cursor=first.next)
-    reasons = why.explain_execution(house.database, house.clock, child).blockers
+    reasons = why.explain_execution(driver.database, driver.clock, child).blockers
     assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
     rows = [*first.items, *second.items]
     assert [row.execution_id for row in rows] == parents
@@ -250,32 +250,32 @@ def test_what_an_execution_waits_for_is_listed(house: ExecutionDriver) -> None:
 
 
 @pytest.mark.parametrize("first", ["end", "child"])
-def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: ExecutionDriver, first: str) -> None:
+def test_an_end_and_a_dependent_that_come_at_the_same_moment(driver: ExecutionDriver, first: str) -> None:
     """Whichever transaction is first, the other waits for it, and nobody is left behind."""
-    parent, children = house.submit("extract"), list[str]()
+    parent, children = driver.submit("extract"), list[str]()
 
     def end() -> None:
-        house.report_end(parent)
+        driver.report_end(parent)
 
     def accept() -> None:
-        children.append(house.submit("load", depends_on=[parent]))
+        children.append(driver.submit("load", depends_on=[parent]))
 
     one, other = (end, accept) if first == "end" else (accept, end)
-    _run_during_transaction(house, one, other)
-    assert house.get_state(children[0]) is ExecutionState.QUEUED
+    _run_during_transaction(driver, one, other)
+    assert driver.get_state(children[0]) is ExecutionState.QUEUED
 
 
-def _run_during_transaction(house: ExecutionDriver, one: Callable[[], None], other: Callable[[], None]) -> None:
+def _run_during_transaction(driver: ExecutionDriver, one: Callable[[], None], other: Callable[[], None]) -> None:
     """Run `other` while the transaction of `one` has written everything and is not committed."""
     thread = threading.Thread(target=other)
     started = threading.Event()
-    engine = house.database._writer
+    engine = driver.database._writer
 
     def before_commit(_connection: sa.Connection) -> None:
         if threading.current_thread() is not thread and not started.is_set():
             started.set()
             thread.start()
-            until(lambda: not thread.is_alive() or _is_blocked(house), what="the other transaction to wait")
+            until(lambda: not thread.is_alive() or _is_blocked(driver), what="the other transaction to wait")
 
     sa.event.listen(engine, "commit", before_commit)
     try:
@@ -287,48 +287,48 @@ def _run_during_transaction(house: ExecutionDriver, one: Callable[[], None], oth
     assert not thread.is_alive()
 
 
-def _is_blocked(house: ExecutionDriver) -> bool:
-    if house.database.is_sqlite:
+def _is_blocked(driver: ExecutionDriver) -> bool:
+    if driver.database.is_sqlite:
         return True  # One writes at a time; there is nothing to see of the other.
-    with house.database.read() as connection:
+    with driver.database.read() as connection:
         waiting = connection.scalar(
             sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
         )
     return bool(waiting)
 
 
-def test_what_was_stranded_is_found_by_the_sweep(house: ExecutionDriver) -> None:
-    parent = house.submit("extract")
-    child = house.submit("load", depends_on=[parent])
-    with house.database.write() as connection:
+def test_what_was_stranded_is_found_by_the_sweep(driver: ExecutionDriver) -> None:
+    parent = driver.submit("extract")
+    child = driver.submit("load", depends_on=[parent])
+    with driver.database.write() as connection:
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
-    assert house.get_state(child) is ExecutionState.WAITING
-    DependencyResolver(house.database, house.clock).resolve_stranded()
-    assert house.get_state(child) is ExecutionState.QUEUED
+    assert driver.get_state(child) is ExecutionState.WAITING
+    DependencyResolver(driver.database, driver.clock).resolve_stranded()
+    assert driver.get_state(child) is ExecutionState.QUEUED
 
 
-def test_a_unique_key_that_is_known_late_is_taken_late(house: ExecutionDriver) -> None:
+def test_a_unique_key_that_is_known_late_is_taken_late(driver: ExecutionDriver) -> None:
     for name, conflict in (("load", "return"), ("report", "replace")):
-        house.define_job(
+        driver.define_job(
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
         )
-    parent = house.submit("extract")
+    parent = driver.submit("extract")
     given = {"parameters": {"n": {"$from": parent}}, "depends_on": [parent]}
     loads, reports = (
-        [house.submit("load", **given) for _ in range(2)],
-        [house.submit("report", **given) for _ in range(2)],
+        [driver.submit("load", **given) for _ in range(2)],
+        [driver.submit("report", **given) for _ in range(2)],
     )
-    house.report_end(parent, result=7)
+    driver.report_end(parent, result=7)
     first, second = sorted(loads)
-    assert [house.get_state(each) for each in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
-    assert house.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
-    assert [house.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
+    assert [driver.get_state(each) for each in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
+    assert driver.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
+    assert [driver.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
 
 
-def test_what_waits_for_an_execution_that_is_replaced_is_told(house: ExecutionDriver) -> None:
-    house.define_job("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
-    first = house.submit("load", delay=60)
-    child = house.submit("report", depends_on=[first])
-    house.submit("load")
-    assert (house.get_state(first), house.get_state(child)) == (ExecutionState.CANCELLED, ExecutionState.SKIPPED)
+def test_what_waits_for_an_execution_that_is_replaced_is_told(driver: ExecutionDriver) -> None:
+    driver.define_job("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
+    first = driver.submit("load", delay=60)
+    child = driver.submit("report", depends_on=[first])
+    driver.submit("load")
+    assert (driver.get_state(first), driver.get_state(child)) == (ExecutionState.CANCELLED, ExecutionState.SKIPPED)

@@ -15,39 +15,39 @@ from tests.conformance.timetables import ScheduleDriver, at_minute
 
 
 @pytest.fixture
-def town(database: Database) -> ScheduleDriver:
+def driver(database: Database) -> ScheduleDriver:
     """One job, and schedules that are due every minute."""
     return ScheduleDriver(database)
 
 
-def pause_schedule(town: ScheduleDriver, row: ScheduleRow, minutes: float, until: float | None = None) -> ScheduleRow:
-    with town.database.write() as connection:
+def pause_schedule(driver: ScheduleDriver, row: ScheduleRow, minutes: float, until: float | None = None) -> ScheduleRow:
+    with driver.database.write() as connection:
         moment = at_minute(until) if until is not None else None
         return pausing.pause_schedule(connection, row, "stock-taking", moment, "me", at_minute(minutes))
 
 
-def resume_schedule(town: ScheduleDriver, row: ScheduleRow, minutes: float, policy: MissedOccurrencePolicy | None = None) -> ScheduleRow:
-    with town.database.write() as connection:
-        return pausing.resume_schedule(connection, town.get_schedule(row), "me", at_minute(minutes), policy)
+def resume_schedule(driver: ScheduleDriver, row: ScheduleRow, minutes: float, policy: MissedOccurrencePolicy | None = None) -> ScheduleRow:
+    with driver.database.write() as connection:
+        return pausing.resume_schedule(connection, driver.get_schedule(row), "me", at_minute(minutes), policy)
 
 
-def fail_execution(town: ScheduleDriver, row: ScheduleRow, *states: ExecutionState) -> ScheduleRow:
-    with town.database.write() as connection:
+def fail_execution(driver: ScheduleDriver, row: ScheduleRow, *states: ExecutionState) -> ScheduleRow:
+    with driver.database.write() as connection:
         failures.count_failures(connection, [EndedExecution(row.id, f"e{number}", state) for number, state in enumerate(states)], at_minute(0.5))
-    return town.get_schedule(row)
+    return driver.get_schedule(row)
 
 
-def test_a_pause_holds_occurrences_up_and_says_why(town: ScheduleDriver) -> None:
-    tick = town.put_schedule()
-    pause_schedule(town, tick, 1.5)
-    town.evaluate(tick, minutes=3)
-    assert town.list_outcomes(tick) == [(1, "fired"), (2, "skipped_paused"), (3, "skipped_paused")]
-    assert town.list_occurrences(tick)[1].reason == f"paused by me at {at_minute(1.5).isoformat()}: stock-taking"
-    after = resume_schedule(town, tick, 4.5)
+def test_a_pause_holds_occurrences_up_and_says_why(driver: ScheduleDriver) -> None:
+    tick = driver.put_schedule()
+    pause_schedule(driver, tick, 1.5)
+    driver.evaluate(tick, minutes=3)
+    assert driver.list_outcomes(tick) == [(1, "fired"), (2, "skipped_paused"), (3, "skipped_paused")]
+    assert driver.list_occurrences(tick)[1].reason == f"paused by me at {at_minute(1.5).isoformat()}: stock-taking"
+    after = resume_schedule(driver, tick, 4.5)
     assert (after.paused_at, after.pause_note, after.next_at) == (None, None, at_minute(5))
-    town.evaluate(tick, minutes=5)
-    assert [outcome for _, outcome in town.list_outcomes(tick)][3:] == ["skipped_paused", "skipped_overlap"]
-    with town.database.read() as connection:
+    driver.evaluate(tick, minutes=5)
+    assert [outcome for _, outcome in driver.list_outcomes(tick)][3:] == ["skipped_paused", "skipped_overlap"]
+    with driver.database.read() as connection:
         assert [entry.action for entry in audit.list_by_subject(connection, "tick")][1:] == ["schedule.pause", "schedule.resume"]
 
 
@@ -55,71 +55,71 @@ def test_a_pause_holds_occurrences_up_and_says_why(town: ScheduleDriver) -> None
     ("policy", "fired"),
     [("skip", []), ("fire_once", [4]), ("catch_up", [3, 4])],
 )
-def test_the_end_of_a_pause_makes_up_as_the_schedule_says(town: ScheduleDriver, policy: str, fired: list[int]) -> None:
-    tick = town.put_schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
-    pause_schedule(town, tick, 0.5)
-    after = resume_schedule(town, tick, 4.5)
-    assert [minute for minute, outcome in town.list_outcomes(tick) if outcome == "fired"] == fired
-    assert len(town.list_outcomes(tick)) == 4
-    assert [execution.scheduled_for for execution in town.list_executions()] == [at_minute(minute) for minute in fired]
+def test_the_end_of_a_pause_makes_up_as_the_schedule_says(driver: ScheduleDriver, policy: str, fired: list[int]) -> None:
+    tick = driver.put_schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
+    pause_schedule(driver, tick, 0.5)
+    after = resume_schedule(driver, tick, 4.5)
+    assert [minute for minute, outcome in driver.list_outcomes(tick) if outcome == "fired"] == fired
+    assert len(driver.list_outcomes(tick)) == 4
+    assert [execution.scheduled_for for execution in driver.list_executions()] == [at_minute(minute) for minute in fired]
     assert after.runs == len(fired)
-    again = resume_schedule(town, tick, 4.6)
+    again = resume_schedule(driver, tick, 4.6)
     assert again == after
-    for row in town.list_occurrences(tick):
+    for row in driver.list_occurrences(tick):
         if row.outcome == "fired":
             assert row.reason == "held up by a pause, and made up for when me ended it"
 
 
-def test_whoever_resumes_it_may_say_otherwise(town: ScheduleDriver) -> None:
-    tick = town.put_schedule()
-    pause_schedule(town, tick, 0.5)
-    resume_schedule(town, tick, 2.5, MissedOccurrencePolicy.FIRE_ONCE)
-    assert town.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
+def test_whoever_resumes_it_may_say_otherwise(driver: ScheduleDriver) -> None:
+    tick = driver.put_schedule()
+    pause_schedule(driver, tick, 0.5)
+    resume_schedule(driver, tick, 2.5, MissedOccurrencePolicy.FIRE_ONCE)
+    assert driver.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
 
 
-def test_what_a_pause_held_up_is_what_calendars_allowed_then(town: ScheduleDriver) -> None:
+def test_what_a_pause_held_up_is_what_calendars_allowed_then(driver: ScheduleDriver) -> None:
     def close(*days: str) -> None:
-        with town.database.write() as connection:
+        with driver.database.write() as connection:
             spec = {"kind": "dates", "days": dict.fromkeys(days, "closed")}
             calendars.upsert(connection, "days-off", spec, JobOwner.API, "me", at_minute(0))
 
     first, second, third = (at_minute(days * 1440).date().isoformat() for days in (1, 2, 3))
     close(third)
-    daily = town.put_schedule(rule={"kind": "interval", "every": 86400}, exclude=["days-off"], misfire={"max": 2})
-    pause_schedule(town, daily, 0.5)
-    town.evaluate(daily, minutes=3 * 1440)
+    daily = driver.put_schedule(rule={"kind": "interval", "every": 86400}, exclude=["days-off"], misfire={"max": 2})
+    pause_schedule(driver, daily, 0.5)
+    driver.evaluate(daily, minutes=3 * 1440)
     close(first, second)
-    resume_schedule(town, daily, 3 * 1440 + 1, MissedOccurrencePolicy.CATCH_UP)
-    assert [outcome for _, outcome in town.list_outcomes(daily)] == ["fired", "fired", "skipped_calendar"]
+    resume_schedule(driver, daily, 3 * 1440 + 1, MissedOccurrencePolicy.CATCH_UP)
+    assert [outcome for _, outcome in driver.list_outcomes(daily)] == ["fired", "fired", "skipped_calendar"]
 
 
-def test_a_pause_with_an_end_holds_nothing_up_after_it(town: ScheduleDriver) -> None:
-    tick = town.put_schedule()
-    pause_schedule(town, tick, 0.5, until=2)
-    town.evaluate(tick, minutes=1)
-    town.evaluate(tick, minutes=2)
-    assert town.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
-    with town.database.read() as connection:
+def test_a_pause_with_an_end_holds_nothing_up_after_it(driver: ScheduleDriver) -> None:
+    tick = driver.put_schedule()
+    pause_schedule(driver, tick, 0.5, until=2)
+    driver.evaluate(tick, minutes=1)
+    driver.evaluate(tick, minutes=2)
+    assert driver.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
+    with driver.database.read() as connection:
         assert settling.list_ended_pauses(connection, at_minute(1.9), 10) == []
         assert settling.list_ended_pauses(connection, at_minute(2), 10) == [tick.id]
 
 
-def test_a_pause_can_be_changed_and_begins_where_it_began(town: ScheduleDriver) -> None:
-    tick = town.put_schedule()
-    row = pause_schedule(town, tick, 0.5, until=2)
-    row = pause_schedule(town, row, 1)
+def test_a_pause_can_be_changed_and_begins_where_it_began(driver: ScheduleDriver) -> None:
+    tick = driver.put_schedule()
+    row = pause_schedule(driver, tick, 0.5, until=2)
+    row = pause_schedule(driver, row, 1)
     assert (row.paused_at, row.paused_until) == (at_minute(0.5), None)
     with pytest.raises(InvalidInput) as refused:
-        pause_schedule(town, row, 3, until=2)
+        pause_schedule(driver, row, 3, until=2)
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [("/until", "past_time")]
 
 
-def test_so_many_failures_in_a_row_pause_it(town: ScheduleDriver) -> None:
-    tick = town.put_schedule(pause_after_failures=3)
-    assert fail_execution(town, tick, ExecutionState.FAILED, ExecutionState.TIMED_OUT).failures == 2
-    assert fail_execution(town, tick, ExecutionState.CANCELLED, ExecutionState.SUCCEEDED).failures == 0
-    after = fail_execution(town, tick, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED)
+def test_so_many_failures_in_a_row_pause_it(driver: ScheduleDriver) -> None:
+    tick = driver.put_schedule(pause_after_failures=3)
+    assert fail_execution(driver, tick, ExecutionState.FAILED, ExecutionState.TIMED_OUT).failures == 2
+    assert fail_execution(driver, tick, ExecutionState.CANCELLED, ExecutionState.SUCCEEDED).failures == 0
+    after = fail_execution(driver, tick, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED)
     assert (after.paused_at, after.paused_by) == (at_minute(0.5), "relay")
     assert after.pause_note == "3 executions in a row failed; the last of them is e2"
-    assert resume_schedule(town, tick, 0.6).failures == 0
-    assert fail_execution(town, town.put_schedule("other"), *[ExecutionState.FAILED] * 9).paused_at is None
+    assert resume_schedule(driver, tick, 0.6).failures == 0
+    assert fail_execution(driver, driver.put_schedule("other"), *[ExecutionState.FAILED] * 9).paused_at is None

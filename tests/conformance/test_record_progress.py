@@ -43,67 +43,67 @@ class ProgressDriver:
 
 
 @pytest.fixture
-def told(database: Database) -> ProgressDriver:
+def driver(database: Database) -> ProgressDriver:
     """Once on SQLite and once on PostgreSQL."""
     return ProgressDriver(database)
 
 
-def test_the_latest_progress_counts(told: ProgressDriver) -> None:
-    row = told.record_events(
-        told.make_event(EventKind.RUNNING, worker="w"),
-        told.make_event(EventKind.PROGRESS, done=1, total=3, message=None),
-        told.make_event(EventKind.PROGRESS, done=2, total=3, message="so far", more="?"),
+def test_the_latest_progress_counts(driver: ProgressDriver) -> None:
+    row = driver.record_events(
+        driver.make_event(EventKind.RUNNING, worker="w"),
+        driver.make_event(EventKind.PROGRESS, done=1, total=3, message=None),
+        driver.make_event(EventKind.PROGRESS, done=2, total=3, message="so far", more="?"),
     )
     assert row.progress == {"done": 2, "total": 3, "message": "so far", "attempt": 1}
     assert row.metadata is None
 
 
-def test_what_comes_with_the_end_is_the_latest(told: ProgressDriver) -> None:
-    told.record_events(told.make_event(EventKind.RUNNING, worker="w"), told.make_event(EventKind.METADATA, page=1, cursor="a"))
+def test_what_comes_with_the_end_is_the_latest(driver: ProgressDriver) -> None:
+    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.METADATA, page=1, cursor="a"))
     ended: dict[str, Any] = {"progress": {"done": 3, "total": 3, "message": None}, "metadata": {"page": 2}, "result": 7}
-    row = told.record_events(told.make_event(EventKind.PROGRESS, done=1), told.make_event(EventKind.SUCCEEDED, **ended))
+    row = driver.record_events(driver.make_event(EventKind.PROGRESS, done=1), driver.make_event(EventKind.SUCCEEDED, **ended))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 7)
     assert row.progress == {"done": 3, "total": 3, "message": None, "attempt": 1}
     assert row.metadata == {"page": 2, "cursor": "a"}
 
 
-def test_metadata_is_merged_over_reports_and_attempts(told: ProgressDriver) -> None:
-    told.record_events(told.make_event(EventKind.METADATA, page=1, cursor="a"), told.make_event(EventKind.METADATA, page=2, seen=[1, {"x": None}]))
-    row = told.record_events(
-        told.make_event(EventKind.RETRYING, delay=0, reason="again"), told.make_event(EventKind.METADATA, 2, cursor=None, new=1)
+def test_metadata_is_merged_over_reports_and_attempts(driver: ProgressDriver) -> None:
+    driver.record_events(driver.make_event(EventKind.METADATA, page=1, cursor="a"), driver.make_event(EventKind.METADATA, page=2, seen=[1, {"x": None}]))
+    row = driver.record_events(
+        driver.make_event(EventKind.RETRYING, delay=0, reason="again"), driver.make_event(EventKind.METADATA, 2, cursor=None, new=1)
     )
     assert row.metadata == {"page": 2, "seen": [1, {"x": None}], "new": 1}
 
 
-def test_nobody_listens_to_an_attempt_that_was_given_up(told: ProgressDriver) -> None:
-    told.record_events(told.make_event(EventKind.RUNNING, worker="w1"), told.make_event(EventKind.LOST, worker="w1"))
-    told.record_events(
-        told.make_event(EventKind.RUNNING, 2, worker="w2"),
-        told.make_event(EventKind.PROGRESS, 2, done=1),
-        told.make_event(EventKind.METADATA, 2, a=1),
+def test_nobody_listens_to_an_attempt_that_was_given_up(driver: ProgressDriver) -> None:
+    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w1"), driver.make_event(EventKind.LOST, worker="w1"))
+    driver.record_events(
+        driver.make_event(EventKind.RUNNING, 2, worker="w2"),
+        driver.make_event(EventKind.PROGRESS, 2, done=1),
+        driver.make_event(EventKind.METADATA, 2, a=1),
     )
-    row = told.record_events(told.make_event(EventKind.PROGRESS, 1, done=99), told.make_event(EventKind.METADATA, 1, a=99))
+    row = driver.record_events(driver.make_event(EventKind.PROGRESS, 1, done=99), driver.make_event(EventKind.METADATA, 1, a=99))
     assert (row.progress["done"], row.metadata) == (1, {"a": 1})  # type: ignore[index]
 
 
-def test_nor_to_anybody_after_the_end(told: ProgressDriver) -> None:
-    told.record_events(told.make_event(EventKind.RUNNING, worker="w"), told.make_event(EventKind.SUCCEEDED, worker="w"))
-    row = told.record_events(told.make_event(EventKind.PROGRESS, done=99), told.make_event(EventKind.METADATA, a=99))
+def test_nor_to_anybody_after_the_end(driver: ProgressDriver) -> None:
+    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.SUCCEEDED, worker="w"))
+    row = driver.record_events(driver.make_event(EventKind.PROGRESS, done=99), driver.make_event(EventKind.METADATA, a=99))
     assert (row.progress, row.metadata) == (None, None)
 
 
-def test_what_nobody_wrote_changes_nothing(told: ProgressDriver) -> None:
-    row = told.record_events(told.make_event(EventKind.RUNNING, worker="w", progress=7, metadata=["a"]))
+def test_what_nobody_wrote_changes_nothing(driver: ProgressDriver) -> None:
+    row = driver.record_events(driver.make_event(EventKind.RUNNING, worker="w", progress=7, metadata=["a"]))
     assert (row.state, row.progress, row.metadata) == (ExecutionState.RUNNING, None, None)
 
 
-def test_metadata_of_two_attempts_together_have_the_same_limit(told: ProgressDriver) -> None:
-    told.record_events(told.make_event(EventKind.METADATA, a="x" * 10_000))
-    row = told.record_events(told.make_event(EventKind.METADATA, b="x" * 10_000))
+def test_metadata_of_two_attempts_together_have_the_same_limit(driver: ProgressDriver) -> None:
+    driver.record_events(driver.make_event(EventKind.METADATA, a="x" * 10_000))
+    row = driver.record_events(driver.make_event(EventKind.METADATA, b="x" * 10_000))
     assert row.metadata == {"a": "x" * 10_000}
 
 
-def test_a_result_in_a_file_is_part_of_the_end(told: ProgressDriver) -> None:
+def test_a_result_in_a_file_is_part_of_the_end(driver: ProgressDriver) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "00", "host": "h"}
-    row = told.record_events(told.make_event(EventKind.SUCCEEDED, result=None, result_file=file))
+    row = driver.record_events(driver.make_event(EventKind.SUCCEEDED, result=None, result_file=file))
     assert (row.state, row.result, row.result_file) == (ExecutionState.SUCCEEDED, None, file)

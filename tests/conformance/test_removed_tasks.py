@@ -69,58 +69,58 @@ class TaskRemovalDriver(ExecutionDriver):
 
 
 @pytest.fixture
-def site(database: Database) -> TaskRemovalDriver:
+def driver(database: Database) -> TaskRemovalDriver:
     return TaskRemovalDriver(database)
 
 
 @pytest.fixture
-def removed(site: TaskRemovalDriver) -> TaskRemovalDriver:
+def removed(driver: TaskRemovalDriver) -> TaskRemovalDriver:
     """Version 2 has no task `export` any more."""
-    site.start_worker("v1", "export", "mail")
-    site.stop_worker("v1")
-    site.start_worker("v2", "mail")
-    return site
+    driver.start_worker("v1", "export", "mail")
+    driver.stop_worker("v1")
+    driver.start_worker("v2", "mail")
+    return driver
 
 
-def test_task_is_removed_once_only_later_versions_without_it_are_left(site: TaskRemovalDriver) -> None:
-    site.start_worker("v1", "export", "mail")
-    site.start_worker("v1-too", "export", "mail")
-    site.start_worker("v2", "mail")
-    site.stop_worker("v1")
-    assert not site.is_removed()
-    site.stop_worker("v1-too")
-    assert site.is_removed()
-    assert not site.is_removed("mail")
+def test_task_is_removed_once_only_later_versions_without_it_are_left(driver: TaskRemovalDriver) -> None:
+    driver.start_worker("v1", "export", "mail")
+    driver.start_worker("v1-too", "export", "mail")
+    driver.start_worker("v2", "mail")
+    driver.stop_worker("v1")
+    assert not driver.is_removed()
+    driver.stop_worker("v1-too")
+    assert driver.is_removed()
+    assert not driver.is_removed("mail")
 
 
-def test_task_is_not_removed_while_no_worker_is_up(site: TaskRemovalDriver) -> None:
-    site.start_worker("v1", "export", "mail")
-    site.stop_worker("v1")
-    assert not site.is_removed()
+def test_task_is_not_removed_while_no_worker_is_up(driver: TaskRemovalDriver) -> None:
+    driver.start_worker("v1", "export", "mail")
+    driver.stop_worker("v1")
+    assert not driver.is_removed()
 
 
 @pytest.mark.parametrize(
     "other", [{"package": "reports"}, {"queue": "gpu"}, {"whole": False}], ids=["package", "queue", "broken"]
 )
-def test_task_is_not_removed_by_workers_that_need_not_have_it(site: TaskRemovalDriver, other: dict[str, Any]) -> None:
-    site.start_worker("v1", "export", "mail")
-    site.stop_worker("v1")
-    site.start_worker("other", "mail", **other)
-    assert not site.is_removed()
+def test_task_is_not_removed_by_workers_that_need_not_have_it(driver: TaskRemovalDriver, other: dict[str, Any]) -> None:
+    driver.start_worker("v1", "export", "mail")
+    driver.stop_worker("v1")
+    driver.start_worker("other", "mail", **other)
+    assert not driver.is_removed()
 
 
-def test_task_is_not_removed_when_the_latest_workers_are_away(site: TaskRemovalDriver) -> None:
+def test_task_is_not_removed_when_the_latest_workers_are_away(driver: TaskRemovalDriver) -> None:
     """The one that is left has started before them: it is of the version before."""
-    site.start_worker("v1", "mail")
-    site.start_worker("v2", "export", "mail")
-    site.stop_worker("v2")
-    assert not site.is_removed()
+    driver.start_worker("v1", "mail")
+    driver.start_worker("v2", "export", "mail")
+    driver.stop_worker("v2")
+    assert not driver.is_removed()
 
 
-def test_task_that_no_worker_has_announced_yet_is_not_removed(site: TaskRemovalDriver) -> None:
-    catalogue.register_unannounced_tasks(site.database, site.clock, [_make_announcement("export")], "v2")
-    site.start_worker("v1", "mail")
-    assert not site.is_removed()
+def test_task_that_no_worker_has_announced_yet_is_not_removed(driver: TaskRemovalDriver) -> None:
+    catalogue.register_unannounced_tasks(driver.database, driver.clock, [_make_announcement("export")], "v2")
+    driver.start_worker("v1", "mail")
+    assert not driver.is_removed()
 
 
 def test_task_that_comes_back_takes_submissions_again(removed: TaskRemovalDriver) -> None:
@@ -143,12 +143,12 @@ def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: TaskRem
         assert part in caught.value.detail
 
 
-def _submit_batch(site: TaskRemovalDriver) -> None:
-    site.submit_batch(Submission(job="mail"), Submission(job="export"))
+def _submit_batch(driver: TaskRemovalDriver) -> None:
+    driver.submit_batch(Submission(job="mail"), Submission(job="export"))
 
 
-def _submit_batch_with_completion(site: TaskRemovalDriver) -> None:
-    site.submit_batch(Submission(job="mail"), on_complete=Submission(job="export"))
+def _submit_batch_with_completion(driver: TaskRemovalDriver) -> None:
+    driver.submit_batch(Submission(job="mail"), on_complete=Submission(job="export"))
 
 
 @pytest.mark.parametrize(("ask", "pointer"), [(_submit_batch, "/executions/1/job"), (_submit_batch_with_completion, "/on_complete/job")])
@@ -165,15 +165,15 @@ def test_workflow_is_refused_with_the_place(removed: TaskRemovalDriver) -> None:
     assert [(each.pointer, each.code) for each in caught.value.errors] == [("/steps/second/job", "job_removed")]
 
 
-def test_what_has_run_is_not_run_again(site: TaskRemovalDriver) -> None:
-    site.start_worker("v1", "export", "mail")
-    failed = site.submit("export")
-    site.report_end(failed, FAILED)
-    site.stop_worker("v1")
-    site.start_worker("v2", "mail")
+def test_what_has_run_is_not_run_again(driver: TaskRemovalDriver) -> None:
+    driver.start_worker("v1", "export", "mail")
+    failed = driver.submit("export")
+    driver.report_end(failed, FAILED)
+    driver.stop_worker("v1")
+    driver.start_worker("v2", "mail")
     with pytest.raises(JobRemoved):
-        dead_letters.rerun(site.database, site.clock, failed, RedriveOptions(), "ann")
-    done = dead_letters.redrive(site.database, site.clock, Selection(ids=[failed]), RedriveOptions(), "ann")
+        dead_letters.rerun(driver.database, driver.clock, failed, RedriveOptions(), "ann")
+    done = dead_letters.redrive(driver.database, driver.clock, Selection(ids=[failed]), RedriveOptions(), "ann")
     assert [each.code for each in done.problems] == ["job_removed"]
 
 
@@ -192,14 +192,14 @@ def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> Non
         occurrences.fire(removed.database, removed.clock, "nightly", None, "ann")
 
 
-def test_trigger_starts_nothing_and_is_logged(site: TaskRemovalDriver) -> None:
-    site.start_worker("v1", "mail")
+def test_trigger_starts_nothing_and_is_logged(driver: TaskRemovalDriver) -> None:
+    driver.start_worker("v1", "mail")
     after = {"job": "load", "on": "success", "parameters": {}}
     described = _make_announcement("export", trigger_after=[after])
-    catalogue.register_tasks(site.database, site.clock, [described], "v1", "tasks")
-    site.start_worker("v2", "mail")
-    assert site.is_removed()
+    catalogue.register_tasks(driver.database, driver.clock, [described], "v1", "tasks")
+    driver.start_worker("v2", "mail")
+    assert driver.is_removed()
     with structlog.testing.capture_logs() as logs:
-        site.report_end(site.submit("load"), SUCCEEDED)
-    assert site.list_executions("export") == []
+        driver.report_end(driver.submit("load"), SUCCEEDED)
+    assert driver.list_executions("export") == []
     assert [line["job"] for line in logs if line["event"] == "trigger_of_removed_job"] == ["export"]

@@ -67,7 +67,7 @@ class ScheduleSyncDriver:
 
 
 @pytest.fixture
-def house(database: Database) -> ScheduleSyncDriver:
+def driver(database: Database) -> ScheduleSyncDriver:
     return ScheduleSyncDriver(database)
 
 
@@ -75,108 +75,108 @@ def list_steps(changes: list[SyncChange]) -> list[tuple[SyncOutcome, str]]:
     return [(change.step, change.name) for change in changes]
 
 
-def test_what_is_new_is_created(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly", zone="Europe/Berlin", parameters={"days": 9})
-    [change] = house.apply()
+def test_what_is_new_is_created(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly", zone="Europe/Berlin", parameters={"days": 9})
+    [change] = driver.apply()
     assert (change.step, change.kind, change.name, change.reason) == (SyncOutcome.CREATED, "schedule", "nightly", None)
     assert change.place is not None
     assert change.place.startswith("tests/conformance/test_schedule_sync.py:")
     assert list(change.next) == [NOW + n * DAY for n in (1, 2, 3)]  # 13:00 in Berlin is 12:00, and that is now.
-    row = house.get_schedule("nightly")
+    row = driver.get_schedule("nightly")
     assert (row.owner, row.state, row.job, row.revision) == (ScheduleOwner.CODE, ScheduleState.ACTIVE, "load", 1)
     assert (row.next_at, row.schedule.parameters) == (NOW + DAY, {"days": 9})
-    with house.database.read() as connection:
+    with driver.database.read() as connection:
         assert [entry.actor for entry in audit.list_by_subject(connection, "nightly")] == ["code:v1"]
 
 
-def test_what_is_so_already_is_left_alone(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
-    house.clock.advance(1)
-    before = house.get_schedule("nightly")
-    assert house.apply() == []
-    assert house.get_schedule("nightly") == before
+def test_what_is_so_already_is_left_alone(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
+    driver.clock.advance(1)
+    before = driver.get_schedule("nightly")
+    assert driver.apply() == []
+    assert driver.get_schedule("nightly") == before
 
 
-def test_a_change_settles_what_was_due_before(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
+def test_a_change_settles_what_was_due_before(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
     due = NOW + dt.timedelta(hours=1)
-    house.clock.advance(3600.0 + 10)
-    house.declare("nightly", rule=daily("14:00"), priority=7)
-    [change] = house.apply()
+    driver.clock.advance(3600.0 + 10)
+    driver.declare("nightly", rule=daily("14:00"), priority=7)
+    [change] = driver.apply()
     assert (change.step, change.name) == (SyncOutcome.CHANGED, "nightly")
     assert [(each.pointer, each.before, each.now) for each in change.differences] == [
         ("/priority", None, 7),
         ("/rule/time", "13:00", "14:00"),
     ]
-    assert house.list_outcomes("nightly") == [(due, "fired")]
-    row = house.get_schedule("nightly")
+    assert driver.list_outcomes("nightly") == [(due, "fired")]
+    row = driver.get_schedule("nightly")
     assert (row.revision, row.next_at) == (2, due + dt.timedelta(hours=1))
 
 
-def test_what_is_gone_from_code_is_retired_and_comes_back(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
-    house.clock.advance(3600.0 + 10)
-    house.fields.clear()
-    assert list_steps(house.apply()) == [(SyncOutcome.RETIRED, "nightly")]
-    retired = house.get_schedule("nightly")
+def test_what_is_gone_from_code_is_retired_and_comes_back(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
+    driver.clock.advance(3600.0 + 10)
+    driver.fields.clear()
+    assert list_steps(driver.apply()) == [(SyncOutcome.RETIRED, "nightly")]
+    retired = driver.get_schedule("nightly")
     assert (retired.state, retired.next_at) == (ScheduleState.RETIRED, None)
-    assert house.list_outcomes("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
-    assert house.apply() == []
+    assert driver.list_outcomes("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
+    assert driver.apply() == []
 
-    house.clock.advance(3 * 86400)
-    house.declare("nightly")
-    [change] = house.apply()
+    driver.clock.advance(3 * 86400)
+    driver.declare("nightly")
+    [change] = driver.apply()
     assert (change.step, change.differences) == (SyncOutcome.RESTORED, [])
-    again = house.get_schedule("nightly")
+    again = driver.get_schedule("nightly")
     assert (again.id, again.state, again.revision) == (retired.id, ScheduleState.ACTIVE, 2)
     assert again.next_at == NOW + dt.timedelta(days=4, hours=1)
-    assert len(house.list_outcomes("nightly")) == 1, "what was due while it was retired stays as it is"
+    assert len(driver.list_outcomes("nightly")) == 1, "what was due while it was retired stays as it is"
 
 
-def test_what_is_retired_stays_so_until_it_is_deleted(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
-    house.fields.clear()
-    house.apply()
+def test_what_is_retired_stays_so_until_it_is_deleted(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
+    driver.fields.clear()
+    driver.apply()
     with pytest.raises(Conflict, match="retired, code declares it no more: it cannot be fired; submit job load"):
-        occurrences.fire(house.database, house.clock, "nightly", None, "ann")
-    assert house.get_schedule("nightly").state is ScheduleState.RETIRED
+        occurrences.fire(driver.database, driver.clock, "nightly", None, "ann")
+    assert driver.get_schedule("nightly").state is ScheduleState.RETIRED
     again = {"name": "nightly", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
     with pytest.raises(ScheduleExists, match="it is retired, code declares it no more: DELETE it first"):
-        editing.create(house.database, house.clock, again, "ann")
+        editing.create(driver.database, driver.clock, again, "ann")
     with pytest.raises(ScheduleOwnedElsewhere, match="DELETE it, then create it anew"):
-        editing.change(house.database, house.clock, "nightly", again, None, "ann")
+        editing.change(driver.database, driver.clock, "nightly", again, None, "ann")
 
-    house.clock.advance(2 * 86400)
+    driver.clock.advance(2 * 86400)
     asked = backfill.BackfillRequest(NOW - DAY, NOW)
-    assert backfill.backfill_schedule(house.database, house.clock, "nightly", asked, "ann").items, "its past can still be had"
-    assert house.get_schedule("nightly").state is ScheduleState.RETIRED
+    assert backfill.backfill_schedule(driver.database, driver.clock, "nightly", asked, "ann").items, "its past can still be had"
+    assert driver.get_schedule("nightly").state is ScheduleState.RETIRED
 
-    editing.remove(house.database, house.clock, "nightly", None, "ann")
-    made = editing.create(house.database, house.clock, again, "ann")
+    editing.remove(driver.database, driver.clock, "nightly", None, "ann")
+    made = editing.create(driver.database, driver.clock, again, "ann")
     assert (made.row.owner, made.row.state) == (ScheduleOwner.API, ScheduleState.ACTIVE)
 
 
-def test_a_name_that_is_taken_is_told_with_where_it_is_changed(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
-    house.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
+def test_a_name_that_is_taken_is_told_with_where_it_is_changed(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
+    driver.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
     for name, told in (("nightly", "declared in code"), ("report", "part of the definition of job report")):
         wanted = {"name": name, "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
         with pytest.raises(ScheduleExists, match=told):
-            editing.create(house.database, house.clock, wanted, "ann")
+            editing.create(driver.database, driver.clock, wanted, "ann")
 
 
-def test_what_never_fires_is_accepted_and_told(house: ScheduleSyncDriver) -> None:
-    house.calendars["summer"] = {"kind": "dates", "days": ["2026-06-01", "2026-06-03"]}
-    house.calendars["past"] = {"kind": "dates", "days": ["2020-06-01"]}
-    house.declare("never", end="2020-01-01T00:00:00Z")
-    house.declare("forbidden", require=["past"])
-    house.declare("summer", require=["summer"], zone="Europe/Berlin")
-    changes = {change.name: change for change in house.apply() if change.kind == "schedule"}
+def test_what_never_fires_is_accepted_and_told(driver: ScheduleSyncDriver) -> None:
+    driver.calendars["summer"] = {"kind": "dates", "days": ["2026-06-01", "2026-06-03"]}
+    driver.calendars["past"] = {"kind": "dates", "days": ["2020-06-01"]}
+    driver.declare("never", end="2020-01-01T00:00:00Z")
+    driver.declare("forbidden", require=["past"])
+    driver.declare("summer", require=["summer"], zone="Europe/Berlin")
+    changes = {change.name: change for change in driver.apply() if change.kind == "schedule"}
     assert {change.step for change in changes.values()} == {SyncOutcome.CREATED}
     for name, told in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
         assert changes[name].next == []
@@ -186,14 +186,14 @@ def test_what_never_fires_is_accepted_and_told(house: ScheduleSyncDriver) -> Non
     assert changes["summer"].warnings == []
 
 
-def test_what_others_own_is_left_alone(house: ScheduleSyncDriver) -> None:
+def test_what_others_own_is_left_alone(driver: ScheduleSyncDriver) -> None:
     theirs = {"name": "theirs", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
-    editing.create(house.database, house.clock, theirs, "ann")
-    house.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
+    editing.create(driver.database, driver.clock, theirs, "ann")
+    driver.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
     for name in ("theirs", "report", "mine"):
-        house.declare(name)
-    before = house.get_schedule("theirs"), house.get_schedule("report")
-    changes = {change.name: change for change in house.apply()}
+        driver.declare(name)
+    before = driver.get_schedule("theirs"), driver.get_schedule("report")
+    changes = {change.name: change for change in driver.apply()}
     assert {name: change.step for name, change in changes.items()} == {
         "theirs": SyncOutcome.REFUSED,
         "report": SyncOutcome.REFUSED,
@@ -201,47 +201,47 @@ def test_what_others_own_is_left_alone(house: ScheduleSyncDriver) -> None:
     }
     assert "made over HTTP" in (changes["theirs"].reason or "")
     assert "definition of job report" in (changes["report"].reason or "")
-    assert (house.get_schedule("theirs"), house.get_schedule("report")) == before
+    assert (driver.get_schedule("theirs"), driver.get_schedule("report")) == before
 
 
-def test_what_cannot_run_waits_until_it_can(house: ScheduleSyncDriver) -> None:
-    house.declare("early", job="later")
-    house.declare("wrong", job="strict", parameters={"rows": "many"})
-    house.declare("mine")
-    first = {change.name: change for change in house.apply()}
+def test_what_cannot_run_waits_until_it_can(driver: ScheduleSyncDriver) -> None:
+    driver.declare("early", job="later")
+    driver.declare("wrong", job="strict", parameters={"rows": "many"})
+    driver.declare("mine")
+    first = {change.name: change for change in driver.apply()}
     assert "/job: there is no job 'later'" in (first["early"].reason or "")
     assert "/parameters/rows: " in (first["wrong"].reason or "")
     assert first["mine"].step is SyncOutcome.CREATED
-    house.executions.define_job("later")
-    assert list_steps(house.apply()) == [(SyncOutcome.CREATED, "early"), (SyncOutcome.REFUSED, "wrong")]
+    driver.executions.define_job("later")
+    assert list_steps(driver.apply()) == [(SyncOutcome.CREATED, "early"), (SyncOutcome.REFUSED, "wrong")]
 
 
-def test_a_change_that_cannot_be_leaves_what_is_there(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
-    before = house.get_schedule("nightly")
-    house.declare("nightly", job="nobody")
-    assert list_steps(house.apply()) == [(SyncOutcome.REFUSED, "nightly")]
-    assert house.get_schedule("nightly") == before
+def test_a_change_that_cannot_be_leaves_what_is_there(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
+    before = driver.get_schedule("nightly")
+    driver.declare("nightly", job="nobody")
+    assert list_steps(driver.apply()) == [(SyncOutcome.REFUSED, "nightly")]
+    assert driver.get_schedule("nightly") == before
 
 
-def test_a_plan_tells_what_would_be_and_changes_nothing(house: ScheduleSyncDriver) -> None:
+def test_a_plan_tells_what_would_be_and_changes_nothing(driver: ScheduleSyncDriver) -> None:
     for name in ("kept", "changed", "gone"):
-        house.declare(name)
-    house.apply()
-    house.clock.advance(7200)
-    del house.fields["gone"]
-    house.declare("changed", rule=every(60))
-    house.declare("new")
-    house.declare("wrong", job="nobody")
+        driver.declare(name)
+    driver.apply()
+    driver.clock.advance(7200)
+    del driver.fields["gone"]
+    driver.declare("changed", rule=every(60))
+    driver.declare("new")
+    driver.declare("wrong", job="nobody")
 
     def all_rows() -> dict[str, list[Any]]:
         tables = (schema.job_schedules, schema.occurrences, schema.executions, schema.audit, schema.schedule_revisions)
-        with house.database.read() as connection:
+        with driver.database.read() as connection:
             return {table.name: sorted(map(str, connection.execute(sa.select(table)))) for table in tables}
 
     before = all_rows()
-    planned = house.plan()
+    planned = driver.plan()
     assert list_steps(planned) == [
         (SyncOutcome.CHANGED, "changed"),
         (SyncOutcome.CREATED, "new"),
@@ -249,55 +249,55 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(house: ScheduleSyncDrive
         (SyncOutcome.RETIRED, "gone"),
     ]
     assert all_rows() == before
-    assert house.apply() == planned
-    assert house.plan() == [planned[2]]
+    assert driver.apply() == planned
+    assert driver.plan() == [planned[2]]
 
 
-def test_calendars_come_before_the_schedules_that_name_them_and_go_after(house: ScheduleSyncDriver) -> None:
-    house.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
-    assert list_steps(house.apply()) == [(SyncOutcome.REFUSED, "month-end")]
-    house.calendars["office"] = {"closed": ["2026-03-31"]}
-    first = house.apply()
+def test_calendars_come_before_the_schedules_that_name_them_and_go_after(driver: ScheduleSyncDriver) -> None:
+    driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    assert list_steps(driver.apply()) == [(SyncOutcome.REFUSED, "month-end")]
+    driver.calendars["office"] = {"closed": ["2026-03-31"]}
+    first = driver.apply()
     assert list_steps(first) == [(SyncOutcome.CREATED, "office"), (SyncOutcome.CREATED, "month-end")]
-    assert house.get_schedule("month-end").next_at == dt.datetime(2026, 3, 30, 18, tzinfo=dt.UTC)
+    assert driver.get_schedule("month-end").next_at == dt.datetime(2026, 3, 30, 18, tzinfo=dt.UTC)
 
-    house.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
-    [changed] = house.apply()
+    driver.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
+    [changed] = driver.apply()
     assert (changed.step, changed.kind, changed.name) == (SyncOutcome.CHANGED, "calendar", "office")
     assert [each.pointer for each in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
-    assert house.get_schedule("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
-    assert house.apply() == []
+    assert driver.get_schedule("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
+    assert driver.apply() == []
 
-    del house.calendars["office"]
-    [refused] = house.apply()
+    del driver.calendars["office"]
+    [refused] = driver.apply()
     assert (refused.step, refused.kind) == (SyncOutcome.REFUSED, "calendar")
     assert "schedule month-end" in (refused.reason or "")
-    house.fields.clear()
-    assert list_steps(house.apply()) == [(SyncOutcome.RETIRED, "month-end"), (SyncOutcome.REMOVED, "office")]
-    assert house.apply() == []
+    driver.fields.clear()
+    assert list_steps(driver.apply()) == [(SyncOutcome.RETIRED, "month-end"), (SyncOutcome.REMOVED, "office")]
+    assert driver.apply() == []
 
 
-def test_calendars_of_others_are_left_alone(house: ScheduleSyncDriver) -> None:
-    calendar_editing.create(house.database, house.clock, {"name": "office", "kind": "business"}, "ann")
-    house.calendars["office"] = {"country": "DE"}
-    house.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
-    refused, created = house.apply()
+def test_calendars_of_others_are_left_alone(driver: ScheduleSyncDriver) -> None:
+    calendar_editing.create(driver.database, driver.clock, {"name": "office", "kind": "business"}, "ann")
+    driver.calendars["office"] = {"country": "DE"}
+    driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    refused, created = driver.apply()
     assert (refused.step, refused.name) == (SyncOutcome.REFUSED, "office")
     assert "made over HTTP" in (refused.reason or "")
     assert created.step is SyncOutcome.CREATED, "the calendar that is there will do"
-    house.calendars.clear()
-    assert house.apply() == []
+    driver.calendars.clear()
+    assert driver.apply() == []
 
 
-def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(house: ScheduleSyncDriver) -> None:
-    house.declare("nightly")
-    house.apply()
+def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(driver: ScheduleSyncDriver) -> None:
+    driver.declare("nightly")
+    driver.apply()
     rule = {"kind": "daily", "time": "01:00"}
     options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "schedule": rule}
     task = {"name": "nightly", "description": "", "parameters": [], "options": options}
-    catalogue.register_tasks(house.database, house.clock, [task, {**task, "name": "weekly"}], "v1")
-    with house.database.read() as connection:
+    catalogue.register_tasks(driver.database, driver.clock, [task, {**task, "name": "weekly"}], "v1")
+    with driver.database.read() as connection:
         found = jobs.get_many(connection, ["nightly", "weekly"])
     assert found["nightly"].definition.schedule is None
     assert found["weekly"].definition.schedule is not None
-    assert (house.get_schedule("nightly").owner, house.get_schedule("weekly").owner) == (ScheduleOwner.CODE, ScheduleOwner.JOB)
+    assert (driver.get_schedule("nightly").owner, driver.get_schedule("weekly").owner) == (ScheduleOwner.CODE, ScheduleOwner.JOB)

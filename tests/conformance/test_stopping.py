@@ -57,45 +57,45 @@ class CancellationDriver:
 
 
 @pytest.fixture
-def world(database: Database) -> CancellationDriver:
+def driver(database: Database) -> CancellationDriver:
     return CancellationDriver(database)
 
 
-def test_each_worker_gets_its_orders(world: CancellationDriver) -> None:
-    one, other, third = world.request_cancel("Running"), world.request_cancel("Running", 2, "w2"), world.request_cancel("Running")
-    given = dict(world.run_turn())
+def test_each_worker_gets_its_orders(driver: CancellationDriver) -> None:
+    one, other, third = driver.request_cancel("Running"), driver.request_cancel("Running", 2, "w2"), driver.request_cancel("Running")
+    given = dict(driver.run_turn())
     assert sorted(given["w1"]) == sorted([StopRequest(one, 1, "ann"), StopRequest(third, 1, "ann")])
     assert given["w2"] == [StopRequest(other, 2, "ann")]
 
 
-def test_an_order_is_repeated_until_the_execution_has_ended(world: CancellationDriver) -> None:
-    execution = world.request_cancel("Running")
-    assert [len(world.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
-    world.update_execution(execution, state="Succeeded")
-    assert world.run_turn(60) == []
+def test_an_order_is_repeated_until_the_execution_has_ended(driver: CancellationDriver) -> None:
+    execution = driver.request_cancel("Running")
+    assert [len(driver.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
+    driver.update_execution(execution, state="Succeeded")
+    assert driver.run_turn(60) == []
 
 
-def test_another_attempt_is_another_order(world: CancellationDriver) -> None:
-    execution = world.request_cancel("Running")
-    world.run_turn()
-    world.update_execution(execution, attempt=2, worker="w2")
-    assert world.run_turn(0.1) == [("w2", [StopRequest(execution, 2, "ann")])]
+def test_another_attempt_is_another_order(driver: CancellationDriver) -> None:
+    execution = driver.request_cancel("Running")
+    driver.run_turn()
+    driver.update_execution(execution, attempt=2, worker="w2")
+    assert driver.run_turn(0.1) == [("w2", [StopRequest(execution, 2, "ann")])]
 
 
-def test_what_nobody_wants_cancelled_runs_on(world: CancellationDriver) -> None:
-    with world.database.write() as connection:
+def test_what_nobody_wants_cancelled_runs_on(driver: CancellationDriver) -> None:
+    with driver.database.write() as connection:
         [made] = insert_executions(connection, make_execution())
-    world.update_execution(made, state="Running", attempt=1, worker="w1")
-    assert world.run_turn() == []
+    driver.update_execution(made, state="Running", attempt=1, worker="w1")
+    assert driver.run_turn() == []
 
 
-def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(world: CancellationDriver) -> None:
+def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(driver: CancellationDriver) -> None:
     """The request came while the end of the attempt was written down, and found it running."""
-    execution = world.request_cancel("Retrying")
-    world.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
-    assert world.run_turn() == []
-    with world.database.read() as connection:
+    execution = driver.request_cancel("Retrying")
+    driver.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
+    assert driver.run_turn() == []
+    with driver.database.read() as connection:
         row = executions.get(connection, execution)
     assert row is not None
     assert (row.state, row.cancel_requested_by, row.finished_at) == (ExecutionState.CANCELLED, "ann", NOW)
-    assert world.run_turn(60) == []
+    assert driver.run_turn(60) == []

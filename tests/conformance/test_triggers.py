@@ -14,7 +14,7 @@ from tests.conformance.household import FAILED, SUCCEEDED, ExecutionDriver
 
 
 @pytest.fixture
-def house(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
@@ -22,55 +22,55 @@ def _make_trigger(*items: dict[str, Any]) -> dict[str, Any]:
     return {"trigger_after": list(items)}
 
 
-def test_an_end_starts_another_job_once(house: ExecutionDriver) -> None:
+def test_an_end_starts_another_job_once(driver: ExecutionDriver) -> None:
     item = {"job": "extract", "on": "success", "parameters": {"rows": {"$from": "extract", "path": "/rows"}, "n": 2}}
-    house.define_job("load", defaults={"n": 1, "m": 1}, policies=_make_trigger(item))
-    parent = house.submit("extract", correlation_id="order-1")
-    house.report_end(parent, result={"rows": [1]})
-    house.report_end(parent, result={"rows": [1]})
+    driver.define_job("load", defaults={"n": 1, "m": 1}, policies=_make_trigger(item))
+    parent = driver.submit("extract", correlation_id="order-1")
+    driver.report_end(parent, result={"rows": [1]})
+    driver.report_end(parent, result={"rows": [1]})
 
-    [row] = house.list_executions("load")
+    [row] = driver.list_executions("load")
     assert (row.state, row.parameters) == (ExecutionState.QUEUED, {"rows": [1], "n": 2, "m": 1})
     assert (row.triggered_by, row.correlation_id, row.created_by) == (parent, "order-1", "trigger:extract")
-    assert house.list_states(row.id) == ["Waiting", "Queued"]
+    assert driver.list_states(row.id) == ["Waiting", "Queued"]
 
 
-def test_only_the_ends_that_count(house: ExecutionDriver) -> None:
-    house.define_job("load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
-    house.report_end(house.submit("extract"), SUCCEEDED)
-    assert house.list_executions("load") == []
-    house.report_end(house.submit("extract"), FAILED)
-    assert len(house.list_executions("load")) == 1
-    waiting = house.submit("report", delay=60)
-    house.cancel(waiting)
-    assert [row.triggered_by for row in house.list_executions("load")][1:] == [waiting]
+def test_only_the_ends_that_count(driver: ExecutionDriver) -> None:
+    driver.define_job("load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
+    driver.report_end(driver.submit("extract"), SUCCEEDED)
+    assert driver.list_executions("load") == []
+    driver.report_end(driver.submit("extract"), FAILED)
+    assert len(driver.list_executions("load")) == 1
+    waiting = driver.submit("report", delay=60)
+    driver.cancel(waiting)
+    assert [row.triggered_by for row in driver.list_executions("load")][1:] == [waiting]
 
 
-def test_a_chain_of_triggers(house: ExecutionDriver) -> None:
-    house.define_job("load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
-    house.define_job("report", policies=_make_trigger({"job": "load", "on": "failure"}))
-    house.report_end(house.submit("extract"), result={})
-    [load], [report] = house.list_executions("load"), house.list_executions("report")
+def test_a_chain_of_triggers(driver: ExecutionDriver) -> None:
+    driver.define_job("load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
+    driver.define_job("report", policies=_make_trigger({"job": "load", "on": "failure"}))
+    driver.report_end(driver.submit("extract"), result={})
+    [load], [report] = driver.list_executions("load"), driver.list_executions("report")
     assert (load.state, load.reason) == (ExecutionState.FAILED, "the result of extract has nothing at /no")
     assert (report.state, report.triggered_by) == (ExecutionState.QUEUED, load.id)
 
 
-def test_what_is_disabled_changed_or_removed_is_not_started(house: ExecutionDriver) -> None:
+def test_what_is_disabled_changed_or_removed_is_not_started(driver: ExecutionDriver) -> None:
     policies = _make_trigger({"job": "extract"})
-    house.define_job("load", policies=policies)
-    house.define_job("load", policies=policies, enabled=False)
-    house.define_job("report", policies=policies)
-    house.define_job("report")
-    house.report_end(house.submit("extract"))
-    assert house.list_executions("load") == house.list_executions("report") == []
-    house.define_job("load", policies=policies)
-    jobs.remove(house.database, house.clock, "load", None, "ann")
-    with house.database.read() as connection:
+    driver.define_job("load", policies=policies)
+    driver.define_job("load", policies=policies, enabled=False)
+    driver.define_job("report", policies=policies)
+    driver.define_job("report")
+    driver.report_end(driver.submit("extract"))
+    assert driver.list_executions("load") == driver.list_executions("report") == []
+    driver.define_job("load", policies=policies)
+    jobs.remove(driver.database, driver.clock, "load", None, "ann")
+    with driver.database.read() as connection:
         assert triggers.list_after(connection, ["extract"]) == []
 
 
-def _create_job(house: ExecutionDriver, name: str, *items: dict[str, Any]) -> None:
-    jobs.create(house.database, house.clock, JobDefinition(name, "tasks.any", policies=_make_trigger(*items)), "ann")
+def _create_job(driver: ExecutionDriver, name: str, *items: dict[str, Any]) -> None:
+    jobs.create(driver.database, driver.clock, JobDefinition(name, "tasks.any", policies=_make_trigger(*items)), "ann")
 
 
 @pytest.mark.parametrize(
@@ -86,32 +86,32 @@ def _create_job(house: ExecutionDriver, name: str, *items: dict[str, Any]) -> No
          "none of what this waits for: a"),
     ],
 )  # fmt: skip
-def test_triggers_that_are_refused(house: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:
+def test_triggers_that_are_refused(driver: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:
     for name in ("new", "a", "b", "c"):
-        house.define_job(name, policies=_make_trigger())
-    house.define_job("b", policies=_make_trigger({"job": "new"}))
-    house.define_job("c", policies=_make_trigger({"job": "b"}))
+        driver.define_job(name, policies=_make_trigger())
+    driver.define_job("b", policies=_make_trigger({"job": "new"}))
+    driver.define_job("c", policies=_make_trigger({"job": "b"}))
     wanted = JobDefinition("new", "tasks.any", policies=_make_trigger(*items))
     with pytest.raises(InvalidInput) as refused:
-        jobs.change(house.database, house.clock, wanted, None, "ann")
+        jobs.change(driver.database, driver.clock, wanted, None, "ann")
     [problem] = [each for each in refused.value.errors if each.code == code]
     assert problem.pointer == place
     assert text in problem.message
 
 
-def test_triggers_need_complete_parameters(house: ExecutionDriver) -> None:
+def test_triggers_need_complete_parameters(driver: ExecutionDriver) -> None:
     wanted = JobDefinition("new", "tasks.strict", policies=_make_trigger({"job": "extract"}))
     with pytest.raises(InvalidInput) as refused:
-        jobs.create(house.database, house.clock, wanted, "ann")
+        jobs.create(driver.database, driver.clock, wanted, "ann")
     assert [each.pointer for each in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
 
 
-def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(house: ExecutionDriver) -> None:
+def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(driver: ExecutionDriver) -> None:
     def offered(name: str, after: str) -> dict[str, Any]:
         policies = {"retry": {}, "trigger_after": [{"job": after, "on": "success", "parameters": {}}]}
         options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
         return {"name": name, "description": "", "parameters": [], "options": options}
 
-    catalogue.register_tasks(house.database, house.clock, [offered("one", "two"), offered("two", "one")], "v1")
-    assert [item.job for item in jobs.get(house.database, "one").row.definition.triggers] == ["two"]
-    assert jobs.get(house.database, "two").row.definition.triggers == ()
+    catalogue.register_tasks(driver.database, driver.clock, [offered("one", "two"), offered("two", "one")], "v1")
+    assert [item.job for item in jobs.get(driver.database, "one").row.definition.triggers] == ["two"]
+    assert jobs.get(driver.database, "two").row.definition.triggers == ()

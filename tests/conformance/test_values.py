@@ -44,7 +44,7 @@ VALUES = st.recursive(
 
 
 @pytest.fixture
-def house(database: Database) -> ExecutionDriver:
+def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
@@ -54,9 +54,9 @@ def make_nested(levels: int, innermost: Any = 1) -> Any:
     return innermost
 
 
-def read_stored(house: ExecutionDriver, execution: str, value: Any) -> Any:
+def read_stored(driver: ExecutionDriver, execution: str, value: Any) -> Any:
     """A value as it comes back from the database."""
-    with house.database.write() as connection:
+    with driver.database.write() as connection:
         mine = schema.executions.c.id == execution
         connection.execute(sa.update(schema.executions).where(mine).values(result=value))
         return connection.scalar(sa.select(schema.executions.c.result).where(mine))
@@ -73,8 +73,8 @@ def is_same_json(actual: Any, expected: Any) -> bool:
     return type(actual) is type(expected) and bool(actual == expected)
 
 
-def test_what_is_accepted_comes_back_equal(house: ExecutionDriver) -> None:
-    execution = house.submit("load")
+def test_what_is_accepted_comes_back_equal(driver: ExecutionDriver) -> None:
+    execution = driver.submit("load")
 
     @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
     @given(VALUES)
@@ -87,13 +87,13 @@ def test_what_is_accepted_comes_back_equal(house: ExecutionDriver) -> None:
         as_json = json.loads(text)
         assert json_values.parse(text) == as_json
         assert json_values.parse_sanitized(text) == as_json, "nothing in it needs mending"
-        assert is_same_json(read_stored(house, execution, value), as_json)
+        assert is_same_json(read_stored(driver, execution, value), as_json)
         assert kombu_json.loads(kombu_json.dumps(value)) == as_json
 
     comes_back()
     for value in (make_nested(json_values.MAX_DEPTH), {"a": make_nested(json_values.MAX_DEPTH - 1)}):
         json_values.check(value)
-        assert read_stored(house, execution, value) == value
+        assert read_stored(driver, execution, value) == value
 
 
 @pytest.mark.parametrize(
@@ -106,23 +106,23 @@ def test_what_is_accepted_comes_back_equal(house: ExecutionDriver) -> None:
     ],
 )
 def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
-    house: ExecutionDriver, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
+    driver: ExecutionDriver, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = house.submit("extract")
+    parent = driver.submit("extract")
     given = {"rows": make_nested(40, {"$from": parent})}
-    child, other = (house.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
+    child, other = (driver.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
     # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
     monkeypatch.setattr("jobworker.store.dependencies.get_results", lambda _, ids: dict.fromkeys(ids, result))
-    house.report_end(parent, result=1)
-    row = house.get(child)
+    driver.report_end(parent, result=1)
+    row = driver.get(child)
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
     assert why in (row.reason or "")
     assert "\x00" not in (row.reason or "")
-    assert (house.get_state(parent), house.get_state(other)) == (ExecutionState.SUCCEEDED, ExecutionState.QUEUED)
+    assert (driver.get_state(parent), driver.get_state(other)) == (ExecutionState.SUCCEEDED, ExecutionState.QUEUED)
 
 
 @pytest.fixture
-def fragile(house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
+def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
     """A house in which parameters that hold "bad" cannot be worked with, in a way that nobody foresaw."""
     check = preparing.check_parameters
 
@@ -132,22 +132,22 @@ def fragile(house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> Executio
         return check(accepted, given, *more)
 
     monkeypatch.setattr(preparing, "check_parameters", checked)
-    return house
+    return driver
 
 
 def test_a_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) -> None:
-    house = fragile
-    parent = house.submit("extract")
-    children = [house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
-    plain = house.submit("load", depends_on=[parent])
-    after = house.submit("report", depends_on=[children[0]])
-    house.report_end(parent, result="bad")
+    driver = fragile
+    parent = driver.submit("extract")
+    children = [driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
+    plain = driver.submit("load", depends_on=[parent])
+    after = driver.submit("report", depends_on=[children[0]])
+    driver.report_end(parent, result="bad")
     for child in children:
-        row = house.get(child)
+        row = driver.get(child)
         assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReleaseRefused")
         assert row.reason == "what it comes to cannot be recorded: TypeError: Recursion limit reached"
-        assert house.list_states(child) == ["Waiting", "Failed"]
-    assert (house.get_state(parent), house.get_state(plain), house.get_state(after)) == (
+        assert driver.list_states(child) == ["Waiting", "Failed"]
+    assert (driver.get_state(parent), driver.get_state(plain), driver.get_state(after)) == (
         ExecutionState.SUCCEEDED,
         ExecutionState.QUEUED,
         ExecutionState.SKIPPED,
@@ -155,40 +155,40 @@ def test_a_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver
 
 
 def test_the_sweep_passes_over_what_cannot_be_written(fragile: ExecutionDriver) -> None:
-    house = fragile
-    parent = house.submit("extract")
-    child = house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
-    with house.database.write() as connection:
+    driver = fragile
+    parent = driver.submit("extract")
+    child = driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
+    with driver.database.write() as connection:
         # As if a relay had died between the end and what follows it.
         mine = schema.executions.c.id == parent
         connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
-    DependencyResolver(house.database, house.clock).resolve_stranded()
-    assert house.get_state(child) is ExecutionState.FAILED
-    assert house.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
+    DependencyResolver(driver.database, driver.clock).resolve_stranded()
+    assert driver.get_state(child) is ExecutionState.FAILED
+    assert driver.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 
 
-def test_what_is_put_together_is_checked_as_a_whole(house: ExecutionDriver) -> None:
-    house.define_job("load", defaults={"__type__": "uuid"})
+def test_what_is_put_together_is_checked_as_a_whole(driver: ExecutionDriver) -> None:
+    driver.define_job("load", defaults={"__type__": "uuid"})
     with pytest.raises(InvalidParameters, match="__type__"):
-        house.submit("load", parameters={"__value__": "zz"})
-    assert house.submit("load", parameters={"__value__": "zz", "more": 1})
+        driver.submit("load", parameters={"__value__": "zz"})
+    assert driver.submit("load", parameters={"__value__": "zz", "more": 1})
 
 
-def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: ExecutionDriver) -> None:
+def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(driver: ExecutionDriver) -> None:
     date = {"__type__": "date", "__value__": "2026-03-02"}
-    called = house.submit("load")
-    with house.database.write() as connection:
+    called = driver.submit("load")
+    with driver.database.write() as connection:
         # As the relay writes down a call from Python.
         mine = schema.executions.c.id == called
         connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
-    house.report_end(called, FAILED)
-    again = dead_letters.rerun(house.database, house.clock, called, RedriveOptions(), "ann")
+    driver.report_end(called, FAILED)
+    again = dead_letters.rerun(driver.database, driver.clock, called, RedriveOptions(), "ann")
     assert again.parameters == {"day": date}
-    plain = house.submit("load", parameters={"day": {"__type__": "date"}})
-    house.report_end(plain, FAILED)
+    plain = driver.submit("load", parameters={"day": {"__type__": "date"}})
+    driver.report_end(plain, FAILED)
     patch = {"day": {"__value__": "2026-03-02"}}
     with pytest.raises(InvalidParameters, match="__type__"):
-        dead_letters.rerun(house.database, house.clock, plain, RedriveOptions(patch=patch), "ann")
+        dead_letters.rerun(driver.database, driver.clock, plain, RedriveOptions(patch=patch), "ann")
 
 
 def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> None:

@@ -72,7 +72,7 @@ class ZoneDataDriver:
 
 
 @pytest.fixture
-def host(database: Database, winter_time: Path) -> ZoneDataDriver:
+def driver(database: Database, winter_time: Path) -> ZoneDataDriver:
     """A host on either database."""
     return ZoneDataDriver(ScheduleDriver(database), winter_time)
 
@@ -87,14 +87,14 @@ def host(database: Database, winter_time: Path) -> ZoneDataDriver:
     ],
     ids=["earlier-before", "earlier-between", "later-between", "later-after"],
 )
-def test_every_occurrence_has_one_execution(host: ZoneDataDriver, before: str, after: str, switched: float) -> None:
-    host.run_relay(before)
-    rows = {name: host.put_schedule(before, name, rule=rule) for name, rule in RULES.items()}
-    host.run_relay(before, switched)
-    host.run_relay(after, switched, 2.6, 4, 28)
+def test_every_occurrence_has_one_execution(driver: ZoneDataDriver, before: str, after: str, switched: float) -> None:
+    driver.run_relay(before)
+    rows = {name: driver.put_schedule(before, name, rule=rule) for name, rule in RULES.items()}
+    driver.run_relay(before, switched)
+    driver.run_relay(after, switched, 2.6, 4, 28)
 
-    fired = {name: [each.scheduled_for for each in host.schedules.list_occurrences(row)] for name, row in rows.items()}
-    assert all(each.outcome == "fired" for row in rows.values() for each in host.schedules.list_occurrences(row))
+    fired = {name: [each.scheduled_for for each in driver.schedules.list_occurrences(row)] for name, row in rows.items()}
+    assert all(each.outcome == "fired" for row in rows.values() for each in driver.schedules.list_occurrences(row))
     for name, times in TIMES.items():
         # What is late because its moment had passed when the new data came is of the same day.
         assert collections.Counter(each.date() for each in fired[name]) == {
@@ -106,14 +106,14 @@ def test_every_occurrence_has_one_execution(host: ZoneDataDriver, before: str, a
 
 
 def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
-    host: ZoneDataDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: ZoneDataDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
     monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.create_tzpath(tmp_path / "host", casablanca)),))
-    host.packages["2025b"] = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", casablanca)
-    row = host.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
-    host.run_relay("2025b", 17.5, follows_zone_data=False)
-    host.run_relay(DATA_VERSION, 18.5, 30)
+    driver.packages["2025b"] = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", casablanca)
+    row = driver.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
+    driver.run_relay("2025b", 17.5, follows_zone_data=False)
+    driver.run_relay(DATA_VERSION, 18.5, 30)
     # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
-    assert [each.scheduled_for for each in host.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
-    assert host.schedules.get_schedule(row).next_at == MORNING + 42 * HOUR
+    assert [each.scheduled_for for each in driver.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
+    assert driver.schedules.get_schedule(row).next_at == MORNING + 42 * HOUR

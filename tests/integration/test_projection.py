@@ -121,7 +121,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def house(sqlite_database: Database, client: redis.Redis) -> BeatSyncDriver:
+def sync_driver(sqlite_database: Database, client: redis.Redis) -> BeatSyncDriver:
     return create_driver(sqlite_database, client)
 
 
@@ -131,312 +131,312 @@ def beat(redis_url: str) -> Scheduler:
 
 
 def test_a_new_schedule_is_known_with_the_next_round(database: Database, client: redis.Redis, redis_url: str) -> None:
-    house = create_driver(database, client)
-    house.run_for()
-    first = house.put_schedule("nightly", HOURLY, house.clock.now(), zone="Europe/Berlin")
-    house.run_for(1)
-    assert house.list_entry_ids() == {first}
-    assert house.get_next_time(first) == compute_next_time(HOURLY, house.clock.now())
+    sync_driver = create_driver(database, client)
+    sync_driver.run_for()
+    first = sync_driver.put_schedule("nightly", HOURLY, sync_driver.clock.now(), zone="Europe/Berlin")
+    sync_driver.run_for(1)
+    assert sync_driver.list_entry_ids() == {first}
+    assert sync_driver.get_next_time(first) == compute_next_time(HOURLY, sync_driver.clock.now())
     beat = make_scheduler(redis_url)
     entry = beat.Entry.from_key(entries.build_entry_key(first), app=beat.app)
     assert (entry.name, entry.task, entry.schedule.described["zone"]) == (first, "job", "Europe/Berlin")
 
 
-def test_nothing_changed_writes_nothing(house: BeatSyncDriver) -> None:
-    house.put_hourly_schedules(100, house.now)
-    house.run_for()
-    before = house.count_commands()
-    house.run_for()
-    after = house.count_commands()
+def test_nothing_changed_writes_nothing(sync_driver: BeatSyncDriver) -> None:
+    sync_driver.put_hourly_schedules(100, sync_driver.now)
+    sync_driver.run_for()
+    before = sync_driver.count_commands()
+    sync_driver.run_for()
+    after = sync_driver.count_commands()
     read = {"evalsha", "hget", "zscore", "hlen", "xrange", "info"}
     assert {name.removeprefix("cmdstat_") for name in after if after[name] != before.get(name)} <= read
 
 
-def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(house: BeatSyncDriver, beat: Scheduler) -> None:
-    nominal = compute_next_time(HOURLY, house.now - HOUR)
-    due = house.put_schedule("due", HOURLY, house.now - HOUR)
-    house.run_for()
-    house.projector.reset()
-    house.run_for()
-    assert house.get_next_time(due) == nominal
+def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+    nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
+    due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
+    sync_driver.run_for()
+    sync_driver.projector.reset()
+    sync_driver.run_for()
+    assert sync_driver.get_next_time(due) == nominal
     beat.tick()
-    assert house.beat_schedule.list_reported() == [(due, nominal)]
+    assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
 
 
 @pytest.mark.parametrize("settled", [HOUR, dt.timedelta(0)])
 def test_a_changed_schedule_begins_with_the_next_occurrence_that_has_no_row(
-    house: BeatSyncDriver, beat: Scheduler, settled: dt.timedelta
+    sync_driver: BeatSyncDriver, beat: Scheduler, settled: dt.timedelta
 ) -> None:
-    house.put_schedule("mine", HOURLY, house.now)
-    house.run_for()
-    changed = house.put_schedule("mine", EVERY_10_MINUTES, house.now - settled)
-    house.run_for(1)
-    assert house.get_next_time(changed) == compute_next_time(EVERY_10_MINUTES, house.now - settled)
-    assert house.beat_schedule.list_reported() == []
+    sync_driver.put_schedule("mine", HOURLY, sync_driver.now)
+    sync_driver.run_for()
+    changed = sync_driver.put_schedule("mine", EVERY_10_MINUTES, sync_driver.now - settled)
+    sync_driver.run_for(1)
+    assert sync_driver.get_next_time(changed) == compute_next_time(EVERY_10_MINUTES, sync_driver.now - settled)
+    assert sync_driver.beat_schedule.list_reported() == []
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "retired", "exhausted"])
-def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(house: BeatSyncDriver, how: str) -> None:
-    gone, other = house.put_schedule("gone", HOURLY, house.now), house.put_schedule("other", HOURLY, house.now)
-    house.run_for()
-    assert house.list_entry_ids() == {gone, other}
+def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(sync_driver: BeatSyncDriver, how: str) -> None:
+    gone, other = sync_driver.put_schedule("gone", HOURLY, sync_driver.now), sync_driver.put_schedule("other", HOURLY, sync_driver.now)
+    sync_driver.run_for()
+    assert sync_driver.list_entry_ids() == {gone, other}
     changes: dict[str, dict[str, Any]] = {
         "disabled": {"enabled": False},
         "retired": {"state": "retired"},
         "exhausted": {"state": "exhausted", "next_at": None},
     }
     if how == "deleted":
-        house.delete_schedule(gone)
+        sync_driver.delete_schedule(gone)
     else:
-        house.update_schedule(gone, **changes[how])
-    house.run_for()
-    assert set(house.beat_schedule.client.keys("*")) == {
+        sync_driver.update_schedule(gone, **changes[how])
+    sync_driver.run_for()
+    assert set(sync_driver.beat_schedule.client.keys("*")) == {
         entries.SCHEDULE_KEY,
         entries.build_entry_key(other),
         keys.BEAT_PROJECTION,
     }
-    assert house.list_entry_ids() == {other}
+    assert sync_driver.list_entry_ids() == {other}
 
 
-def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(house: BeatSyncDriver) -> None:
-    paused = house.put_schedule("paused", HOURLY, house.now)
-    house.run_for()
-    house.update_schedule(paused, paused_at=house.now, paused_by="ann", changed_at=house.clock.now())
-    house.run_for()
-    assert house.list_entry_ids() == {paused}
+def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(sync_driver: BeatSyncDriver) -> None:
+    paused = sync_driver.put_schedule("paused", HOURLY, sync_driver.now)
+    sync_driver.run_for()
+    sync_driver.update_schedule(paused, paused_at=sync_driver.now, paused_by="ann", changed_at=sync_driver.clock.now())
+    sync_driver.run_for()
+    assert sync_driver.list_entry_ids() == {paused}
 
 
-def test_of_thousands_only_the_changed_one_is_looked_at(house: BeatSyncDriver) -> None:
-    ids = house.put_hourly_schedules(3000, house.now)
-    house.run_for(3)
-    house.put_schedule("s17", EVERY_10_MINUTES, house.now)
-    before = house.count_commands()
-    house.projector.run()
-    after = house.count_commands()
+def test_of_thousands_only_the_changed_one_is_looked_at(sync_driver: BeatSyncDriver) -> None:
+    ids = sync_driver.put_hourly_schedules(3000, sync_driver.now)
+    sync_driver.run_for(3)
+    sync_driver.put_schedule("s17", EVERY_10_MINUTES, sync_driver.now)
+    before = sync_driver.count_commands()
+    sync_driver.projector.run()
+    after = sync_driver.count_commands()
     looked_at = after["cmdstat_zscore"] - before["cmdstat_zscore"]
     written = after["cmdstat_del"] - before.get("cmdstat_del", 0)
     assert (looked_at, written) == (1, 1)
-    assert house.get_next_time(ids[17]) == compute_next_time(EVERY_10_MINUTES, house.now)
+    assert sync_driver.get_next_time(ids[17]) == compute_next_time(EVERY_10_MINUTES, sync_driver.now)
 
 
-def test_so_many_changes_that_they_are_not_read_one_by_one(house: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_changes_that_they_are_not_read_one_by_one(sync_driver: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "_MAX_RECENT", 10)
-    ids = house.put_hourly_schedules(50, house.now)
-    house.run_for()
-    with house.database.write() as connection:
-        connection.execute(sa.update(_table).values(revision=2, changed_at=house.clock.now()))
-    house.run_for(3)
-    found = house.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
+    ids = sync_driver.put_hourly_schedules(50, sync_driver.now)
+    sync_driver.run_for()
+    with sync_driver.database.write() as connection:
+        connection.execute(sa.update(_table).values(revision=2, changed_at=sync_driver.clock.now()))
+    sync_driver.run_for(3)
+    found = sync_driver.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
     assert len(found) == len(ids)
     assert all(mark.startswith("2.") for mark in found)
 
 
-def test_a_change_that_was_committed_late_is_found_all_the_same(house: BeatSyncDriver) -> None:
-    house.run_for()
-    late = house.put_hourly_schedules(1, house.now)
-    house.run_for()
-    assert house.list_entry_ids() == set(late)
+def test_a_change_that_was_committed_late_is_found_all_the_same(sync_driver: BeatSyncDriver) -> None:
+    sync_driver.run_for()
+    late = sync_driver.put_hourly_schedules(1, sync_driver.now)
+    sync_driver.run_for()
+    assert sync_driver.list_entry_ids() == set(late)
 
 
 FIRST_DAY = {"kind": "business_day", "n": 1, "time": "06:00", "roll": "following"}
 
 
-def test_beat_finds_the_calendars_that_it_needs_in_the_entry(house: BeatSyncDriver, beat: Scheduler) -> None:
-    month = house.now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + 32 * 24 * HOUR
+def test_beat_finds_the_calendars_that_it_needs_in_the_entry(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+    month = sync_driver.now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + 32 * 24 * HOUR
     days = [month.date().replace(day=number) for number in range(1, 29)]
     nominal = dt.datetime.combine(days[0], dt.time(6), dt.UTC)
     # Every day is a business day, but the first is closed and the second forbidden.
     office = BusinessCalendar(weekend=frozenset(), closed={days[0]: "moving"}).to_json()
     forbidden, elsewhere = (DateCalendar({day: "stocktaking"}).to_json() for day in (days[1], days[20]))
-    with house.database.write() as connection:
-        calendars.upsert(connection, "office", office, CalendarOwner.API, "ann", house.now)
-        calendars.upsert(connection, "forbidden", forbidden, CalendarOwner.API, "ann", house.now)
+    with sync_driver.database.write() as connection:
+        calendars.upsert(connection, "office", office, CalendarOwner.API, "ann", sync_driver.now)
+        calendars.upsert(connection, "forbidden", forbidden, CalendarOwner.API, "ann", sync_driver.now)
         spec = schedules.parse(make_spec(FIRST_DAY, name="first", calendar="office", exclude=["forbidden"]))
-        row = store.upsert(connection, spec, ScheduleOwner.API, "ann", house.clock.now(), nominal)
-    house.run_for(1)
+        row = store.upsert(connection, spec, ScheduleOwner.API, "ann", sync_driver.clock.now(), nominal)
+    sync_driver.run_for(1)
     entry = beat.Entry.from_key(entries.build_entry_key(row.id), app=beat.app)
     assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 48 * HOUR
 
-    with house.database.write() as connection:
-        calendars.upsert(connection, "forbidden", elsewhere, CalendarOwner.API, "ann", house.clock.now())
-    house.run_for()
+    with sync_driver.database.write() as connection:
+        calendars.upsert(connection, "forbidden", elsewhere, CalendarOwner.API, "ann", sync_driver.clock.now())
+    sync_driver.run_for()
     entry = beat.Entry.from_key(entries.build_entry_key(row.id), app=beat.app)
     assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
 
 
-def test_calendars_that_change_no_nominal_time_are_left_out(house: BeatSyncDriver) -> None:
-    with house.database.write() as connection:
-        calendars.upsert(connection, "office", BusinessCalendar().to_json(), CalendarOwner.API, "ann", house.now)
-    hourly = house.put_schedule("hourly", HOURLY, house.now, require=["office"])
-    house.run_for(1)
-    definition = house.beat_schedule.client.hget(entries.build_entry_key(hourly), entries.DEFINITION_FIELD)
+def test_calendars_that_change_no_nominal_time_are_left_out(sync_driver: BeatSyncDriver) -> None:
+    with sync_driver.database.write() as connection:
+        calendars.upsert(connection, "office", BusinessCalendar().to_json(), CalendarOwner.API, "ann", sync_driver.now)
+    hourly = sync_driver.put_schedule("hourly", HOURLY, sync_driver.now, require=["office"])
+    sync_driver.run_for(1)
+    definition = sync_driver.beat_schedule.client.hget(entries.build_entry_key(hourly), entries.DEFINITION_FIELD)
     assert "office" not in str(definition)
 
 
-def test_another_revision_of_a_calendar_writes_its_schedules_again(house: BeatSyncDriver) -> None:
-    with house.database.write() as connection:
-        calendars.upsert(connection, "open", BusinessCalendar().to_json(), CalendarOwner.API, "ann", house.now)
-    named = house.put_schedule("named", HOURLY, house.now, require=["open"])
-    house.run_for()
-    before = house.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
-    with house.database.write() as connection:
+def test_another_revision_of_a_calendar_writes_its_schedules_again(sync_driver: BeatSyncDriver) -> None:
+    with sync_driver.database.write() as connection:
+        calendars.upsert(connection, "open", BusinessCalendar().to_json(), CalendarOwner.API, "ann", sync_driver.now)
+    named = sync_driver.put_schedule("named", HOURLY, sync_driver.now, require=["open"])
+    sync_driver.run_for()
+    before = sync_driver.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
+    with sync_driver.database.write() as connection:
         calendars.upsert(
-            connection, "open", DateCalendar({house.now.date(): "fair"}).to_json(), CalendarOwner.API, "ann", house.now
+            connection, "open", DateCalendar({sync_driver.now.date(): "fair"}).to_json(), CalendarOwner.API, "ann", sync_driver.now
         )
-    house.run_for()
-    after = house.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
+    sync_driver.run_for()
+    after = sync_driver.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
     assert (str(before).split()[0], str(after).split()[0]) == ("1.1", "1.2")
 
 
 def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
-    house: BeatSyncDriver, beat: Scheduler, monkeypatch: pytest.MonkeyPatch
+    sync_driver: BeatSyncDriver, beat: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project, "_COMPARE_BATCH_SIZE", 700)
-    ids = house.put_hourly_schedules(5000, house.now - 3 * HOUR)
-    house.run_for()
-    assert house.list_entry_ids() == set(ids)
-    house.beat_schedule.client.flushall()
+    ids = sync_driver.put_hourly_schedules(5000, sync_driver.now - 3 * HOUR)
+    sync_driver.run_for()
+    assert sync_driver.list_entry_ids() == set(ids)
+    sync_driver.beat_schedule.client.flushall()
 
-    house.projector.reset()
-    house.projector.run()
-    assert len(house.list_entry_ids()) == 700
-    house.run_for(7)
+    sync_driver.projector.reset()
+    sync_driver.projector.run()
+    assert len(sync_driver.list_entry_ids()) == 700
+    sync_driver.run_for(7)
 
-    assert house.list_entry_ids() == set(ids)
-    missed = compute_next_time(HOURLY, house.now - 3 * HOUR)
+    assert sync_driver.list_entry_ids() == set(ids)
+    missed = compute_next_time(HOURLY, sync_driver.now - 3 * HOUR)
     for _ in range(11):
         beat.tick()
-    assert sorted(house.beat_schedule.list_reported()) == [(each, missed) for each in ids]
+    assert sorted(sync_driver.beat_schedule.list_reported()) == [(each, missed) for each in ids]
 
 
-def test_without_being_told_everything_is_rebuilt_within_a_minute(house: BeatSyncDriver) -> None:
-    ids = house.put_hourly_schedules(50, house.now)
-    house.run_for(37)
-    house.beat_schedule.client.flushall()
-    house.run_for(FULL_SWEEP_SECONDS)
-    assert house.list_entry_ids() == set(ids)
+def test_without_being_told_everything_is_rebuilt_within_a_minute(sync_driver: BeatSyncDriver) -> None:
+    ids = sync_driver.put_hourly_schedules(50, sync_driver.now)
+    sync_driver.run_for(37)
+    sync_driver.beat_schedule.client.flushall()
+    sync_driver.run_for(FULL_SWEEP_SECONDS)
+    assert sync_driver.list_entry_ids() == set(ids)
 
 
-def test_many_that_are_gone_are_found_in_bounded_rounds(house: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_that_are_gone_are_found_in_bounded_rounds(sync_driver: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "_COMPARE_BATCH_SIZE", 100)
-    ids = house.put_hourly_schedules(1500, house.now)
-    house.run_for()
-    with house.database.write() as connection:
+    ids = sync_driver.put_hourly_schedules(1500, sync_driver.now)
+    sync_driver.run_for()
+    with sync_driver.database.write() as connection:
         connection.execute(_table.delete().where(_table.c.id > ids[99]))
-    house.run_for()
-    assert house.list_entry_ids() == set(ids[:100])
+    sync_driver.run_for()
+    assert sync_driver.list_entry_ids() == set(ids[:100])
 
 
-def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(house: BeatSyncDriver, beat: Scheduler) -> None:
-    nominal = compute_next_time(HOURLY, house.now - HOUR)
+def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+    nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
     assert nominal is not None
-    due = house.put_schedule("due", HOURLY, house.now - HOUR)
-    house.run_for()
+    due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
+    sync_driver.run_for()
     beat.tick()
-    house.beat_schedule.client.delete(keys.EVENTS)
+    sync_driver.beat_schedule.client.delete(keys.EVENTS)
     # Not at once: it is on its way to whoever settles.
     soon = ManualClock(nominal + 5 * SECOND)
-    BeatSynchronizer(house.database, Projection(house.beat_schedule.client), soon).run()
-    assert house.get_next_time(due) == compute_next_time(HOURLY, house.now)
+    BeatSynchronizer(sync_driver.database, Projection(sync_driver.beat_schedule.client), soon).run()
+    assert sync_driver.get_next_time(due) == compute_next_time(HOURLY, sync_driver.now)
 
-    later = ManualClock(max(nominal + 11 * SECOND, house.now))
-    BeatSynchronizer(house.database, Projection(house.beat_schedule.client), later).run()
-    assert house.get_next_time(due) == nominal
+    later = ManualClock(max(nominal + 11 * SECOND, sync_driver.now))
+    BeatSynchronizer(sync_driver.database, Projection(sync_driver.beat_schedule.client), later).run()
+    assert sync_driver.get_next_time(due) == nominal
     beat.tick()
-    assert house.beat_schedule.list_reported() == [(due, nominal)]
+    assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
 
 
-def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: BeatSyncDriver, beat: Scheduler) -> None:
-    nominal = house.now - SECOND
+def test_nothing_is_reported_again_while_reports_wait_to_be_settled(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+    nominal = sync_driver.now - SECOND
     rule = {"kind": "interval", "every": 3600, "anchor": nominal.isoformat()}
-    due = house.put_schedule("due", rule, nominal - SECOND)
-    house.run_for(1)
+    due = sync_driver.put_schedule("due", rule, nominal - SECOND)
+    sync_driver.run_for(1)
     beat.tick()
     # The relay has much to do, and reads that later.
-    house.clock.advance(600)
-    house.projector.reset()
-    house.projector.run()
-    assert house.get_next_time(due) == nominal + HOUR
+    sync_driver.clock.advance(600)
+    sync_driver.projector.reset()
+    sync_driver.projector.run()
+    assert sync_driver.get_next_time(due) == nominal + HOUR
 
-    [(stream_id, _)] = house.beat_schedule.client.xrange(keys.EVENTS)
-    with house.database.write() as connection:
+    [(stream_id, _)] = sync_driver.beat_schedule.client.xrange(keys.EVENTS)
+    with sync_driver.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(events_offset=stream_id))
-    house.projector.reset()
-    house.projector.run()
-    assert house.get_next_time(due) == nominal
+    sync_driver.projector.reset()
+    sync_driver.projector.run()
+    assert sync_driver.get_next_time(due) == nominal
 
 
 def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
-    house: BeatSyncDriver, beat: Scheduler, capsys: pytest.CaptureFixture[str]
+    sync_driver: BeatSyncDriver, beat: Scheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything was down when it was due, and beat is back before the relay has read anything."""
-    nominal = compute_next_time(HOURLY, house.now - 3 * HOUR)
-    due = house.put_schedule("due", HOURLY, house.now - 3 * HOUR)
-    house.run_for(1)
+    nominal = compute_next_time(HOURLY, sync_driver.now - 3 * HOUR)
+    due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - 3 * HOUR)
+    sync_driver.run_for(1)
     beat.tick()
-    assert house.beat_schedule.list_reported() == [(due, nominal)]
+    assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
 
-    house.projector.reset()
-    house.projector.run()
+    sync_driver.projector.reset()
+    sync_driver.projector.run()
 
-    assert house.get_next_time(due) == compute_next_time(HOURLY, house.now)
+    assert sync_driver.get_next_time(due) == compute_next_time(HOURLY, sync_driver.now)
     assert "due_event_lost" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(("settled", "score"), [(0, None), (0, "inf"), (1, "inf")])
 def test_an_entry_that_somebody_put_off_comes_back(
-    house: BeatSyncDriver, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
+    sync_driver: BeatSyncDriver, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
 ) -> None:
-    since = house.now - settled * HOUR
-    due = house.put_schedule("due", HOURLY, since)
-    house.run_for()
-    score = score or entries.to_score(house.now + 48 * HOUR)
-    house.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key(due): score})
-    house.clock.advance(11)
-    house.run_for()
-    assert house.get_next_time(due) == compute_next_time(HOURLY, since)
+    since = sync_driver.now - settled * HOUR
+    due = sync_driver.put_schedule("due", HOURLY, since)
+    sync_driver.run_for()
+    score = score or entries.to_score(sync_driver.now + 48 * HOUR)
+    sync_driver.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key(due): score})
+    sync_driver.clock.advance(11)
+    sync_driver.run_for()
+    assert sync_driver.get_next_time(due) == compute_next_time(HOURLY, since)
     said = "".join(capsys.readouterr())
     assert "beat_entries_put_back" in said
     assert "due_event_lost" not in said
 
 
 @pytest.mark.parametrize("how", ["quarantined", "text", "another definition", "no definition"])
-def test_a_broken_entry_is_healed_with_its_occurrence(house: BeatSyncDriver, beat: Scheduler, how: str) -> None:
-    nominal = compute_next_time(HOURLY, house.now - HOUR)
-    due = house.put_schedule("due", HOURLY, house.now - HOUR)
-    house.run_for()
-    key, client = entries.build_entry_key(due), house.beat_schedule.client
+def test_a_broken_entry_is_healed_with_its_occurrence(sync_driver: BeatSyncDriver, beat: Scheduler, how: str) -> None:
+    nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
+    due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
+    sync_driver.run_for()
+    key, client = entries.build_entry_key(due), sync_driver.beat_schedule.client
     if how == "quarantined":
         client.hset(key, entries.DEFINITION_FIELD, "{")
         beat.tick()
-        assert house.get_next_time(due) is None
+        assert sync_driver.get_next_time(due) is None
     elif how == "another definition":
         client.hset(key, entries.DEFINITION_FIELD, entries.encode_definition(due, make_spec(EVERY_10_MINUTES)))
     else:
         client.delete(key)
         if how == "text":
             client.set(key, "text")
-    house.run_for()
+    sync_driver.run_for()
     beat.tick()
-    assert house.beat_schedule.list_quarantined() == {}
-    assert house.beat_schedule.list_reported() == [(due, nominal)]
-    assert house.list_entry_ids() == {due}
+    assert sync_driver.beat_schedule.list_quarantined() == {}
+    assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
+    assert sync_driver.list_entry_ids() == {due}
 
 
-def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(house: BeatSyncDriver, beat: Scheduler) -> None:
-    nominal = compute_next_time(HOURLY, house.now - HOUR)
-    broken, good = house.put_schedule("broken", HOURLY, house.now - HOUR), house.put_schedule("good", HOURLY, house.now - HOUR)
-    house.update_schedule(broken, spec={**make_spec(HOURLY, name="broken"), "rule": {"kind": "moon"}})
-    house.run_for(1)
+def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+    nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
+    broken, good = sync_driver.put_schedule("broken", HOURLY, sync_driver.now - HOUR), sync_driver.put_schedule("good", HOURLY, sync_driver.now - HOUR)
+    sync_driver.update_schedule(broken, spec={**make_spec(HOURLY, name="broken"), "rule": {"kind": "moon"}})
+    sync_driver.run_for(1)
     beat.tick()
-    assert house.beat_schedule.list_reported() == [(good, nominal)]
-    assert list(house.beat_schedule.list_quarantined()) == [entries.build_entry_key(broken)]
+    assert sync_driver.beat_schedule.list_reported() == [(good, nominal)]
+    assert list(sync_driver.beat_schedule.list_quarantined()) == [entries.build_entry_key(broken)]
 
 
-def test_entries_of_others_are_not_touched(house: BeatSyncDriver) -> None:
-    house.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:mine": 10**10})
-    mine = house.put_schedule("mine", HOURLY, house.now)
-    house.run_for()
-    house.delete_schedule(mine)
-    house.run_for()
-    assert house.beat_schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1) == ["redbeat:mine"]
+def test_entries_of_others_are_not_touched(sync_driver: BeatSyncDriver) -> None:
+    sync_driver.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:mine": 10**10})
+    mine = sync_driver.put_schedule("mine", HOURLY, sync_driver.now)
+    sync_driver.run_for()
+    sync_driver.delete_schedule(mine)
+    sync_driver.run_for()
+    assert sync_driver.beat_schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1) == ["redbeat:mine"]

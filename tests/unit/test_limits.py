@@ -69,101 +69,101 @@ class TimeLimitDriver:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> TimeLimitDriver:
-    world = TimeLimitDriver()
+def driver(monkeypatch: pytest.MonkeyPatch) -> TimeLimitDriver:
+    driver = TimeLimitDriver()
 
     def ask_to_end(pid: int) -> set[Any]:
-        world.record_signal("SIGTERM", pid)
+        driver.record_signal("SIGTERM", pid)
         return set()
 
     def kill(pid: int, _: Iterable[Any] = ()) -> None:
-        world.record_signal("SIGKILL", pid)
+        driver.record_signal("SIGKILL", pid)
 
     monkeypatch.setattr(processes, "terminate_tree", ask_to_end)
     monkeypatch.setattr(processes, "kill_tree", kill)
-    monkeypatch.setattr(os, "kill", lambda pid, number: world.record_signal(signal.Signals(number).name, pid))
-    return world
+    monkeypatch.setattr(os, "kill", lambda pid, number: driver.record_signal(signal.Signals(number).name, pid))
+    return driver
 
 
-def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world: TimeLimitDriver) -> None:
+def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0, soft=2.0)
-    world.limits.watch_attempt(attempt, 0.0)
-    world.advance_to(5.0 + TERMINATE_TIMEOUT_SECONDS)
-    assert world.signals == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
+    driver.limits.watch_attempt(attempt, 0.0)
+    driver.advance_to(5.0 + TERMINATE_TIMEOUT_SECONDS)
+    assert driver.signals == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
     assert attempt.timeouts == [(True, 2.0)]
-    stop = world.limits.finish_attempt(attempt)
+    stop = driver.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.limit, stop.signal) == (5.0, "SIGKILL")
 
 
-def test_what_has_ended_is_left_alone(world: TimeLimitDriver) -> None:
+def test_what_has_ended_is_left_alone(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0)
-    world.limits.watch_attempt(attempt, 0.0)
-    world.advance_to(4.9)
-    assert world.limits.finish_attempt(attempt) is None
-    world.limits.watch_attempt(FakeAttempt(1, hard=5.0, token="8"), 4.9)
-    world.advance_to(9.8)
-    assert world.signals == []
+    driver.limits.watch_attempt(attempt, 0.0)
+    driver.advance_to(4.9)
+    assert driver.limits.finish_attempt(attempt) is None
+    driver.limits.watch_attempt(FakeAttempt(1, hard=5.0, token="8"), 4.9)
+    driver.advance_to(9.8)
+    assert driver.signals == []
 
 
-def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: TimeLimitDriver) -> None:
+def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0, soft=2.0)
-    world.desk.numbers[8] = 7  # It sits there.
-    world.limits.watch_attempt(attempt, 0.0)
-    world.advance_to(1.0)
-    world.desk.seconds[8 + 4] = 3.0
-    world.advance_to(6.0)
-    assert world.signals == [(5.0, "SIGUSR1", 1)]
-    world.desk.seconds[8 + 4] = 4.0
-    world.advance_to(9.0)
-    assert [what for _, what, _ in world.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
-    assert world.signals[-1] == (9.0, "SIGTERM", 1)
+    driver.desk.numbers[8] = 7  # It sits there.
+    driver.limits.watch_attempt(attempt, 0.0)
+    driver.advance_to(1.0)
+    driver.desk.seconds[8 + 4] = 3.0
+    driver.advance_to(6.0)
+    assert driver.signals == [(5.0, "SIGUSR1", 1)]
+    driver.desk.seconds[8 + 4] = 4.0
+    driver.advance_to(9.0)
+    assert [what for _, what, _ in driver.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
+    assert driver.signals[-1] == (9.0, "SIGTERM", 1)
 
 
-def test_a_cancelled_attempt_has_time_to_end_by_itself(world: TimeLimitDriver) -> None:
+def test_a_cancelled_attempt_has_time_to_end_by_itself(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1)
-    world.limits.stop_attempt(attempt, "ann")
-    world.limits.stop_attempt(attempt, "bob")
-    assert world.desk.numbers[8 + 1] == 7
-    world.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
-    assert world.signals == []
-    world.advance_to(CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS)
-    assert world.signals == [(CANCEL_TIMEOUT_SECONDS, "SIGTERM", 1), (CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
-    stop = world.limits.finish_attempt(attempt)
+    driver.limits.stop_attempt(attempt, "ann")
+    driver.limits.stop_attempt(attempt, "bob")
+    assert driver.desk.numbers[8 + 1] == 7
+    driver.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
+    assert driver.signals == []
+    driver.advance_to(CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS)
+    assert driver.signals == [(CANCEL_TIMEOUT_SECONDS, "SIGTERM", 1), (CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
+    stop = driver.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.requested_by, stop.limit) == ("ann", None)
 
 
-def test_one_that_ends_by_itself_was_not_stopped(world: TimeLimitDriver) -> None:
+def test_one_that_ends_by_itself_was_not_stopped(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1)
-    world.limits.stop_attempt(attempt, "ann")
-    world.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
-    assert world.limits.finish_attempt(attempt) is None
-    world.advance_to(60.0)
-    assert world.signals == []
+    driver.limits.stop_attempt(attempt, "ann")
+    driver.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
+    assert driver.limits.finish_attempt(attempt) is None
+    driver.advance_to(60.0)
+    assert driver.signals == []
 
 
-def test_many_are_watched_by_one_timer(world: TimeLimitDriver) -> None:
+def test_many_are_watched_by_one_timer(driver: TimeLimitDriver) -> None:
     attempts = [FakeAttempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
     for attempt in attempts:
-        world.limits.watch_attempt(attempt, 0.0)
-    world.advance_to(10.0)
-    assert [(at, pid) for at, what, pid in world.signals if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
+        driver.limits.watch_attempt(attempt, 0.0)
+    driver.advance_to(10.0)
+    assert [(at, pid) for at, what, pid in driver.signals if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
 
 
-def test_limits_outlive_a_reconnection(world: TimeLimitDriver) -> None:
-    world.limits.watch_attempt(FakeAttempt(1, hard=5.0), 0.0)
-    world.advance_to(1.0)
-    world._later.clear()
-    world.limits.attach_to_loop(world, world)
-    world.advance_to(5.0)
-    assert world.signals == [(5.0, "SIGTERM", 1)]
+def test_limits_outlive_a_reconnection(driver: TimeLimitDriver) -> None:
+    driver.limits.watch_attempt(FakeAttempt(1, hard=5.0), 0.0)
+    driver.advance_to(1.0)
+    driver._later.clear()
+    driver.limits.attach_to_loop(driver, driver)
+    driver.advance_to(5.0)
+    assert driver.signals == [(5.0, "SIGTERM", 1)]
 
 
-def test_a_process_that_is_gone_already_is_not_watched(world: TimeLimitDriver) -> None:
+def test_a_process_that_is_gone_already_is_not_watched(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(99, hard=1.0)
-    world.limits.watch_attempt(attempt, 0.0)
-    world.limits.stop_attempt(attempt, "ann")
-    world.advance_to(20.0)
-    assert world.signals == []
-    assert world.limits.finish_attempt(attempt) is None
+    driver.limits.watch_attempt(attempt, 0.0)
+    driver.limits.stop_attempt(attempt, "ann")
+    driver.advance_to(20.0)
+    assert driver.signals == []
+    assert driver.limits.finish_attempt(attempt) is None

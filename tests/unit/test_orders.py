@@ -43,47 +43,47 @@ class StopRequestDriver:
 
 
 @pytest.fixture
-def world() -> StopRequestDriver:
+def driver() -> StopRequestDriver:
     return StopRequestDriver()
 
 
-def test_what_has_to_stop_is_told_and_the_rest_is_not(world: StopRequestDriver) -> None:
-    one, other = world.start_attempt("e1", 1, "1"), world.start_attempt("e2", 3, "2")
-    world.orders.publish("w1", [StopRequest("e2", 3, "ann")])
-    world.lookout.poll()
+def test_what_has_to_stop_is_told_and_the_rest_is_not(driver: StopRequestDriver) -> None:
+    one, other = driver.start_attempt("e1", 1, "1"), driver.start_attempt("e2", 3, "2")
+    driver.orders.publish("w1", [StopRequest("e2", 3, "ann")])
+    driver.lookout.poll()
     assert (one.cancelled, other.cancelled) == (False, True)
-    assert 0 < world.redis.ttl(_KEY) <= keys.ORDERS_TTL
-    assert list(world.list_pending()) == ["e2"], "the relay may give it again; nothing changes"
+    assert 0 < driver.redis.ttl(_KEY) <= keys.ORDERS_TTL
+    assert list(driver.list_pending()) == ["e2"], "the relay may give it again; nothing changes"
 
 
-def test_an_order_about_another_attempt_or_another_time_is_taken_back(world: StopRequestDriver) -> None:
-    seat = world.start_attempt("e1", 2, "1")
-    world.orders.publish("w1", [StopRequest("e1", 1, "ann"), StopRequest("e9", 1, "ann")])
-    world.lookout.poll()
+def test_an_order_about_another_attempt_or_another_time_is_taken_back(driver: StopRequestDriver) -> None:
+    seat = driver.start_attempt("e1", 2, "1")
+    driver.orders.publish("w1", [StopRequest("e1", 1, "ann"), StopRequest("e9", 1, "ann")])
+    driver.lookout.poll()
     assert not seat.cancelled
-    assert world.list_pending() == {}
+    assert driver.list_pending() == {}
 
 
-def test_what_nobody_can_read_is_taken_back(world: StopRequestDriver) -> None:
-    seat = world.start_attempt("e1", 1, "1")
-    world.redis.hset(_KEY, mapping={"e1": "garbage", "e2": "[1]", "e3": '["x", 1]', "e4": "7"})
-    world.lookout.poll()
+def test_what_nobody_can_read_is_taken_back(driver: StopRequestDriver) -> None:
+    seat = driver.start_attempt("e1", 1, "1")
+    driver.redis.hset(_KEY, mapping={"e1": "garbage", "e2": "[1]", "e3": '["x", 1]', "e4": "7"})
+    driver.lookout.poll()
     assert not seat.cancelled
-    assert world.list_pending() == {}
+    assert driver.list_pending() == {}
 
 
-def test_an_idle_worker_does_not_ask(world: StopRequestDriver) -> None:
-    world.orders.publish("w1", [StopRequest("e1", 1, "ann")])
-    world.lookout.poll()
-    assert list(world.list_pending()) == ["e1"]
+def test_an_idle_worker_does_not_ask(driver: StopRequestDriver) -> None:
+    driver.orders.publish("w1", [StopRequest("e1", 1, "ann")])
+    driver.lookout.poll()
+    assert list(driver.list_pending()) == ["e1"]
 
 
-def test_a_key_of_another_kind_stops_nothing(world: StopRequestDriver) -> None:
-    seat = world.start_attempt("e1", 1, "1")
-    world.redis.set(_KEY, "no hash")
-    world.lookout.poll()
-    world.redis.delete(_KEY)
-    world.orders.publish("w1", [StopRequest("e1", 1, "ann")])
+def test_a_key_of_another_kind_stops_nothing(driver: StopRequestDriver) -> None:
+    seat = driver.start_attempt("e1", 1, "1")
+    driver.redis.set(_KEY, "no hash")
+    driver.lookout.poll()
+    driver.redis.delete(_KEY)
+    driver.orders.publish("w1", [StopRequest("e1", 1, "ann")])
     for _ in range(7):
-        world.lookout.poll()
+        driver.lookout.poll()
     assert seat.cancelled, "after a pause it asks again"

@@ -46,28 +46,28 @@ class ProcessTree:
 
 
 @pytest.fixture
-def family() -> Iterator[ProcessTree]:
+def process_tree() -> Iterator[ProcessTree]:
     made = ProcessTree()
     yield made
     made.kill_all()
 
 
-def test_members_are_found_wherever_they_are(family: ProcessTree) -> None:
+def test_members_are_found_wherever_they_are(process_tree: ProcessTree) -> None:
     # `setsid` forks when it leads a group.
-    assert family.members <= {each.pid for each in processes.find_members(family.pid)} | {family.pid}
+    assert process_tree.members <= {each.pid for each in processes.find_members(process_tree.pid)} | {process_tree.pid}
 
 
-def test_all_are_killed(family: ProcessTree) -> None:
-    processes.kill_tree(family.pid)
-    until(lambda: family.has_leader_ended() and not family.list_alive())
+def test_all_are_killed(process_tree: ProcessTree) -> None:
+    processes.kill_tree(process_tree.pid)
+    until(lambda: process_tree.has_leader_ended() and not process_tree.list_alive())
 
 
-def test_those_that_were_known_are_killed_after_their_leader_is_gone(family: ProcessTree) -> None:
-    known = processes.terminate_tree(family.pid)
-    os.kill(family.pid, 9)
-    until(family.has_leader_ended)
-    processes.kill_tree(family.pid, known)
-    until(lambda: not family.list_alive())
+def test_those_that_were_known_are_killed_after_their_leader_is_gone(process_tree: ProcessTree) -> None:
+    known = processes.terminate_tree(process_tree.pid)
+    os.kill(process_tree.pid, 9)
+    until(process_tree.has_leader_ended)
+    processes.kill_tree(process_tree.pid, known)
+    until(lambda: not process_tree.list_alive())
 
 
 def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:

@@ -38,7 +38,7 @@ class WorkerUnderTest(NamedTuple):
 
 
 @pytest.fixture(scope="package")
-def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerUnderTest]:
+def worker_under_test(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerUnderTest]:
     """A post office with a worker of the kind that the test asks for (indirectly)."""
     kind: WorkerKind = request.param
     with run_message_driver(tmp_path_factory.mktemp(str(kind))) as post:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.endings.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
 from tests.waiting import until
 
-_EVERY_KIND = pytest.mark.parametrize("office", BATCHED_KINDS, indirect=True, ids=str)
+_EVERY_KIND = pytest.mark.parametrize("worker_under_test", BATCHED_KINDS, indirect=True, ids=str)
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -44,8 +44,8 @@ _CHANGES: dict[str, tuple[Change, str, str]] = {
 
 @_EVERY_KIND
 @pytest.mark.parametrize("change", _CHANGES)
-def test_an_attempt_that_never_starts(office: WorkerUnderTest, change: str) -> None:
-    post = office.driver
+def test_an_attempt_that_never_starts(worker_under_test: WorkerUnderTest, change: str) -> None:
+    post = worker_under_test.driver
     how, kind, reason = _CHANGES[change]
     execution = post.publish_changed(how)
     told = post.wait_for_event(kind, execution)
@@ -58,10 +58,10 @@ def test_an_attempt_that_never_starts(office: WorkerUnderTest, change: str) -> N
     assert post.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
 
 
-@pytest.mark.parametrize("office", [KOMBU_KIND], indirect=True, ids=str)
+@pytest.mark.parametrize("worker_under_test", [KOMBU_KIND], indirect=True, ids=str)
 @pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
-def test_the_same_on_kombus_own_transport(office: WorkerUnderTest, change: str) -> None:
-    post = office.driver
+def test_the_same_on_kombus_own_transport(worker_under_test: WorkerUnderTest, change: str) -> None:
+    post = worker_under_test.driver
     how, kind, _ = _CHANGES[change]
     execution = post.publish_changed(how)
     post.wait_for_event(kind, execution)
@@ -99,8 +99,8 @@ _FOREIGN: dict[str, str | bytes] = {
 
 @_EVERY_KIND
 @pytest.mark.parametrize("what", _FOREIGN)
-def test_what_nobody_can_read_is_told_and_dropped(office: WorkerUnderTest, what: str) -> None:
-    post = office.driver
+def test_what_nobody_can_read_is_told_and_dropped(worker_under_test: WorkerUnderTest, what: str) -> None:
+    post = worker_under_test.driver
     before = len(post.list_events())
     post.push_raw(_FOREIGN[what])
     until(lambda: len(post.list_events()) > before, what="a report")
@@ -108,12 +108,12 @@ def test_what_nobody_can_read_is_told_and_dropped(office: WorkerUnderTest, what:
     [(kind, told)] = post.list_events()[before:]
     assert kind == "rejected"
     assert {"message", "task", "queue", "reason", "error"} == set(told)
-    assert office.worker.is_alive()
+    assert worker_under_test.worker.is_alive()
 
 
 @_EVERY_KIND
-def test_a_foreign_message_that_came_too_late_is_told(office: WorkerUnderTest) -> None:
-    post = office.driver
+def test_a_foreign_message_that_came_too_late_is_told(worker_under_test: WorkerUnderTest) -> None:
+    post = worker_under_test.driver
     before = len(post.list_events())
     post.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
     until(lambda: len(post.list_events()) > before, what="a report")
@@ -124,10 +124,10 @@ def test_a_foreign_message_that_came_too_late_is_told(office: WorkerUnderTest) -
 
 
 @_EVERY_KIND
-def test_a_plain_celery_message_runs_and_nothing_is_told(office: WorkerUnderTest) -> None:
-    post = office.driver
+def test_a_plain_celery_message_runs_and_nothing_is_told(worker_under_test: WorkerUnderTest) -> None:
+    post = worker_under_test.driver
     before = post.list_events()
     post.push_raw(_make_foreign_messages(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
     post.wait_until_reported()
     assert post.list_events() == before
-    assert "plain_celery_task[plain-1] succeeded" in office.worker.log.read_text()
+    assert "plain_celery_task[plain-1] succeeded" in worker_under_test.worker.log.read_text()

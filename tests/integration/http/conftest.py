@@ -152,22 +152,22 @@ def create_api_driver(database: Database, **values: str) -> ApiDriver:
 
 
 @pytest.fixture
-def world(sqlite_database: Database) -> Iterator[ApiDriver]:
+def api(sqlite_database: Database) -> Iterator[ApiDriver]:
     """The application on SQLite."""
     yield from _create_seeded_driver(sqlite_database)
 
 
 @pytest.fixture
-def any_world(database: Database) -> Iterator[ApiDriver]:
+def any_api(database: Database) -> Iterator[ApiDriver]:
     """The application, once on SQLite and once on PostgreSQL."""
     yield from _create_seeded_driver(database)
 
 
 def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:
     insert_export_job(database)
-    world = create_api_driver(database)
-    yield world
-    world.app.extensions["jobworker"].database.dispose()
+    api = create_api_driver(database)
+    yield api
+    api.app.extensions["jobworker"].database.dispose()
 
 
 @contextlib.contextmanager

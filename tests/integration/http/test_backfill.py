@@ -19,9 +19,9 @@ RANGE = {"from": "2026-03-01T00:00:00Z", "to": "2026-03-06T00:00:00Z"}
 NO_OUTCOMES = {"fired": 0, "forbidden": 0, "pending": 0, "duplicate": 0}
 
 
-def request_backfill(world: ApiDriver, **body: Any) -> Any:
+def request_backfill(api: ApiDriver, **body: Any) -> Any:
     """Ask for a backfill of five days."""
-    return world.client.post(f"{URL}/backfill", json={**RANGE, **body})
+    return api.client.post(f"{URL}/backfill", json={**RANGE, **body})
 
 
 def list_days(occurrences: list[dict[str, Any]]) -> list[int]:
@@ -29,83 +29,83 @@ def list_days(occurrences: list[dict[str, Any]]) -> list[int]:
     return [dt.datetime.fromisoformat(each["scheduled_for"]).day for each in occurrences]
 
 
-def test_what_has_no_execution_gets_one(any_world: ApiDriver) -> None:
-    create_schedule(any_world)
-    insert_occurrences(any_world, (0, "fired"), (1, "missed"), (2, "skipped_paused"))
-    response = request_backfill(any_world)
+def test_what_has_no_execution_gets_one(any_api: ApiDriver) -> None:
+    create_schedule(any_api)
+    insert_occurrences(any_api, (0, "fired"), (1, "missed"), (2, "skipped_paused"))
+    response = request_backfill(any_api)
     assert response.status_code == 202, response.json
     done = response.json
     assert (done["count"], done["left_out"]) == (4, {**NO_OUTCOMES, "fired": 1})
     assert list_days(done["occurrences"]) == [1, 3, 4, 5]
     assert [each["was"] for each in done["occurrences"]] == [None, "missed", "skipped_paused", None]
-    batch = any_world.client.get(done["links"]["batch"]).json
+    batch = any_api.client.get(done["links"]["batch"]).json
     assert (batch["kind"], batch["name"], batch["total"]) == ("backfill", "backfill of morning", 4)
-    ledger = list_occurrences(any_world)
+    ledger = list_occurrences(any_api)
     assert {each["outcome"] for each in ledger} == {"fired"}
     assert [each["reason"] for each in ledger] == ["backfill by api"] * 3 + [None, "backfill by api"]
-    execution = any_world.client.get(f"/api/v1/executions/{ledger[0]['execution_id']}").json
+    execution = any_api.client.get(f"/api/v1/executions/{ledger[0]['execution_id']}").json
     assert (execution["scheduled_for"], execution["batch_id"]) == ("2026-03-05T06:00:00Z", done["batch_id"])
     assert execution["parameters"]["user_id"] == "all"
-    again = request_backfill(any_world)
+    again = request_backfill(any_api)
     assert (again.status_code, again.json["count"], again.json["batch_id"]) == (200, 0, None)
-    assert any_world.count_rows("executions") == 4
-    assert any_world.client.get(URL).json["runs"] == 0
+    assert any_api.count_rows("executions") == 4
+    assert any_api.client.get(URL).json["runs"] == 0
 
 
-def test_a_dry_run_only_says_so(any_world: ApiDriver) -> None:
-    create_schedule(any_world)
-    insert_occurrences(any_world, (0, "fired"), (1, "missed"))
-    response = request_backfill(any_world, dry_run=True, order="newest_first")
+def test_a_dry_run_only_says_so(any_api: ApiDriver) -> None:
+    create_schedule(any_api)
+    insert_occurrences(any_api, (0, "fired"), (1, "missed"))
+    response = request_backfill(any_api, dry_run=True, order="newest_first")
     assert response.status_code == 200
     assert (response.json["dry_run"], response.json["count"], response.json["batch_id"]) == (True, 4, None)
     assert list_days(response.json["occurrences"]) == [5, 4, 3, 1]
-    assert any_world.count_rows("executions") == any_world.count_rows("batches") == 0
-    assert any_world.count_rows("occurrences") == 2
+    assert any_api.count_rows("executions") == any_api.count_rows("batches") == 0
+    assert any_api.count_rows("occurrences") == 2
 
 
-def test_lanes_wait_for_those_before_them(any_world: ApiDriver) -> None:
-    create_schedule(any_world)
-    done = request_backfill(any_world, order="newest_first", concurrency=2).json
+def test_lanes_wait_for_those_before_them(any_api: ApiDriver) -> None:
+    create_schedule(any_api)
+    done = request_backfill(any_api, order="newest_first", concurrency=2).json
     ids = [each["execution_id"] for each in done["occurrences"]]
     assert list_days(done["occurrences"]) == [5, 4, 3, 2, 1]
     assert ids == sorted(ids)
     states, waits = [], []
     for execution_id in ids:
-        states.append(any_world.client.get(f"/api/v1/executions/{execution_id}").json["state"])
-        parents = any_world.client.get(f"/api/v1/executions/{execution_id}/dependencies").json["items"]
+        states.append(any_api.client.get(f"/api/v1/executions/{execution_id}").json["state"])
+        parents = any_api.client.get(f"/api/v1/executions/{execution_id}/dependencies").json["items"]
         waits.append([(each["execution_id"], each["on"]) for each in parents])
     assert states == ["Queued", "Queued", "Waiting", "Waiting", "Waiting"]
     assert waits == [[], [], [(ids[0], "any")], [(ids[1], "any")], [(ids[2], "any")]]
 
 
-def test_the_range_is_half_open(world: ApiDriver) -> None:
-    create_schedule(world)
+def test_the_range_is_half_open(api: ApiDriver) -> None:
+    create_schedule(api)
     given = {"from": "2026-03-01T06:00:00Z", "to": "2026-03-03T06:00:00Z"}
-    assert list_days(request_backfill(world, dry_run=True, **given).json["occurrences"]) == [1, 2]
+    assert list_days(request_backfill(api, dry_run=True, **given).json["occurrences"]) == [1, 2]
 
 
-def test_calendars_hold_for_the_past_too(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_calendars_hold_for_the_past_too(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-02", "2026-03-04"]}
         calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
-    create_schedule(world, exclude=["off"])
-    done = request_backfill(world).json
+    create_schedule(api, exclude=["off"])
+    done = request_backfill(api).json
     assert (list_days(done["occurrences"]), done["left_out"]) == ([1, 3, 5], {**NO_OUTCOMES, "forbidden": 2})
 
 
-def test_what_is_due_by_itself_is_left_to_it(world: ApiDriver) -> None:
-    create_schedule(world, rule={"kind": "interval", "every": 3600})
+def test_what_is_due_by_itself_is_left_to_it(api: ApiDriver) -> None:
+    create_schedule(api, rule={"kind": "interval", "every": 3600})
     latest = SystemClock().now().replace(minute=0, second=0, microsecond=0)
-    set_due(world, "morning", latest)
+    set_due(api, "morning", latest)
     given = {"from": (latest - dt.timedelta(hours=2)).isoformat(), "to": (latest + dt.timedelta(seconds=1)).isoformat()}
-    done = request_backfill(world, **given).json
+    done = request_backfill(api, **given).json
     assert (done["count"], done["left_out"]) == (2, {**NO_OUTCOMES, "pending": 1})
 
 
-def test_parameters_of_their_own(world: ApiDriver) -> None:
-    create_schedule(world, queue="background", priority=7)
-    done = request_backfill(world, parameters={"format": "json"}).json
-    execution = world.client.get(f"/api/v1/executions/{done['occurrences'][0]['execution_id']}").json
+def test_parameters_of_their_own(api: ApiDriver) -> None:
+    create_schedule(api, queue="background", priority=7)
+    done = request_backfill(api, parameters={"format": "json"}).json
+    execution = api.client.get(f"/api/v1/executions/{done['occurrences'][0]['execution_id']}").json
     assert execution["parameters"] == {"user_id": "all", "format": "json"}
     assert (execution["queue"], execution["priority"]) == ("background", 7)
 
@@ -126,65 +126,65 @@ def test_parameters_of_their_own(world: ApiDriver) -> None:
 )
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_what_is_wrong_is_refused_with_its_place(
-    world: ApiDriver, body: dict[str, Any], pointer: str, code: str, words: str, dry_run: bool
+    api: ApiDriver, body: dict[str, Any], pointer: str, code: str, words: str, dry_run: bool
 ) -> None:
-    create_schedule(world)
-    response = request_backfill(world, **body, dry_run=dry_run)
+    create_schedule(api)
+    response = request_backfill(api, **body, dry_run=dry_run)
     assert response.status_code == 422
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code)
     assert words in problem["message"]
-    assert world.count_rows("executions") == world.count_rows("occurrences") == 0
+    assert api.count_rows("executions") == api.count_rows("occurrences") == 0
 
 
-def test_a_range_that_is_too_large_is_told_with_its_number(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    create_schedule(world)
+def test_a_range_that_is_too_large_is_told_with_its_number(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_schedule(api)
     monkeypatch.setattr(backfill, "MAX_EXECUTIONS", 4)
-    response = request_backfill(world)
+    response = request_backfill(api)
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == ("/to", "too_many")
     assert problem["message"] == "the range has 5 occurrences to make up for; at most 4 at a time: divide it"
 
 
-def test_a_range_that_is_far_too_large_is_not_counted(world: ApiDriver) -> None:
-    create_schedule(world, rule={"kind": "interval", "every": 1})
-    response = request_backfill(world, dry_run=True)
+def test_a_range_that_is_far_too_large_is_not_counted(api: ApiDriver) -> None:
+    create_schedule(api, rule={"kind": "interval", "every": 1})
+    response = request_backfill(api, dry_run=True)
     assert "more than 50000 occurrences" in response.json["detail"]
 
 
-def test_a_disabled_job_is_not_started(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_a_disabled_job_is_not_started(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
-    create_schedule(world, job="off")
-    response = request_backfill(world)
+    create_schedule(api, job="off")
+    response = request_backfill(api)
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")
-    assert request_backfill(world, dry_run=True).json["detail"] == response.json["detail"]
+    assert request_backfill(api, dry_run=True).json["detail"] == response.json["detail"]
 
 
 class TestUnique:
     """Jobs whose executions have a unique key."""
 
-    def _create_job(self, world: ApiDriver, on_conflict: str) -> None:
+    def _create_job(self, api: ApiDriver, on_conflict: str) -> None:
         body = {"name": "single", "task": EXPORT_TASK.name, "unique": {"until": "finished", "on_conflict": on_conflict}}
-        assert world.client.post("/api/v1/jobs", json=body).status_code == 201
-        create_schedule(world, job="single")
+        assert api.client.post("/api/v1/jobs", json=body).status_code == 201
+        create_schedule(api, job="single")
 
-    def test_one_stands_for_all_if_the_job_says_so(self, any_world: ApiDriver) -> None:
-        self._create_job(any_world, "return")
-        done = request_backfill(any_world).json
+    def test_one_stands_for_all_if_the_job_says_so(self, any_api: ApiDriver) -> None:
+        self._create_job(any_api, "return")
+        done = request_backfill(any_api).json
         assert (list_days(done["occurrences"]), done["left_out"]) == ([1], {**NO_OUTCOMES, "duplicate": 4})
-        assert any_world.count_rows("executions") == any_world.count_rows("occurrences") == 1
+        assert any_api.count_rows("executions") == any_api.count_rows("occurrences") == 1
 
-    def test_else_nothing_is_accepted(self, any_world: ApiDriver) -> None:
-        self._create_job(any_world, "reject")
-        response = request_backfill(any_world)
+    def test_else_nothing_is_accepted(self, any_api: ApiDriver) -> None:
+        self._create_job(any_api, "reject")
+        response = request_backfill(any_api)
         assert (response.status_code, response.json["code"]) == (409, "not_unique")
-        assert any_world.count_rows("executions") == any_world.count_rows("occurrences") == 0
+        assert any_api.count_rows("executions") == any_api.count_rows("occurrences") == 0
 
 
-def test_a_schedule_goes_on_while_its_past_is_made_up_for(world: ApiDriver) -> None:
-    create_schedule(world)
-    assert request_backfill(world).json["count"] == 5
-    response = world.client.post(f"{URL}/fire")
+def test_a_schedule_goes_on_while_its_past_is_made_up_for(api: ApiDriver) -> None:
+    create_schedule(api)
+    assert request_backfill(api).json["count"] == 5
+    response = api.client.post(f"{URL}/fire")
     assert response.json["occurrence"]["outcome"] == "fired"

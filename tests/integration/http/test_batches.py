@@ -14,25 +14,25 @@ def _make_step(*needs: Any, **fields: Any) -> dict[str, Any]:
     return {"job": "export", "parameters": PARAMETERS, "needs": list(needs), **fields}
 
 
-def _submit_workflow(world: ApiDriver, status: int = 202, **body: Any) -> Any:
-    response = world.client.post("/api/v1/workflows", json=body)
+def _submit_workflow(api: ApiDriver, status: int = 202, **body: Any) -> Any:
+    response = api.client.post("/api/v1/workflows", json=body)
     assert response.status_code == status, response.json
     return response
 
 
-def test_an_execution_that_depends_on_others(any_world: ApiDriver) -> None:
-    world = any_world
-    parent = world.submit_accepted()["id"]
-    child = world.submit_accepted({"parameters": PARAMETERS, "depends_on": [{"execution": parent, "on": "any"}]})
+def test_an_execution_that_depends_on_others(any_api: ApiDriver) -> None:
+    api = any_api
+    parent = api.submit_accepted()["id"]
+    child = api.submit_accepted({"parameters": PARAMETERS, "depends_on": [{"execution": parent, "on": "any"}]})
     assert (child["state"], child["waiting_for"]) == ("Waiting", 1)
-    [row] = world.client.get(child["links"]["dependencies"]).json["items"]
+    [row] = api.client.get(child["links"]["dependencies"]).json["items"]
     assert row == {
         "execution_id": parent, "job": "export", "state": "Queued", "step": None, "on": "any", "otherwise": "skip",
         "outcome": None, "settled_at": None,
     }  # fmt: skip
-    [reason] = world.client.get(f"/api/v1/executions/{child['id']}/why").json["reasons"][:1]
+    [reason] = api.client.get(f"/api/v1/executions/{child['id']}/why").json["reasons"][:1]
     assert (reason["code"], reason["details"]["execution"]) == ("dependency", parent)
-    cancelled = world.client.post(child["links"]["cancel"])
+    cancelled = api.client.post(child["links"]["cancel"])
     assert (cancelled.status_code, cancelled.json["state"]) == (200, "Cancelled")
 
 
@@ -48,28 +48,28 @@ def test_an_execution_that_depends_on_others(any_world: ApiDriver) -> None:
         ([UNKNOWN_ID] * 1001, "/depends_on", "wrong_type"),
     ],
 )
-def test_dependencies_that_are_refused(world: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
-    response = world.submit({"parameters": PARAMETERS, "depends_on": depends_on})
+def test_dependencies_that_are_refused(api: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
+    response = api.submit({"parameters": PARAMETERS, "depends_on": depends_on})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
-    assert world.count_rows("executions") == 0
+    assert api.count_rows("executions") == 0
 
 
-def test_a_dependency_on_a_failure_is_refused(any_world: ApiDriver) -> None:
-    parent = any_world.submit_accepted()["id"]
-    any_world.enter_state(parent, 1, "Failed")
-    response = any_world.submit({"parameters": PARAMETERS, "depends_on": [parent]})
+def test_a_dependency_on_a_failure_is_refused(any_api: ApiDriver) -> None:
+    parent = any_api.submit_accepted()["id"]
+    any_api.enter_state(parent, 1, "Failed")
+    response = any_api.submit({"parameters": PARAMETERS, "depends_on": [parent]})
     assert (response.status_code, response.json["code"]) == (422, "invalid_dependency")
     assert response.json["errors"][0]["code"] == "dependency_failed"
     going_on = {"execution": parent, "otherwise": "continue"}
-    assert any_world.submit_accepted({"parameters": PARAMETERS, "depends_on": [going_on]})["state"] == "Queued"
+    assert any_api.submit_accepted({"parameters": PARAMETERS, "depends_on": [going_on]})["state"] == "Queued"
 
 
-def test_a_workflow_is_accepted_and_read_again(any_world: ApiDriver) -> None:
-    world = any_world
+def test_a_workflow_is_accepted_and_read_again(any_api: ApiDriver) -> None:
+    api = any_api
     steps = {"second": _make_step("first", priority=7), "first": _make_step(on_failure="fail")}
-    response = _submit_workflow(world, name="two", steps=steps, on_complete={"job": "export", "parameters": PARAMETERS})
-    found = world.client.get(response.headers["Location"])
+    response = _submit_workflow(api, name="two", steps=steps, on_complete={"job": "export", "parameters": PARAMETERS})
+    found = api.client.get(response.headers["Location"])
     assert found.json == response.json
     assert (found.json["kind"], found.json["name"], found.json["total"], found.json["finished"]) == (
         "workflow", "two", 2, 0,
@@ -79,11 +79,11 @@ def test_a_workflow_is_accepted_and_read_again(any_world: ApiDriver) -> None:
         ("second", "Waiting", ["first"]),
     ]
     assert found.json["on_complete"]["job"] == "export"
-    second = world.client.get(f"/api/v1/executions/{found.json['steps'][1]['execution_id']}").json
+    second = api.client.get(f"/api/v1/executions/{found.json['steps'][1]['execution_id']}").json
     assert (second["step"], second["priority"], second["correlation_id"]) == ("second", 7, found.json["id"])
-    [listed] = world.client.get("/api/v1/batches").json["items"]
+    [listed] = api.client.get("/api/v1/batches").json["items"]
     assert listed == {**found.json, "steps": None}
-    members = world.client.get(found.json["links"]["executions"]).json["items"]
+    members = api.client.get(found.json["links"]["executions"]).json["items"]
     assert {each["step"] for each in members} == {"first", "second"}
 
 
@@ -105,56 +105,56 @@ def test_a_workflow_is_accepted_and_read_again(any_world: ApiDriver) -> None:
         ({"steps": {"a": _make_step()}, "name": ""}, "/name", "not_allowed"),
     ],
 )
-def test_workflows_that_are_refused(world: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
-    response = _submit_workflow(world, 422, **body)
+def test_workflows_that_are_refused(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = _submit_workflow(api, 422, **body)
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
-    assert world.count_rows("executions") == world.count_rows("batches") == 0
+    assert api.count_rows("executions") == api.count_rows("batches") == 0
 
 
-def test_a_workflow_with_a_key_is_accepted_once(world: ApiDriver) -> None:
+def test_a_workflow_with_a_key_is_accepted_once(api: ApiDriver) -> None:
     body = {"steps": {"a": _make_step(), "b": _make_step("a")}}
     first, second = (
-        world.client.post("/api/v1/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)
+        api.client.post("/api/v1/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)
     )
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json == second.json
-    assert world.count_rows("executions") == 2
-    other = world.client.post("/api/v1/workflows", json={"steps": {"a": _make_step()}}, headers={"Idempotency-Key": "k"})
+    assert api.count_rows("executions") == 2
+    other = api.client.post("/api/v1/workflows", json={"steps": {"a": _make_step()}}, headers={"Idempotency-Key": "k"})
     assert other.json["code"] == "idempotency_key_reused"
 
 
-def test_a_batch_is_followed_and_cancelled(any_world: ApiDriver) -> None:
+def test_a_batch_is_followed_and_cancelled(any_api: ApiDriver) -> None:
     items = [{"job": "export", "parameters": PARAMETERS} for _ in range(3)]
-    accepted = any_world.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
-    any_world.enter_state(accepted["ids"][0], 1, "Succeeded")
-    found = any_world.client.get(accepted["links"]["batch"]).json
+    accepted = any_api.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
+    any_api.enter_state(accepted["ids"][0], 1, "Succeeded")
+    found = any_api.client.get(accepted["links"]["batch"]).json
     assert (found["kind"], found["name"], found["steps"]) == ("batch", "three", None)
     assert (found["counts"]["Succeeded"], found["counts"]["Queued"]) == (1, 2)
     assert found["progress"] == pytest.approx(1 / 3)
-    first, second = (any_world.client.post(found["links"]["cancel"]) for _ in range(2))
+    first, second = (any_api.client.post(found["links"]["cancel"]) for _ in range(2))
     assert (first.status_code, first.json) == (202, second.json)
     assert first.json["cancel_requested_by"] == "api"
 
 
-def test_a_batch_that_is_over_or_not_there(world: ApiDriver) -> None:
+def test_a_batch_that_is_over_or_not_there(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": PARAMETERS}]}
-    batch = world.client.post("/api/v1/executions/batch", json=body).json["batch_id"]
-    with world.database.write() as connection:
+    batch = api.client.post("/api/v1/executions/batch", json=body).json["batch_id"]
+    with api.database.write() as connection:
         connection.exec_driver_sql("UPDATE batches SET completed_at = created_at")
-    over = world.client.post(f"/api/v1/batches/{batch}/cancel")
+    over = api.client.post(f"/api/v1/batches/{batch}/cancel")
     assert (over.status_code, over.json["code"]) == (409, "not_cancellable")
     for wrong in (UNKNOWN_ID, "x"):
-        assert world.client.get(f"/api/v1/batches/{wrong}").json["code"] == "batch_not_found"
-        assert world.client.post(f"/api/v1/batches/{wrong}/cancel").status_code == 404
+        assert api.client.get(f"/api/v1/batches/{wrong}").json["code"] == "batch_not_found"
+        assert api.client.post(f"/api/v1/batches/{wrong}/cancel").status_code == 404
 
 
-def test_triggers_in_definitions(world: ApiDriver) -> None:
+def test_triggers_in_definitions(api: ApiDriver) -> None:
     body = {"name": "after", "task": "tasks.exports.export", "defaults": PARAMETERS, "trigger_after": [{"job": "export"}]}
-    made = world.client.post("/api/v1/jobs", json=body)
+    made = api.client.post("/api/v1/jobs", json=body)
     assert made.status_code == 201
     assert made.json["trigger_after"] == [{"job": "export", "on": "success", "parameters": {}}]
     circle = {**body, "name": None, "trigger_after": [{"job": "after"}]}
     circle.pop("name")
-    response = world.client.put("/api/v1/jobs/after", json=circle, headers={"If-Match": "*"})
+    response = api.client.put("/api/v1/jobs/after", json=circle, headers={"If-Match": "*"})
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("/trigger_after", "cycle")]
     assert "after -> after" in response.json["detail"]

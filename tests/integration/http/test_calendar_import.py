@@ -36,20 +36,20 @@ def make_file(*days: int, zone: str = "Europe/Berlin") -> str:
     return "\r\n".join(["BEGIN:VCALENDAR", *head, *events, "END:VCALENDAR", ""])
 
 
-def import_file(world: ApiDriver, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
+def import_file(api: ApiDriver, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
     """Import a file."""
     headers = {} if match is None else {"If-Match": match}
     given = {"content_type": "text/calendar; charset=utf-8", **options}
-    return world.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **given)
+    return api.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **given)
 
 
-def list_window_names(world: ApiDriver) -> list[str]:
+def list_window_names(api: ApiDriver) -> list[str]:
     """What the windows of the calendar are called."""
-    return [each["name"] for each in world.client.get(f"{ROOT}/releases").json["windows"]]
+    return [each["name"] for each in api.client.get(f"{ROOT}/releases").json["windows"]]
 
 
-def test_a_file_makes_a_calendar(any_world: ApiDriver) -> None:
-    response = import_file(any_world, make_file(1, 2, -500))
+def test_a_file_makes_a_calendar(any_api: ApiDriver) -> None:
+    response = import_file(any_api, make_file(1, 2, -500))
     assert (response.status_code, response.headers["ETag"]) == (200, '"1"'), response.json
     done = response.json
     assert (done["created"], done["changed"], done["dry_run"], done["revision"]) == (True, True, False, 1)
@@ -59,79 +59,79 @@ def test_a_file_makes_a_calendar(any_world: ApiDriver) -> None:
     assert (left_out["uid"], left_out["name"]) == ("-500", "Event -500")
     assert left_out["reason"].startswith("nothing of it is from ")
     assert dt.date.fromisoformat(done["to"]) - dt.date.fromisoformat(done["from"]) == dt.timedelta(days=4026)
-    shown = any_world.client.get(f"{ROOT}/releases").json
+    shown = any_api.client.get(f"{ROOT}/releases").json
     assert (shown["kind"], shown["windows"], shown["owner"]) == ("dates", done["windows"], "api")
 
 
-def test_a_file_replaces_what_a_calendar_lists(any_world: ApiDriver) -> None:
+def test_a_file_replaces_what_a_calendar_lists(any_api: ApiDriver) -> None:
     given = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
     kept = {"holidays": [{"country": "DE", "subdivision": None}]}
-    assert any_world.client.post(ROOT, json={**given, **kept}).status_code == 201
-    missing = import_file(any_world, make_file(1))
+    assert any_api.client.post(ROOT, json={**given, **kept}).status_code == 201
+    missing = import_file(any_api, make_file(1))
     assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
-    stale = import_file(any_world, make_file(1), match='"7"')
+    stale = import_file(any_api, make_file(1), match='"7"')
     assert (stale.status_code, stale.json["code"]) == (412, "precondition_failed")
-    done = import_file(any_world, make_file(1), match='"1"')
+    done = import_file(any_api, make_file(1), match='"1"')
     assert (done.status_code, done.json["revision"], done.json["created"]) == (200, 2, False), done.json
-    shown = any_world.client.get(f"{ROOT}/releases").json
+    shown = any_api.client.get(f"{ROOT}/releases").json
     assert (shown["description"], shown["holidays"], shown["days"]) == ("d", kept["holidays"], {})
-    again = import_file(any_world, make_file(1), match='"2"').json
+    again = import_file(any_api, make_file(1), match='"2"').json
     assert (again["revision"], again["changed"]) == (2, False)
 
 
-def test_a_dry_run_writes_nothing(any_world: ApiDriver) -> None:
-    response = import_file(any_world, make_file(1), "?dry_run=true")
+def test_a_dry_run_writes_nothing(any_api: ApiDriver) -> None:
+    response = import_file(any_api, make_file(1), "?dry_run=true")
     assert (response.status_code, "ETag" in response.headers) == (200, False)
     assert (response.json["dry_run"], response.json["created"], response.json["revision"]) == (True, True, None)
-    assert any_world.client.get(f"{ROOT}/releases").status_code == 404
-    assert import_file(any_world, make_file(1)).status_code == 200
-    response = import_file(any_world, make_file(2), "?dry_run=true")
+    assert any_api.client.get(f"{ROOT}/releases").status_code == 404
+    assert import_file(any_api, make_file(1)).status_code == 200
+    response = import_file(any_api, make_file(2), "?dry_run=true")
     assert (response.json["changed"], response.json["revision"]) == (True, 1)
-    assert list_window_names(any_world) == ["Event 1"]
+    assert list_window_names(any_api) == ["Event 1"]
 
 
-def test_the_zone_is_the_files_or_the_one_given(world: ApiDriver) -> None:
-    response = import_file(world, make_file(1, zone=""))
+def test_the_zone_is_the_files_or_the_one_given(api: ApiDriver) -> None:
+    response = import_file(api, make_file(1, zone=""))
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "zone")
-    unknown = import_file(world, make_file(1), "?zone=Berlin").json["errors"]
+    unknown = import_file(api, make_file(1), "?zone=Berlin").json["errors"]
     assert [(each["pointer"], each["code"]) for each in unknown] == [("zone", "unknown_zone")]
-    [window] = import_file(world, make_file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
+    [window] = import_file(api, make_file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
     assert window["from"].endswith("T19:00")
 
 
-def test_free_time_is_left_out_and_told(world: ApiDriver) -> None:
+def test_free_time_is_left_out_and_told(api: ApiDriver) -> None:
     text = make_file(1, 2).replace("SUMMARY:Event 1", "SUMMARY:Event 1\r\nTRANSP:TRANSPARENT")
-    [left_out] = import_file(world, text, "?dry_run=true").json["left_out"]
-    done = import_file(world, text).json
-    assert (done["left_out"], done["left_out_total"], list_window_names(world)) == ([left_out], 1, ["Event 2"])
+    [left_out] = import_file(api, text, "?dry_run=true").json["left_out"]
+    done = import_file(api, text).json
+    assert (done["left_out"], done["left_out_total"], list_window_names(api)) == ([left_out], 1, ["Event 2"])
     assert left_out["reason"] == "it is free time (TRANSP:TRANSPARENT); include_free=true takes it"
-    done = import_file(world, text, "?include_free=true", match='"1"').json
-    assert (done["left_out"], done["left_out_total"], list_window_names(world)) == ([], 0, ["Event 1", "Event 2"])
+    done = import_file(api, text, "?include_free=true", match='"1"').json
+    assert (done["left_out"], done["left_out_total"], list_window_names(api)) == ([], 0, ["Event 1", "Event 2"])
 
 
-def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(world: ApiDriver) -> None:
+def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(api: ApiDriver) -> None:
     text = (FILES / "free_transparent.ics").read_text()
-    told = import_file(world, text, "?dry_run=true")
+    told = import_file(api, text, "?dry_run=true")
     assert (told.status_code, told.json["days"], told.json["left_out_total"]) == (200, {}, 1)
-    response = import_file(world, text)
+    response = import_file(api, text)
     assert (response.status_code, response.json["errors"][0]["code"]) == (422, "empty")
     assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
 
 
-def test_at_most_a_hundred_are_told_that_are_left_out(world: ApiDriver) -> None:
-    done = import_file(world, make_file(1, *range(-1100, -1000))).json
+def test_at_most_a_hundred_are_told_that_are_left_out(api: ApiDriver) -> None:
+    done = import_file(api, make_file(1, *range(-1100, -1000))).json
     assert (done["left_out_total"], len(done["left_out"])) == (100, 100)
-    done = import_file(world, make_file(1, *range(-1101, -1000)), match="*").json
+    done = import_file(api, make_file(1, *range(-1101, -1000)), match="*").json
     assert (done["left_out_total"], len(done["left_out"])) == (101, 100)
 
 
-def test_options_are_true_or_left_out(world: ApiDriver) -> None:
+def test_options_are_true_or_left_out(api: ApiDriver) -> None:
     for option in ("dry_run", "include_free"):
-        [error] = import_file(world, make_file(1), f"?{option}=no").json["errors"]
+        [error] = import_file(api, make_file(1), f"?{option}=no").json["errors"]
         assert (error["pointer"], error["code"]) == (option, "not_allowed")
 
 
-def test_one_file_is_read_at_a_time(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_read_at_a_time(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, done = threading.Event(), threading.Event()
     read = icalendar_reading.parse
 
@@ -142,42 +142,42 @@ def test_one_file_is_read_at_a_time(world: ApiDriver, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(icalendar_reading, "parse", slow)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(import_file, world, make_file(1))
+        first = pool.submit(import_file, api, make_file(1))
         assert reading.wait(DEADLINE)
-        second = import_file(world, make_file(2))
+        second = import_file(api, make_file(2))
         done.set()
         assert first.result().status_code == 200
     assert (second.status_code, second.json["code"], second.headers["Retry-After"]) == (503, "busy", "2")
     assert second.json["detail"] == "another iCalendar file is being read; repeat this import in a moment"
-    assert import_file(world, make_file(2), match="*").status_code == 200
+    assert import_file(api, make_file(2), match="*").status_code == 200
 
 
-def test_what_a_calendar_program_writes(world: ApiDriver) -> None:
-    done = import_file(world, APPLE).json
+def test_what_a_calendar_program_writes(api: ApiDriver) -> None:
+    done = import_file(api, APPLE).json
     assert len(done["days"]) >= 10
     assert set(done["days"].values()) == {"Black Friday 🛒"}
     first = min(done["days"])
-    held = world.client.get(f"{ROOT}/releases/days?from={first}&to={dt.date.fromisoformat(first) + dt.timedelta(1)}")
+    held = api.client.get(f"{ROOT}/releases/days?from={first}&to={dt.date.fromisoformat(first) + dt.timedelta(1)}")
     assert [(each["name"], each["holds"]) for each in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
 
 
-def test_a_calendar_that_was_deleted_is_not_replaced(world: ApiDriver) -> None:
-    response = import_file(world, make_file(1), match='"1"')
+def test_a_calendar_that_was_deleted_is_not_replaced(api: ApiDriver) -> None:
+    response = import_file(api, make_file(1), match='"1"')
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
 
 
-def test_working_time_is_not_replaced_by_dates(world: ApiDriver) -> None:
-    assert world.client.post(ROOT, json={"name": "releases", "kind": "business"}).status_code == 201
-    response = import_file(world, make_file(1), match="*")
+def test_working_time_is_not_replaced_by_dates(api: ApiDriver) -> None:
+    assert api.client.post(ROOT, json={"name": "releases", "kind": "business"}).status_code == 201
+    response = import_file(api, make_file(1), match="*")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "name")
     assert "is of kind business" in response.json["detail"]
 
 
-def test_what_code_declares_is_not_replaced(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_what_code_declares_is_not_replaced(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
         calendar_editing.save(connection, "releases", dates, JobOwner.CODE, "code:v1", SystemClock().now())
-    response = import_file(world, make_file(1), match="*")
+    response = import_file(api, make_file(1), match="*")
     assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 
 
@@ -195,21 +195,21 @@ def test_what_code_declares_is_not_replaced(world: ApiDriver) -> None:
         (make_file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
     ],
 )
-def test_what_cannot_be_read_is_refused(world: ApiDriver, text: str, code: str, says: str) -> None:
-    response = import_file(world, text)
+def test_what_cannot_be_read_is_refused(api: ApiDriver, text: str, code: str, says: str) -> None:
+    response = import_file(api, text)
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("", code)]
     assert says in response.json["detail"]
-    assert world.client.get(f"{ROOT}/releases").status_code == 404
+    assert api.client.get(f"{ROOT}/releases").status_code == 404
 
 
-def test_the_body_must_say_what_it_is(world: ApiDriver) -> None:
-    response = import_file(world, make_file(1), content_type="application/json")
+def test_the_body_must_say_what_it_is(api: ApiDriver) -> None:
+    response = import_file(api, make_file(1), content_type="application/json")
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
     assert "send Content-Type: text/calendar or application/octet-stream" in response.json["detail"]
-    assert import_file(world, make_file(1), content_type="application/octet-stream").status_code == 200
+    assert import_file(api, make_file(1), content_type="application/octet-stream").status_code == 200
 
 
-def test_a_name_that_no_calendar_can_have(world: ApiDriver) -> None:
-    response = world.client.post(f"{ROOT}/a b/import", data=make_file(1), content_type="text/calendar")
+def test_a_name_that_no_calendar_can_have(api: ApiDriver) -> None:
+    response = api.client.post(f"{ROOT}/a b/import", data=make_file(1), content_type="text/calendar")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/name")

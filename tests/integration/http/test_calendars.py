@@ -24,126 +24,126 @@ DATES_CALENDAR: dict[str, Any] = {"name": "black-outs", "kind": "dates", "days":
 ROOT = "/api/v1/calendars"
 
 
-def request_calendar(world: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> Any:
+def request_calendar(api: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> Any:
     """Ask for a calendar like `OFFICE`, or for the one given."""
-    return world.client.post(ROOT, json={**(fields or BUSINESS_CALENDAR), **changes})
+    return api.client.post(ROOT, json={**(fields or BUSINESS_CALENDAR), **changes})
 
 
-def create_calendar(world: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def create_calendar(api: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A calendar that was created."""
-    response = request_calendar(world, fields, **changes)
+    response = request_calendar(api, fields, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def replace_calendar(world: ApiDriver, fields: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
+def replace_calendar(api: ApiDriver, fields: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
     """Replace a calendar."""
     match = revision if revision == "*" else f'"{revision}"'
-    return world.client.put(f"{ROOT}/{name}", json=fields, headers={"If-Match": match})
+    return api.client.put(f"{ROOT}/{name}", json=fields, headers={"If-Match": match})
 
 
-def create_schedule(world: ApiDriver, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
+def create_schedule(api: ApiDriver, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
     """A schedule that was created."""
     body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **given}
-    response = world.client.post("/api/v1/schedules", json=body)
+    response = api.client.post("/api/v1/schedules", json=body)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def test_a_calendar_is_made_and_read(any_world: ApiDriver) -> None:
-    made = request_calendar(any_world)
+def test_a_calendar_is_made_and_read(any_api: ApiDriver) -> None:
+    made = request_calendar(any_api)
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (f"{ROOT}/office", '"1"')
-    read = any_world.client.get(f"{ROOT}/office")
+    read = any_api.client.get(f"{ROOT}/office")
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
     assert {name: shown[name] for name in BUSINESS_CALENDAR} == BUSINESS_CALENDAR
     assert (shown["weekend"], shown["opened"], shown["owner"]) == (["saturday", "sunday"], [], "api")
-    unchanged = any_world.client.get(f"{ROOT}/office", headers={"If-None-Match": '"1"'})
+    unchanged = any_api.client.get(f"{ROOT}/office", headers={"If-None-Match": '"1"'})
     assert unchanged.status_code == 304
 
 
-def test_calendars_are_listed_without_their_dates(world: ApiDriver) -> None:
-    create_calendar(world)
-    create_calendar(world, DATES_CALENDAR, description="When nothing may run")
-    listed = world.client.get(f"{ROOT}?limit=1").json
+def test_calendars_are_listed_without_their_dates(api: ApiDriver) -> None:
+    create_calendar(api)
+    create_calendar(api, DATES_CALENDAR, description="When nothing may run")
+    listed = api.client.get(f"{ROOT}?limit=1").json
     [first] = listed["items"]
     assert (first["name"], first["kind"], first["description"]) == ("black-outs", "dates", "When nothing may run")
     assert "days" not in first
-    [second] = world.client.get(f"{ROOT}?limit=1&cursor={listed['next']}").json["items"]
+    [second] = api.client.get(f"{ROOT}?limit=1&cursor={listed['next']}").json["items"]
     assert second["name"] == "office"
 
 
-def test_a_name_is_used_once(world: ApiDriver) -> None:
-    create_calendar(world)
-    response = request_calendar(world, DATES_CALENDAR, name="office")
+def test_a_name_is_used_once(api: ApiDriver) -> None:
+    create_calendar(api)
+    response = request_calendar(api, DATES_CALENDAR, name="office")
     assert (response.status_code, response.json["code"]) == (409, "calendar_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(world: ApiDriver) -> None:
-    response = world.client.get(f"{ROOT}/ofice")
+def test_what_does_not_exist_is_told_with_what_comes_close(api: ApiDriver) -> None:
+    response = api.client.get(f"{ROOT}/ofice")
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
     assert "nor any other yet" in response.json["detail"]
-    create_calendar(world)
+    create_calendar(api)
     for path in ("ofice", "ofice/days?from=2026-01-01&to=2026-01-02", "ofice/revisions", "ofice/revisions/1"):
-        response = world.client.get(f"{ROOT}/{path}")
+        response = api.client.get(f"{ROOT}/{path}")
         assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
         assert "did you mean office?" in response.json["detail"]
 
 
-def test_everything_that_is_wrong_is_said_at_once(world: ApiDriver) -> None:
-    response = request_calendar(world, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
+def test_everything_that_is_wrong_is_said_at_once(api: ApiDriver) -> None:
+    response = request_calendar(api, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     found = {each["pointer"]: each["code"] for each in response.json["errors"]}
     expected = {"/name": "not_allowed", "/weekend/0": "not_allowed", "/holidays/0/country": "unknown_country"}
     assert found == expected
     assert "did you mean DE (Germany)?" in response.json["detail"]
-    assert world.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
-    wrong_kind = request_calendar(world, DATES_CALENDAR, weekend=["saturday"]).json["errors"]
+    assert api.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
+    wrong_kind = request_calendar(api, DATES_CALENDAR, weekend=["saturday"]).json["errors"]
     assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
 
 
-def test_a_change_names_the_revision_that_it_knows(any_world: ApiDriver) -> None:
-    create_calendar(any_world)
-    assert any_world.client.put(f"{ROOT}/office", json=BUSINESS_CALENDAR).status_code == 428
-    changed = replace_calendar(any_world, {**BUSINESS_CALENDAR, "closed": ["2026-12-31"]}, revision=1)
+def test_a_change_names_the_revision_that_it_knows(any_api: ApiDriver) -> None:
+    create_calendar(any_api)
+    assert any_api.client.put(f"{ROOT}/office", json=BUSINESS_CALENDAR).status_code == 428
+    changed = replace_calendar(any_api, {**BUSINESS_CALENDAR, "closed": ["2026-12-31"]}, revision=1)
     assert (changed.status_code, changed.headers["ETag"]) == (200, '"2"')
     assert changed.json["closed"] == {"2026-12-31": "closed"}
-    late = replace_calendar(any_world, BUSINESS_CALENDAR, revision=1)
+    late = replace_calendar(any_api, BUSINESS_CALENDAR, revision=1)
     assert (late.status_code, late.json["code"]) == (412, "precondition_failed")
-    renamed = replace_calendar(any_world, {**BUSINESS_CALENDAR, "name": "other"})
+    renamed = replace_calendar(any_api, {**BUSINESS_CALENDAR, "name": "other"})
     assert (renamed.status_code, renamed.json["errors"][0]["pointer"]) == (422, "/name")
-    again = replace_calendar(any_world, {"kind": "business", "closed": ["2026-12-31"]}, revision=2)
+    again = replace_calendar(any_api, {"kind": "business", "closed": ["2026-12-31"]}, revision=2)
     assert (again.json["revision"], again.json["hours"]) == (3, None)
 
 
-def test_revisions_outlive_their_calendar(any_world: ApiDriver) -> None:
-    create_calendar(any_world)
-    replace_calendar(any_world, {"kind": "business"})
-    assert any_world.client.delete(f"{ROOT}/office").status_code == 428
-    gone = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": '"2"'})
+def test_revisions_outlive_their_calendar(any_api: ApiDriver) -> None:
+    create_calendar(any_api)
+    replace_calendar(any_api, {"kind": "business"})
+    assert any_api.client.delete(f"{ROOT}/office").status_code == 428
+    gone = any_api.client.delete(f"{ROOT}/office", headers={"If-Match": '"2"'})
     assert gone.status_code == 204
-    assert any_world.client.get(f"{ROOT}/office").status_code == 404
-    found = any_world.client.get(f"{ROOT}/office/revisions").json["items"]
+    assert any_api.client.get(f"{ROOT}/office").status_code == 404
+    found = any_api.client.get(f"{ROOT}/office/revisions").json["items"]
     assert [(each["revision"], each["actor"]) for each in found] == [(2, "api"), (1, "api")]
-    first = any_world.client.get(f"{ROOT}/office/revisions/1").json
+    first = any_api.client.get(f"{ROOT}/office/revisions/1").json
     assert first == found[1]
     assert found[0]["changed"] is not None
     assert "/closed/2026-12-24" in found[0]["changed"]
     assert first["changed"] is None
-    [latest] = any_world.client.get(f"{ROOT}/office/revisions?limit=1").json["items"]
-    assert latest == any_world.client.get(f"{ROOT}/office/revisions/2").json == found[0]
+    [latest] = any_api.client.get(f"{ROOT}/office/revisions?limit=1").json["items"]
+    assert latest == any_api.client.get(f"{ROOT}/office/revisions/2").json == found[0]
     assert first["definition"]["closed"] == BUSINESS_CALENDAR["closed"]
-    assert create_calendar(any_world)["revision"] == 3
-    unknown = any_world.client.get(f"{ROOT}/office/revisions/9")
+    assert create_calendar(any_api)["revision"] == 3
+    unknown = any_api.client.get(f"{ROOT}/office/revisions/9")
     assert (unknown.status_code, unknown.json["code"]) == (404, "revision_not_found")
 
 
-def test_which_days_it_holds(world: ApiDriver) -> None:
-    create_calendar(world)
-    found = world.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
+def test_which_days_it_holds(api: ApiDriver) -> None:
+    create_calendar(api)
+    found = api.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
     assert found == [
         {"date": "2026-12-23", "weekday": "wednesday", "name": None, "holds": ["09:00-17:00"]},
         {"date": "2026-12-24", "weekday": "thursday", "name": "Christmas Eve", "holds": []},
@@ -152,8 +152,8 @@ def test_which_days_it_holds(world: ApiDriver) -> None:
         {"date": "2026-12-28", "weekday": "monday", "name": None, "holds": ["09:00-17:00"]},
     ]
     window = {"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}
-    create_calendar(world, DATES_CALENDAR, windows=[window])
-    found = world.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
+    create_calendar(api, DATES_CALENDAR, windows=[window])
+    found = api.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
     assert [(each["date"], each["name"], each["holds"]) for each in found] == [
         ("2026-06-30", "stocktaking", ["00:00-24:00"]),
         ("2026-12-31", "year's end", ["22:00-24:00"]),
@@ -171,87 +171,87 @@ def test_which_days_it_holds(world: ApiDriver) -> None:
         ("to=2026-03-01", "from", "missing"),
     ],
 )
-def test_a_range_of_days_is_bounded(world: ApiDriver, query: str, place: str, code: str) -> None:
-    create_calendar(world)
-    response = world.client.get(f"{ROOT}/office/days?{query}")
+def test_a_range_of_days_is_bounded(api: ApiDriver, query: str, place: str, code: str) -> None:
+    create_calendar(api)
+    response = api.client.get(f"{ROOT}/office/days?{query}")
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(place, code)]
 
 
-def test_countries(world: ApiDriver) -> None:
-    found = {each["code"]: each for each in world.client.get("/api/v1/countries").json["items"]}
+def test_countries(api: ApiDriver) -> None:
+    found = {each["code"]: each for each in api.client.get("/api/v1/countries").json["items"]}
     assert len(found) > 200
     assert found["DE"]["name"] == "Germany"
     assert {"BY", "BE"} <= set(found["DE"]["subdivisions"])
 
 
-def test_what_code_declares_is_changed_there(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_what_code_declares_is_changed_there(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
         calendar_editing.save(connection, "black-outs", dates, JobOwner.CODE, "code:v1", SystemClock().now())
-    assert world.client.get(f"{ROOT}/black-outs").json["owner"] == "code"
-    deleted = world.client.delete(f"{ROOT}/black-outs", headers={"If-Match": "*"})
-    for response in (replace_calendar(world, DATES_CALENDAR, "black-outs"), deleted):
+    assert api.client.get(f"{ROOT}/black-outs").json["owner"] == "code"
+    deleted = api.client.delete(f"{ROOT}/black-outs", headers={"If-Match": "*"})
+    for response in (replace_calendar(api, DATES_CALENDAR, "black-outs"), deleted):
         assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 
 
-def test_a_calendar_in_use_stays(any_world: ApiDriver) -> None:
-    create_calendar(any_world)
+def test_a_calendar_in_use_stays(any_api: ApiDriver) -> None:
+    create_calendar(any_api)
     daily = {"kind": "daily", "time": "06:00"}
-    create_schedule(any_world, "z", daily, require=["office"])
-    create_schedule(any_world, "a", daily, exclude=["office"])
-    response = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"})
+    create_schedule(any_api, "z", daily, require=["office"])
+    create_schedule(any_api, "a", daily, exclude=["office"])
+    response = any_api.client.delete(f"{ROOT}/office", headers={"If-Match": "*"})
     assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
     assert "named by schedules a, z;" in response.json["detail"]
     for name in ("a", "z"):
-        gone = any_world.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
+        gone = any_api.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
         assert gone.status_code == 204
-    assert any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"}).status_code == 204
+    assert any_api.client.delete(f"{ROOT}/office", headers={"If-Match": "*"}).status_code == 204
 
 
-def test_business_days_need_a_calendar_that_has_some(any_world: ApiDriver) -> None:
-    create_calendar(any_world)
+def test_business_days_need_a_calendar_that_has_some(any_api: ApiDriver) -> None:
+    create_calendar(any_api)
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
-    create_schedule(any_world, "first", rule, calendar="office")
-    response = replace_calendar(any_world, {**DATES_CALENDAR, "name": "office"})
+    create_schedule(any_api, "first", rule, calendar="office")
+    response = replace_calendar(any_api, {**DATES_CALENDAR, "name": "office"})
     assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
     assert "in schedule first" in response.json["detail"]
-    create_calendar(any_world, DATES_CALENDAR)
+    create_calendar(any_api, DATES_CALENDAR)
     body = {"name": "x", "job": "export", "parameters": {"user_id": "u"}, "rule": rule, "calendar": "black-outs"}
-    refused = any_world.client.post("/api/v1/schedules", json={**body, "exclude": ["offise"]})
+    refused = any_api.client.post("/api/v1/schedules", json={**body, "exclude": ["offise"]})
     found = [(each["pointer"], each["code"]) for each in refused.json["errors"]]
     assert found == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
 
 
-def test_schedules_follow_their_calendar(any_world: ApiDriver) -> None:
-    create_calendar(any_world, holidays=[])
+def test_schedules_follow_their_calendar(any_api: ApiDriver) -> None:
+    create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
-    first = create_schedule(any_world, "first", rule, calendar="office", zone="Europe/Berlin")
-    weekly = create_schedule(any_world, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
+    first = create_schedule(any_api, "first", rule, calendar="office", zone="Europe/Berlin")
+    weekly = create_schedule(any_api, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
     before = dt.datetime.fromisoformat(first["next_at"])
-    assert replace_calendar(any_world, {**BUSINESS_CALENDAR, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
-    after = any_world.client.get("/api/v1/schedules/first").json
+    assert replace_calendar(any_api, {**BUSINESS_CALENDAR, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
+    after = any_api.client.get("/api/v1/schedules/first").json
     following = dt.datetime.fromisoformat(after["next_at"])
     assert before < following <= before + dt.timedelta(days=4)
     assert (after["revision"], after["state"]) == (1, "active")
     assert after["changed_at"] > first["changed_at"]
     # What calendars only forbid is seen when it is due.
-    assert any_world.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
+    assert any_api.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
 
 
-def test_what_is_due_is_settled_as_the_calendar_was(any_world: ApiDriver) -> None:
-    create_calendar(any_world, holidays=[])
+def test_what_is_due_is_settled_as_the_calendar_was(any_api: ApiDriver) -> None:
+    create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "00:00"}
-    made = create_schedule(any_world, "first", rule, calendar="office")
+    made = create_schedule(any_api, "first", rule, calendar="office")
     now = SystemClock().now()
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     table = schema.job_schedules
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         # Nobody has looked since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
         connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
-    assert replace_calendar(any_world, {"kind": "business", "weekend": []}).status_code == 200
-    with any_world.database.read() as connection:
+    assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
+    with any_api.database.read() as connection:
         ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == made["id"])
         settled = list(connection.scalars(ledger.order_by(schema.occurrences.c.scheduled_for)))
         row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()

@@ -102,22 +102,22 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) 
         # Else the stream of an execution that has not ended lasts for minutes.
         patch.setattr(events, "_MAX_STREAM_SECONDS", 0.0)
         insert_export_job(database)
-        world = create_api_driver(database, HOME=str(home))
-        _create_resources(world, home)
-        _close_engines(world)
-        yield world, Path(shutil.copy(file, home / "copy.db"))
-        _close_engines(world)
+        api = create_api_driver(database, HOME=str(home))
+        _create_resources(api, home)
+        _close_engines(api)
+        yield api, Path(shutil.copy(file, home / "copy.db"))
+        _close_engines(api)
 
 
-def _create_resources(world: ApiDriver, home: Path) -> None:
-    failed, succeeded, _ = (world.submit_accepted()["id"] for _ in range(3))
+def _create_resources(api: ApiDriver, home: Path) -> None:
+    failed, succeeded, _ = (api.submit_accepted()["id"] for _ in range(3))
     ended = {"worker": "w1", "finished_at": SystemClock().now()}
     error = {"type": "OSError", "message": "no space", "traceback": None}
-    world.enter_state(failed, 1, "Failed", dead_letter="open", fingerprint="f", error=error, **ended)
+    api.enter_state(failed, 1, "Failed", dead_letter="open", fingerprint="f", error=error, **ended)
     result = LocalFiles(home, succeeded).save_result(1, b"[]")
-    world.enter_state(succeeded, 1, "Succeeded", result_file=result, **ended)
-    world.insert_log_line(failed, 1, "hello")
-    world.insert_worker()
+    api.enter_state(succeeded, 1, "Succeeded", result_file=result, **ended)
+    api.insert_log_line(failed, 1, "hello")
+    api.insert_worker()
     given = {"parameters": {"user_id": "u"}}
     rule = {"kind": "daily", "time": "02:00"}
     for path, body in (
@@ -126,26 +126,26 @@ def _create_resources(world: ApiDriver, home: Path) -> None:
         ("jobs", {"name": "nightly", "task": "tasks.exports.export"}),
         ("executions/batch", {"executions": [{"job": "export", **given}]}),
     ):
-        response = world.client.post(f"/api/v1/{path}", json=body)
+        response = api.client.post(f"/api/v1/{path}", json=body)
         assert response.status_code < 300, response.json
 
 
-def _close_engines(world: ApiDriver) -> None:
+def _close_engines(api: ApiDriver) -> None:
     """Close both engines: the last connection empties the write-ahead log."""
-    world.database.dispose()
-    world.app.extensions["jobworker"].database.dispose()
+    api.database.dispose()
+    api.app.extensions["jobworker"].database.dispose()
 
 
 @pytest.fixture
-def world(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
+def api(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
     """The application as it was before other operations changed something."""
-    world, copy = furnished
-    _close_engines(world)
+    api, copy = furnished
+    _close_engines(api)
     shutil.copy(copy, copy.with_name("jobworker.db"))
-    return world
+    return api
 
 
 @_API.parametrize()
 @settings(suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], world: ApiDriver) -> None:
-    case.call_and_validate(app=world.app)
+def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], api: ApiDriver) -> None:
+    case.call_and_validate(app=api.app)

@@ -97,53 +97,53 @@ def _no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def client(any_world: ApiDriver) -> FlaskClient:
+def client(any_api: ApiDriver) -> FlaskClient:
     """A client that takes what it gets: a value that is shown as it stands may be of any form."""
-    any_world.app.test_client_class = FlaskClient
-    return any_world.app.test_client()
+    any_api.app.test_client_class = FlaskClient
+    return any_api.app.test_client()
 
 
 @pytest.fixture
-def made(any_world: ApiDriver) -> dict[str, str]:
-    return create_two_of_everything(any_world)
+def made(any_api: ApiDriver) -> dict[str, str]:
+    return create_two_of_everything(any_api)
 
 
-def create_two_of_everything(world: ApiDriver) -> dict[str, str]:
+def create_two_of_everything(api: ApiDriver) -> dict[str, str]:
     """Two of everything; of each kind one is named `bad`."""
     names = {}
-    world.insert_worker()
-    with world.database.write() as connection:
+    api.insert_worker()
+    with api.database.write() as connection:
         task = connection.execute(sa.select(schema.tasks)).mappings().one()
         connection.execute(sa.insert(schema.tasks).values({**task, "name": "bad"}))
     for name in ("bad", "good"):
         job = {"name": name, "task": "bad" if name == "bad" else task["name"], "retry": {"max_attempts": 3}}
         job |= {"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 60}, "tags": ["x"]}
-        _create_resource(world, "jobs", job)
-        _create_resource(world, "calendars", {"name": name, "kind": "business", "holidays": [{"country": "DE"}]})
+        _create_resource(api, "jobs", job)
+        _create_resource(api, "calendars", {"name": name, "kind": "business", "holidays": [{"country": "DE"}]})
         rule = {"kind": "daily", "time": "02:00"}
         schedule = {"name": name, "job": "export", "rule": rule, "zone": "UTC", "require": [name]}
-        _create_resource(world, "schedules", {**schedule, "parameters": {"user_id": "u"}})
-        before = world.submit_accepted(job=name)["id"]
-        world.enter_state(before, 1, "Succeeded", result={"n": 1})
-        names[name] = world.submit_accepted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
+        _create_resource(api, "schedules", {**schedule, "parameters": {"user_id": "u"}})
+        before = api.submit_accepted(job=name)["id"]
+        api.enter_state(before, 1, "Succeeded", result={"n": 1})
+        names[name] = api.submit_accepted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
             "id"
         ]
         failure = {"type": "KeyError", "message": "x", "traceback": "t"}
         options = {"error": failure, "dead_letter": "open", "fingerprint": name, "finished_at": task["updated_at"]}
-        world.enter_state(names[name], 1, "Failed", **options)
+        api.enter_state(names[name], 1, "Failed", **options)
         for attempt in (1, 2):
             values = {"execution_id": names[name], "attempt": attempt, "state": "Failed", "error": failure}
-            world.insert_row("attempts", **values, started_at=task["updated_at"])
+            api.insert_row("attempts", **values, started_at=task["updated_at"])
         one, then = {"job": name, "parameters": {"user_id": "u"}}, {"job": "export", "parameters": {"user_id": "u"}}
-        response = world.client.post("/api/v1/executions/batch", json={"executions": [one], "on_complete": then})
+        response = api.client.post("/api/v1/executions/batch", json={"executions": [one], "on_complete": then})
         assert response.status_code == 202, response.json
         names["batch"] = response.json["batch_id"]
-    names["queued"] = world.submit_accepted()["id"]
+    names["queued"] = api.submit_accepted()["id"]
     return names
 
 
-def _create_resource(world: ApiDriver, noun: str, body: dict[str, Any]) -> None:
-    response = world.client.post(f"/api/v1/{noun}", json=body)
+def _create_resource(api: ApiDriver, noun: str, body: dict[str, Any]) -> None:
+    response = api.client.post(f"/api/v1/{noun}", json=body)
     assert response.status_code == 201, response.data
 
 
@@ -178,18 +178,18 @@ def _get_items(response: Any) -> int:
 
 @pytest.mark.parametrize(("table_name", "column"), _COLUMNS)
 def test_no_malformed_value_makes_a_get_fail(
-    any_world: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
+    any_api: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
 ) -> None:
-    table, sqlite = schema.metadata.tables[table_name], any_world.database.is_sqlite
+    table, sqlite = schema.metadata.tables[table_name], any_api.database.is_sqlite
     where = _match_bad_row(table, made)
-    with any_world.database.read() as connection:
+    with any_api.database.read() as connection:
         content = connection.scalar(sa.select(table.c[column]).where(where))
     lists = [f"/api/v1/{path.format(**made)}" for path in _LIST_PATHS[table_name]]
     others = [f"/api/v1/{path.format(**made)}" for path in _RELATED_PATHS.get(table_name, ())]
     numbers = {url: _get_items(client.get(url)) for url in lists}
     for value in (*_generate_malformed(content), *(_INVALID_JSON if sqlite else ())):
         raw = sa.literal(value) if sqlite else sa.cast(sa.literal(value, sa.Text), postgresql.JSONB)
-        with any_world.database.write() as connection:
+        with any_api.database.write() as connection:
             connection.execute(sa.update(table).where(where).values({column: sa.type_coerce(raw, sa.types.NullType())}))
         plans._cache.clear()
         for url in lists:
@@ -202,28 +202,28 @@ def test_no_malformed_value_makes_a_get_fail(
             assert response.status_code < 500, (url, str(value)[:100], response.data[:300])
 
 
-def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: ApiDriver) -> None:
+def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_api: ApiDriver) -> None:
     for name in ("bad", "good"):
-        _create_resource(any_world, "jobs", {"name": name, "task": "tasks.exports.export"})
+        _create_resource(any_api, "jobs", {"name": name, "task": "tasks.exports.export"})
     jobs = schema.job_definitions
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         good = connection.scalar(sa.select(jobs.c.definition).where(jobs.c.name == "bad"))
         connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition={"name": "bad"}))
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            listed = any_world.client.get("/api/v1/jobs").json
+            listed = any_api.client.get("/api/v1/jobs").json
     assert [each["name"] for each in listed["items"]] == ["export", "good"]
     [noted] = listed["unreadable"]
     assert noted["row"] == "job bad"
     assert "task" in noted["problem"]
     assert [line["row"] for line in logs if line["event"] == "row_unreadable"] == ["job bad"]
-    response = any_world.client.get("/api/v1/jobs/bad")
+    response = any_api.client.get("/api/v1/jobs/bad")
     assert (response.status_code, response.json["code"]) == (409, "unreadable")
-    assert "job bad" in any_world.client.get("/readyz").json["checks"]["content"]["detail"]
-    with any_world.database.write() as connection:
+    assert "job bad" in any_api.client.get("/readyz").json["checks"]["content"]["detail"]
+    with any_api.database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition=good))
-    assert "unreadable" not in until(lambda: any_world.client.get("/api/v1/jobs").json, what="the list")
-    assert "job bad" not in any_world.client.get("/readyz").json["checks"]["content"]["detail"]
+    assert "unreadable" not in until(lambda: any_api.client.get("/api/v1/jobs").json, what="the list")
+    assert "job bad" not in any_api.client.get("/readyz").json["checks"]["content"]["detail"]
 
 
 #: What SQLite keeps in a column of any type; numbers become text in a column of text.
@@ -241,30 +241,30 @@ _PLAIN_COLUMN_PATHS = {
 }
 
 
-def create_rows_without_json(world: ApiDriver, names: dict[str, str]) -> None:
+def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
     """Make what `_PLAIN` reads."""
     now = dt.datetime.now(dt.UTC)
     body = {"parameters": {"user_id": "u"}, "depends_on": [names["queued"]]}
-    names["child"] = world.submit_accepted(body=body)["id"]
-    names["waiting"] = world.submit_accepted(job="good", body={"parameters": {"user_id": "u"}})["id"]
-    world.insert_log_line(names["bad"], 1, "line")
-    world.create_queue("slow")
-    with world.database.read() as connection:
+    names["child"] = api.submit_accepted(body=body)["id"]
+    names["waiting"] = api.submit_accepted(job="good", body={"parameters": {"user_id": "u"}})["id"]
+    api.insert_log_line(names["bad"], 1, "line")
+    api.create_queue("slow")
+    with api.database.read() as connection:
         [schedule] = connection.scalars(
             sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad")
         )
-    world.insert_row("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
-    world.insert_row("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
-    with world.database.write() as connection:
+    api.insert_row("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
+    api.insert_row("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
+    with api.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(logged_through="1-1", turned_at=now))
 
 
 @contextlib.contextmanager
-def corrupt_column(world: ApiDriver, column: Any, value: Any, where: Any) -> Iterator[None]:
+def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Iterator[None]:
     """Let a column of one row hold a value, as no code of this project makes it; of a key, in a copy of the row."""
     table = column.table
     names = [each.name for each in table.c]
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         raw = [sa.type_coerce(each, sa.types.NullType()).label(each.name) for each in table.c]
         before = dict(connection.execute(sa.select(*raw).where(where)).one()._mapping)
         # What is kept of the past refuses changes.
@@ -279,7 +279,7 @@ def corrupt_column(world: ApiDriver, column: Any, value: Any, where: Any) -> Ite
             changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
             connection.execute(sa.update(table).where(where).values({column.name: changed}))
     yield
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         if column.primary_key:
             query = sa.text(f"DELETE FROM {table.name} WHERE {column.name} = :value")
             assert connection.execute(query, {"value": value}).rowcount
@@ -290,10 +290,10 @@ def corrupt_column(world: ApiDriver, column: Any, value: Any, where: Any) -> Ite
 
 
 @pytest.mark.parametrize("table_name", [*_LIST_PATHS, *_PLAIN_COLUMN_PATHS])
-def test_no_value_of_another_type_makes_a_get_fail(world: ApiDriver, table_name: str) -> None:
-    made = create_two_of_everything(world)
-    create_rows_without_json(world, made)
-    client = FlaskClient(world.app, world.app.response_class)
+def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: str) -> None:
+    made = create_two_of_everything(api)
+    create_rows_without_json(api, made)
+    client = FlaskClient(api.app, api.app.response_class)
     table = schema.metadata.tables[table_name]
     where = _match_bad_row(table, made)
     paths = (*_LIST_PATHS.get(table_name, ()), *_RELATED_PATHS.get(table_name, ()), *_PLAIN_COLUMN_PATHS.get(table_name, ()))
@@ -305,7 +305,7 @@ def test_no_value_of_another_type_makes_a_get_fail(world: ApiDriver, table_name:
         if isinstance(column.type, Json) or unique or (column.primary_key and column.foreign_keys):
             continue
         for value in _GARBAGE_VALUES[:2] if column.type.python_type is str else _GARBAGE_VALUES:
-            with corrupt_column(world, column, value, where):
+            with corrupt_column(api, column, value, where):
                 plans._cache.clear()
                 for url in (*urls, "/metrics"):
                     response = client.get(url)
@@ -315,21 +315,21 @@ def test_no_value_of_another_type_makes_a_get_fail(world: ApiDriver, table_name:
     assert b"internal_error" not in client.get("/readyz").data
 
 
-def test_a_line_that_cannot_be_read_does_not_end_a_log(world: ApiDriver) -> None:
-    execution = world.submit_accepted()["id"]
+def test_a_line_that_cannot_be_read_does_not_end_a_log(api: ApiDriver) -> None:
+    execution = api.submit_accepted()["id"]
     for number in range(1, 6):
-        world.insert_log_line(execution, number, f"line {number}")
+        api.insert_log_line(execution, number, f"line {number}")
     lines = schema.execution_logs
     for seq in ("2", "3"):
         column = lines.c.seq == f"{int(seq):013}-00000"
-        with world.database.write() as connection:
+        with api.database.write() as connection:
             wrong = sa.type_coerce(sa.literal(b"\xff"), sa.types.NullType())
             connection.execute(sa.update(lines).where(column).values(message=wrong))
     read, url = [], f"/api/v1/executions/{execution}/logs?limit=1"
-    page = world.client.get(url).json
+    page = api.client.get(url).json
     while page["items"]:
         read += [line["message"] for line in page["items"]]
         if page["next"] is None:
             break
-        page = world.client.get(f"{url}&cursor={page['next']}").json
+        page = api.client.get(f"{url}&cursor={page['next']}").json
     assert read == ["line 1", "line 4", "line 5"]

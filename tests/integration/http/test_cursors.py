@@ -22,16 +22,16 @@ def _forge_cursor(name: str, filters: Mapping[str, Any], key: str) -> str:
 
 
 @pytest.fixture
-def made(any_world: ApiDriver) -> dict[str, str]:
+def made(any_api: ApiDriver) -> dict[str, str]:
     """What URLs and listings name: an execution, and a schedule with its id."""
-    execution = any_world.submit_accepted()["id"]
+    execution = any_api.submit_accepted()["id"]
     schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
-    response = any_world.client.post("/api/v1/schedules", json={**schedule, "parameters": {"user_id": "u"}})
+    response = any_api.client.post("/api/v1/schedules", json={**schedule, "parameters": {"user_id": "u"}})
     assert response.status_code == 201, response.json
     calendar = {"name": "days", "kind": "business", "holidays": [{"country": "DE"}]}
-    response = any_world.client.post("/api/v1/calendars", json=calendar)
+    response = any_api.client.post("/api/v1/calendars", json=calendar)
     assert response.status_code == 201, response.json
-    return {"id": execution, "schedule": any_world.client.get("/api/v1/schedules/nightly").json["id"]}
+    return {"id": execution, "schedule": any_api.client.get("/api/v1/schedules/nightly").json["id"]}
 
 
 #: Path below /api/v1, name and filters of its listing ({…}: of what was made), and keys that are none of it.
@@ -56,8 +56,8 @@ _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
 )
 
 
-def test_every_list_refuses_forged_keys(any_world: ApiDriver, made: dict[str, str]) -> None:
-    described = any_world.client.get("/openapi.json").json["paths"].values()
+def test_every_list_refuses_forged_keys(any_api: ApiDriver, made: dict[str, str]) -> None:
+    described = any_api.client.get("/openapi.json").json["paths"].values()
     paged = [
         each for each in described if "cursor" in {one["name"] for one in each.get("get", {}).get("parameters", ())}
     ]
@@ -66,13 +66,13 @@ def test_every_list_refuses_forged_keys(any_world: ApiDriver, made: dict[str, st
         known = {key: value.format(**made) for key, value in filters.items()}
         for key in keys:
             url = f"/api/v1/{path.format(**made)}"
-            response = any_world.client.get(url, query_string={"cursor": _forge_cursor(name, known, key)})
+            response = any_api.client.get(url, query_string={"cursor": _forge_cursor(name, known, key)})
             assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), (url, key)
 
 
 @pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
-def test_actions_on_many_refuse_forged_bookmarks(any_world: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
+def test_actions_on_many_refuse_forged_bookmarks(any_api: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
     for key in _BOOKMARKS:
         forged = _forge_cursor(name, {}, key.format(**made) if "{" in key else key)
-        response = any_world.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})
+        response = any_api.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})
         assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), key

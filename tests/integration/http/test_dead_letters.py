@@ -27,68 +27,68 @@ def _make_error(kind: str = "ValueError", where: str = "read") -> dict[str, str]
     }
 
 
-def _report_end(world: ApiDriver, execution: str, kind: EventKind, **data: Any) -> None:
+def _report_end(api: ApiDriver, execution: str, kind: EventKind, **data: Any) -> None:
     now = SystemClock().now()
     stream_id = events.format_stream_id((int(now.timestamp() * 1000), 0))
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         record_events(connection, [events.Event(stream_id, kind, execution, 1, {"worker": "w", **data})])
 
 
-def _create_dead_letter(world: ApiDriver, kind: EventKind = EventKind.FAILED, error: Any = None, **body: Any) -> str:
+def _create_dead_letter(api: ApiDriver, kind: EventKind = EventKind.FAILED, error: Any = None, **body: Any) -> str:
     """An execution that has ended badly."""
-    made: str = world.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
-    _report_end(world, made, EventKind.RUNNING, token="t")
-    _report_end(world, made, kind, error=error or _make_error(), reason="so")
+    made: str = api.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
+    _report_end(api, made, EventKind.RUNNING, token="t")
+    _report_end(api, made, kind, error=error or _make_error(), reason="so")
     return made
 
 
-def _get_execution(world: ApiDriver, execution: str) -> dict[str, Any]:
-    found: dict[str, Any] = world.client.get(f"/api/v1/executions/{execution}").json
+def _get_execution(api: ApiDriver, execution: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.client.get(f"/api/v1/executions/{execution}").json
     return found
 
 
-def _list_dead_letters(world: ApiDriver, query: str = "") -> list[str]:
-    return [each["id"] for each in world.client.get(f"{DEAD_LETTERS}?{query}").json["items"]]
+def _list_dead_letters(api: ApiDriver, query: str = "") -> list[str]:
+    return [each["id"] for each in api.client.get(f"{DEAD_LETTERS}?{query}").json["items"]]
 
 
-def _post_action(world: ApiDriver, action: str, **body: Any) -> dict[str, Any]:
-    response = world.client.post(f"{DEAD_LETTERS}/{action}", json=body)
+def _post_action(api: ApiDriver, action: str, **body: Any) -> dict[str, Any]:
+    response = api.client.post(f"{DEAD_LETTERS}/{action}", json=body)
     assert response.status_code == 200, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def test_what_ends_badly_is_an_open_dead_letter(any_world: ApiDriver) -> None:
-    failed, late = _create_dead_letter(any_world), _create_dead_letter(any_world, EventKind.TIMED_OUT, _make_error("TimeLimitExceeded"))
-    fine = any_world.submit_accepted()["id"]
-    _report_end(any_world, fine, EventKind.SUCCEEDED, result=1)
-    shown = any_world.client.get(DEAD_LETTERS).json["items"]
+def test_what_ends_badly_is_an_open_dead_letter(any_api: ApiDriver) -> None:
+    failed, late = _create_dead_letter(any_api), _create_dead_letter(any_api, EventKind.TIMED_OUT, _make_error("TimeLimitExceeded"))
+    fine = any_api.submit_accepted()["id"]
+    _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
+    shown = any_api.client.get(DEAD_LETTERS).json["items"]
     assert [(each["id"], each["cause"], each["state"]) for each in shown] == [
         (late, "timed_out", "TimedOut"),
         (failed, "raised", "Failed"),
     ]
     assert shown[1]["error"] == _make_error()
     assert (shown[1]["attempt"], shown[1]["reason"], shown[1]["parameters"]) == (1, "so", {"user_id": "u-17"})
-    assert shown[1]["fingerprint"] == _get_execution(any_world, failed)["fingerprint"]
-    assert _get_execution(any_world, failed)["dead_letter"] == "open"
-    assert [_get_execution(any_world, fine)[name] for name in ("dead_letter", "fingerprint")] == [None, None]
+    assert shown[1]["fingerprint"] == _get_execution(any_api, failed)["fingerprint"]
+    assert _get_execution(any_api, failed)["dead_letter"] == "open"
+    assert [_get_execution(any_api, fine)[name] for name in ("dead_letter", "fingerprint")] == [None, None]
 
 
-def test_filters_and_pages(any_world: ApiDriver) -> None:
-    with any_world.database.write() as connection:
+def test_filters_and_pages(any_api: ApiDriver) -> None:
+    with any_api.database.write() as connection:
         jobs.upsert(connection, JobDefinition("other", EXPORT_TASK.name), JobOwner.CODE, "relay", SystemClock().now())
-    any_world.create_queue("mail")
-    first = _create_dead_letter(any_world, queue="mail", correlation_id="c-1")
-    second = _create_dead_letter(any_world, error=_make_error("KeyError"))
-    other = any_world.submit_accepted(job="other")["id"]
-    _report_end(any_world, other, EventKind.FAILED, error=_make_error("KeyError", "write"))
-    batch = any_world.client.post(
+    any_api.create_queue("mail")
+    first = _create_dead_letter(any_api, queue="mail", correlation_id="c-1")
+    second = _create_dead_letter(any_api, error=_make_error("KeyError"))
+    other = any_api.submit_accepted(job="other")["id"]
+    _report_end(any_api, other, EventKind.FAILED, error=_make_error("KeyError", "write"))
+    batch = any_api.client.post(
         "/api/v1/executions/batch", json={"executions": [{"job": "other", "parameters": {"user_id": "u"}}]}
     )
     [of_batch] = batch.json["ids"]
-    _report_end(any_world, of_batch, EventKind.TIMED_OUT, error=_make_error("SoftTimeLimitExceeded"))
-    mark = _get_execution(any_world, second)["fingerprint"]
-    middle = _get_execution(any_world, second)["finished_at"]
+    _report_end(any_api, of_batch, EventKind.TIMED_OUT, error=_make_error("SoftTimeLimitExceeded"))
+    mark = _get_execution(any_api, second)["fingerprint"]
+    middle = _get_execution(any_api, second)["finished_at"]
     for query, expected in (
         ("", [of_batch, other, second, first]),
         ("job=other", [of_batch, other]),
@@ -102,114 +102,114 @@ def test_filters_and_pages(any_world: ApiDriver) -> None:
         (f"ended_after={middle}", [of_batch, other]),
         ("error_type=KeyError&job=other", [other]),
     ):
-        assert _list_dead_letters(any_world, query) == expected, query
-    page = any_world.client.get(f"{DEAD_LETTERS}?limit=3").json
-    assert _list_dead_letters(any_world, f"limit=3&cursor={page['next']}") == [first]
+        assert _list_dead_letters(any_api, query) == expected, query
+    page = any_api.client.get(f"{DEAD_LETTERS}?limit=3").json
+    assert _list_dead_letters(any_api, f"limit=3&cursor={page['next']}") == [first]
 
 
-def test_groups_say_how_many_failed_alike_and_since_when(any_world: ApiDriver) -> None:
-    many = [_create_dead_letter(any_world) for _ in range(3)]
-    one = _create_dead_letter(any_world, error=_make_error("KeyError"))
-    first, second = any_world.client.get(f"{DEAD_LETTERS}/groups").json["items"]
+def test_groups_say_how_many_failed_alike_and_since_when(any_api: ApiDriver) -> None:
+    many = [_create_dead_letter(any_api) for _ in range(3)]
+    one = _create_dead_letter(any_api, error=_make_error("KeyError"))
+    first, second = any_api.client.get(f"{DEAD_LETTERS}/groups").json["items"]
     assert (first["count"], first["example"]["id"]) == (3, many[-1])
-    assert (first["first_seen"], first["last_seen"]) == tuple(_get_execution(any_world, many[at])["finished_at"] for at in (0, 2))
+    assert (first["first_seen"], first["last_seen"]) == tuple(_get_execution(any_api, many[at])["finished_at"] for at in (0, 2))
     assert (second["count"], second["example"]["id"]) == (1, one)
-    assert [each["id"] for each in any_world.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
+    assert [each["id"] for each in any_api.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
 
 
-def test_redriven_it_runs_again_as_another_and_only_once(any_world: ApiDriver) -> None:
-    any_world.create_queue("mail")
-    old = _create_dead_letter(any_world, correlation_id="order-1", queue="mail", priority=9, time_limit=60)
-    done = _post_action(any_world, "redrive", ids=[old])
+def test_redriven_it_runs_again_as_another_and_only_once(any_api: ApiDriver) -> None:
+    any_api.create_queue("mail")
+    old = _create_dead_letter(any_api, correlation_id="order-1", queue="mail", priority=9, time_limit=60)
+    done = _post_action(any_api, "redrive", ids=[old])
     assert (done["matched"], done["done"], done["left"], done["next"]) == (1, 1, 0, None)
     [sample] = done["sample"]
-    made, left = _get_execution(any_world, sample["rerun"]), _get_execution(any_world, old)
+    made, left = _get_execution(any_api, sample["rerun"]), _get_execution(any_api, old)
     assert (made["rerun_of"], made["state"], made["job_revision"]) == (old, "Queued", 1)
     for name in ("parameters", "correlation_id", "queue", "priority", "overrides", "job"):
         assert made[name] == left[name], name
     assert (left["dead_letter"], left["dead_letter_by"], left["state"]) == ("redriven", "api", "Failed")
-    assert [each["id"] for each in any_world.client.get(left["links"]["reruns"]).json["items"]] == [made["id"]]
-    [entered] = any_world.client.get(made["links"]["transitions"]).json["items"]
+    assert [each["id"] for each in any_api.client.get(left["links"]["reruns"]).json["items"]] == [made["id"]]
+    [entered] = any_api.client.get(made["links"]["transitions"]).json["items"]
     assert (entered["actor"], entered["reason"]) == ("api", f"rerun of {old}")
 
-    again = _post_action(any_world, "redrive", ids=[old])
+    again = _post_action(any_api, "redrive", ids=[old])
     assert (again["matched"], again["done"], again["refused"]) == (0, 0, 1)
     assert again["problems"][0]["code"] == "not_a_dead_letter"
-    assert _post_action(any_world, "redrive", all=True)["done"] == 0
-    assert any_world.count_rows("executions") == 2
+    assert _post_action(any_api, "redrive", all=True)["done"] == 0
+    assert any_api.count_rows("executions") == 2
 
 
-def test_it_runs_as_the_job_is_defined_now(any_world: ApiDriver) -> None:
-    old = _create_dead_letter(any_world)
+def test_it_runs_as_the_job_is_defined_now(any_api: ApiDriver) -> None:
+    old = _create_dead_letter(any_api)
     changed = JobDefinition("export", EXPORT_TASK.name, queue="background", priority=7, defaults={"format": "json"})
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         jobs.upsert(connection, changed, JobOwner.CODE, "relay", SystemClock().now())
-    made = _get_execution(any_world, _post_action(any_world, "redrive", ids=[old])["sample"][0]["rerun"])
+    made = _get_execution(any_api, _post_action(any_api, "redrive", ids=[old])["sample"][0]["rerun"])
     assert (made["job_revision"], made["queue"], made["priority"]) == (2, "background", 7)
     assert made["parameters"] == {"user_id": "u-17", "format": "json"}
 
 
-def test_parameters_are_patched_and_checked_for_each_by_itself(any_world: ApiDriver) -> None:
-    good = _create_dead_letter(any_world, parameters={"user_id": "u-1", "rows": 3, "format": "csv"})
-    bad = _create_dead_letter(any_world, parameters={"user_id": "u-2", "options": {"deep": {"a": 1, "b": 2}}})
+def test_parameters_are_patched_and_checked_for_each_by_itself(any_api: ApiDriver) -> None:
+    good = _create_dead_letter(any_api, parameters={"user_id": "u-1", "rows": 3, "format": "csv"})
+    bad = _create_dead_letter(any_api, parameters={"user_id": "u-2", "options": {"deep": {"a": 1, "b": 2}}})
     patch = {"rows": None, "format": "json", "options": {"deep": {"a": None}}}
-    done = _post_action(any_world, "redrive", all=True, patch=patch)
+    done = _post_action(any_api, "redrive", all=True, patch=patch)
     assert (done["done"], done["refused"]) == (2, 0)
-    made = {each["id"]: _get_execution(any_world, each["rerun"])["parameters"] for each in done["sample"]}
+    made = {each["id"]: _get_execution(any_api, each["rerun"])["parameters"] for each in done["sample"]}
     assert made == {
         good: {"user_id": "u-1", "format": "json", "options": {"deep": {}}},
         bad: {"user_id": "u-2", "format": "json", "options": {"deep": {"b": 2}}},
     }
 
-    wrong, fine = _create_dead_letter(any_world, parameters={"user_id": "u-3", "rows": 5}), _create_dead_letter(any_world)
-    done = _post_action(any_world, "redrive", all=True, patch={"rows": {"x": 1}})
+    wrong, fine = _create_dead_letter(any_api, parameters={"user_id": "u-3", "rows": 5}), _create_dead_letter(any_api)
+    done = _post_action(any_api, "redrive", all=True, patch={"rows": {"x": 1}})
     assert (done["done"], done["refused"], len(done["problems"])) == (0, 2, 2)
     assert (done["problems"][0]["id"], done["problems"][0]["pointer"]) == (wrong, "/parameters/rows")
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         jobs.upsert(connection, JobDefinition("other", EXPORT_TASK.name, enabled=False), JobOwner.CODE, "x", SystemClock().now())
         connection.execute(sa.update(schema.executions).where(schema.executions.c.id == wrong).values(job="other"))
-    done = _post_action(any_world, "redrive", all=True)
+    done = _post_action(any_api, "redrive", all=True)
     assert [(each["id"], each["code"]) for each in done["problems"]] == [(wrong, "job_disabled")]
-    assert ([each["id"] for each in done["sample"]], _list_dead_letters(any_world)) == ([fine], [wrong])
+    assert ([each["id"] for each in done["sample"]], _list_dead_letters(any_api)) == ([fine], [wrong])
 
 
-def test_of_those_with_one_unique_key_one_runs_again(any_world: ApiDriver) -> None:
-    letters = [_create_dead_letter(any_world, parameters={"user_id": user}) for user in ("u-1", "u-1", "u-2")]
+def test_of_those_with_one_unique_key_one_runs_again(any_api: ApiDriver) -> None:
+    letters = [_create_dead_letter(any_api, parameters={"user_id": user}) for user in ("u-1", "u-1", "u-2")]
     policy = {"unique": {"key": "{user_id}", "until": "finished", "on_conflict": "reject"}}
     definition = JobDefinition.from_json({"name": "export", "task": EXPORT_TASK.name, **policy})
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         jobs.upsert(connection, definition, JobOwner.CODE, "relay", SystemClock().now())
-    done = _post_action(any_world, "redrive", all=True)
+    done = _post_action(any_api, "redrive", all=True)
     assert (done["done"], done["refused"]) == (2, 1)
     assert [(each["id"], each["code"]) for each in done["problems"]] == [(letters[1], "not_unique")]
-    assert _list_dead_letters(any_world) == [letters[1]]
-    refused = any_world.client.post(f"/api/v1/executions/{letters[1]}/rerun")
+    assert _list_dead_letters(any_api) == [letters[1]]
+    refused = any_api.client.post(f"/api/v1/executions/{letters[1]}/rerun")
     assert (refused.status_code, refused.json["code"]) == (409, "not_unique")
-    assert _list_dead_letters(any_world) == [letters[1]]
+    assert _list_dead_letters(any_api) == [letters[1]]
 
 
-def test_a_dry_run_tells_and_changes_nothing(any_world: ApiDriver) -> None:
-    letters = [_create_dead_letter(any_world) for _ in range(3)]
-    other = _create_dead_letter(any_world, error=_make_error("KeyError"))
+def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
+    letters = [_create_dead_letter(any_api) for _ in range(3)]
+    other = _create_dead_letter(any_api, error=_make_error("KeyError"))
     for what in ("redrive", "discard"):
-        done = _post_action(any_world, what, filter={"error_type": "ValueError"}, dry_run=True, limit=2)
+        done = _post_action(any_api, what, filter={"error_type": "ValueError"}, dry_run=True, limit=2)
         assert (done["dry_run"], done["matched"], done["done"], done["left"]) == (True, 3, 2, 1)
         assert [each["id"] for each in done["sample"]] == letters[:2]
         assert done["states"] == {"Failed": 3}
-    refused = _post_action(any_world, "redrive", all=True, dry_run=True, patch={"user_id": 5})
+    refused = _post_action(any_api, "redrive", all=True, dry_run=True, patch={"user_id": 5})
     assert (refused["done"], refused["refused"]) == (0, 4)
-    assert _list_dead_letters(any_world) == [other, *letters[::-1]]
-    assert any_world.count_rows("executions") == 4
-    with any_world.database.read() as connection:
+    assert _list_dead_letters(any_api) == [other, *letters[::-1]]
+    assert any_api.count_rows("executions") == 4
+    with any_api.database.read() as connection:
         assert audit.list_by_subject(connection, "dead-letters") == []
 
 
-def test_a_rate_spreads_when_they_are_due_over_several_requests(any_world: ApiDriver) -> None:
-    letters = [_create_dead_letter(any_world) for _ in range(5)]
-    first = _post_action(any_world, "redrive", all=True, rate=0.5, limit=3)
-    second = _post_action(any_world, "redrive", all=True, rate=0.5, cursor=first["next"])
+def test_a_rate_spreads_when_they_are_due_over_several_requests(any_api: ApiDriver) -> None:
+    letters = [_create_dead_letter(any_api) for _ in range(5)]
+    first = _post_action(any_api, "redrive", all=True, rate=0.5, limit=3)
+    second = _post_action(any_api, "redrive", all=True, rate=0.5, cursor=first["next"])
     assert (first["done"], first["left"], second["done"], second["next"]) == (3, 2, 2, None)
-    made = [_get_execution(any_world, each["rerun"]) for each in [*first["sample"], *second["sample"]]]
+    made = [_get_execution(any_api, each["rerun"]) for each in [*first["sample"], *second["sample"]]]
     due = [dt.datetime.fromisoformat(each["due_at"]) for each in made]
     assert [(each - due[0]).total_seconds() for each in due] == [0, 2, 4, 6, 8]
     assert [each["state"] for each in made] == ["Queued", *["Scheduled"] * 4]
@@ -217,63 +217,63 @@ def test_a_rate_spreads_when_they_are_due_over_several_requests(any_world: ApiDr
     assert second["until"] == made[-1]["due_at"]
 
 
-def test_many_are_worked_off_in_bounded_transactions(any_world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_worked_off_in_bounded_transactions(any_api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "CHUNK_SIZE", 2)
-    letters = [_create_dead_letter(any_world) for _ in range(5)]
-    wrong = _create_dead_letter(any_world, parameters={"user_id": "u-9", "rows": 1})
-    done = _post_action(any_world, "redrive", all=True, limit=3, note="the disk is larger now")
+    letters = [_create_dead_letter(any_api) for _ in range(5)]
+    wrong = _create_dead_letter(any_api, parameters={"user_id": "u-9", "rows": 1})
+    done = _post_action(any_api, "redrive", all=True, limit=3, note="the disk is larger now")
     assert (done["matched"], done["done"], done["left"]) == (6, 3, 3)
-    any_world.update_execution(wrong, parameters={"rows": 1})
-    done = _post_action(any_world, "redrive", all=True, cursor=done["next"])
+    any_api.update_execution(wrong, parameters={"rows": 1})
+    done = _post_action(any_api, "redrive", all=True, cursor=done["next"])
     assert (done["matched"], done["done"], done["refused"], done["next"]) == (3, 2, 1, None)
-    assert _list_dead_letters(any_world) == [wrong]
-    with any_world.database.read() as connection:
+    assert _list_dead_letters(any_api) == [wrong]
+    with any_api.database.read() as connection:
         entries = audit.list_by_subject(connection, "dead-letters")
     assert [len(entry.after["reruns"]) for entry in entries] == [2, 1, 2]  # type: ignore[index]
     assert {entry.actor for entry in entries} == {"api"}
-    assert _get_execution(any_world, letters[0])["dead_letter_note"] == "the disk is larger now"
+    assert _get_execution(any_api, letters[0])["dead_letter_note"] == "the disk is larger now"
 
 
-def test_discarded_it_is_left_at_that(any_world: ApiDriver) -> None:
-    one, many = _create_dead_letter(any_world), [_create_dead_letter(any_world) for _ in range(2)]
+def test_discarded_it_is_left_at_that(any_api: ApiDriver) -> None:
+    one, many = _create_dead_letter(any_api), [_create_dead_letter(any_api) for _ in range(2)]
     for _ in range(2):
-        shown = any_world.client.post(f"/api/v1/executions/{one}/discard", json={"note": "a test"})
+        shown = any_api.client.post(f"/api/v1/executions/{one}/discard", json={"note": "a test"})
         assert (shown.status_code, shown.json["dead_letter"], shown.json["dead_letter_note"]) == (
             200,
             "discarded",
             "a test",
         )
-    done = _post_action(any_world, "discard", filter={"job": "export"}, note="all of them")
+    done = _post_action(any_api, "discard", filter={"job": "export"}, note="all of them")
     assert [each["id"] for each in done["sample"]] == many
-    assert _list_dead_letters(any_world) == []
-    assert (_get_execution(any_world, one)["dead_letter_note"], _get_execution(any_world, one)["state"]) == ("a test", "Failed")
-    fine = any_world.submit_accepted()["id"]
-    refused = any_world.client.post(f"/api/v1/executions/{fine}/discard")
+    assert _list_dead_letters(any_api) == []
+    assert (_get_execution(any_api, one)["dead_letter_note"], _get_execution(any_api, one)["state"]) == ("a test", "Failed")
+    fine = any_api.submit_accepted()["id"]
+    refused = any_api.client.post(f"/api/v1/executions/{fine}/discard")
     assert (refused.status_code, refused.json["code"]) == (409, "not_a_dead_letter")
 
 
-def test_whatever_has_ended_can_be_run_again_as_often_as_asked(any_world: ApiDriver) -> None:
-    letter, fine = _create_dead_letter(any_world), any_world.submit_accepted()["id"]
-    _report_end(any_world, fine, EventKind.SUCCEEDED, result=1)
+def test_whatever_has_ended_can_be_run_again_as_often_as_asked(any_api: ApiDriver) -> None:
+    letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
+    _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
     for old in (letter, fine, fine, letter):
-        made = any_world.client.post(f"/api/v1/executions/{old}/rerun", json={"patch": {"format": "json"}})
+        made = any_api.client.post(f"/api/v1/executions/{old}/rerun", json={"patch": {"format": "json"}})
         assert (made.status_code, made.json["rerun_of"]) == (202, old)
         assert made.json["parameters"] == {"user_id": "u-17", "format": "json"}
         assert made.headers["Location"] == made.json["links"]["self"]
-    assert _get_execution(any_world, letter)["dead_letter"] == "redriven"
-    early = any_world.client.post(f"/api/v1/executions/{made.json['id']}/rerun")
+    assert _get_execution(any_api, letter)["dead_letter"] == "redriven"
+    early = any_api.client.post(f"/api/v1/executions/{made.json['id']}/rerun")
     assert (early.status_code, early.json["code"]) == (409, "not_finished")
-    wrong = any_world.client.post(f"/api/v1/executions/{fine}/rerun", json={"patch": {"format": "xml"}})
+    wrong = any_api.client.post(f"/api/v1/executions/{fine}/rerun", json={"patch": {"format": "xml"}})
     assert (wrong.status_code, wrong.json["errors"][0]["pointer"]) == (422, "/parameters/format")
-    assert any_world.client.post(f"/api/v1/executions/{UNKNOWN_ID}/rerun").status_code == 404
+    assert any_api.client.post(f"/api/v1/executions/{UNKNOWN_ID}/rerun").status_code == 404
 
 
-def test_what_somebody_decided_stays_whatever_is_reported_later(any_world: ApiDriver) -> None:
-    old = _create_dead_letter(any_world)
-    _post_action(any_world, "discard", ids=[old])
-    _report_end(any_world, old, EventKind.TIMED_OUT, error=_make_error("TimeLimitExceeded"))
-    _report_end(any_world, old, EventKind.LOST)
-    assert _get_execution(any_world, old)["dead_letter"] == "discarded"
+def test_what_somebody_decided_stays_whatever_is_reported_later(any_api: ApiDriver) -> None:
+    old = _create_dead_letter(any_api)
+    _post_action(any_api, "discard", ids=[old])
+    _report_end(any_api, old, EventKind.TIMED_OUT, error=_make_error("TimeLimitExceeded"))
+    _report_end(any_api, old, EventKind.LOST)
+    assert _get_execution(any_api, old)["dead_letter"] == "discarded"
 
 
 @pytest.mark.parametrize("action", ["dead-letters/redrive", "dead-letters/discard", "executions/cancel"])
@@ -298,8 +298,8 @@ def test_what_somebody_decided_stays_whatever_is_reported_later(any_world: ApiDr
         ({"filter": {"created_after": "2026-01-01T00:00:00"}}, "/filter/created_after", "naive_time"),
     ],
 )
-def test_what_is_meant_must_be_clear(world: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str) -> None:
-    response = world.client.post(f"/api/v1/{action}", json=body)
+def test_what_is_meant_must_be_clear(api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = api.client.post(f"/api/v1/{action}", json=body)
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
@@ -317,15 +317,15 @@ def test_what_is_meant_must_be_clear(world: ApiDriver, action: str, body: dict[s
         ({"note": "\x1b[8m"}, "/note", "not_allowed"),
     ],
 )
-def test_how_to_run_again_must_make_sense(world: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
-    response = world.client.post(f"{DEAD_LETTERS}/redrive", json={"all": True, **body})
+def test_how_to_run_again_must_make_sense(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = api.client.post(f"{DEAD_LETTERS}/redrive", json={"all": True, **body})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
 
-def test_ids_that_are_none_are_told_and_disturb_nobody(any_world: ApiDriver) -> None:
-    letter, fine = _create_dead_letter(any_world), any_world.submit_accepted()["id"]
-    done = _post_action(any_world, "redrive", ids=[UNKNOWN_ID, fine, letter])
+def test_ids_that_are_none_are_told_and_disturb_nobody(any_api: ApiDriver) -> None:
+    letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
+    done = _post_action(any_api, "redrive", ids=[UNKNOWN_ID, fine, letter])
     assert (done["done"], done["refused"]) == (1, 2)
     assert [(each["id"], each["code"]) for each in done["problems"]] == [
         (UNKNOWN_ID, "execution_not_found"),

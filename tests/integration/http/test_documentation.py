@@ -82,28 +82,28 @@ def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> N
                 assert re.search(r"`\w+`", answer["description"]), (name, status)
 
 
-def test_every_route_is_described(world: ApiDriver, operations: dict[str, Any]) -> None:
+def test_every_route_is_described(api: ApiDriver, operations: dict[str, Any]) -> None:
     hidden = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<string:name>"}
     routes = {
         f"{method} {re.sub('<.+?>', '{}', rule.rule)}"
-        for rule in world.app.url_map.iter_rules()
+        for rule in api.app.url_map.iter_rules()
         if rule.rule not in hidden
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert routes == {re.sub("{.+?}", "{}", name) for name in operations}
 
 
-def test_it_is_served(world: ApiDriver) -> None:
-    assert world.client.get("/openapi.json").data == FROZEN_DESCRIPTION.read_bytes()
+def test_it_is_served(api: ApiDriver) -> None:
+    assert api.client.get("/openapi.json").data == FROZEN_DESCRIPTION.read_bytes()
 
 
-def test_the_page_loads_nothing_from_elsewhere(world: ApiDriver) -> None:
-    page = world.client.get("/docs")
+def test_the_page_loads_nothing_from_elsewhere(api: ApiDriver) -> None:
+    page = api.client.get("/docs")
     assert page.mimetype == "text/html"
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(links) == 4
     for link in links:
         assert link.startswith("/docs/")
-        assert world.client.get(link).status_code == 200
-    assert "validatorUrl: null" in world.client.get("/docs/start.js").text
+        assert api.client.get(link).status_code == 200
+    assert "validatorUrl: null" in api.client.get("/docs/start.js").text

@@ -29,22 +29,22 @@ SUBMIT_PATH = "/api/v1/jobs/export/executions"
         ("BREW", "/", 405, "method_not_allowed"),
     ],
 )
-def test_what_is_not_there(world: ApiDriver, method: str, path: str, status: int, code: str) -> None:
-    response = world.client.open(path, method=method)
+def test_what_is_not_there(api: ApiDriver, method: str, path: str, status: int, code: str) -> None:
+    response = api.client.open(path, method=method)
     assert (response.status_code, response.json["code"]) == (status, code)
 
 
-def test_a_name_with_nul_in_a_path_does_not_exist(any_world: ApiDriver) -> None:
+def test_a_name_with_nul_in_a_path_does_not_exist(any_api: ApiDriver) -> None:
     span = "?from=2026-01-01&to=2026-02-01"
     read = set()
-    for rule in any_world.app.url_map.iter_rules():
+    for rule in any_api.app.url_map.iter_rules():
         if not rule.arguments:
             continue
         path = re.sub(r"<(?:string|execution|schedule):\w+>", "a%00", rule.rule.replace("<int:number>", "1"))
         for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
             query = span if path.endswith("/days") else ""
             body: dict[str, Any] = {} if method == "GET" else {"json": {}}
-            response = any_world.client.open(f"{path}{query}", method=method, **body)
+            response = any_api.client.open(f"{path}{query}", method=method, **body)
             assert response.status_code < 500, (method, path)
             if method == "GET":
                 read.add(path)
@@ -56,16 +56,16 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: ApiDriver) -> None:
 _UNUSUAL_SEGMENTS = ("", "%C3%A9", "%ED%A0%80", "%FF", "%00", "%D9%A3", "9" * 5000, "-1", "1e999", "%2B", "%F0%9F%92%A9")
 
 
-def test_no_value_in_a_url_is_too_unusual(any_world: ApiDriver) -> None:
+def test_no_value_in_a_url_is_too_unusual(any_api: ApiDriver) -> None:
     """A value that is refused, or names nothing, is the client's mistake, and told as that."""
-    for template, item in any_world.client.get("/openapi.json").json["paths"].items():
+    for template, item in any_api.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "9" * 30)
         path = re.sub(r"{\w+}", "export", path)
         for method in item.keys() - {"parameters"}:
             names = [each["name"] for each in item[method].get("parameters", ()) if each["in"] == "query"]
             for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL_SEGMENTS)):
                 body: dict[str, Any] = {} if method == "get" else {"json": {}}
-                response = any_world.client.open(f"{path}?{query}", method=method.upper(), **body)
+                response = any_api.client.open(f"{path}?{query}", method=method.upper(), **body)
                 assert response.status_code < 500 or path == "/readyz", (method, path, query)
                 if "=" in query and query.startswith("cursor"):
                     assert response.status_code in (404, 422), (path, query)
@@ -74,7 +74,7 @@ def test_no_value_in_a_url_is_too_unusual(any_world: ApiDriver) -> None:
 def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database: Database) -> None:
     """Without a body as well, and whatever its type says: a web page can send these."""
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, HOSTS="jobs.example.com")
+    api = create_api_driver(sqlite_database, HOSTS="jobs.example.com")
     pause = "/api/v1/queues/critical/pause"
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     for headers, status, code in (
@@ -82,17 +82,17 @@ def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database
         ({"Sec-Fetch-Site": "cross-site", **form}, 403, "cross_site"),
         ({"Host": "rebind.evil.example:8000"}, 421, "unknown_host"),
     ):
-        refused = world.client.post(pause, headers=headers)
+        refused = api.client.post(pause, headers=headers)
         assert (refused.status_code, refused.json["code"]) == (status, code)
     for path in ("/metrics", "/readyz", "/docs", "/openapi.json", "/api/v1/executions"):
-        assert world.client.get(path, headers={"Host": "rebind.evil.example"}).status_code == 421
-        assert world.client.get(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert world.client.get("/api/v1/queues/critical").json["paused_at"] is None
-    assert world.client.post(pause, headers={"Host": "jobs.example.com"}).status_code == 200
+        assert api.client.get(path, headers={"Host": "rebind.evil.example"}).status_code == 421
+        assert api.client.get(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert api.client.get("/api/v1/queues/critical").json["paused_at"] is None
+    assert api.client.post(pause, headers={"Host": "jobs.example.com"}).status_code == 200
 
 
-def test_a_wrong_method_is_told_the_right_ones(world: ApiDriver) -> None:
-    assert set(world.client.get(SUBMIT_PATH).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+def test_a_wrong_method_is_told_the_right_ones(api: ApiDriver) -> None:
+    assert set(api.client.get(SUBMIT_PATH).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_a_wrong_method_is_told_the_right_ones(world: ApiDriver) -> None:
         (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
     ],
 )
-def test_bodies_that_are_not_json_as_we_take_it(world: ApiDriver, body: bytes, detail: str) -> None:
-    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
+def test_bodies_that_are_not_json_as_we_take_it(api: ApiDriver, body: bytes, detail: str) -> None:
+    response = api.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert detail in response.json["detail"]
 
@@ -136,64 +136,64 @@ def test_bodies_that_are_not_json_as_we_take_it(world: ApiDriver, body: bytes, d
     ],
 )
 def test_a_value_that_cannot_be_kept_is_refused_at_its_place(
-    world: ApiDriver, body: bytes, pointer: str, detail: str
+    api: ApiDriver, body: bytes, pointer: str, detail: str
 ) -> None:
-    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
+    response = api.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, "not_kept")]
     assert detail in response.json["detail"]
 
 
-def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: ApiDriver) -> None:
+def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_api: ApiDriver) -> None:
     options: list[Any] = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}, "a:b", ":"]
     options += [json.loads("[" * 96 + "]" * 96), {"__type__": "uuid"}]
-    made = any_world.submit_accepted({"parameters": {"user_id": "u", "options": options}})
-    shown = any_world.client.get(made["links"]["self"]).json
+    made = any_api.submit_accepted({"parameters": {"user_id": "u", "options": options}})
+    shown = any_api.client.get(made["links"]["self"]).json
     assert shown["parameters"]["options"] == options
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_that_is_said_to_be_something_else(world: ApiDriver, content_type: str) -> None:
-    response = world.client.post(SUBMIT_PATH, data=b'{"parameters": {}}', content_type=content_type)
+def test_a_body_that_is_said_to_be_something_else(api: ApiDriver, content_type: str) -> None:
+    response = api.client.post(SUBMIT_PATH, data=b'{"parameters": {}}', content_type=content_type)
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_suffix_of_json_is_json(world: ApiDriver) -> None:
+def test_a_suffix_of_json_is_json(api: ApiDriver) -> None:
     body = b'{"parameters": {"user_id": "u"}}'
-    assert world.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
+    assert api.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
 
 
 def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, MAX_BODY="2000")
-    response = world.submit({"parameters": {"user_id": "u" * 3000}})
+    api = create_api_driver(sqlite_database, MAX_BODY="2000")
+    response = api.submit({"parameters": {"user_id": "u" * 3000}})
     assert (response.status_code, response.json["code"]) == (413, "body_too_large")
-    assert world.submit({"parameters": {"user_id": "u" * 1000}}).status_code == 202
+    assert api.submit({"parameters": {"user_id": "u" * 1000}}).status_code == 202
 
 
 class TestRequestId:
     """X-Request-ID."""
 
-    def test_a_sane_one_is_taken_over(self, world: ApiDriver) -> None:
-        response = world.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
+    def test_a_sane_one_is_taken_over(self, api: ApiDriver) -> None:
+        response = api.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
         assert (response.headers["X-Request-ID"], response.json["request_id"]) == ("abc-123", "abc-123")
 
     @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "-first"])
-    def test_another_is_replaced(self, world: ApiDriver, given: str | None) -> None:
+    def test_another_is_replaced(self, api: ApiDriver, given: str | None) -> None:
         headers = {} if given is None else {"X-Request-ID": given}
-        first, second = (world.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
+        first, second = (api.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
         assert first != second
         assert first != given
         assert len(first) == 32
 
 
-def test_an_unexpected_error_is_logged_and_shows_nothing(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_logged_and_shows_nothing(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret is 42")
 
     monkeypatch.setattr(executions, "list_page", explode)
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
-        response = world.client.get("/api/v1/executions", headers={"X-Request-ID": "it-was-me"})
+        response = api.client.get("/api/v1/executions", headers={"X-Request-ID": "it-was-me"})
     assert (response.status_code, response.json["code"]) == (500, "internal_error")
     assert "42" not in response.text
     assert "Traceback" not in response.text

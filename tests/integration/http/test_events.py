@@ -20,9 +20,9 @@ FAILURE = {"type": "E", "message": "no", "traceback": ""}
 class EventStreamReader:
     """The events of one execution, read one at a time; the clock runs only while somebody waits."""
 
-    def __init__(self, world: ApiDriver, execution: str, last: str | None = None) -> None:
+    def __init__(self, api: ApiDriver, execution: str, last: str | None = None) -> None:
         headers = {} if last is None else {"Last-Event-ID": last}
-        self.response = world.client.get(f"/api/v1/executions/{execution}/events", headers=headers, buffered=False)
+        self.response = api.client.get(f"/api/v1/executions/{execution}/events", headers=headers, buffered=False)
         self.events: Iterator[ServerSentEvent] = parse_events(self.response.response)
 
     def read_next(self) -> ServerSentEvent:
@@ -39,10 +39,10 @@ class EventStreamReader:
 
 
 @pytest.fixture
-def patient(any_world: ApiDriver) -> ApiDriver:
+def patient(any_api: ApiDriver) -> ApiDriver:
     """A world whose clock moves by itself, so that no test waits; once on SQLite and once on PostgreSQL."""
-    any_world.app.extensions["jobworker"].clock = ManualClock(any_world.app.extensions["jobworker"].clock.now())
-    return any_world
+    any_api.app.extensions["jobworker"].clock = ManualClock(any_api.app.extensions["jobworker"].clock.now())
+    return any_api
 
 
 def _list_content(found: list[ServerSentEvent]) -> list[Any]:
@@ -111,14 +111,14 @@ def test_but_not_for_ever(patient: ApiDriver) -> None:
     assert [each.kind for each in EventStreamReader(patient, made).read_rest()] == ["state", "state", *["comment"] * 5, "end"]
 
 
-def _get_last_log_seq(world: ApiDriver, event_id: str) -> None:
-    with world.database.write() as connection:
+def _get_last_log_seq(api: ApiDriver, event_id: str) -> None:
+    with api.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE relay_state SET logged_through = '{event_id}'")
 
 
-def _insert_log_lines(world: ApiDriver, execution: str, lines: int) -> str:
+def _insert_log_lines(api: ApiDriver, execution: str, lines: int) -> str:
     mark = log_lines.build_truncation_mark(execution, DroppedLines(lines, lines), 1, NOW)
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         log_lines.replace_truncation_marks(connection, [mark])
     return mark.message
 
@@ -174,9 +174,9 @@ def test_many_lines_come_in_their_order(patient: ApiDriver, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
-def test_an_id_of_no_stream_is_refused(world: ApiDriver, bookmark: str) -> None:
-    made = world.submit_accepted()["id"]
-    response = world.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
+def test_an_id_of_no_stream_is_refused(api: ApiDriver, bookmark: str) -> None:
+    made = api.submit_accepted()["id"]
+    response = api.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
     assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
     assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
 

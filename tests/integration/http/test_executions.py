@@ -15,13 +15,13 @@ def _get_file_folder(execution: dict[str, Any], below: str = "") -> str:
     return f"/api/v1/executions/{execution['id']}{below}"
 
 
-def test_an_execution_that_ended_is_read_with_everything(any_world: ApiDriver) -> None:
-    made = any_world.submit_accepted()
+def test_an_execution_that_ended_is_read_with_everything(any_api: ApiDriver) -> None:
+    made = any_api.submit_accepted()
     failure = {"type": "ValueError", "message": "no", "traceback": "…"}
-    any_world.insert_row(
+    any_api.insert_row(
         "attempts", execution_id=made["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
     )
-    any_world.enter_state(
+    any_api.enter_state(
         made["id"],
         1,
         "Running",
@@ -29,78 +29,78 @@ def test_an_execution_that_ended_is_read_with_everything(any_world: ApiDriver) -
         code_version="v1",
         progress={"attempt": 1, "done": 1, "total": 2, "message": None},
     )
-    any_world.enter_state(made["id"], 1, "Failed", error=failure, reason="no attempt left")
-    any_world.insert_log_line(made["id"], 1, "hello")
-    shown = any_world.client.get(_get_file_folder(made)).json
+    any_api.enter_state(made["id"], 1, "Failed", error=failure, reason="no attempt left")
+    any_api.insert_log_line(made["id"], 1, "hello")
+    shown = any_api.client.get(_get_file_folder(made)).json
     assert (shown["state"], shown["attempt"], shown["error"]) == ("Failed", 1, failure)
     assert (shown["worker"], shown["progress"]["done"], shown["reason"]) == ("w", 1, "no attempt left")
-    [attempt] = any_world.client.get(shown["links"]["attempts"]).json["items"]
+    [attempt] = any_api.client.get(shown["links"]["attempts"]).json["items"]
     assert (attempt["state"], attempt["runtime"], attempt["error"]) == ("Failed", 0.25, failure)
-    transitions = any_world.client.get(shown["links"]["transitions"]).json["items"]
+    transitions = any_api.client.get(shown["links"]["transitions"]).json["items"]
     assert [each["state"] for each in transitions] == ["Queued", "Running", "Failed"]
     assert [each["actor"] for each in transitions] == ["api", "worker:w", "worker:w"]
-    [line] = any_world.client.get(shown["links"]["logs"]).json["items"]
+    [line] = any_api.client.get(shown["links"]["logs"]).json["items"]
     assert (line["message"], line["level"]) == ("hello", "INFO")
-    result = any_world.client.get(shown["links"]["result"]).json
+    result = any_api.client.get(shown["links"]["result"]).json
     assert (result["state"], result["error"], result["result"]) == ("Failed", failure, None)
 
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {"file": "x.csv"}])
-def test_any_json_is_a_result(any_world: ApiDriver, result: Any) -> None:
-    made = any_world.submit_accepted()
-    any_world.enter_state(made["id"], 1, "Succeeded", result=result)
-    assert any_world.client.get(_get_file_folder(made, "/result")).json["result"] == result
+def test_any_json_is_a_result(any_api: ApiDriver, result: Any) -> None:
+    made = any_api.submit_accepted()
+    any_api.enter_state(made["id"], 1, "Succeeded", result=result)
+    assert any_api.client.get(_get_file_folder(made, "/result")).json["result"] == result
 
 
-def test_there_is_no_result_before_the_end(world: ApiDriver) -> None:
-    response = world.client.get(_get_file_folder(world.submit_accepted(), "/result"))
+def test_there_is_no_result_before_the_end(api: ApiDriver) -> None:
+    response = api.client.get(_get_file_folder(api.submit_accepted(), "/result"))
     assert (response.status_code, response.json["code"]) == (409, "not_finished")
 
 
 @pytest.mark.parametrize("below", ["", "/attempts", "/transitions", "/logs", "/result", "/events"])
 @pytest.mark.parametrize("name", ["0199aaaa-0000-7000-8000-000000000000", "nonsense", "a%00b", "BATCH"])
-def test_what_does_not_exist_is_not_found(any_world: ApiDriver, name: str, below: str) -> None:
-    response = any_world.client.get(f"/api/v1/executions/{name}{below}")
+def test_what_does_not_exist_is_not_found(any_api: ApiDriver, name: str, below: str) -> None:
+    response = any_api.client.get(f"/api/v1/executions/{name}{below}")
     assert (response.status_code, response.json["code"]) == (404, "execution_not_found")
 
 
 class TestReason:
     """Why a queued execution does not run."""
 
-    def test_without_workers_a_queued_execution_says_so(self, world: ApiDriver) -> None:
-        made = world.submit_accepted()
-        assert world.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
-        [listed] = world.client.get("/api/v1/executions").json["items"]
+    def test_without_workers_a_queued_execution_says_so(self, api: ApiDriver) -> None:
+        made = api.submit_accepted()
+        assert api.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
+        [listed] = api.client.get("/api/v1/executions").json["items"]
         assert listed["reason"] == "no live worker offers task tasks.exports.export"
 
-    def test_a_worker_on_other_queues_does_not_help(self, world: ApiDriver) -> None:
-        made = world.submit_accepted()
-        world.insert_worker(queues=("critical",))
-        assert world.client.get(_get_file_folder(made)).json["reason"] == "no live worker consumes queue default"
+    def test_a_worker_on_other_queues_does_not_help(self, api: ApiDriver) -> None:
+        made = api.submit_accepted()
+        api.insert_worker(queues=("critical",))
+        assert api.client.get(_get_file_folder(made)).json["reason"] == "no live worker consumes queue default"
 
-    def test_a_fitting_worker_does(self, world: ApiDriver) -> None:
-        made = world.submit_accepted()
-        world.insert_worker("gone", is_gone=True)
-        assert world.client.get(_get_file_folder(made)).json["reason"] is not None
-        world.insert_worker("there")
-        assert world.client.get(_get_file_folder(made)).json["reason"] is None
+    def test_a_fitting_worker_does(self, api: ApiDriver) -> None:
+        made = api.submit_accepted()
+        api.insert_worker("gone", is_gone=True)
+        assert api.client.get(_get_file_folder(made)).json["reason"] is not None
+        api.insert_worker("there")
+        assert api.client.get(_get_file_folder(made)).json["reason"] is None
 
-    def test_what_does_not_wait_for_a_worker_needs_no_reason(self, world: ApiDriver) -> None:
-        made = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
-        assert world.client.get(_get_file_folder(made)).json["reason"] is None
+    def test_what_does_not_wait_for_a_worker_needs_no_reason(self, api: ApiDriver) -> None:
+        made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+        assert api.client.get(_get_file_folder(made)).json["reason"] is None
 
 
 class TestList:
     """Lists, their filters and their pages."""
 
-    def test_filters_and_pages_go_together(self, any_world: ApiDriver) -> None:
-        any_world.create_queue("mail")
-        wanted = [any_world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
-        any_world.submit_accepted()
+    def test_filters_and_pages_go_together(self, any_api: ApiDriver) -> None:
+        any_api.create_queue("mail")
+        wanted = [any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
+        any_api.submit_accepted()
         found: list[str] = []
         url: str | None = "/api/v1/executions?queue=mail&limit=2"
         while url:
-            page = any_world.client.get(url).json
+            page = any_api.client.get(url).json
             found += [each["id"] for each in page["items"]]
             url = f"/api/v1/executions?queue=mail&limit=2&cursor={page['next']}" if page["next"] else None
         assert found == wanted[::-1]
@@ -120,10 +120,10 @@ class TestList:
             ("created_after=0001-01-01T00:00:00Z", 2),
         ],
     )
-    def test_filters(self, any_world: ApiDriver, query: str, expected: int) -> None:
-        any_world.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
-        any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
-        assert len(any_world.client.get(f"/api/v1/executions?{query}").json["items"]) == expected
+    def test_filters(self, any_api: ApiDriver, query: str, expected: int) -> None:
+        any_api.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
+        any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+        assert len(any_api.client.get(f"/api/v1/executions?{query}").json["items"]) == expected
 
     @pytest.mark.parametrize(
         ("query", "pointer", "code"),
@@ -146,117 +146,117 @@ class TestList:
             ("cursor=", "cursor", "invalid_cursor"),
         ],
     )
-    def test_what_is_wrong_is_refused_by_name(self, world: ApiDriver, query: str, pointer: str, code: str) -> None:
-        response = world.client.get(f"/api/v1/executions?{query}")
+    def test_what_is_wrong_is_refused_by_name(self, api: ApiDriver, query: str, pointer: str, code: str) -> None:
+        response = api.client.get(f"/api/v1/executions?{query}")
         assert response.status_code == 422
         assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
-    def test_a_cursor_of_another_list_is_refused(self, world: ApiDriver) -> None:
+    def test_a_cursor_of_another_list_is_refused(self, api: ApiDriver) -> None:
         for _ in range(3):
-            world.submit_accepted()
-        cursor = world.client.get("/api/v1/executions?limit=1").json["next"]
+            api.submit_accepted()
+        cursor = api.client.get("/api/v1/executions?limit=1").json["next"]
         for url in (
             f"/api/v1/executions?limit=1&job=export&cursor={cursor}",
             f"/api/v1/executions?limit=1&cursor={'B' if cursor[0] == 'A' else 'A'}{cursor[1:]}",
             f"/api/v1/jobs?cursor={cursor}",
         ):
-            assert world.client.get(url).json["code"] == "invalid_cursor"
+            assert api.client.get(url).json["code"] == "invalid_cursor"
 
-    def test_resources_without_a_query_refuse_one(self, world: ApiDriver) -> None:
-        made = world.submit_accepted()
+    def test_resources_without_a_query_refuse_one(self, api: ApiDriver) -> None:
+        made = api.submit_accepted()
         for url in (_get_file_folder(made), "/api/v1/jobs/export", "/healthz", "/metrics"):
-            assert world.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
+            assert api.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
 
 
 class TestCancel:
     """Cancelling."""
 
-    def test_what_is_scheduled_is_cancelled_at_once(self, any_world: ApiDriver) -> None:
-        made = any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+    def test_what_is_scheduled_is_cancelled_at_once(self, any_api: ApiDriver) -> None:
+        made = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         for _ in range(2):
-            response = any_world.client.post(_get_file_folder(made, "/cancel"))
+            response = any_api.client.post(_get_file_folder(made, "/cancel"))
             assert (response.status_code, response.json["state"]) == (200, "Cancelled")
-        transitions = any_world.client.get(_get_file_folder(made, "/transitions")).json["items"]
+        transitions = any_api.client.get(_get_file_folder(made, "/transitions")).json["items"]
         assert [(each["state"], each["actor"]) for each in transitions] == [("Scheduled", "api"), ("Cancelled", "api")]
         assert response.json["finished_at"] is not None
 
-    def test_what_is_queued_is_asked_to_stop(self, any_world: ApiDriver) -> None:
-        made = any_world.submit_accepted()
-        first = any_world.client.post(_get_file_folder(made, "/cancel"), json={})
-        second = any_world.client.post(_get_file_folder(made, "/cancel"))
+    def test_what_is_queued_is_asked_to_stop(self, any_api: ApiDriver) -> None:
+        made = any_api.submit_accepted()
+        first = any_api.client.post(_get_file_folder(made, "/cancel"), json={})
+        second = any_api.client.post(_get_file_folder(made, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Queued", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
-    def test_what_is_retrying_is_cancelled_in_its_attempt(self, any_world: ApiDriver) -> None:
-        made = any_world.submit_accepted()
-        any_world.enter_state(made["id"], 1, "Retrying")
-        assert any_world.client.post(_get_file_folder(made, "/cancel")).json["attempt"] == 1
+    def test_what_is_retrying_is_cancelled_in_its_attempt(self, any_api: ApiDriver) -> None:
+        made = any_api.submit_accepted()
+        any_api.enter_state(made["id"], 1, "Retrying")
+        assert any_api.client.post(_get_file_folder(made, "/cancel")).json["attempt"] == 1
 
-    def test_what_runs_is_asked_to_stop_and_goes_on_until_its_worker_says_so(self, any_world: ApiDriver) -> None:
-        made = any_world.submit_accepted()
-        any_world.enter_state(made["id"], 1, "Running")
-        first = any_world.client.post(_get_file_folder(made, "/cancel"))
-        second = any_world.client.post(_get_file_folder(made, "/cancel"))
+    def test_what_runs_is_asked_to_stop_and_goes_on_until_its_worker_says_so(self, any_api: ApiDriver) -> None:
+        made = any_api.submit_accepted()
+        any_api.enter_state(made["id"], 1, "Running")
+        first = any_api.client.post(_get_file_folder(made, "/cancel"))
+        second = any_api.client.post(_get_file_folder(made, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Running", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
     @pytest.mark.parametrize("state", ["Succeeded", "Failed", "TimedOut", "Skipped"])
-    def test_what_has_ended_is_not(self, world: ApiDriver, state: str) -> None:
-        made = world.submit_accepted()
-        world.enter_state(made["id"], 1, state)
-        response = world.client.post(_get_file_folder(made, "/cancel"))
+    def test_what_has_ended_is_not(self, api: ApiDriver, state: str) -> None:
+        made = api.submit_accepted()
+        api.enter_state(made["id"], 1, state)
+        response = api.client.post(_get_file_folder(made, "/cancel"))
         assert (response.status_code, response.json["code"]) == (409, "not_cancellable")
         assert state in response.json["detail"]
 
-    def test_it_takes_no_body(self, world: ApiDriver) -> None:
-        response = world.client.post(_get_file_folder(world.submit_accepted(), "/cancel"), json={"force": True})
+    def test_it_takes_no_body(self, api: ApiDriver) -> None:
+        response = api.client.post(_get_file_folder(api.submit_accepted(), "/cancel"), json={"force": True})
         assert response.status_code == 422
 
-    def test_what_does_not_exist_is_not_found(self, world: ApiDriver) -> None:
-        assert world.client.post(f"{UNKNOWN_PATH}/cancel").status_code == 404
+    def test_what_does_not_exist_is_not_found(self, api: ApiDriver) -> None:
+        assert api.client.post(f"{UNKNOWN_PATH}/cancel").status_code == 404
 
 
 class TestPrefer:
     """Waiting for the result."""
 
-    def _submit(self, world: ApiDriver, prefer: str) -> Any:
-        return world.submit(headers={"Prefer": prefer})
+    def _submit(self, api: ApiDriver, prefer: str) -> Any:
+        return api.submit(headers={"Prefer": prefer})
 
-    def test_the_result_comes_with_the_answer_when_it_is_there_in_time(self, any_world: ApiDriver) -> None:
+    def test_the_result_comes_with_the_answer_when_it_is_there_in_time(self, any_api: ApiDriver) -> None:
         answered: list[Any] = []
-        thread = threading.Thread(target=lambda: answered.append(self._submit(any_world, "respond-async, wait=30")))
+        thread = threading.Thread(target=lambda: answered.append(self._submit(any_api, "respond-async, wait=30")))
         thread.start()
         done = threading.Event()
-        while not (found := any_world.client.get("/api/v1/executions").json["items"]):
+        while not (found := any_api.client.get("/api/v1/executions").json["items"]):
             assert not done.wait(0.01)
-        any_world.enter_state(found[0]["id"], 1, "Succeeded", result={"n": 1})
+        any_api.enter_state(found[0]["id"], 1, "Succeeded", result={"n": 1})
         thread.join(TIMEOUT_SECONDS)
         [response] = answered
         assert (response.status_code, response.json["result"]) == (200, {"n": 1})
         assert response.headers["Preference-Applied"] == "wait=30"
         assert response.headers["Location"] == _get_file_folder(found[0])
 
-    def test_it_is_202_when_it_is_not(self, world: ApiDriver) -> None:
-        response = self._submit(world, "wait=1")
+    def test_it_is_202_when_it_is_not(self, api: ApiDriver) -> None:
+        response = self._submit(api, "wait=1")
         assert (response.status_code, response.json["state"]) == (202, "Queued")
         assert response.headers["Preference-Applied"] == "wait=1"
 
-    def test_nobody_waits_longer_than_half_a_minute(self, world: ApiDriver) -> None:
-        first = world.submit(headers={"Idempotency-Key": "k"})
-        world.enter_state(first.json["id"], 1, "Succeeded")
-        response = world.submit(headers={"Idempotency-Key": "k", "Prefer": "wait=600"})
+    def test_nobody_waits_longer_than_half_a_minute(self, api: ApiDriver) -> None:
+        first = api.submit(headers={"Idempotency-Key": "k"})
+        api.enter_state(first.json["id"], 1, "Succeeded")
+        response = api.submit(headers={"Idempotency-Key": "k", "Prefer": "wait=600"})
         assert (response.status_code, response.headers["Preference-Applied"]) == (200, "wait=30")
 
     @pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=-1", "wait=soon", "wait=0", "xwait=5", "return=minimal"])
-    def test_what_is_not_understood_is_ignored(self, world: ApiDriver, prefer: str) -> None:
-        response = self._submit(world, prefer)
+    def test_what_is_not_understood_is_ignored(self, api: ApiDriver, prefer: str) -> None:
+        response = self._submit(api, prefer)
         assert response.status_code == 202
         assert "Preference-Applied" not in response.headers
 
-    def test_when_too_many_wait_the_answer_comes_at_once(self, world: ApiDriver) -> None:
-        room = world.app.extensions["jobworker"]
+    def test_when_too_many_wait_the_answer_comes_at_once(self, api: ApiDriver) -> None:
+        room = api.app.extensions["jobworker"]
         while room.waiting.acquire(blocking=False):
             pass
-        response = self._submit(world, "wait=30")
+        response = self._submit(api, "wait=30")
         assert response.status_code == 202
         assert "Preference-Applied" not in response.headers

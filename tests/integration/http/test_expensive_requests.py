@@ -11,33 +11,33 @@ from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver
 
 
-def test_bodies_are_limited_by_what_the_resource_takes(world: ApiDriver) -> None:
+def test_bodies_are_limited_by_what_the_resource_takes(api: ApiDriver) -> None:
     many = b'{"executions":[' + b"[]," * 400_000 + b"[]]}"
     headers = {"Content-Type": "application/json"}
-    batch = world.client.post("/api/v1/executions/batch", data=many, headers=headers)
+    batch = api.client.post("/api/v1/executions/batch", data=many, headers=headers)
     assert (batch.status_code, batch.json["code"]) == (400, "invalid_json")
-    single = world.client.post("/api/v1/jobs/export/executions", data=many, headers=headers)
+    single = api.client.post("/api/v1/jobs/export/executions", data=many, headers=headers)
     assert (single.status_code, single.json["code"]) == (413, "body_too_large")
 
 
-def test_few_large_bodies_are_worked_off_at_a_time(world: ApiDriver) -> None:
-    large = world.app.extensions["jobworker"].large_bodies
+def test_few_large_bodies_are_worked_off_at_a_time(api: ApiDriver) -> None:
+    large = api.app.extensions["jobworker"].large_bodies
     places = [large.acquire(blocking=False) for _ in range(4)]
     assert all(places)
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 20}
-    refused = world.client.post("/api/v1/executions/batch", json=body)
+    refused = api.client.post("/api/v1/executions/batch", json=body)
     assert (refused.status_code, refused.json["code"]) == (503, "busy")
     large.release()
-    assert world.client.post("/api/v1/executions/batch", json=body).status_code == 202
+    assert api.client.post("/api/v1/executions/batch", json=body).status_code == 202
 
 
-def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: ApiDriver) -> None:
+def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 40}
-    made = world.client.post("/api/v1/executions/batch", json=body).json["ids"]
+    made = api.client.post("/api/v1/executions/batch", json=body).json["ids"]
     found, pages = [], 0
     path = first = "/api/v1/executions?limit=200"
     while pages == 0 or path != first:
-        answer = world.client.get(path)
+        answer = api.client.get(path)
         assert len(answer.data) < 1.1 * 1024 * 1024
         found += [each["id"] for each in answer.json["items"]]
         pages += 1
@@ -45,36 +45,36 @@ def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: Api
     assert (sorted(found), pages) == (sorted(made), 3)
 
 
-def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_world: ApiDriver) -> None:
+def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_api: ApiDriver) -> None:
     schedules, spec = schema.job_schedules, {"name": "x", "job": "export", "rule": {}}
     fixed = {"job": "export", "owner": "api", "revision": 1, "spec": spec, "enabled": False, "state": "active"}
     fixed |= {"settled_until": NOW, "runs": 0, "failures": 0, "created_at": NOW, "changed_at": NOW}
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         names = [{"id": f"{number:036}", "name": f"report-{number:06}"} for number in range(30_000)]
         connection.execute(sa.insert(schedules).values(fixed), names)
-    any_world.client.get("/api/v1/schedules/nothing")
+    any_api.client.get("/api/v1/schedules/nothing")
     began = time.process_time()
-    response = any_world.client.get("/api/v1/schedules/report-01234")
+    response = any_api.client.get("/api/v1/schedules/report-01234")
     assert time.process_time() - began < 0.25
     assert response.status_code == 404
     assert "did you mean report-012" in response.json["detail"]
     assert response.json["detail"].endswith("lists all of them")
 
 
-def test_a_list_that_takes_too_long_says_what_to_filter_by(world: ApiDriver) -> None:
+def test_a_list_that_takes_too_long_says_what_to_filter_by(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u"}}] * 5000}
-    assert world.client.post("/api/v1/executions/batch", json=body).status_code == 202
-    assert world.client.get("/api/v1/executions?queue=nothing").json["items"] == []
-    world.app.extensions["jobworker"].database = Database(str(world.database.url), read_limit=ReadLimit(0.0))
-    refused = world.client.get("/api/v1/executions?queue=nothing")
+    assert api.client.post("/api/v1/executions/batch", json=body).status_code == 202
+    assert api.client.get("/api/v1/executions?queue=nothing").json["items"] == []
+    api.app.extensions["jobworker"].database = Database(str(api.database.url), read_limit=ReadLimit(0.0))
+    refused = api.client.get("/api/v1/executions?queue=nothing")
     assert (refused.status_code, refused.json["code"]) == (503, "query_too_slow")
     assert "correlation_id" in refused.json["detail"]
-    assert len(world.client.get("/api/v1/executions?limit=10").json["items"]) == 10
+    assert len(api.client.get("/api/v1/executions?limit=10").json["items"]) == 10
 
 
-def test_invented_methods_share_one_label(world: ApiDriver) -> None:
+def test_invented_methods_share_one_label(api: ApiDriver) -> None:
     for number in range(5):
-        world.client.open("/api/v1/jobs", method=f"INVENTED{number}")
-    metrics = world.client.get("/metrics").text
+        api.client.open("/api/v1/jobs", method=f"INVENTED{number}")
+    metrics = api.client.get("/metrics").text
     assert "INVENTED" not in metrics
     assert 'method="other",route="none",status="405"} 5.0' in metrics

@@ -54,18 +54,18 @@ def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
     insert_export_job(database)
     with run_server(server):
         given = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
-        world = create_api_driver(database, **given)
-        world.insert_worker()
-        _record_activity(world)
-        assert world.client.get("/readyz").status_code == 200
+        api = create_api_driver(database, **given)
+        api.insert_worker()
+        _record_activity(api)
+        assert api.client.get("/readyz").status_code == 200
 
-        _record_activity(world, relay_age=60)
+        _record_activity(api, relay_age=60)
         _fill_disk(disk / "filling")
         with server.create_client() as client:
             client.set("anything", os.urandom(10_000))
-        assert world.submit().status_code == 503
-        until(lambda: {"database", "disk", "redis"} <= _list_failed_checks(world.client.get("/readyz")), what="all to be noticed")
-        response = world.client.get("/readyz")
+        assert api.submit().status_code == 503
+        until(lambda: {"database", "disk", "redis"} <= _list_failed_checks(api.client.get("/readyz")), what="all to be noticed")
+        response = api.client.get("/readyz")
         assert (response.status_code, response.json["status"]) == (503, "unready")
         assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}
         told = {name: check["detail"] for name, check in response.json["checks"].items()}
@@ -77,6 +77,6 @@ def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
         assert {"database", "disk", "redis"} <= {each.subject for each in found if each.level is Level.FAIL}
 
         (disk / "filling").unlink()
-        until(lambda: not _list_failed_checks(world.client.get("/readyz")) - {"relay"}, what="all to be well again")
-        assert world.submit().status_code == 202
+        until(lambda: not _list_failed_checks(api.client.get("/readyz")) - {"relay"}, what="all to be well again")
+        assert api.submit().status_code == 202
     database.dispose()

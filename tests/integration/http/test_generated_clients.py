@@ -65,10 +65,10 @@ def test_a_python_client_has_every_operation(package: ModuleType, operations: se
         assert callable(_import_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
 
 
-def test_a_python_client_works(package: ModuleType, world: ApiDriver) -> None:
+def test_a_python_client_works(package: ModuleType, api: ApiDriver) -> None:
     parameters = {"user_id": "u-17", "options": [1, None, {"deep": True}]}
     asked = _import_module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
-    transport = httpx.WSGITransport(app=world.app)
+    transport = httpx.WSGITransport(app=api.app)
     with package.Client("http://localhost", httpx_args={"transport": transport}) as client:
         submitted = _import_module("api.submissions.submit").sync_detailed("export", client=client, body=asked)
         assert submitted.status_code == 202

@@ -13,15 +13,15 @@ DEFINITION = {"name": "nightly", "task": EXPORT_TASK.name, "defaults": {"format"
 CRON = {"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}
 
 
-def _create_job(world: ApiDriver, **changes: Any) -> Any:
-    return world.client.post("/api/v1/jobs", json={**DEFINITION, **changes})
+def _create_job(api: ApiDriver, **changes: Any) -> Any:
+    return api.client.post("/api/v1/jobs", json={**DEFINITION, **changes})
 
 
-def test_a_definition_is_created_and_read(any_world: ApiDriver) -> None:
-    made = _create_job(any_world, time_limit="PT10M", retry={"max_attempts": 3}, priority=7)
+def test_a_definition_is_created_and_read(any_api: ApiDriver) -> None:
+    made = _create_job(any_api, time_limit="PT10M", retry={"max_attempts": 3}, priority=7)
     assert made.status_code == 201
     assert (made.headers["Location"], made.headers["ETag"]) == ("/api/v1/jobs/nightly", '"1"')
-    read = any_world.client.get(made.headers["Location"])
+    read = any_api.client.get(made.headers["Location"])
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
     assert (shown["time_limit"], shown["retry"]["max_attempts"], shown["priority"]) == (600, 3, 7)
@@ -29,16 +29,16 @@ def test_a_definition_is_created_and_read(any_world: ApiDriver) -> None:
     assert [each["name"] for each in shown["parameters"]] == ["user_id", "format", "rows", "options"]
 
 
-def test_an_unchanged_definition_is_not_sent_again(world: ApiDriver) -> None:
-    _create_job(world)
-    assert world.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"1"'}).status_code == 304
-    assert world.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"2"'}).status_code == 200
+def test_an_unchanged_definition_is_not_sent_again(api: ApiDriver) -> None:
+    _create_job(api)
+    assert api.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"1"'}).status_code == 304
+    assert api.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"2"'}).status_code == 200
 
 
-def test_a_schedule_is_kept_with_its_defaults(world: ApiDriver) -> None:
-    made = _create_job(world, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
+def test_a_schedule_is_kept_with_its_defaults(api: ApiDriver) -> None:
+    made = _create_job(api, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
     assert made.json["schedule"] == {"kind": "cron", "expression": "0 3 * * *", "zone": "UTC"}
-    assert world.count_rows("job_schedules") == 1
+    assert api.count_rows("job_schedules") == 1
 
 
 @pytest.mark.parametrize(
@@ -77,113 +77,113 @@ def test_a_schedule_is_kept_with_its_defaults(world: ApiDriver) -> None:
         ({"colour": 1}, "/colour", "unknown_field"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(world: ApiDriver, changes: Any, pointer: str, code: str) -> None:
-    response = _create_job(world, **{"defaults": {"user_id": "all"}, **changes})
+def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, changes: Any, pointer: str, code: str) -> None:
+    response = _create_job(api, **{"defaults": {"user_id": "all"}, **changes})
     assert response.status_code == 422
     assert {(each["pointer"], each["code"]) for each in response.json["errors"]} == {(pointer, code)}
-    assert world.client.get("/api/v1/jobs/nightly").status_code == 404
+    assert api.client.get("/api/v1/jobs/nightly").status_code == 404
 
 
-def test_a_scheduled_job_must_have_all_its_parameters(world: ApiDriver) -> None:
-    response = _create_job(world, schedule=CRON)
+def test_a_scheduled_job_must_have_all_its_parameters(api: ApiDriver) -> None:
+    response = _create_job(api, schedule=CRON)
     assert [each["pointer"] for each in response.json["errors"]] == ["/defaults/user_id"]
 
 
-def test_a_name_is_used_once(world: ApiDriver) -> None:
-    _create_job(world)
-    response = _create_job(world)
+def test_a_name_is_used_once(api: ApiDriver) -> None:
+    _create_job(api)
+    response = _create_job(api)
     assert (response.status_code, response.json["code"]) == (409, "job_exists")
 
 
 class TestChange:
     """PUT with If-Match."""
 
-    def _put_job(self, world: ApiDriver, match: str | None, **changes: Any) -> Any:
+    def _put_job(self, api: ApiDriver, match: str | None, **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
-        return world.client.put("/api/v1/jobs/nightly", json={**DEFINITION, **changes}, headers=headers)
+        return api.client.put("/api/v1/jobs/nightly", json={**DEFINITION, **changes}, headers=headers)
 
-    def test_a_change_makes_a_revision(self, any_world: ApiDriver) -> None:
-        _create_job(any_world)
-        response = self._put_job(any_world, '"1"', queue="critical")
+    def test_a_change_makes_a_revision(self, any_api: ApiDriver) -> None:
+        _create_job(any_api)
+        response = self._put_job(any_api, '"1"', queue="critical")
         assert (response.status_code, response.headers["ETag"], response.json["queue"]) == (200, '"2"', "critical")
-        assert any_world.client.get("/api/v1/jobs/nightly").json == response.json
+        assert any_api.client.get("/api/v1/jobs/nightly").json == response.json
 
-    def test_the_revision_before_is_needed(self, world: ApiDriver) -> None:
-        _create_job(world)
-        missing = self._put_job(world, None)
+    def test_the_revision_before_is_needed(self, api: ApiDriver) -> None:
+        _create_job(api)
+        missing = self._put_job(api, None)
         assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
         for stale in ('""', '"7"', 'W/"1"', '"x"', f'"{"9" * 5000}"'):
-            response = self._put_job(world, stale, queue="critical")
+            response = self._put_job(api, stale, queue="critical")
             assert (response.status_code, response.json["code"]) == (412, "precondition_failed")
-        assert world.client.get("/api/v1/jobs/nightly").headers["ETag"] == '"1"'
+        assert api.client.get("/api/v1/jobs/nightly").headers["ETag"] == '"1"'
 
-    def test_a_star_matches_any_revision(self, world: ApiDriver) -> None:
-        _create_job(world)
-        assert self._put_job(world, "*", queue="critical").status_code == 200
+    def test_a_star_matches_any_revision(self, api: ApiDriver) -> None:
+        _create_job(api)
+        assert self._put_job(api, "*", queue="critical").status_code == 200
 
-    def test_one_of_two_changes_is_lost_to_nobody(self, world: ApiDriver) -> None:
-        _create_job(world)
-        assert self._put_job(world, '"1"', queue="critical").status_code == 200
-        assert self._put_job(world, '"1"', queue="background").status_code == 412
+    def test_one_of_two_changes_is_lost_to_nobody(self, api: ApiDriver) -> None:
+        _create_job(api)
+        assert self._put_job(api, '"1"', queue="critical").status_code == 200
+        assert self._put_job(api, '"1"', queue="background").status_code == 412
 
-    def test_a_job_cannot_be_renamed(self, world: ApiDriver) -> None:
-        _create_job(world)
-        assert self._put_job(world, "*", name="other").json["errors"][0]["pointer"] == "/name"
+    def test_a_job_cannot_be_renamed(self, api: ApiDriver) -> None:
+        _create_job(api)
+        assert self._put_job(api, "*", name="other").json["errors"][0]["pointer"] == "/name"
         body = {"task": EXPORT_TASK.name}
-        unnamed = world.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": "*"})
+        unnamed = api.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["tags"]) == (200, "nightly", [])
 
-    def test_what_does_not_exist_is_not_made(self, world: ApiDriver) -> None:
-        assert self._put_job(world, "*").status_code == 404
+    def test_what_does_not_exist_is_not_made(self, api: ApiDriver) -> None:
+        assert self._put_job(api, "*").status_code == 404
 
-    def test_code_is_changed_in_code(self, world: ApiDriver) -> None:
+    def test_code_is_changed_in_code(self, api: ApiDriver) -> None:
         body = {"task": EXPORT_TASK.name}
-        response = world.client.put("/api/v1/jobs/export", json=body, headers={"If-Match": "*"})
+        response = api.client.put("/api/v1/jobs/export", json=body, headers={"If-Match": "*"})
         assert (response.status_code, response.json["code"]) == (409, "job_owned_by_code")
 
-    def test_code_is_deleted_once_no_worker_has_it(self, world: ApiDriver) -> None:
+    def test_code_is_deleted_once_no_worker_has_it(self, api: ApiDriver) -> None:
         worker = WorkerRow("w", "host", 1, "prefork", 2, ("default",), (EXPORT_TASK.name,), "v1", NOW, NOW)
-        with world.database.write() as connection:
+        with api.database.write() as connection:
             workers.update_live(connection, [worker], NOW)
-        response = world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
+        response = api.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
         assert (response.status_code, response.json["code"]) == (409, "job_owned_by_code")
-        with world.database.write() as connection:
+        with api.database.write() as connection:
             workers.update_live(connection, [], NOW)
-        assert world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204
+        assert api.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204
 
 
 class TestDelete:
     """DELETE with If-Match."""
 
-    def test_a_definition_goes_and_its_executions_stay(self, any_world: ApiDriver) -> None:
-        _create_job(any_world, defaults={"user_id": "all"})
-        accepted = any_world.submit_accepted({}, job="nightly")
-        response = any_world.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"1"'})
+    def test_a_definition_goes_and_its_executions_stay(self, any_api: ApiDriver) -> None:
+        _create_job(any_api, defaults={"user_id": "all"})
+        accepted = any_api.submit_accepted({}, job="nightly")
+        response = any_api.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"1"'})
         assert (response.status_code, response.data) == (204, b"")
-        assert any_world.client.get("/api/v1/jobs/nightly").status_code == 404
-        assert any_world.client.get(accepted["links"]["self"]).json["job"] == "nightly"
+        assert any_api.client.get("/api/v1/jobs/nightly").status_code == 404
+        assert any_api.client.get(accepted["links"]["self"]).json["job"] == "nightly"
 
-    def test_the_revision_is_needed(self, world: ApiDriver) -> None:
-        _create_job(world)
-        assert world.client.delete("/api/v1/jobs/nightly").status_code == 428
-        assert world.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"2"'}).status_code == 412
-        assert world.client.delete("/api/v1/jobs/nothing", headers={"If-Match": "*"}).status_code == 404
+    def test_the_revision_is_needed(self, api: ApiDriver) -> None:
+        _create_job(api)
+        assert api.client.delete("/api/v1/jobs/nightly").status_code == 428
+        assert api.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"2"'}).status_code == 412
+        assert api.client.delete("/api/v1/jobs/nothing", headers={"If-Match": "*"}).status_code == 404
 
 
-def test_lists_are_paged(world: ApiDriver) -> None:
+def test_lists_are_paged(api: ApiDriver) -> None:
     for number in range(4):
-        _create_job(world, name=f"job-{number}")
-    first = world.client.get("/api/v1/jobs?limit=3").json
-    second = world.client.get(f"/api/v1/jobs?limit=3&cursor={first['next']}").json
+        _create_job(api, name=f"job-{number}")
+    first = api.client.get("/api/v1/jobs?limit=3").json
+    second = api.client.get(f"/api/v1/jobs?limit=3&cursor={first['next']}").json
     names = [each["name"] for each in (*first["items"], *second["items"])]
     assert (names, second["next"]) == (["export", "job-0", "job-1", "job-2", "job-3"], None)
 
 
-def test_tasks_are_listed_and_read(any_world: ApiDriver) -> None:
-    [listed] = any_world.client.get("/api/v1/tasks").json["items"]
-    read = any_world.client.get(f"/api/v1/tasks/{EXPORT_TASK.name}").json
+def test_tasks_are_listed_and_read(any_api: ApiDriver) -> None:
+    [listed] = any_api.client.get("/api/v1/tasks").json["items"]
+    read = any_api.client.get(f"/api/v1/tasks/{EXPORT_TASK.name}").json
     assert read == listed
     assert read["parameters"][1]["choices"] == ["csv", "json"]
-    missing = any_world.client.get("/api/v1/tasks/tasks.exports.exprot")
+    missing = any_api.client.get("/api/v1/tasks/tasks.exports.exprot")
     assert (missing.status_code, missing.json["code"]) == (404, "task_not_found")
     assert f"did you mean {EXPORT_TASK.name}?" in missing.json["detail"]

@@ -12,10 +12,10 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
 _UNUSED_ID = "00000000-0000-7000-8000-000000000000"
 
 
-def _list_paths(world: ApiDriver) -> dict[str, set[str]]:
+def _list_paths(api: ApiDriver) -> dict[str, set[str]]:
     """Each path of the description with one thing in its braces, and its methods."""
     found: dict[str, set[str]] = {}
-    for template, item in world.client.get("/openapi.json").json["paths"].items():
+    for template, item in api.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "1")
         while "{" in path:
             path = path[: path.index("{")] + _UNUSED_ID + path[path.index("}") + 1 :]
@@ -24,32 +24,32 @@ def _list_paths(world: ApiDriver) -> dict[str, set[str]]:
     return found
 
 
-def test_allow_lists_what_a_resource_does(world: ApiDriver) -> None:
-    for path, methods in _list_paths(world).items():
-        told = world.client.options(path).headers["Allow"]
+def test_allow_lists_what_a_resource_does(api: ApiDriver) -> None:
+    for path, methods in _list_paths(api).items():
+        told = api.client.options(path).headers["Allow"]
         assert set(told.split(", ")) == methods, path
         for method in set(_METHODS) - methods:
-            response = world.client.open(path, method=method)
+            response = api.client.open(path, method=method)
             assert response.status_code == 405, (method, path)
             assert set(response.headers["Allow"].split(", ")) == methods, (method, path)
         for method in methods - {"OPTIONS"}:
-            assert world.client.open(path, method=method).status_code != 405, (method, path)
+            assert api.client.open(path, method=method).status_code != 405, (method, path)
 
 
 @pytest.mark.parametrize("word", ["batch", "cancel"])
-def test_an_action_on_executions_is_no_execution(world: ApiDriver, word: str) -> None:
-    response = world.client.get(f"/api/v1/executions/{word}")
+def test_an_action_on_executions_is_no_execution(api: ApiDriver, word: str) -> None:
+    response = api.client.get(f"/api/v1/executions/{word}")
     assert (response.status_code, set(response.headers["Allow"].split(", "))) == (405, {"OPTIONS", "POST"})
-    assert world.client.get(f"/api/v1/executions/{word}/attempts").json["code"] == "route_not_found"
+    assert api.client.get(f"/api/v1/executions/{word}/attempts").json["code"] == "route_not_found"
 
 
-def test_no_schedule_is_called_like_an_action(world: ApiDriver) -> None:
+def test_no_schedule_is_called_like_an_action(api: ApiDriver) -> None:
     rule = {"kind": "daily", "time": "02:00"}
     body: dict[str, Any] = {"name": "preview", "job": "export", "rule": rule, "parameters": {"user_id": "u"}}
-    response = world.client.post("/api/v1/schedules", json=body)
+    response = api.client.post("/api/v1/schedules", json=body)
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/name")
     assert "/api/v1/schedules/preview" in response.json["detail"]
     body = {"name": "preview", "task": "tasks.exports.export", "schedule": rule, "defaults": {"user_id": "u"}}
-    response = world.client.post("/api/v1/jobs", json=body)
+    response = api.client.post("/api/v1/jobs", json=body)
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/schedule")
-    assert world.client.post("/api/v1/jobs", json={**body, "schedule": None}).status_code == 201
+    assert api.client.post("/api/v1/jobs", json={**body, "schedule": None}).status_code == 201

@@ -17,11 +17,11 @@ URL = "/api/v1/schedules/morning"
 FIRST_TIME = dt.datetime(2026, 3, 2, 6, tzinfo=dt.UTC)
 
 
-def insert_occurrences(world: ApiDriver, *rows: tuple[int, str]) -> None:
+def insert_occurrences(api: ApiDriver, *rows: tuple[int, str]) -> None:
     """Let the ledger have rows: so many days after `DAY`, and what became of it."""
-    found = world.client.get(URL).json["id"]
+    found = api.client.get(URL).json["id"]
     for days, outcome in rows:
-        world.insert_row(
+        api.insert_row(
             "occurrences",
             schedule_id=found,
             scheduled_for=FIRST_TIME + dt.timedelta(days=days),
@@ -32,9 +32,9 @@ def insert_occurrences(world: ApiDriver, *rows: tuple[int, str]) -> None:
         )
 
 
-def list_occurrences(world: ApiDriver, query: str = "") -> list[dict[str, Any]]:
+def list_occurrences(api: ApiDriver, query: str = "") -> list[dict[str, Any]]:
     """The occurrences that a query finds."""
-    response = world.client.get(f"{URL}/occurrences{query}")
+    response = api.client.get(f"{URL}/occurrences{query}")
     assert response.status_code == 200, response.json
     found: list[dict[str, Any]] = response.json["items"]
     return found
@@ -51,12 +51,12 @@ _INVALID_QUERIES = [
 class TestPast:
     """GET …/occurrences."""
 
-    def test_the_latest_comes_first_page_by_page(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world, zone="Europe/Berlin")
-        insert_occurrences(any_world, (0, "fired"), (1, "skipped_overlap"), (2, "missed"))
-        first = any_world.client.get(f"{URL}/occurrences?limit=2").json
+    def test_the_latest_comes_first_page_by_page(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api, zone="Europe/Berlin")
+        insert_occurrences(any_api, (0, "fired"), (1, "skipped_overlap"), (2, "missed"))
+        first = any_api.client.get(f"{URL}/occurrences?limit=2").json
         assert [each["outcome"] for each in first["items"]] == ["missed", "skipped_overlap"]
-        [last] = list_occurrences(any_world, f"?limit=2&cursor={first['next']}")
+        [last] = list_occurrences(any_api, f"?limit=2&cursor={first['next']}")
         assert (last["scheduled_for"], last["local"]) == ("2026-03-02T06:00:00Z", "2026-03-02T07:00:00+01:00")
         assert first["items"][0]["reason"] == "because of missed"
 
@@ -70,160 +70,160 @@ class TestPast:
             ("?outcome=missed&to=2026-03-05T06:00:00Z", [1]),
         ],
     )
-    def test_filters_are_combined(self, any_world: ApiDriver, query: str, days: list[int]) -> None:
-        create_schedule(any_world)
-        insert_occurrences(any_world, (0, "fired"), (1, "missed"), (2, "fired"), (3, "missed"))
-        found = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in list_occurrences(any_world, query)]
+    def test_filters_are_combined(self, any_api: ApiDriver, query: str, days: list[int]) -> None:
+        create_schedule(any_api)
+        insert_occurrences(any_api, (0, "fired"), (1, "missed"), (2, "fired"), (3, "missed"))
+        found = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in list_occurrences(any_api, query)]
         assert [(each - FIRST_TIME).days for each in found] == days
 
     @pytest.mark.parametrize(
         "query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001", *_INVALID_QUERIES]
     )
-    def test_what_says_nothing_is_refused(self, world: ApiDriver, query: str) -> None:
-        create_schedule(world)
-        assert world.client.get(f"{URL}/occurrences{query}").status_code == 422
+    def test_what_says_nothing_is_refused(self, api: ApiDriver, query: str) -> None:
+        create_schedule(api)
+        assert api.client.get(f"{URL}/occurrences{query}").status_code == 422
 
-    def test_a_schedule_must_be_there(self, world: ApiDriver) -> None:
-        assert world.client.get(f"{URL}/occurrences").json["code"] == "schedule_not_found"
-        assert world.client.get(f"{URL}/occurrences?upcoming=3").json["code"] == "schedule_not_found"
+    def test_a_schedule_must_be_there(self, api: ApiDriver) -> None:
+        assert api.client.get(f"{URL}/occurrences").json["code"] == "schedule_not_found"
+        assert api.client.get(f"{URL}/occurrences?upcoming=3").json["code"] == "schedule_not_found"
 
 
-def test_executions_are_found_by_their_schedule(any_world: ApiDriver) -> None:
-    found = create_schedule(any_world, overlap="allow")["id"]
-    create_schedule(any_world, name="evening", overlap="allow")
+def test_executions_are_found_by_their_schedule(any_api: ApiDriver) -> None:
+    found = create_schedule(any_api, overlap="allow")["id"]
+    create_schedule(any_api, name="evening", overlap="allow")
     url = "/api/v1/executions?schedule="
-    ids = [any_world.client.post(f"{URL}/fire").json["execution"]["id"] for _ in range(3)]
-    other = any_world.client.post("/api/v1/schedules/evening/fire").json["execution"]["id"]
-    assert [each["id"] for each in any_world.client.get(f"{url}evening").json["items"]] == [other]
-    first = any_world.client.get(f"{url}morning&limit=2").json
-    last = any_world.client.get(f"{url}morning&limit=2&cursor={first['next']}").json
+    ids = [any_api.client.post(f"{URL}/fire").json["execution"]["id"] for _ in range(3)]
+    other = any_api.client.post("/api/v1/schedules/evening/fire").json["execution"]["id"]
+    assert [each["id"] for each in any_api.client.get(f"{url}evening").json["items"]] == [other]
+    first = any_api.client.get(f"{url}morning&limit=2").json
+    last = any_api.client.get(f"{url}morning&limit=2&cursor={first['next']}").json
     assert [each["id"] for each in [*first["items"], *last["items"]]] == ids[::-1]
-    assert any_world.client.get(f"{url}morning&state=Succeeded").json["items"] == []
-    assert any_world.client.delete(URL, headers={"If-Match": "*"}).status_code == 204
-    assert [each["id"] for each in any_world.client.get(f"{url}{found}").json["items"]] == ids[::-1]
-    assert any_world.client.get(f"{url}morning").json["code"] == "schedule_not_found"
+    assert any_api.client.get(f"{url}morning&state=Succeeded").json["items"] == []
+    assert any_api.client.delete(URL, headers={"If-Match": "*"}).status_code == 204
+    assert [each["id"] for each in any_api.client.get(f"{url}{found}").json["items"]] == ids[::-1]
+    assert any_api.client.get(f"{url}morning").json["code"] == "schedule_not_found"
 
 
 class TestAhead:
     """GET …/occurrences?upcoming=n."""
 
-    def test_the_first_comes_first(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world, zone="Asia/Kolkata")
-        found = list_occurrences(any_world, "?upcoming=3")
+    def test_the_first_comes_first(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api, zone="Asia/Kolkata")
+        found = list_occurrences(any_api, "?upcoming=3")
         assert [each["outcome"] for each in found] == ["expected"] * 3
         assert {each["local"][10:] for each in found} == {"T06:00:00+05:30"}
         moments = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in found]
         assert moments[2] - moments[0] == dt.timedelta(days=2)
-        assert found[0]["scheduled_for"] == any_world.client.get(URL).json["next_at"]
+        assert found[0]["scheduled_for"] == any_api.client.get(URL).json["next_at"]
 
-    def test_they_begin_where_one_says(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        [found] = list_occurrences(world, "?upcoming=1&from=2031-07-01T00:00:00Z")
+    def test_they_begin_where_one_says(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T00:00:00Z")
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
-        [found] = list_occurrences(world, "?upcoming=1&from=2031-07-01T06:00:00Z")
+        [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T06:00:00Z")
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
 
-    def test_they_end_where_one_says(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        found = list_occurrences(world, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
+    def test_they_end_where_one_says(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        found = list_occurrences(api, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
         assert [each["scheduled_for"] for each in found] == ["2031-07-01T06:00:00Z", "2031-07-02T06:00:00Z"]
 
-    def test_what_is_late_is_ahead_still(self, world: ApiDriver) -> None:
-        create_schedule(world, rule={"kind": "interval", "every": 60})
+    def test_what_is_late_is_ahead_still(self, api: ApiDriver) -> None:
+        create_schedule(api, rule={"kind": "interval", "every": 60})
         late = SystemClock().now().replace(second=0, microsecond=0) - dt.timedelta(minutes=10)
-        set_due(world, "morning", late)
-        assert dt.datetime.fromisoformat(list_occurrences(world, "?upcoming=1")[0]["scheduled_for"]) == late
+        set_due(api, "morning", late)
+        assert dt.datetime.fromisoformat(list_occurrences(api, "?upcoming=1")[0]["scheduled_for"]) == late
 
-    def test_what_a_calendar_forbids_is_told(self, world: ApiDriver) -> None:
-        with world.database.write() as connection:
+    def test_what_a_calendar_forbids_is_told(self, api: ApiDriver) -> None:
+        with api.database.write() as connection:
             spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
             calendars.upsert(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
-        create_schedule(world, exclude=["days-off"])
-        found = list_occurrences(world, "?upcoming=2&from=2031-07-01T00:00:00Z")
+        create_schedule(api, exclude=["days-off"])
+        found = list_occurrences(api, "?upcoming=2&from=2031-07-01T00:00:00Z")
         assert [each["outcome"] for each in found] == ["expected", "skipped_calendar", "expected"]
         assert found[1]["reason"] == "within calendar days-off: Company day"
 
-    def test_a_pause_and_the_last_run_are_told(self, world: ApiDriver) -> None:
-        create_schedule(world, max_runs=2)
-        with world.database.write() as connection:
+    def test_a_pause_and_the_last_run_are_told(self, api: ApiDriver) -> None:
+        create_schedule(api, max_runs=2)
+        with api.database.write() as connection:
             values = {
                 "paused_at": SystemClock().now(),
                 "paused_by": "api",
                 "paused_until": dt.datetime(2031, 7, 2, tzinfo=dt.UTC),
             }
             connection.execute(sa.update(schema.job_schedules).values(values))
-        found = list_occurrences(world, "?upcoming=5&from=2031-07-01T00:00:00Z")
+        found = list_occurrences(api, "?upcoming=5&from=2031-07-01T00:00:00Z")
         assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
         assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
 
-    def test_nothing_is_ahead_of_what_is_not_enabled(self, world: ApiDriver) -> None:
-        create_schedule(world, enabled=False)
-        assert list_occurrences(world, "?upcoming=3") == []
+    def test_nothing_is_ahead_of_what_is_not_enabled(self, api: ApiDriver) -> None:
+        create_schedule(api, enabled=False)
+        assert list_occurrences(api, "?upcoming=3") == []
 
-    def test_a_disabled_job_is_told(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        with world.database.write() as connection:
+    def test_a_disabled_job_is_told(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        with api.database.write() as connection:
             off = JobDefinition("export", EXPORT_TASK.name, enabled=False)
             jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
-        found = list_occurrences(world, "?upcoming=2")
+        found = list_occurrences(api, "?upcoming=2")
         assert [(each["outcome"], each["reason"]) for each in found] == [
             ("skipped_paused", "job export is disabled")
         ] * 2
 
-    def test_nothing_is_ahead_of_what_is_exhausted(self, world: ApiDriver) -> None:
-        create_schedule(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
-        assert list_occurrences(world, "?upcoming=3") == []
+    def test_nothing_is_ahead_of_what_is_exhausted(self, api: ApiDriver) -> None:
+        create_schedule(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+        assert list_occurrences(api, "?upcoming=3") == []
 
 
 class TestFire:
     """POST …/fire."""
 
-    def test_it_makes_an_execution_and_a_row(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world, queue="background")
-        response = any_world.client.post(f"{URL}/fire")
+    def test_it_makes_an_execution_and_a_row(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api, queue="background")
+        response = any_api.client.post(f"{URL}/fire")
         assert response.status_code == 202, response.json
         execution, occurrence = response.json["execution"], response.json["occurrence"]
         assert response.headers["Location"] == f"/api/v1/executions/{execution['id']}"
         assert (execution["queue"], execution["parameters"]["user_id"]) == ("background", "all")
         assert execution["scheduled_for"] == occurrence["scheduled_for"]
         assert (occurrence["outcome"], occurrence["reason"]) == ("fired", "fired by hand by api")
-        assert list_occurrences(any_world) == [occurrence]
-        assert any_world.client.get(URL).json["runs"] == 1
+        assert list_occurrences(any_api) == [occurrence]
+        assert any_api.client.get(URL).json["runs"] == 1
 
-    def test_the_overlap_policy_holds_unless_one_says_otherwise(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        first = world.client.post(f"{URL}/fire").json["execution"]["id"]
-        skipped = world.client.post(f"{URL}/fire")
+    def test_the_overlap_policy_holds_unless_one_says_otherwise(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        first = api.client.post(f"{URL}/fire").json["execution"]["id"]
+        skipped = api.client.post(f"{URL}/fire")
         assert (skipped.status_code, skipped.json["execution"]) == (200, None)
         assert skipped.json["occurrence"]["outcome"] == "skipped_overlap"
         assert first in skipped.json["occurrence"]["reason"]
-        beside = world.client.post(f"{URL}/fire", json={"overlap": "allow"})
+        beside = api.client.post(f"{URL}/fire", json={"overlap": "allow"})
         assert (beside.status_code, beside.json["execution"]["state"]) == (202, "Queued")
-        waiting = world.client.post(f"{URL}/fire", json={"overlap": "queue_all"})
+        waiting = api.client.post(f"{URL}/fire", json={"overlap": "queue_all"})
         assert waiting.json["execution"]["state"] == "Waiting"
 
-    def test_the_same_key_fires_once(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world, overlap="allow")
+    def test_the_same_key_fires_once(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api, overlap="allow")
         key = {"Idempotency-Key": "k-1"}
-        first = any_world.client.post(f"{URL}/fire", headers=key)
-        again = any_world.client.post(f"{URL}/fire", headers=key)
+        first = any_api.client.post(f"{URL}/fire", headers=key)
+        again = any_api.client.post(f"{URL}/fire", headers=key)
         assert (first.status_code, again.status_code) == (202, 202)
         assert first.json == again.json
-        assert any_world.count_rows("executions") == 1
-        other = any_world.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
+        assert any_api.count_rows("executions") == 1
+        other = any_api.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
         assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
 
-    def test_a_disabled_job_is_not_started(self, world: ApiDriver) -> None:
-        with world.database.write() as connection:
+    def test_a_disabled_job_is_not_started(self, api: ApiDriver) -> None:
+        with api.database.write() as connection:
             given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
             jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
-        create_schedule(world, job="off")
-        response = world.client.post(f"{URL}/fire")
+        create_schedule(api, job="off")
+        response = api.client.post(f"{URL}/fire")
         assert (response.status_code, response.json["code"]) == (409, "job_disabled")
         assert "schedule morning cannot be fired: job off is disabled" in response.json["detail"]
 
     @pytest.mark.parametrize("body", [{"overlap": "maybe"}, {"at": "now"}])
-    def test_what_says_nothing_is_refused(self, world: ApiDriver, body: dict[str, str]) -> None:
-        create_schedule(world)
-        assert world.client.post(f"{URL}/fire", json=body).status_code == 422
-        assert world.count_rows("occurrences") == 0
+    def test_what_says_nothing_is_refused(self, api: ApiDriver, body: dict[str, str]) -> None:
+        create_schedule(api)
+        assert api.client.post(f"{URL}/fire", json=body).status_code == 422
+        assert api.count_rows("occurrences") == 0

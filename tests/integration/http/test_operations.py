@@ -22,24 +22,24 @@ from tests.integration.http.conftest import ApiDriver, insert_export_job, make_s
 from tests.servers import PostgresServer, RedisServer
 
 
-def _record_activity(world: ApiDriver, relay_age: float = 0, beat_age: float = 0) -> None:
+def _record_activity(api: ApiDriver, relay_age: float = 0, beat_age: float = 0) -> None:
     """Let relay and beat have shown themselves so many seconds ago."""
     now = SystemClock().now()
     values = {"turned_at": now - dt.timedelta(seconds=relay_age), "beat_tick_at": now - dt.timedelta(seconds=beat_age)}
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(**values))
 
 
 @pytest.fixture
-def ready(any_database_world: ApiDriver) -> ApiDriver:
+def ready(api_with_redis: ApiDriver) -> ApiDriver:
     """A world in which everything is there."""
-    _record_activity(any_database_world)
-    any_database_world.insert_worker()
-    return any_database_world
+    _record_activity(api_with_redis)
+    api_with_redis.insert_worker()
+    return api_with_redis
 
 
 @pytest.fixture
-def any_database_world(database: Database, redis_url: str) -> ApiDriver:
+def api_with_redis(database: Database, redis_url: str) -> ApiDriver:
     """The application on either database, with a Redis."""
     insert_export_job(database)
     return create_api_driver(database, REDIS_URL=redis_url)
@@ -49,9 +49,9 @@ def _list_failed_checks(response: Any) -> set[str]:
     return {name for name, check in response.json["checks"].items() if check["status"] == "failed"}
 
 
-def test_the_signpost_leads_somewhere(world: ApiDriver) -> None:
-    links = world.client.get("/").json["links"]
-    assert {world.client.get(link).status_code for link in links.values()} <= {200, 503}
+def test_the_signpost_leads_somewhere(api: ApiDriver) -> None:
+    links = api.client.get("/").json["links"]
+    assert {api.client.get(link).status_code for link in links.values()} <= {200, 503}
 
 
 def test_alive_asks_nobody(tmp_path: Any) -> None:
@@ -111,8 +111,8 @@ def test_problems_of_the_relay_that_cannot_be_read_are_none(ready: ApiDriver, pr
     assert ready.client.get("/readyz").status_code == 200
 
 
-def test_each_thing_that_is_missing_is_named(any_database_world: ApiDriver) -> None:
-    response = any_database_world.client.get("/readyz")
+def test_each_thing_that_is_missing_is_named(api_with_redis: ApiDriver) -> None:
+    response = api_with_redis.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "degraded")
     assert _list_failed_checks(response) == {"relay", "beat", "workers"}
     assert "never turned" in response.json["checks"]["relay"]["detail"]
@@ -142,27 +142,27 @@ def test_nobody_but_redis_is_accused_when_it_is_away(
 ) -> None:
     server = own_redis()
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
-    _record_activity(world, relay_age=76, beat_age=76)
-    world.insert_worker()
+    api = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    _record_activity(api, relay_age=76, beat_age=76)
+    api.insert_worker()
     server.freeze()
-    response = world.client.get("/readyz")
+    response = api.client.get("/readyz")
     server.thaw()
     assert (response.status_code, _list_failed_checks(response)) == (503, {"redis"})
     assert response.json["checks"]["beat"]["detail"].startswith("not known")
     assert response.json["checks"]["relay"]["detail"].startswith("not known")
 
 
-def test_workers_that_are_gone_do_not_count(any_database_world: ApiDriver) -> None:
-    _record_activity(any_database_world)
-    any_database_world.insert_worker(is_gone=True)
-    assert _list_failed_checks(any_database_world.client.get("/readyz")) == {"workers"}
+def test_workers_that_are_gone_do_not_count(api_with_redis: ApiDriver) -> None:
+    _record_activity(api_with_redis)
+    api_with_redis.insert_worker(is_gone=True)
+    assert _list_failed_checks(api_with_redis.client.get("/readyz")) == {"workers"}
 
 
-def _create_overdue_schedules(world: ApiDriver, **ago: float) -> None:
+def _create_overdue_schedules(api: ApiDriver, **ago: float) -> None:
     """Let there be schedules that were due so many seconds ago."""
     now = SystemClock().now()
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         for name, seconds in ago.items():
             given = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
             at = now - dt.timedelta(seconds=seconds)
@@ -211,21 +211,21 @@ def test_without_a_database_nothing_is_accepted() -> None:
 def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
-    _record_activity(world)
-    world.insert_worker()
-    assert world.client.get("/readyz").status_code == 200
+    api = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    _record_activity(api)
+    api.insert_worker()
+    assert api.client.get("/readyz").status_code == 200
     server.freeze()
-    assert _list_failed_checks(world.client.get("/readyz")) == {"redis"}
+    assert _list_failed_checks(api.client.get("/readyz")) == {"redis"}
     server.thaw()
-    assert world.client.get("/readyz").status_code == 200
+    assert api.client.get("/readyz").status_code == 200
     server.kill()
-    assert _list_failed_checks(world.client.get("/readyz")) == {"redis"}
+    assert _list_failed_checks(api.client.get("/readyz")) == {"redis"}
 
 
-def test_a_database_that_takes_no_writes_is_named(world: ApiDriver, redis_url: str) -> None:
-    with world.database.write():
-        response = world.client.get("/readyz")
+def test_a_database_that_takes_no_writes_is_named(api: ApiDriver, redis_url: str) -> None:
+    with api.database.write():
+        response = api.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
 
@@ -233,12 +233,12 @@ def test_a_database_that_takes_no_writes_is_named(world: ApiDriver, redis_url: s
 def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis_url: str) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
-    world = create_api_driver(database, REDIS_URL=redis_url)
-    _record_activity(world)
-    world.insert_worker()
+    api = create_api_driver(database, REDIS_URL=redis_url)
+    _record_activity(api)
+    api.insert_worker()
     with database._writer.begin() as holder:
         holder.execute(sa.text("LOCK TABLE executions IN EXCLUSIVE MODE"))
-        response = world.client.get("/readyz")
+        response = api.client.get("/readyz")
     assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (503, "unready", {"database"})
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
     database.dispose()
@@ -249,11 +249,11 @@ def test_a_database_that_is_frozen_is_told_within_seconds(
 ) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
-    world = create_api_driver(database, REDIS_URL=redis_url)
-    assert world.client.get("/readyz").status_code == 503
+    api = create_api_driver(database, REDIS_URL=redis_url)
+    assert api.client.get("/readyz").status_code == 503
     with postgres.freeze():
         began = time.monotonic()
-        response = world.client.get("/readyz")
+        response = api.client.get("/readyz")
         assert time.monotonic() - began < 5.0
     checks = response.json["checks"]
     assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(response)
@@ -275,34 +275,34 @@ def test_a_redis_that_takes_no_writes_is_named(
 ) -> None:
     server = own_redis()
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
-    world.insert_worker()
-    _record_activity(world, relay_age=60)
+    api = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    api.insert_worker()
+    _record_activity(api, relay_age=60)
     with server.create_client() as client:
         client.execute_command(*command.split())
-    response = world.client.get("/readyz")
+    response = api.client.get("/readyz")
     # That the relay does not turn is said, too: Redis does answer.
     assert (response.status_code, _list_failed_checks(response)) == (503, {"redis", "relay"})
     assert re.search(said, response.json["checks"]["redis"]["detail"]), response.json
 
 
-def _get_samples(world: ApiDriver) -> dict[str, float]:
-    response = world.client.get("/metrics")
+def _get_samples(api: ApiDriver) -> dict[str, float]:
+    response = api.client.get("/metrics")
     assert response.content_type.startswith("text/plain")
     lines = [line for line in response.text.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_metrics(any_database_world: ApiDriver) -> None:
-    world = any_database_world
-    _record_activity(world, relay_age=3)
-    world.insert_worker()
-    old = world.submit_accepted()["id"]
-    world.update_execution(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
-    world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "critical"})
-    world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
-    world.client.get("/nothing")
-    found = _get_samples(world)
+def test_metrics(api_with_redis: ApiDriver) -> None:
+    api = api_with_redis
+    _record_activity(api, relay_age=3)
+    api.insert_worker()
+    old = api.submit_accepted()["id"]
+    api.update_execution(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
+    api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "critical"})
+    api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+    api.client.get("/nothing")
+    found = _get_samples(api)
     assert found["jobworker_submissions_total"] == 3
     assert found['jobworker_executions{state="Queued"}'] == 2
     assert found['jobworker_executions{state="Scheduled"}'] == 1
@@ -318,11 +318,11 @@ def test_metrics(any_database_world: ApiDriver) -> None:
     assert found['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
 
 
-def test_a_queue_that_ran_empty_is_not_shown_any_more(world: ApiDriver) -> None:
-    made = world.submit_accepted()
-    assert 'jobworker_ready_executions{queue="default"}' in _get_samples(world)
-    world.enter_state(made["id"], 1, "Succeeded")
-    assert 'jobworker_ready_executions{queue="default"}' not in _get_samples(world)
+def test_a_queue_that_ran_empty_is_not_shown_any_more(api: ApiDriver) -> None:
+    made = api.submit_accepted()
+    assert 'jobworker_ready_executions{queue="default"}' in _get_samples(api)
+    api.enter_state(made["id"], 1, "Succeeded")
+    assert 'jobworker_ready_executions{queue="default"}' not in _get_samples(api)
 
 
 def test_metrics_without_a_database_still_tell_about_the_process() -> None:
@@ -334,8 +334,8 @@ def test_metrics_without_a_database_still_tell_about_the_process() -> None:
 
 def test_beat_is_not_missed_where_the_relay_looks_itself(database: Database, redis_url: str) -> None:
     insert_export_job(database)
-    world = create_api_driver(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
-    _record_activity(world, beat_age=3600)
-    world.insert_worker()
-    response = world.client.get("/readyz")
+    api = create_api_driver(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
+    _record_activity(api, beat_age=3600)
+    api.insert_worker()
+    response = api.client.get("/readyz")
     assert (response.status_code, _list_failed_checks(response)) == (200, set())

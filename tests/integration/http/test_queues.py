@@ -14,232 +14,232 @@ PAUSE_PATH, RESUME_PATH = "/api/v1/queues/default/pause", "/api/v1/queues/defaul
 LIMITED_JOB = {"name": "limited", "task": EXPORT_TASK.name, "concurrency": {"limit": 1, "key": "{user_id}"}}
 
 
-def _list_blockers(world: ApiDriver, execution: str) -> dict[str, Any]:
-    shown = world.client.get(f"/api/v1/executions/{execution}/why").json
+def _list_blockers(api: ApiDriver, execution: str) -> dict[str, Any]:
+    shown = api.client.get(f"/api/v1/executions/{execution}/why").json
     assert shown["id"] == execution
     assert all(each["message"] for each in shown["reasons"])
     return {each["code"]: each["details"] for each in shown["reasons"]}
 
 
-def _define_job(world: ApiDriver, **definition: Any) -> None:
-    assert world.client.post("/api/v1/jobs", json=definition).status_code == 201
+def _define_job(api: ApiDriver, **definition: Any) -> None:
+    assert api.client.post("/api/v1/jobs", json=definition).status_code == 201
 
 
-def test_shipped_and_served_queues_are_there_before_anybody_submits(world: ApiDriver) -> None:
-    world.insert_worker(queues=("default", "mail"))
-    shown = world.client.get("/api/v1/queues").json["items"]
+def test_shipped_and_served_queues_are_there_before_anybody_submits(api: ApiDriver) -> None:
+    api.insert_worker(queues=("default", "mail"))
+    shown = api.client.get("/api/v1/queues").json["items"]
     assert [(each["name"], each["workers"]) for each in shown] == [
         ("background", 0),
         ("critical", 0),
         ("default", 1),
         ("mail", 1),
     ]
-    cursor = world.client.get("/api/v1/queues?limit=1").json["next"]
-    second = world.client.get(f"/api/v1/queues?limit=1&cursor={cursor}")
+    cursor = api.client.get("/api/v1/queues?limit=1").json["next"]
+    second = api.client.get(f"/api/v1/queues?limit=1&cursor={cursor}")
     assert [each["name"] for each in second.json["items"]] == ["critical"]
 
 
-def test_a_queue_says_what_waits_in_it(any_world: ApiDriver) -> None:
-    ready, published, running = (any_world.submit_accepted()["id"] for _ in range(3))
+def test_a_queue_says_what_waits_in_it(any_api: ApiDriver) -> None:
+    ready, published, running = (any_api.submit_accepted()["id"] for _ in range(3))
     now = SystemClock().now()
-    any_world.update_execution(ready, due_at=now - dt.timedelta(hours=1))
-    any_world.update_execution(published, dispatched_at=now)
-    any_world.update_execution(running, dispatched_at=now, state="Running", worker="w1")
-    shown = any_world.client.get("/api/v1/queues/default").json
+    any_api.update_execution(ready, due_at=now - dt.timedelta(hours=1))
+    any_api.update_execution(published, dispatched_at=now)
+    any_api.update_execution(running, dispatched_at=now, state="Running", worker="w1")
+    shown = any_api.client.get("/api/v1/queues/default").json
     assert (shown["ready"], shown["published"], shown["running"]) == (1, 1, 1)
     assert 3600 <= shown["oldest_age"] < 3700
-    empty = any_world.client.get("/api/v1/queues/critical").json
+    empty = any_api.client.get("/api/v1/queues/critical").json
     assert (empty["ready"], empty["oldest_due_at"], empty["oldest_age"]) == (0, None, None)
 
 
-def test_a_queue_is_paused_once_and_says_by_whom(any_world: ApiDriver) -> None:
-    first = any_world.client.post(PAUSE_PATH, json={"note": "the mail server moves"}).json
+def test_a_queue_is_paused_once_and_says_by_whom(any_api: ApiDriver) -> None:
+    first = any_api.client.post(PAUSE_PATH, json={"note": "the mail server moves"}).json
     assert (first["paused_by"], first["pause_note"]) == ("api", "the mail server moves")
-    assert any_world.client.post(PAUSE_PATH).json == first
-    assert any_world.client.post(PAUSE_PATH, json={"note": "it still moves"}).json["pause_note"] == "it still moves"
+    assert any_api.client.post(PAUSE_PATH).json == first
+    assert any_api.client.post(PAUSE_PATH, json={"note": "it still moves"}).json["pause_note"] == "it still moves"
 
-    execution = any_world.submit_accepted()["id"]
-    shown = any_world.client.get(f"/api/v1/executions/{execution}").json["reason"]
+    execution = any_api.submit_accepted()["id"]
+    shown = any_api.client.get(f"/api/v1/executions/{execution}").json["reason"]
     assert "paused by api" in shown and "it still moves" in shown  # noqa: PT018
-    assert _list_blockers(any_world, execution)["queue_paused"]["note"] == "it still moves"
+    assert _list_blockers(any_api, execution)["queue_paused"]["note"] == "it still moves"
 
-    resumed = any_world.client.post(RESUME_PATH).json
+    resumed = any_api.client.post(RESUME_PATH).json
     assert (resumed["paused_at"], resumed["paused_by"], resumed["pause_note"]) == (None, None, None)
-    assert any_world.client.post(RESUME_PATH).json["paused_at"] is None
-    with any_world.database.read() as connection:
+    assert any_api.client.post(RESUME_PATH).json["paused_at"] is None
+    with any_api.database.read() as connection:
         done = [entry.action for entry in audit.list_by_subject(connection, "default")]
     assert done == ["queue.pause", "queue.pause", "queue.resume"]
 
 
-def test_a_queue_that_nobody_knows_is_a_mistake(world: ApiDriver) -> None:
-    world.client.post("/api/v1/queues/critical/pause")
-    for response in (world.client.post("/api/v1/queues/critcal/pause"), world.client.get("/api/v1/queues/critcal")):
+def test_a_queue_that_nobody_knows_is_a_mistake(api: ApiDriver) -> None:
+    api.client.post("/api/v1/queues/critical/pause")
+    for response in (api.client.post("/api/v1/queues/critcal/pause"), api.client.get("/api/v1/queues/critcal")):
         assert (response.status_code, response.json["code"]) == (404, "queue_not_found")
         assert "critical" in response.json["detail"]
     for note in ("x" * 1001, "\x1b[8m"):
-        refused = world.client.post(PAUSE_PATH, json={"note": note})
+        refused = api.client.post(PAUSE_PATH, json={"note": note})
         assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/note")
 
 
-def test_why_names_every_reason(any_world: ApiDriver) -> None:
-    _define_job(any_world, **LIMITED_JOB)
-    holder = any_world.submit_accepted(job="limited")["id"]
-    any_world.update_execution(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
-    waiting = any_world.submit_accepted(job="limited")["id"]
-    any_world.submit_accepted({"parameters": {"user_id": "other"}, "priority": 9}, job="limited")
-    any_world.client.post(PAUSE_PATH)
-    reasons = _list_blockers(any_world, waiting)
+def test_why_names_every_reason(any_api: ApiDriver) -> None:
+    _define_job(any_api, **LIMITED_JOB)
+    holder = any_api.submit_accepted(job="limited")["id"]
+    any_api.update_execution(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
+    waiting = any_api.submit_accepted(job="limited")["id"]
+    any_api.submit_accepted({"parameters": {"user_id": "other"}, "priority": 9}, job="limited")
+    any_api.client.post(PAUSE_PATH)
+    reasons = _list_blockers(any_api, waiting)
     assert set(reasons) == {"queue_paused", "no_worker_for_task", "concurrency_limit", "position"}
     assert reasons["concurrency_limit"] == {"key": "limited/u-17", "limit": 1, "held": 1, "holders": [holder]}
     assert reasons["position"]["ahead"] == 1
-    running = _list_blockers(any_world, holder)
+    running = _list_blockers(any_api, holder)
     assert (set(running), running["running"]["worker"]) == ({"running"}, "w1")
 
 
-def test_why_a_total_and_a_rate_hold_it_up(any_world: ApiDriver) -> None:
+def test_why_a_total_and_a_rate_hold_it_up(any_api: ApiDriver) -> None:
     now = SystemClock().now()
     concurrency, rate = {"limit": 5, "key": "{user_id}", "total": 1}, {"limit": 1, "per": 3600}
-    _define_job(any_world, name="strict", task=EXPORT_TASK.name, concurrency=concurrency, rate_limit=rate)
-    holder = any_world.submit_accepted(job="strict")["id"]
-    any_world.update_execution(holder, state="Running", worker="w1")
+    _define_job(any_api, name="strict", task=EXPORT_TASK.name, concurrency=concurrency, rate_limit=rate)
+    holder = any_api.submit_accepted(job="strict")["id"]
+    any_api.update_execution(holder, state="Running", worker="w1")
     full_at = now + dt.timedelta(seconds=1800)
-    any_world.insert_row("rate_buckets", key="strict/", full_at=full_at)
-    any_world.insert_worker()
-    waiting = any_world.submit_accepted({"parameters": {"user_id": "other"}}, job="strict")["id"]
-    reasons = _list_blockers(any_world, waiting)
+    any_api.insert_row("rate_buckets", key="strict/", full_at=full_at)
+    any_api.insert_worker()
+    waiting = any_api.submit_accepted({"parameters": {"user_id": "other"}}, job="strict")["id"]
+    reasons = _list_blockers(any_api, waiting)
     assert set(reasons) == {"concurrency_total", "rate_limit", "position"}
     assert reasons["concurrency_total"]["holders"] == [holder]
     assert abs(dt.datetime.fromisoformat(reasons["rate_limit"]["until"]) - full_at) < dt.timedelta(seconds=5)
 
 
-def test_why_nobody_attends_to_it(any_world: ApiDriver) -> None:
-    execution = any_world.submit_accepted()["id"]
+def test_why_nobody_attends_to_it(any_api: ApiDriver) -> None:
+    execution = any_api.submit_accepted()["id"]
     silent = SystemClock().now() - dt.timedelta(seconds=60)
-    with any_world.database.write() as connection:
+    with any_api.database.write() as connection:
         connection.execute(schema.relay_state.update().values(turned_at=silent))
-    reasons = any_world.client.get(f"/api/v1/executions/{execution}/why").json["reasons"]
+    reasons = any_api.client.get(f"/api/v1/executions/{execution}/why").json["reasons"]
     assert reasons[0]["code"] == "no_relay"
     assert str(silent.year) in reasons[0]["message"]
 
 
-def test_why_it_is_not_due(any_world: ApiDriver) -> None:
-    any_world.insert_worker()
-    later = any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
-    assert set(_list_blockers(any_world, later)) == {"not_due"}
-    again = any_world.submit_accepted()["id"]
+def test_why_it_is_not_due(any_api: ApiDriver) -> None:
+    any_api.insert_worker()
+    later = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
+    assert set(_list_blockers(any_api, later)) == {"not_due"}
+    again = any_api.submit_accepted()["id"]
     due = SystemClock().now() + dt.timedelta(seconds=30)
-    any_world.update_execution(again, state="Retrying", attempt=2, max_attempts=5, due_at=due, reason="ValueError: no")
-    [reason] = any_world.client.get(f"/api/v1/executions/{again}/why").json["reasons"]
+    any_api.update_execution(again, state="Retrying", attempt=2, max_attempts=5, due_at=due, reason="ValueError: no")
+    [reason] = any_api.client.get(f"/api/v1/executions/{again}/why").json["reasons"]
     assert (reason["code"], reason["details"]["attempt"]) == ("retry_not_due", 3)
     assert reason["message"].startswith("attempt 3 of 5 is due at")
 
 
-def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_world: ApiDriver) -> None:
-    any_world.insert_worker()
+def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_api: ApiDriver) -> None:
+    any_api.insert_worker()
     now = SystemClock().now()
-    waiting, other = (any_world.submit_accepted()["id"] for _ in range(2))
+    waiting, other = (any_api.submit_accepted()["id"] for _ in range(2))
     for execution in (waiting, other):
-        any_world.update_execution(execution, dispatched_at=now)
-    assert _list_blockers(any_world, waiting)["waiting_for_worker"]["others"] == 1
-    assert any_world.client.post(f"/api/v1/executions/{waiting}/cancel").status_code == 202
-    assert set(_list_blockers(any_world, waiting)) == {"cancel_requested", "waiting_for_worker"}
-    any_world.enter_state(other, 1, "Succeeded", finished_at=now)
-    assert _list_blockers(any_world, other) == {}
-    assert any_world.client.get("/api/v1/executions/nobody/why").status_code == 404
+        any_api.update_execution(execution, dispatched_at=now)
+    assert _list_blockers(any_api, waiting)["waiting_for_worker"]["others"] == 1
+    assert any_api.client.post(f"/api/v1/executions/{waiting}/cancel").status_code == 202
+    assert set(_list_blockers(any_api, waiting)) == {"cancel_requested", "waiting_for_worker"}
+    any_api.enter_state(other, 1, "Succeeded", finished_at=now)
+    assert _list_blockers(any_api, other) == {}
+    assert any_api.client.get("/api/v1/executions/nobody/why").status_code == 404
 
 
-def test_a_key_that_names_no_parameter_is_refused_with_its_place(world: ApiDriver) -> None:
-    refused = world.client.post("/api/v1/jobs", json={**LIMITED_JOB, "concurrency": {"limit": 1, "key": "{tenant}"}})
+def test_a_key_that_names_no_parameter_is_refused_with_its_place(api: ApiDriver) -> None:
+    refused = api.client.post("/api/v1/jobs", json={**LIMITED_JOB, "concurrency": {"limit": 1, "key": "{tenant}"}})
     [problem] = refused.json["errors"]
     assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "/concurrency/key", "unknown_parameter")
     assert "user_id" in problem["message"]
 
 
-def test_what_a_job_in_code_says_about_limits_is_shown(world: ApiDriver) -> None:
-    _define_job(world, **LIMITED_JOB, rate_limit={"limit": 5, "per": "PT1M"}, unique={"for": 60})
-    shown = world.client.get("/api/v1/jobs/limited").json
+def test_what_a_job_in_code_says_about_limits_is_shown(api: ApiDriver) -> None:
+    _define_job(api, **LIMITED_JOB, rate_limit={"limit": 5, "per": "PT1M"}, unique={"for": 60})
+    shown = api.client.get("/api/v1/jobs/limited").json
     assert shown["concurrency"] == {"limit": 1, "key": "{user_id}", "total": None}
     assert shown["rate_limit"] == {"limit": 5, "per": 60.0, "burst": 1, "key": None}
     assert shown["unique"] == {"key": None, "until": None, "for": 60.0, "on_conflict": "reject"}
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         row = jobs.get(connection, "limited")
         assert row is not None
         assert row.owner is JobOwner.API
-    made = world.submit_accepted(job="limited")
+    made = api.submit_accepted(job="limited")
     assert (made["concurrency_key"], made["rate_key"]) == ("limited/u-17", "limited/")
 
 
 MAIL_PATH = "/api/v1/queues/mail"
 
 
-def _list_audit_actions(world: ApiDriver, name: str) -> list[str]:
-    with world.database.read() as connection:
+def _list_audit_actions(api: ApiDriver, name: str) -> list[str]:
+    with api.database.read() as connection:
         return [f"{entry.actor} {entry.action}" for entry in audit.list_by_subject(connection, name)]
 
 
-def test_a_queue_is_created_once_and_removed_once(any_world: ApiDriver) -> None:
-    made = any_world.client.put(MAIL_PATH)
+def test_a_queue_is_created_once_and_removed_once(any_api: ApiDriver) -> None:
+    made = any_api.client.put(MAIL_PATH)
     assert (made.status_code, made.json["name"], made.json["created_by"]) == (201, "mail", "api")
-    again = any_world.client.put(MAIL_PATH)
+    again = any_api.client.put(MAIL_PATH)
     assert (again.status_code, again.json) == (200, made.json)
-    assert "mail" in [each["name"] for each in any_world.client.get("/api/v1/queues").json["items"]]
-    assert any_world.client.delete(MAIL_PATH).status_code == 204
-    gone = any_world.client.delete(MAIL_PATH)
+    assert "mail" in [each["name"] for each in any_api.client.get("/api/v1/queues").json["items"]]
+    assert any_api.client.delete(MAIL_PATH).status_code == 204
+    gone = any_api.client.delete(MAIL_PATH)
     assert (gone.status_code, gone.json["code"]) == (404, "queue_not_found")
-    assert _list_audit_actions(any_world, "mail") == ["api queue.create", "api queue.remove"]
+    assert _list_audit_actions(any_api, "mail") == ["api queue.create", "api queue.remove"]
 
 
-def test_a_queue_that_something_uses_becomes_one_that_was_created(any_world: ApiDriver) -> None:
-    with any_world.database.write() as connection:
+def test_a_queue_that_something_uses_becomes_one_that_was_created(any_api: ApiDriver) -> None:
+    with any_api.database.write() as connection:
         queues.upsert_many(connection, ["mail"], SystemClock().now())
-    assert any_world.client.get(MAIL_PATH).json["created_by"] is None
-    made = any_world.client.put(MAIL_PATH)
+    assert any_api.client.get(MAIL_PATH).json["created_by"] is None
+    made = any_api.client.put(MAIL_PATH)
     assert (made.status_code, made.json["created_by"]) == (200, "api")
-    shipped = any_world.client.put("/api/v1/queues/default")
+    shipped = any_api.client.put("/api/v1/queues/default")
     assert (shipped.status_code, shipped.json["created_by"]) == (200, None)
-    assert _list_audit_actions(any_world, "default") == []
+    assert _list_audit_actions(any_api, "default") == []
 
 
-def test_a_queue_in_use_is_not_removed_and_says_by_what(any_world: ApiDriver) -> None:
-    any_world.client.put(MAIL_PATH)
-    any_world.insert_worker(queues=("default", "mail"))
-    _define_job(any_world, name="mailing", task=EXPORT_TASK.name, queue="mail")
-    any_world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})
-    any_world.client.post(f"{MAIL_PATH}/pause")
-    refused = any_world.client.delete(MAIL_PATH)
+def test_a_queue_in_use_is_not_removed_and_says_by_what(any_api: ApiDriver) -> None:
+    any_api.client.put(MAIL_PATH)
+    any_api.insert_worker(queues=("default", "mail"))
+    _define_job(any_api, name="mailing", task=EXPORT_TASK.name, queue="mail")
+    any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})
+    any_api.client.post(f"{MAIL_PATH}/pause")
+    refused = any_api.client.delete(MAIL_PATH)
     assert (refused.status_code, refused.json["code"]) == (409, "queue_in_use")
     assert refused.json["detail"] == (
         "queue mail cannot be removed: 1 live worker consumes it; it is paused, resume it first; "
         "a job's definition names it; it has unfinished executions"
     )
     for name in ("critical", "default"):
-        refused = any_world.client.delete(f"/api/v1/queues/{name}")
+        refused = any_api.client.delete(f"/api/v1/queues/{name}")
         assert (refused.status_code, "it is shipped" in refused.json["detail"]) == (409, True)
 
 
-def test_pausing_keeps_who_created_a_queue(world: ApiDriver) -> None:
-    world.client.put(MAIL_PATH)
-    assert world.client.post(f"{MAIL_PATH}/pause").json["created_by"] == "api"
-    assert world.client.post(f"{MAIL_PATH}/resume").json["created_by"] == "api"
+def test_pausing_keeps_who_created_a_queue(api: ApiDriver) -> None:
+    api.client.put(MAIL_PATH)
+    assert api.client.post(f"{MAIL_PATH}/pause").json["created_by"] == "api"
+    assert api.client.post(f"{MAIL_PATH}/resume").json["created_by"] == "api"
 
 
 @pytest.mark.parametrize("name", ["Mail", "a%20b", "x" * 65, "nul%00"])
-def test_a_queue_needs_a_name_that_may_be_one(any_world: ApiDriver, name: str) -> None:
-    refused = any_world.client.put(f"/api/v1/queues/{name}")
+def test_a_queue_needs_a_name_that_may_be_one(any_api: ApiDriver, name: str) -> None:
+    refused = any_api.client.put(f"/api/v1/queues/{name}")
     [problem] = refused.json["errors"]
     assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "name", "not_allowed")
-    assert any_world.client.delete(f"/api/v1/queues/{name}").status_code == 404
-    assert any_world.client.get(f"/api/v1/queues/{name}").status_code == 404
+    assert any_api.client.delete(f"/api/v1/queues/{name}").status_code == 404
+    assert any_api.client.get(f"/api/v1/queues/{name}").status_code == 404
 
 
-def test_queues_are_paged_in_the_same_order_on_both_databases(any_world: ApiDriver) -> None:
+def test_queues_are_paged_in_the_same_order_on_both_databases(any_api: ApiDriver) -> None:
     names = ["a", "a-b", "a.b", "a0", "a_b", "aa", "background", "critical", "default", "z"]
     for name in names:
-        any_world.client.put(f"/api/v1/queues/{name}")
+        any_api.client.put(f"/api/v1/queues/{name}")
     found: list[str] = []
     url: str | None = "/api/v1/queues?limit=3"
     while url:
-        page = any_world.client.get(url).json
+        page = any_api.client.get(url).json
         found += [each["name"] for each in page["items"]]
         url = page["next"] and f"/api/v1/queues?limit=3&cursor={page['next']}"
     assert found == sorted(names)

@@ -7,13 +7,13 @@ import pytest
 from tests.integration.http.conftest import ApiDriver
 
 
-def _preview_retry(world: ApiDriver, **body: Any) -> Any:
-    return world.client.post("/api/v1/retry/preview", json=body)
+def _preview_retry(api: ApiDriver, **body: Any) -> Any:
+    return api.client.post("/api/v1/retry/preview", json=body)
 
 
-def test_each_attempt_has_its_time(world: ApiDriver) -> None:
+def test_each_attempt_has_its_time(api: ApiDriver) -> None:
     policy = {"strategy": "exponential_jitter", "delay": 30, "max_attempts": 3}
-    answered = _preview_retry(world, retry=policy, **{"from": "2026-03-02T12:00:00Z"})
+    answered = _preview_retry(api, retry=policy, **{"from": "2026-03-02T12:00:00Z"})
     assert answered.status_code == 200
     noon = "2026-03-02T12:00:00Z"
     assert answered.json == {
@@ -44,8 +44,8 @@ def test_each_attempt_has_its_time(world: ApiDriver) -> None:
         ({"delays": [1, "PT1H"], "max_attempts": 1}, None, 1),
     ],
 )
-def test_how_many_are_told(world: ApiDriver, policy: Any, attempts: int | None, told: int) -> None:
-    assert len(_preview_retry(world, retry=policy, attempts=attempts).json["attempts"]) == told
+def test_how_many_are_told(api: ApiDriver, policy: Any, attempts: int | None, told: int) -> None:
+    assert len(_preview_retry(api, retry=policy, attempts=attempts).json["attempts"]) == told
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_how_many_are_told(world: ApiDriver, policy: Any, attempts: int | None, 
         ({"retry": {"strategy": "fixed"}, "to": 1}, "/to", "unknown_field"),
     ],
 )
-def test_what_cannot_be_previewed(world: ApiDriver, body: Any, pointer: str, code: str) -> None:
-    answered = _preview_retry(world, **body)
+def test_what_cannot_be_previewed(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
+    answered = _preview_retry(api, **body)
     assert answered.status_code == 422
     assert [(each["pointer"], each["code"]) for each in answered.json["errors"]] == [(pointer, code)]

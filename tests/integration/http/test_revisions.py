@@ -7,47 +7,47 @@ from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 DEFINITION = {"name": "nightly", "task": EXPORT_TASK.name, "defaults": {"user_id": "all"}}
 
 
-def _change_job(world: ApiDriver, revision: int, **changes: Any) -> None:
+def _change_job(api: ApiDriver, revision: int, **changes: Any) -> None:
     body = {**DEFINITION, **changes}
-    answered = world.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": f'"{revision}"'})
+    answered = api.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": f'"{revision}"'})
     assert answered.status_code == 200, answered.json
 
 
-def _create_nightly(world: ApiDriver) -> None:
-    assert world.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
-    _change_job(world, 1, queue="background", retry={"strategy": "fixed", "delay": 5})
-    _change_job(world, 2, queue="background", retry={"strategy": "fixed", "delay": 6})
+def _create_nightly(api: ApiDriver) -> None:
+    assert api.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
+    _change_job(api, 1, queue="background", retry={"strategy": "fixed", "delay": 5})
+    _change_job(api, 2, queue="background", retry={"strategy": "fixed", "delay": 6})
 
 
-def test_every_revision_is_there_with_what_it_changed(any_world: ApiDriver) -> None:
-    _create_nightly(any_world)
-    found = any_world.client.get("/api/v1/jobs/nightly/revisions").json["items"]
+def test_every_revision_is_there_with_what_it_changed(any_api: ApiDriver) -> None:
+    _create_nightly(any_api)
+    found = any_api.client.get("/api/v1/jobs/nightly/revisions").json["items"]
     assert [(each["revision"], each["actor"], each["changed"]) for each in found] == [
         (3, "api", ["/retry/delay"]),
         (2, "api", ["/queue", "/retry/delay", "/retry/strategy"]),
         (1, "api", None),
     ]
     assert found[0]["definition"]["retry"]["delay"] == 6
-    assert any_world.client.get(found[1]["links"]["self"]).json == found[1]
+    assert any_api.client.get(found[1]["links"]["self"]).json == found[1]
 
 
-def test_revisions_come_in_pages(world: ApiDriver) -> None:
-    _create_nightly(world)
-    first = world.client.get("/api/v1/jobs/nightly/revisions?limit=2").json
+def test_revisions_come_in_pages(api: ApiDriver) -> None:
+    _create_nightly(api)
+    first = api.client.get("/api/v1/jobs/nightly/revisions?limit=2").json
     assert [(each["revision"], len(each["changed"])) for each in first["items"]] == [(3, 1), (2, 3)]
-    second = world.client.get(f"/api/v1/jobs/nightly/revisions?limit=2&cursor={first['next']}").json
+    second = api.client.get(f"/api/v1/jobs/nightly/revisions?limit=2&cursor={first['next']}").json
     assert ([each["revision"] for each in second["items"]], second["next"]) == ([1], None)
 
 
-def test_revisions_outlive_their_job(world: ApiDriver) -> None:
-    _create_nightly(world)
-    assert world.client.delete("/api/v1/jobs/nightly", headers={"If-Match": "*"}).status_code == 204
-    assert len(world.client.get("/api/v1/jobs/nightly/revisions").json["items"]) == 3
-    assert world.client.get("/api/v1/jobs/nightly/revisions/3").status_code == 200
+def test_revisions_outlive_their_job(api: ApiDriver) -> None:
+    _create_nightly(api)
+    assert api.client.delete("/api/v1/jobs/nightly", headers={"If-Match": "*"}).status_code == 204
+    assert len(api.client.get("/api/v1/jobs/nightly/revisions").json["items"]) == 3
+    assert api.client.get("/api/v1/jobs/nightly/revisions/3").status_code == 200
 
 
-def test_what_never_was(world: ApiDriver) -> None:
-    _create_nightly(world)
+def test_what_never_was(api: ApiDriver) -> None:
+    _create_nightly(api)
     for path, code in (
         ("nightly/revisions/4", "revision_not_found"),
         ("nightly/revisions/0", "revision_not_found"),
@@ -55,32 +55,32 @@ def test_what_never_was(world: ApiDriver) -> None:
         ("nihgtly/revisions", "job_not_found"),
         ("nihgtly/revisions/1", "job_not_found"),
     ):
-        answered = world.client.get(f"/api/v1/jobs/{path}")
+        answered = api.client.get(f"/api/v1/jobs/{path}")
         assert (answered.status_code, answered.json["code"]) == (404, code)
-    assert world.client.get("/api/v1/jobs/nightly/revisions/x").status_code == 404
+    assert api.client.get("/api/v1/jobs/nightly/revisions/x").status_code == 404
 
 
-def _create_finished_execution(world: ApiDriver, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any) -> str:
-    made: str = world.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
-    world.enter_state(made, 1, state, worker=worker, code_version=version)
+def _create_finished_execution(api: ApiDriver, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any) -> str:
+    made: str = api.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
+    api.enter_state(made, 1, state, worker=worker, code_version=version)
     return made
 
 
-def _get_differences(world: ApiDriver, execution: str) -> list[tuple[str, str, Any, Any]]:
-    found = world.client.get(f"/api/v1/executions/{execution}/changes").json
+def _get_differences(api: ApiDriver, execution: str) -> list[tuple[str, str, Any, Any]]:
+    found = api.client.get(f"/api/v1/executions/{execution}/changes").json
     return [(each["part"], each["pointer"], each["before"], each["now"]) for each in found["differences"]]
 
 
-def test_what_is_different_from_the_last_success(any_world: ApiDriver) -> None:
-    assert any_world.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
-    first = _create_finished_execution(any_world, "Succeeded")
-    good = _create_finished_execution(any_world, "Succeeded")
-    bad = _create_finished_execution(any_world, "Failed", "celery@one:2:b")
-    _change_job(any_world, 1, priority=9)
-    worse = _create_finished_execution(any_world, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60)
-    found = any_world.client.get(f"/api/v1/executions/{bad}/changes").json
+def test_what_is_different_from_the_last_success(any_api: ApiDriver) -> None:
+    assert any_api.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
+    first = _create_finished_execution(any_api, "Succeeded")
+    good = _create_finished_execution(any_api, "Succeeded")
+    bad = _create_finished_execution(any_api, "Failed", "celery@one:2:b")
+    _change_job(any_api, 1, priority=9)
+    worse = _create_finished_execution(any_api, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60)
+    found = any_api.client.get(f"/api/v1/executions/{bad}/changes").json
     assert (found["last_success"]["id"], found["differences"]) == (good, [])
-    assert _get_differences(any_world, worse) == [
+    assert _get_differences(any_api, worse) == [
         ("revision", "", 1, 2),
         ("definition", "/priority", 5, 9),
         ("parameters", "/rows", None, 5),
@@ -90,14 +90,14 @@ def test_what_is_different_from_the_last_success(any_world: ApiDriver) -> None:
         ("worker", "", "celery@one", "celery@two"),
         ("host", "", "one", "two"),
     ]
-    nothing = any_world.client.get(f"/api/v1/executions/{first}/changes").json
+    nothing = any_api.client.get(f"/api/v1/executions/{first}/changes").json
     assert (nothing["last_success"], nothing["differences"]) == (None, [])
 
 
-def test_what_waits_is_compared_as_far_as_it_is_known(world: ApiDriver) -> None:
-    world.client.post("/api/v1/jobs", json=DEFINITION)
-    _create_finished_execution(world, "Succeeded")
-    waits = world.submit_accepted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]
-    assert _get_differences(world, waits) == [("parameters", "/format", None, "json")]
-    unknown = world.client.get("/api/v1/executions/0199c8a0-0000-7000-8000-000000000000/changes")
+def test_what_waits_is_compared_as_far_as_it_is_known(api: ApiDriver) -> None:
+    api.client.post("/api/v1/jobs", json=DEFINITION)
+    _create_finished_execution(api, "Succeeded")
+    waits = api.submit_accepted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]
+    assert _get_differences(api, waits) == [("parameters", "/format", None, "json")]
+    unknown = api.client.get("/api/v1/executions/0199c8a0-0000-7000-8000-000000000000/changes")
     assert (unknown.status_code, unknown.json["code"]) == (404, "execution_not_found")

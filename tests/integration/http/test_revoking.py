@@ -10,10 +10,10 @@ from tests.integration.http.conftest import ApiDriver, insert_export_job, create
 from tests.waiting import until
 
 
-def _create_published(world: ApiDriver) -> str:
+def _create_published(api: ApiDriver) -> str:
     """An execution that waits in Redis for a worker."""
-    made = world.submit_accepted()
-    world.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
+    made = api.submit_accepted()
+    api.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
     return str(made["id"])
 
 
@@ -24,30 +24,30 @@ def _get_run_record(client: redis.Redis, execution: str) -> str | None:
 
 def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Database, redis_url: str) -> None:
     insert_export_job(database)
-    world = create_api_driver(database, REDIS_URL=redis_url)
+    api = create_api_driver(database, REDIS_URL=redis_url)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        one, other, kept = (_create_published(world) for _ in range(3))
-        assert world.client.post(f"/api/v1/executions/{one}/cancel").status_code == 202
+        one, other, kept = (_create_published(api) for _ in range(3))
+        assert api.client.post(f"/api/v1/executions/{one}/cancel").status_code == 202
         until(lambda: (_get_run_record(client, one) or "").startswith("1 revoked "), what="its first attempt to be revoked")
-        assert world.client.post("/api/v1/executions/cancel", json={"ids": [other]}).status_code == 200
+        assert api.client.post("/api/v1/executions/cancel", json={"ids": [other]}).status_code == 200
         until(lambda: (_get_run_record(client, other) or "").startswith("1 revoked "), what="the other one to be revoked")
         assert _get_run_record(client, kept) is None
-    assert world.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
+    assert api.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
 
 
 def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> None:
     insert_export_job(database)
-    world = create_api_driver(database, REDIS_URL=redis_url)
+    api = create_api_driver(database, REDIS_URL=redis_url)
     item = {"job": "export", "parameters": {"user_id": "u"}}
-    batch = world.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
+    batch = api.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
     for member in batch["ids"]:
-        world.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
+        api.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        assert world.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
+        assert api.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
         until(lambda: all((_get_run_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
 
 
-def test_redis_away_keeps_nobody_from_asking(world: ApiDriver) -> None:
-    execution = _create_published(world)
-    assert world.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
-    assert world.client.get(f"/api/v1/executions/{execution}").json["cancel_requested_by"] == "api"
+def test_redis_away_keeps_nobody_from_asking(api: ApiDriver) -> None:
+    execution = _create_published(api)
+    assert api.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
+    assert api.client.get(f"/api/v1/executions/{execution}").json["cancel_requested_by"] == "api"

@@ -16,87 +16,87 @@ from tests.integration.http.test_schedules import create_schedule, insert_declar
 LATER = "2031-01-07T06:00:00Z"
 
 
-def request_pause(world: ApiDriver, **body: Any) -> Any:
+def request_pause(api: ApiDriver, **body: Any) -> Any:
     """Ask for a pause."""
-    return world.client.post(f"{URL}/pause", json=body)
+    return api.client.post(f"{URL}/pause", json=body)
 
 
-def request_resume(world: ApiDriver, **body: Any) -> Any:
+def request_resume(api: ApiDriver, **body: Any) -> Any:
     """Ask for its end."""
-    return world.client.post(f"{URL}/resume", json=body)
+    return api.client.post(f"{URL}/resume", json=body)
 
 
-def test_a_pause_is_shown_with_its_note_and_its_end(any_world: ApiDriver) -> None:
-    create_schedule(any_world)
-    response = request_pause(any_world, note="moving house", until=LATER)
+def test_a_pause_is_shown_with_its_note_and_its_end(any_api: ApiDriver) -> None:
+    create_schedule(any_api)
+    response = request_pause(any_api, note="moving house", until=LATER)
     assert response.status_code == 200, response.json
     shown = response.json
     assert (shown["state"], shown["expected_by"], shown["overdue"]) == ("paused", None, False)
     assert {**shown["paused"], "at": None} == {"at": None, "by": "api", "note": "moving house", "until": LATER}
-    assert any_world.client.get("/api/v1/schedules?state=paused").json["items"] == [shown]
-    gone_on = request_resume(any_world)
+    assert any_api.client.get("/api/v1/schedules?state=paused").json["items"] == [shown]
+    gone_on = request_resume(any_api)
     assert (gone_on.status_code, gone_on.json["state"], gone_on.json["paused"]) == (200, "active", None)
 
 
-def test_a_pause_whose_end_has_come_is_none_though_nobody_noticed(any_world: ApiDriver) -> None:
-    create_schedule(any_world, rule={"kind": "interval", "every": 60})
-    request_pause(any_world, until=LATER)
+def test_a_pause_whose_end_has_come_is_none_though_nobody_noticed(any_api: ApiDriver) -> None:
+    create_schedule(any_api, rule={"kind": "interval", "every": 60})
+    request_pause(any_api, until=LATER)
     now = SystemClock().now().replace(microsecond=0)
-    set_due(any_world, "morning", now - dt.timedelta(minutes=10))
+    set_due(any_api, "morning", now - dt.timedelta(minutes=10))
     for ended, state, overdue in ((-600, "paused", False), (30, "active", False), (61, "active", True)):
         end = now - dt.timedelta(seconds=ended)
-        _update_schedule(any_world, paused_at=now - dt.timedelta(hours=1), paused_until=end)
-        shown = any_world.client.get(URL).json
+        _update_schedule(any_api, paused_at=now - dt.timedelta(hours=1), paused_until=end)
+        shown = any_api.client.get(URL).json
         by = (end + dt.timedelta(seconds=60)).isoformat().replace("+00:00", "Z") if state == "active" else None
         assert (shown["state"], shown["overdue"], shown["expected_by"]) == (state, overdue, by)
-        assert any_world.client.get(f"/api/v1/schedules?state={state}").json["items"] == [shown]
-        late = any_world.client.get("/api/v1/schedules?overdue=true").json["items"]
+        assert any_api.client.get(f"/api/v1/schedules?state={state}").json["items"] == [shown]
+        late = any_api.client.get("/api/v1/schedules?overdue=true").json["items"]
         assert [each["name"] for each in late] == ["morning"] * overdue
 
 
-def test_asking_again_changes_the_note_alone(world: ApiDriver) -> None:
-    create_schedule(world)
-    since = world.client.post(f"{URL}/pause").json["paused"]["at"]
-    again = request_pause(world, note="longer than thought").json["paused"]
+def test_asking_again_changes_the_note_alone(api: ApiDriver) -> None:
+    create_schedule(api)
+    since = api.client.post(f"{URL}/pause").json["paused"]["at"]
+    again = request_pause(api, note="longer than thought").json["paused"]
     assert (again["at"], again["note"], again["until"]) == (since, "longer than thought", None)
-    assert request_resume(world).json == request_resume(world).json
+    assert request_resume(api).json == request_resume(api).json
 
 
-def test_what_is_due_in_a_pause_is_made_up_for_as_one_says(any_world: ApiDriver) -> None:
-    create_schedule(any_world, rule={"kind": "interval", "every": 60}, overlap="allow")
+def test_what_is_due_in_a_pause_is_made_up_for_as_one_says(any_api: ApiDriver) -> None:
+    create_schedule(any_api, rule={"kind": "interval", "every": 60}, overlap="allow")
     now = SystemClock().now().replace(microsecond=0)
-    request_pause(any_world, note="quiet please")
-    _update_schedule(any_world, paused_at=now - dt.timedelta(minutes=30))
-    set_due(any_world, "morning", (now - dt.timedelta(minutes=10)).replace(second=0))
-    assert request_resume(any_world, policy="catch_up").status_code == 200
-    found = list_occurrences(any_world)
+    request_pause(any_api, note="quiet please")
+    _update_schedule(any_api, paused_at=now - dt.timedelta(minutes=30))
+    set_due(any_api, "morning", (now - dt.timedelta(minutes=10)).replace(second=0))
+    assert request_resume(any_api, policy="catch_up").status_code == 200
+    found = list_occurrences(any_api)
     assert {each["outcome"] for each in found} == {"fired"}
     assert len(found) in (10, 11)
     assert "held up by a pause" in found[0]["reason"]
 
 
-def test_what_is_due_in_a_pause_is_skipped_if_nobody_says_otherwise(world: ApiDriver) -> None:
-    create_schedule(world, rule={"kind": "interval", "every": 60})
+def test_what_is_due_in_a_pause_is_skipped_if_nobody_says_otherwise(api: ApiDriver) -> None:
+    create_schedule(api, rule={"kind": "interval", "every": 60})
     now = SystemClock().now()
-    request_pause(world, note="quiet please")
-    _update_schedule(world, paused_at=now - dt.timedelta(minutes=30))
-    set_due(world, "morning", (now - dt.timedelta(minutes=3)).replace(second=0, microsecond=0))
-    request_resume(world)
-    assert {each["outcome"] for each in list_occurrences(world)} == {"skipped_paused"}
-    assert "quiet please" in list_occurrences(world)[0]["reason"]
+    request_pause(api, note="quiet please")
+    _update_schedule(api, paused_at=now - dt.timedelta(minutes=30))
+    set_due(api, "morning", (now - dt.timedelta(minutes=3)).replace(second=0, microsecond=0))
+    request_resume(api)
+    assert {each["outcome"] for each in list_occurrences(api)} == {"skipped_paused"}
+    assert "quiet please" in list_occurrences(api)[0]["reason"]
 
 
-def test_one_that_is_fired_by_hand_runs_in_a_pause(world: ApiDriver) -> None:
-    create_schedule(world)
-    request_pause(world)
-    assert world.client.post(f"{URL}/fire").status_code == 202
+def test_one_that_is_fired_by_hand_runs_in_a_pause(api: ApiDriver) -> None:
+    create_schedule(api)
+    request_pause(api)
+    assert api.client.post(f"{URL}/fire").status_code == 202
 
 
 @pytest.mark.parametrize("owner", [ScheduleOwner.CODE, ScheduleOwner.JOB])
-def test_whoever_owns_it_it_can_be_paused_and_fired(world: ApiDriver, owner: ScheduleOwner) -> None:
-    insert_declared_schedule(world, "morning", owner)
-    assert request_pause(world).status_code == request_resume(world).status_code == 200
-    assert world.client.post(f"{URL}/fire").status_code == 202
+def test_whoever_owns_it_it_can_be_paused_and_fired(api: ApiDriver, owner: ScheduleOwner) -> None:
+    insert_declared_schedule(api, "morning", owner)
+    assert request_pause(api).status_code == request_resume(api).status_code == 200
+    assert api.client.post(f"{URL}/fire").status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -111,20 +111,20 @@ def test_whoever_owns_it_it_can_be_paused_and_fired(world: ApiDriver, owner: Sch
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(
-    world: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str
+    api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str
 ) -> None:
-    create_schedule(world)
-    response = world.client.post(f"{URL}/{action}", json=body)
+    create_schedule(api)
+    response = api.client.post(f"{URL}/{action}", json=body)
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "fire"])
-def test_a_schedule_must_be_there(world: ApiDriver, action: str) -> None:
-    response = world.client.post(f"{URL}/{action}")
+def test_a_schedule_must_be_there(api: ApiDriver, action: str) -> None:
+    response = api.client.post(f"{URL}/{action}")
     assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
 
 
-def _update_schedule(world: ApiDriver, **values: Any) -> None:
-    with world.database.write() as connection:
+def _update_schedule(api: ApiDriver, **values: Any) -> None:
+    with api.database.write() as connection:
         connection.execute(sa.update(schema.job_schedules).values(values))

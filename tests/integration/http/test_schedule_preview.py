@@ -16,21 +16,21 @@ DAILY_RULE = {"kind": "daily", "time": "02:30"}
 START = "2026-03-27T12:00:00Z"
 
 
-def request_preview(world: ApiDriver, **body: Any) -> Any:
+def request_preview(api: ApiDriver, **body: Any) -> Any:
     """Ask for a preview."""
-    return world.client.post("/api/v1/schedules/preview", json={"rule": DAILY_RULE, "from": START, **body})
+    return api.client.post("/api/v1/schedules/preview", json={"rule": DAILY_RULE, "from": START, **body})
 
 
-def get_preview(world: ApiDriver, **body: Any) -> dict[str, Any]:
+def get_preview(api: ApiDriver, **body: Any) -> dict[str, Any]:
     """A preview that was answered."""
-    response = request_preview(world, **body)
+    response = request_preview(api, **body)
     assert response.status_code == 200, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def test_the_next_moments_in_utc_and_in_the_zone(any_world: ApiDriver) -> None:
-    found = get_preview(any_world, zone="Europe/Berlin", count=3)
+def test_the_next_moments_in_utc_and_in_the_zone(any_api: ApiDriver) -> None:
+    found = get_preview(any_api, zone="Europe/Berlin", count=3)
     assert [(each["scheduled_for"], each["local"]) for each in found["occurrences"]] == [
         ("2026-03-28T01:30:00Z", "2026-03-28T02:30:00+01:00"),
         ("2026-03-29T01:30:00Z", "2026-03-29T03:30:00+02:00"),
@@ -44,41 +44,41 @@ def test_the_next_moments_in_utc_and_in_the_zone(any_world: ApiDriver) -> None:
     assert (found["in_words"], found["warnings"]) == ("every day at 02:30 (Europe/Berlin)", [])
     assert (found["schedule"]["name"], found["schedule"]["job"], found["difference"]) == (None, None, None)
     assert found["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
-    assert any_world.count_rows("job_schedules") == 0
+    assert any_api.count_rows("job_schedules") == 0
 
 
-def test_up_to_a_thousand_moments(world: ApiDriver) -> None:
-    assert len(get_preview(world)["occurrences"]) == 10
-    assert len(get_preview(world, count=1000, rule={"kind": "interval", "every": 60})["occurrences"]) == 1000
-    assert len(get_preview(world, max_runs=4)["occurrences"]) == 4
+def test_up_to_a_thousand_moments(api: ApiDriver) -> None:
+    assert len(get_preview(api)["occurrences"]) == 10
+    assert len(get_preview(api, count=1000, rule={"kind": "interval", "every": 60})["occurrences"]) == 1000
+    assert len(get_preview(api, max_runs=4)["occurrences"]) == 4
 
 
-def test_what_never_fires_is_told(world: ApiDriver) -> None:
-    found = get_preview(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+def test_what_never_fires_is_told(api: ApiDriver) -> None:
+    found = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert found["occurrences"] == []
     assert found["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
 
 
-def test_nothing_is_due_of_what_is_not_enabled(world: ApiDriver) -> None:
-    found = get_preview(world, enabled=False)
+def test_nothing_is_due_of_what_is_not_enabled(api: ApiDriver) -> None:
+    found = get_preview(api, enabled=False)
     assert (found["occurrences"], found["warnings"]) == ([], ["it is not enabled: nothing is due"])
 
 
-def test_a_disabled_job_is_told(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_a_disabled_job_is_told(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         off = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
-    found = get_preview(world, job="off", parameters={"user_id": "u"}, count=1)
+    found = get_preview(api, job="off", parameters={"user_id": "u"}, count=1)
     assert found["warnings"] == ["job off is disabled: its occurrences are left out"]
     assert [each["outcome"] for each in found["occurrences"]] == ["skipped_paused"]
 
 
-def test_what_is_due_at_once_and_what_not_so_soon(world: ApiDriver) -> None:
+def test_what_is_due_at_once_and_what_not_so_soon(api: ApiDriver) -> None:
     now = SystemClock().now()
 
     def at_start(**body: Any) -> list[dict[str, Any]]:
         often = {"rule": {"kind": "interval", "every": 3600}, "count": 2, "run_at_start": True}
-        found: list[dict[str, Any]] = world.client.post("/api/v1/schedules/preview", json=often | body).json[
+        found: list[dict[str, Any]] = api.client.post("/api/v1/schedules/preview", json=often | body).json[
             "occurrences"
         ]
         return found
@@ -93,19 +93,19 @@ def test_what_is_due_at_once_and_what_not_so_soon(world: ApiDriver) -> None:
         assert dt.datetime.fromisoformat(later["scheduled_for"]) > now + dt.timedelta(days=1)
 
 
-def test_clocks_that_are_set_back_and_holidays_are_told(world: ApiDriver) -> None:
+def test_clocks_that_are_set_back_and_holidays_are_told(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-10-25": "Clocks"}}}
     given = {"zone": "Europe/Berlin", "dst": {"fold": "both"}, "from": "2026-10-24T12:00:00Z", "require": ["off"]}
-    found = get_preview(world, calendars=off, count=2, **given)["occurrences"]
+    found = get_preview(api, calendars=off, count=2, **given)["occurrences"]
     assert [each["notes"] for each in found] == [
         ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the first"],
         ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the second"],
     ]
 
 
-def test_calendars_that_are_not_saved(world: ApiDriver) -> None:
+def test_calendars_that_are_not_saved(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-03-29": "Inventory"}}}
-    found = get_preview(world, exclude=["off"], calendars=off, count=2)["occurrences"]
+    found = get_preview(api, exclude=["off"], calendars=off, count=2)["occurrences"]
     assert [(each["outcome"], each["reason"]) for each in found] == [
         ("expected", None),
         ("skipped_calendar", "within calendar off: Inventory"),
@@ -113,18 +113,18 @@ def test_calendars_that_are_not_saved(world: ApiDriver) -> None:
     ]
     open_on_friday = {"office": {"kind": "business", "closed": {"2026-04-01": "All fools"}}}
     rule = {"kind": "business_day", "n": 1, "time": "09:00"}
-    [first] = get_preview(world, rule=rule, calendar="office", calendars=open_on_friday, count=1)["occurrences"]
+    [first] = get_preview(api, rule=rule, calendar="office", calendars=open_on_friday, count=1)["occurrences"]
     assert first["scheduled_for"] == "2026-04-02T09:00:00Z"
 
 
-def test_an_unsaved_calendar_goes_before_the_saved_one(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_an_unsaved_calendar_goes_before_the_saved_one(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-28"]}
         calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
-    saved = get_preview(world, exclude=["off"], count=1)["occurrences"]
+    saved = get_preview(api, exclude=["off"], count=1)["occurrences"]
     assert saved[0]["outcome"] == "skipped_calendar"
     other = {"off": {"kind": "dates", "days": ["2026-03-30"]}}
-    changed = get_preview(world, exclude=["off"], calendars=other, count=1)["occurrences"]
+    changed = get_preview(api, exclude=["off"], calendars=other, count=1)["occurrences"]
     assert changed[0]["outcome"] == "expected"
 
 
@@ -154,8 +154,8 @@ def test_an_unsaved_calendar_goes_before_the_saved_one(world: ApiDriver) -> None
         ({"colour": "red"}, "/colour", "unknown_field"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(world: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
-    response = request_preview(world, **body)
+def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = request_preview(api, **body)
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
@@ -163,10 +163,10 @@ def test_what_is_wrong_is_refused_with_its_place(world: ApiDriver, body: dict[st
 class TestComparison:
     """With `schedule`."""
 
-    def test_fields_and_moments(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world, rule={"kind": "weekly", "days": ["monday", "tuesday"], "time": "02:30"})
+    def test_fields_and_moments(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api, rule={"kind": "weekly", "days": ["monday", "tuesday"], "time": "02:30"})
         given = {"rule": {"kind": "weekly", "days": ["tuesday", "friday"], "time": "02:30"}, "priority": 7}
-        found = get_preview(any_world, schedule="morning", count=3, parameters={"user_id": "all"}, **given)["difference"]
+        found = get_preview(any_api, schedule="morning", count=3, parameters={"user_id": "all"}, **given)["difference"]
         assert (found["schedule"], found["revision"]) == ("morning", 1)
         changed = {each["pointer"]: (each["change"], each["now"]) for each in found["fields"]}
         assert changed["/priority"] == ("changed", 7)
@@ -176,17 +176,17 @@ class TestComparison:
         assert found["comes"] == ["2026-04-03T02:30:00Z"]
         assert found["goes"] == ["2026-03-30T02:30:00Z", "2026-04-06T02:30:00Z"]
 
-    def test_the_same_is_no_difference(self, world: ApiDriver) -> None:
-        create_schedule(world, rule=DAILY_RULE)
-        found = get_preview(world, schedule="morning", parameters={"user_id": "all"})["difference"]
+    def test_the_same_is_no_difference(self, api: ApiDriver) -> None:
+        create_schedule(api, rule=DAILY_RULE)
+        found = get_preview(api, schedule="morning", parameters={"user_id": "all"})["difference"]
         assert (found["fields"], found["comes"], found["goes"]) == ([], [], [])
 
-    def test_what_ends_is_compared_for_ever(self, world: ApiDriver) -> None:
-        create_schedule(world, rule=DAILY_RULE)
+    def test_what_ends_is_compared_for_ever(self, api: ApiDriver) -> None:
+        create_schedule(api, rule=DAILY_RULE)
         given = {"parameters": {"user_id": "all"}, "end": "2026-03-29T00:00:00Z", "count": 3}
-        found = get_preview(world, schedule="morning", **given)["difference"]
+        found = get_preview(api, schedule="morning", **given)["difference"]
         assert found["goes"] == ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]
 
-    def test_it_must_be_there(self, world: ApiDriver) -> None:
-        response = request_preview(world, schedule="evening")
+    def test_it_must_be_there(self, api: ApiDriver) -> None:
+        response = request_preview(api, schedule="evening")
         assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")

@@ -24,130 +24,130 @@ URL = "/api/v1/schedules/morning"
 PAST_MESSAGE = "it never fires: its time is past"
 
 
-def request_schedule(world: ApiDriver, **changes: Any) -> Any:
+def request_schedule(api: ApiDriver, **changes: Any) -> Any:
     """Ask for a schedule like `SCHEDULE`."""
-    return world.client.post("/api/v1/schedules", json={**SCHEDULE, **changes})
+    return api.client.post("/api/v1/schedules", json={**SCHEDULE, **changes})
 
 
-def create_schedule(world: ApiDriver, **changes: Any) -> dict[str, Any]:
+def create_schedule(api: ApiDriver, **changes: Any) -> dict[str, Any]:
     """A schedule that was created."""
-    response = request_schedule(world, **changes)
+    response = request_schedule(api, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def insert_declared_schedule(world: ApiDriver, name: str, owner: ScheduleOwner) -> None:
+def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) -> None:
     """Let there be a schedule that is edited elsewhere."""
     now = SystemClock().now()
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         given = parse({**SCHEDULE, "name": name})
         schedules.upsert(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
 
 
-def set_due(world: ApiDriver, name: str, at: dt.datetime) -> None:
+def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
     """Let something of a schedule be due at a moment, and nobody have looked since then."""
     table = schema.job_schedules
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         values = {"settled_until": at - dt.timedelta(minutes=1), "next_at": at}
         connection.execute(sa.update(table).where(table.c.name == name).values(values))
 
 
-def test_a_schedule_is_created_and_read(any_world: ApiDriver) -> None:
-    made = request_schedule(any_world, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
+def test_a_schedule_is_created_and_read(any_api: ApiDriver) -> None:
+    made = request_schedule(any_api, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (URL, '"1"')
-    read = any_world.client.get(URL)
+    read = any_api.client.get(URL)
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
     assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY_RULE, "Europe/Berlin", "background")
     assert shown["misfire"] == {"policy": "catch_up", "grace": 60.0, "max": 7}
     assert (shown["owner"], shown["state"], shown["paused"], shown["warnings"]) == ("api", "active", None, [])
     assert shown["in_words"] == "every day at 06:00 (Europe/Berlin)"
-    assert any_world.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
+    assert any_api.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
 
 
-def test_it_says_what_is_next_and_by_when_that_is_seen(world: ApiDriver) -> None:
+def test_it_says_what_is_next_and_by_when_that_is_seen(api: ApiDriver) -> None:
     now = SystemClock().now()
-    shown = create_schedule(world, rule={"kind": "interval", "every": 3600})
+    shown = create_schedule(api, rule={"kind": "interval", "every": 3600})
     following = dt.datetime.fromisoformat(shown["next_at"])
     assert now < following <= now + dt.timedelta(hours=1, seconds=10)
     assert dt.datetime.fromisoformat(shown["expected_by"]) == following + dt.timedelta(seconds=60)
     assert shown["overdue"] is False
 
 
-def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(world: ApiDriver) -> None:
-    assert create_schedule(world, end="9999-12-31T23:59:59Z")["warnings"] == []
-    refused = request_schedule(world, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
+def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(api: ApiDriver) -> None:
+    assert create_schedule(api, end="9999-12-31T23:59:59Z")["warnings"] == []
+    refused = request_schedule(api, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/rule/at")
 
 
-def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(world: ApiDriver) -> None:
+def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(api: ApiDriver) -> None:
     now = SystemClock().now()
     late = (now - dt.timedelta(seconds=30)).isoformat()
-    assert create_schedule(world, rule={"kind": "once", "at": late})["warnings"] == [
+    assert create_schedule(api, rule={"kind": "once", "at": late})["warnings"] == [
         f"it never fires: its time is past: {late}"
     ]
-    set_due(world, "morning", now - dt.timedelta(seconds=30))
-    assert world.client.get(URL).json["warnings"] == []
+    set_due(api, "morning", now - dt.timedelta(seconds=30))
+    assert api.client.get(URL).json["warnings"] == []
 
 
-def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_world: ApiDriver) -> None:
-    assert create_schedule(any_world, enabled=False)["next_at"] is None
-    spent = create_schedule(any_world, name="spent", max_runs=1, run_at_start=True)
+def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_api: ApiDriver) -> None:
+    assert create_schedule(any_api, enabled=False)["next_at"] is None
+    spent = create_schedule(any_api, name="spent", max_runs=1, run_at_start=True)
     assert (spent["state"], spent["runs"], spent["next_at"]) == ("exhausted", 1, None)
 
 
-def test_max_runs_below_the_runs_so_far_exhausts_it(any_world: ApiDriver) -> None:
-    create_schedule(any_world)
-    any_world.client.post(f"{URL}/fire")
+def test_max_runs_below_the_runs_so_far_exhausts_it(any_api: ApiDriver) -> None:
+    create_schedule(any_api)
+    any_api.client.post(f"{URL}/fire")
     for most, state in ((1, "exhausted"), (2, "active")):
-        changed = any_world.client.put(URL, json={**SCHEDULE, "max_runs": most}, headers={"If-Match": "*"}).json
+        changed = any_api.client.put(URL, json={**SCHEDULE, "max_runs": most}, headers={"If-Match": "*"}).json
         assert (changed["state"], changed["next_at"] is None) == (state, state == "exhausted")
 
 
-def test_one_that_runs_at_start_is_due_at_once(any_world: ApiDriver) -> None:
-    shown = create_schedule(any_world, run_at_start=True)
-    assert (shown["runs"], any_world.count_rows("executions")) == (1, 1)
-    [row] = any_world.client.get(f"{URL}/occurrences").json["items"]
+def test_one_that_runs_at_start_is_due_at_once(any_api: ApiDriver) -> None:
+    shown = create_schedule(any_api, run_at_start=True)
+    assert (shown["runs"], any_api.count_rows("executions")) == (1, 1)
+    [row] = any_api.client.get(f"{URL}/occurrences").json["items"]
     assert (row["outcome"], row["reason"]) == ("fired", "it was created")
-    any_world.client.put(URL, json={**SCHEDULE, "run_at_start": True, "priority": 7}, headers={"If-Match": "*"})
-    assert any_world.count_rows("executions") == 1
+    any_api.client.put(URL, json={**SCHEDULE, "run_at_start": True, "priority": 7}, headers={"If-Match": "*"})
+    assert any_api.count_rows("executions") == 1
 
 
-def test_a_name_is_used_once(world: ApiDriver) -> None:
-    create_schedule(world)
-    response = request_schedule(world)
+def test_a_name_is_used_once(api: ApiDriver) -> None:
+    create_schedule(api)
+    response = request_schedule(api)
     assert (response.status_code, response.json["code"]) == (409, "schedule_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(world: ApiDriver) -> None:
-    create_schedule(world)
-    response = world.client.get("/api/v1/schedules/mornign")
+def test_what_does_not_exist_is_told_with_what_comes_close(api: ApiDriver) -> None:
+    create_schedule(api)
+    response = api.client.get("/api/v1/schedules/mornign")
     assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
     assert "did you mean morning?" in response.json["detail"]
 
 
-def test_a_rule_that_never_fires_is_accepted_with_a_warning(world: ApiDriver) -> None:
-    shown = create_schedule(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+def test_a_rule_that_never_fires_is_accepted_with_a_warning(api: ApiDriver) -> None:
+    shown = create_schedule(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert (shown["next_at"], shown["state"], shown["expected_by"]) == (None, "exhausted", None)
     [warning] = shown["warnings"]
     assert warning.startswith("it never fires")
 
 
-def test_a_disabled_job_is_worth_a_warning(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_a_disabled_job_is_worth_a_warning(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         now = SystemClock().now()
         jobs.upsert(connection, JobDefinition("off", EXPORT_TASK.name, enabled=False), JobOwner.API, "api", now)
-    assert create_schedule(world, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert create_schedule(api, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
 
 
-def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(world: ApiDriver) -> None:
-    create_schedule(world)
+def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(api: ApiDriver) -> None:
+    create_schedule(api)
     now = SystemClock().now()
-    with world.database.write() as connection:
+    with api.database.write() as connection:
         tasks.upsert(connection, replace(EXPORT_TASK, parameters=(Parameter("user_id", "integer"),), updated_at=now))
-    [warning] = world.client.get(URL).json["warnings"]
+    [warning] = api.client.get(URL).json["warnings"]
     assert warning.startswith("its executions fail, because job export refuses its parameters: ")
     assert "user_id" in warning
 
@@ -180,18 +180,18 @@ def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(worl
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(
-    world: ApiDriver, changes: dict[str, Any], pointer: str, code: str, words: str
+    api: ApiDriver, changes: dict[str, Any], pointer: str, code: str, words: str
 ) -> None:
-    response = request_schedule(world, **changes)
+    response = request_schedule(api, **changes)
     assert response.status_code == 422
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code), problem
     assert words in problem["message"]
-    assert world.count_rows("job_schedules") == 0
+    assert api.count_rows("job_schedules") == 0
 
 
-def test_everything_that_is_wrong_is_told_at_once(world: ApiDriver) -> None:
-    response = request_schedule(world, job="nothing", require=["a", "b"])
+def test_everything_that_is_wrong_is_told_at_once(api: ApiDriver) -> None:
+    response = request_schedule(api, job="nothing", require=["a", "b"])
     assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
 
 
@@ -201,13 +201,13 @@ class TestCalendars:
     RULE = MappingProxyType({"kind": "business_day", "n": 1, "time": "18:00"})
 
     @pytest.fixture
-    def office(self, any_world: ApiDriver) -> ApiDriver:
+    def office(self, any_api: ApiDriver) -> ApiDriver:
         """A calendar by which business days are counted, and one that lists dates."""
         now = SystemClock().now()
-        with any_world.database.write() as connection:
+        with any_api.database.write() as connection:
             for name, spec in (("office", {"kind": "business"}), ("fair", {"kind": "dates", "days": ["2026-05-04"]})):
                 calendars.upsert(connection, name, spec, JobOwner.API, "api", now)
-        return any_world
+        return any_api
 
     def test_they_are_shown_and_found_by_them(self, office: ApiDriver) -> None:
         create_schedule(office, rule=dict(self.RULE), calendar="office", exclude=["fair"])
@@ -232,19 +232,19 @@ class TestList:
     """GET /api/v1/schedules."""
 
     @pytest.fixture
-    def several(self, any_world: ApiDriver) -> ApiDriver:
+    def several(self, any_api: ApiDriver) -> ApiDriver:
         """Four schedules, each different."""
-        with any_world.database.write() as connection:
+        with any_api.database.write() as connection:
             given = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
             jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
-        create_schedule(any_world, name="a", job="other")
-        create_schedule(any_world, name="b", enabled=False)
-        create_schedule(any_world, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
-        insert_declared_schedule(any_world, "d", ScheduleOwner.CODE)
-        return any_world
+        create_schedule(any_api, name="a", job="other")
+        create_schedule(any_api, name="b", enabled=False)
+        create_schedule(any_api, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+        insert_declared_schedule(any_api, "d", ScheduleOwner.CODE)
+        return any_api
 
-    def _list_names(self, world: ApiDriver, query: str = "") -> list[str]:
-        response = world.client.get(f"/api/v1/schedules{query}")
+    def _list_names(self, api: ApiDriver, query: str = "") -> list[str]:
+        response = api.client.get(f"/api/v1/schedules{query}")
         assert response.status_code == 200, response.json
         return [each["name"] for each in response.json["items"]]
 
@@ -279,65 +279,65 @@ class TestList:
         assert shown["overdue"] is True
 
     @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])
-    def test_filters_that_say_nothing_are_refused(self, world: ApiDriver, query: str) -> None:
-        assert world.client.get(f"/api/v1/schedules{query}").status_code == 422
+    def test_filters_that_say_nothing_are_refused(self, api: ApiDriver, query: str) -> None:
+        assert api.client.get(f"/api/v1/schedules{query}").status_code == 422
 
 
 class TestChange:
     """PUT and DELETE with If-Match."""
 
-    def _put_schedule(self, world: ApiDriver, match: str | None = '"1"', **changes: Any) -> Any:
+    def _put_schedule(self, api: ApiDriver, match: str | None = '"1"', **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
-        return world.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
+        return api.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
 
-    def test_a_change_makes_a_revision(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world)
-        response = self._put_schedule(any_world, zone="Asia/Tokyo")
+    def test_a_change_makes_a_revision(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api)
+        response = self._put_schedule(any_api, zone="Asia/Tokyo")
         assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
-        assert any_world.client.get(URL).json == response.json
-        told = any_world.client.get(f"{URL}/revisions").json["items"]
+        assert any_api.client.get(URL).json == response.json
+        told = any_api.client.get(f"{URL}/revisions").json["items"]
         assert [(each["revision"], each["changed"]) for each in told] == [(2, ["/zone"]), (1, None)]
-        first = any_world.client.get(f"{URL}/revisions/1").json
+        first = any_api.client.get(f"{URL}/revisions/1").json
         assert (first["definition"]["zone"], first["actor"]) == ("UTC", "api")
-        missing = any_world.client.get(f"{URL}/revisions/3")
+        missing = any_api.client.get(f"{URL}/revisions/3")
         assert (missing.status_code, missing.json["code"]) == (404, "revision_not_found")
 
-    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_world: ApiDriver) -> None:
+    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_api: ApiDriver) -> None:
         spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
-        with any_world.database.write() as connection:
+        with any_api.database.write() as connection:
             calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
-        found = create_schedule(any_world, exclude=["off"], zone="Asia/Tokyo")["id"]
+        found = create_schedule(any_api, exclude=["off"], zone="Asia/Tokyo")["id"]
         at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
         row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
-        any_world.insert_row("occurrences", schedule_id=found, **row)
-        assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
-        with any_world.database.write() as connection:
+        any_api.insert_row("occurrences", schedule_id=found, **row)
+        assert any_api.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
+        with any_api.database.write() as connection:
             off = calendars.get(connection, "off")
             assert off is not None
             calendars.delete(connection, off, "api", SystemClock().now())
-        [revision] = any_world.client.get(f"/api/v1/schedules/{found}/revisions").json["items"]
+        [revision] = any_api.client.get(f"/api/v1/schedules/{found}/revisions").json["items"]
         assert (revision["schedule"], revision["definition"]["exclude"]) == ("morning", ["off"])
-        assert any_world.client.get(revision["links"]["self"]).json == revision
-        [occurrence] = any_world.client.get(revision["links"]["occurrences"]).json["items"]
+        assert any_api.client.get(revision["links"]["self"]).json == revision
+        [occurrence] = any_api.client.get(revision["links"]["occurrences"]).json["items"]
         assert (occurrence["outcome"], occurrence["local"]) == ("missed", "2026-03-03T06:00:00+09:00")
         ahead = revision["links"]["occurrences"] + "?upcoming=1"
         for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{found}", ahead):
-            assert any_world.client.get(url).status_code == 404
+            assert any_api.client.get(url).status_code == 404
 
-    def test_the_revision_before_is_needed(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        assert self._put_schedule(world, None).json["code"] == "precondition_required"
-        assert self._put_schedule(world, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
-        assert world.client.delete(URL).status_code == 428
-        assert world.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
-        assert world.client.get(URL).headers["ETag"] == '"1"'
+    def test_the_revision_before_is_needed(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        assert self._put_schedule(api, None).json["code"] == "precondition_required"
+        assert self._put_schedule(api, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
+        assert api.client.delete(URL).status_code == 428
+        assert api.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
+        assert api.client.get(URL).headers["ETag"] == '"1"'
 
-    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world)
+    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api)
         both = threading.Barrier(2)
 
         def change(zone: str) -> int:
-            client: Any = any_world.app.test_client()
+            client: Any = any_api.app.test_client()
             both.wait()
             body = {**SCHEDULE, "zone": zone}
             status: int = client.put(URL, json=body, headers={"If-Match": '"1"'}).status_code
@@ -345,45 +345,45 @@ class TestChange:
 
         with ThreadPoolExecutor(2) as threads:
             assert sorted(threads.map(change, ["Asia/Tokyo", "Asia/Kolkata"])) == [200, 412]
-        assert any_world.client.get(URL).headers["ETag"] == '"2"'
+        assert any_api.client.get(URL).headers["ETag"] == '"2"'
 
-    def test_what_was_due_under_the_old_rule_stays_due(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world)
+    def test_what_was_due_under_the_old_rule_stays_due(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api)
         now = SystemClock().now()
         every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
-        assert self._put_schedule(any_world, rule=every).status_code == 200
-        set_due(any_world, "morning", now - dt.timedelta(seconds=30))
-        assert self._put_schedule(any_world, "*").status_code == 200
-        assert (any_world.count_rows("occurrences"), any_world.count_rows("executions")) == (1, 1)
+        assert self._put_schedule(any_api, rule=every).status_code == 200
+        set_due(any_api, "morning", now - dt.timedelta(seconds=30))
+        assert self._put_schedule(any_api, "*").status_code == 200
+        assert (any_api.count_rows("occurrences"), any_api.count_rows("executions")) == (1, 1)
 
-    def test_a_schedule_cannot_be_renamed(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        assert self._put_schedule(world, name="evening").json["errors"][0]["pointer"] == "/name"
+    def test_a_schedule_cannot_be_renamed(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        assert self._put_schedule(api, name="evening").json["errors"][0]["pointer"] == "/name"
         body = {name: value for name, value in SCHEDULE.items() if name != "name"}
-        unnamed = world.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
+        unnamed = api.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["priority"]) == (200, "morning", 3)
 
-    def test_what_is_wrong_changes_nothing(self, world: ApiDriver) -> None:
-        create_schedule(world)
-        response = self._put_schedule(world, rule={"kind": "daily", "time": "25:00"})
+    def test_what_is_wrong_changes_nothing(self, api: ApiDriver) -> None:
+        create_schedule(api)
+        response = self._put_schedule(api, rule={"kind": "daily", "time": "25:00"})
         assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
-        assert world.client.get(URL).json["revision"] == 1
+        assert api.client.get(URL).json["revision"] == 1
 
-    def test_a_schedule_is_deleted(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world)
-        assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
-        assert any_world.client.get(URL).status_code == 404
-        assert create_schedule(any_world)["revision"] == 1
+    def test_a_schedule_is_deleted(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api)
+        assert any_api.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
+        assert any_api.client.get(URL).status_code == 404
+        assert create_schedule(any_api)["revision"] == 1
 
-    def test_what_code_declares_is_edited_there(self, world: ApiDriver) -> None:
-        insert_declared_schedule(world, "morning", ScheduleOwner.CODE)
-        for response in (self._put_schedule(world), world.client.delete(URL, headers={"If-Match": "*"})):
+    def test_what_code_declares_is_edited_there(self, api: ApiDriver) -> None:
+        insert_declared_schedule(api, "morning", ScheduleOwner.CODE)
+        for response in (self._put_schedule(api), api.client.delete(URL, headers={"If-Match": "*"})):
             assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
             assert "schedules/*.py" in response.json["detail"]
 
-    def test_what_a_job_carries_is_edited_there(self, world: ApiDriver) -> None:
-        insert_declared_schedule(world, "morning", ScheduleOwner.JOB)
-        response = self._put_schedule(world)
+    def test_what_a_job_carries_is_edited_there(self, api: ApiDriver) -> None:
+        insert_declared_schedule(api, "morning", ScheduleOwner.JOB)
+        response = self._put_schedule(api)
         assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
         assert "PUT /api/v1/jobs/export" in response.json["detail"]
 
@@ -391,12 +391,12 @@ class TestChange:
 class TestJob:
     """What a schedule and its job have to do with each other."""
 
-    def test_a_job_that_schedules_start_is_not_removed(self, any_world: ApiDriver) -> None:
-        create_schedule(any_world)
-        create_schedule(any_world, name="evening")
-        refused = any_world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
+    def test_a_job_that_schedules_start_is_not_removed(self, any_api: ApiDriver) -> None:
+        create_schedule(any_api)
+        create_schedule(any_api, name="evening")
+        refused = any_api.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
         assert (refused.status_code, refused.json["code"]) == (409, "job_scheduled")
         assert "schedules evening, morning" in refused.json["detail"]
         for name in ("morning", "evening"):
-            any_world.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
-        assert any_world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204
+            any_api.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
+        assert any_api.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204

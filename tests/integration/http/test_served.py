@@ -17,16 +17,16 @@ from tests.waiting import TIMEOUT_SECONDS, until
 
 
 @pytest.fixture
-def world(sqlite_database: Database) -> ApiDriver:
+def api(sqlite_database: Database) -> ApiDriver:
     """A world whose HTTP is spoken by the served application, not by its client."""
     insert_export_job(sqlite_database)
     return create_api_driver(sqlite_database)
 
 
 @pytest.fixture
-def server(world: ApiDriver, tmp_path: Path) -> Iterator[httpx.Client]:
+def server(api: ApiDriver, tmp_path: Path) -> Iterator[httpx.Client]:
     """The application as `jobworker web` serves it on the database of `world`."""
-    url = world.database.url.render_as_string(hide_password=False)
+    url = api.database.url.render_as_string(hide_password=False)
     with run_web_client(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
         yield client
 
@@ -36,30 +36,30 @@ def _submit_execution(server: httpx.Client, **options: object) -> httpx.Response
     return server.post("/api/v1/jobs/export/executions", json=body, **options)  # type: ignore[arg-type]
 
 
-def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, world: ApiDriver) -> None:
+def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, api: ApiDriver) -> None:
     made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         events = parse_events(response.iter_bytes())
         assert next(events).data["state"] == "Queued"
-        world.enter_state(made, 1, "Running")
+        api.enter_state(made, 1, "Running")
         assert next(events).data["state"] == "Running"
-        world.insert_log_line(made, 1, "hello")
+        api.insert_log_line(made, 1, "hello")
         line = next(events)
         assert line.data["message"] == "hello"
-        world.enter_state(made, 1, "Succeeded")
+        api.enter_state(made, 1, "Succeeded")
         assert [event.kind for event in events] == ["state", "end"]
     headers = {"Last-Event-ID": str(line.id)}
     with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
         assert [event.kind for event in parse_events(response.iter_bytes())] == ["state", "end"]
 
 
-def test_the_result_comes_with_the_answer(server: httpx.Client, world: ApiDriver) -> None:
+def test_the_result_comes_with_the_answer(server: httpx.Client, api: ApiDriver) -> None:
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
     thread.start()
     [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
-    world.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
+    api.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
     thread.join(TIMEOUT_SECONDS)
     assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
 
@@ -69,14 +69,14 @@ def _count_open_streams(server: httpx.Client) -> float:
     return float(line.split()[1])
 
 
-def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, world: ApiDriver) -> None:
+def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, api: ApiDriver) -> None:
     made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
         next(parse_events(response.iter_bytes()))
         assert _count_open_streams(server) == 1
     # The server notices when it next has something to say: make it speak.
-    world.insert_log_line(made, 1, "anybody there?")
-    world.enter_state(made, 1, "Running")
+    api.insert_log_line(made, 1, "anybody there?")
+    api.enter_state(made, 1, "Running")
     until(lambda: _count_open_streams(server) == 0, what="the place to be free")
 
 

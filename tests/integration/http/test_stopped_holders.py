@@ -84,53 +84,53 @@ def _measure_seconds(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), clock.monotonic() - began
 
 
-def test_of_the_file_lock(world: ApiDriver, stopped: StopHolder) -> None:
-    holder = stopped(_HOLD_FILE_LOCK, _get_file(world.database))
-    first, waited = _measure_seconds(world.submit)
+def test_of_the_file_lock(api: ApiDriver, stopped: StopHolder) -> None:
+    holder = stopped(_HOLD_FILE_LOCK, _get_file(api.database))
+    first, waited = _measure_seconds(api.submit)
     assert (first.status_code, first.json["code"]) == (503, "database_busy")
     assert "nothing was changed" in first.json["detail"]
     assert first.headers["Retry-After"] == "2"
     assert waited < _MAX_RESPONSE_SECONDS
-    assert world.client.get("/healthz").status_code == 200
-    assert world.client.get("/api/v1/executions").json["items"] == []
+    assert api.client.get("/healthz").status_code == 200
+    assert api.client.get("/api/v1/executions").json["items"] == []
     # Later requests are answered sooner, also those that do not share a commit.
-    pause, waited = _measure_seconds(lambda: world.client.post("/api/v1/queues/default/pause"))
+    pause, waited = _measure_seconds(lambda: api.client.post("/api/v1/queues/default/pause"))
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
     holder.terminate()
-    until(lambda: world.submit().status_code == 202, what="work to be accepted again")
-    assert world.count_rows("executions") == 1
+    until(lambda: api.submit().status_code == 202, what="work to be accepted again")
+    assert api.count_rows("executions") == 1
 
 
-def test_of_a_transaction(world: ApiDriver, stopped: StopHolder) -> None:
-    holder = stopped(_HOLD_TRANSACTION, _get_file(world.database))
-    answer, waited = _measure_seconds(world.submit)
+def test_of_a_transaction(api: ApiDriver, stopped: StopHolder) -> None:
+    holder = stopped(_HOLD_TRANSACTION, _get_file(api.database))
+    answer, waited = _measure_seconds(api.submit)
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _MAX_RESPONSE_SECONDS
-    assert world.client.get("/api/v1/executions").json["items"] == []
+    assert api.client.get("/api/v1/executions").json["items"] == []
     holder.terminate()
-    world.submit_accepted()
+    api.submit_accepted()
 
 
 def test_of_rows_in_postgresql(postgres_url: str, stopped: StopHolder) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
-    world = create_api_driver(database)
-    execution = world.submit_accepted()["id"]
+    api = create_api_driver(database)
+    execution = api.submit_accepted()["id"]
     stopped(_HOLD_ROW_LOCKS, postgres_url.replace("+psycopg", ""))
-    answer, waited = _measure_seconds(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
+    answer, waited = _measure_seconds(lambda: api.client.post(f"/api/v1/executions/{execution}/cancel"))
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _MAX_RESPONSE_SECONDS
-    world.submit_accepted()
+    api.submit_accepted()
     database.dispose()
 
 
-def test_others_are_served_meanwhile(server: httpx.Client, world: ApiDriver, stopped: StopHolder) -> None:
+def test_others_are_served_meanwhile(server: httpx.Client, api: ApiDriver, stopped: StopHolder) -> None:
     def submit(_: int) -> tuple[int, str]:
         answer = server.post("/api/v1/jobs/export/executions", json={"parameters": {"user_id": "u"}})
         return answer.status_code, answer.json()["code"]
 
-    stopped(_HOLD_FILE_LOCK, _get_file(world.database))
+    stopped(_HOLD_FILE_LOCK, _get_file(api.database))
     with concurrent.futures.ThreadPoolExecutor(_CLIENT_COUNT) as clients:
         for _ in range(2):
             waiting = [clients.submit(submit, number) for number in range(_CLIENT_COUNT)]
@@ -140,28 +140,28 @@ def test_others_are_served_meanwhile(server: httpx.Client, world: ApiDriver, sto
             assert {each.result() for each in waiting} == {(503, "database_busy")}
 
 
-def test_a_full_disk_is_told_to_the_client(world: ApiDriver) -> None:
-    pages = _read_scalar(world.database, "PRAGMA page_count")
-    engine = world.app.extensions["jobworker"].database._writer
+def test_a_full_disk_is_told_to_the_client(api: ApiDriver) -> None:
+    pages = _read_scalar(api.database, "PRAGMA page_count")
+    engine = api.app.extensions["jobworker"].database._writer
     sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
     large = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 300}}] * 200}
-    answer = world.client.post("/api/v1/executions/batch", json=large)
+    answer = api.client.post("/api/v1/executions/batch", json=large)
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
     assert answer.headers["Retry-After"] == "2"
-    assert world.count_rows("executions") == 0
+    assert api.count_rows("executions") == 0
 
 
-def test_a_log_that_a_reader_keeps_long_is_told(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_a_reader_keeps_long_is_told(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobworker.store.write_ahead_log.MAX_LOG_BYTES", 0)
-    with world.database.read() as connection:
+    with api.database.read() as connection:
         connection.execute(sa.text("SELECT count(*) FROM executions"))
-        answer = world.submit()
+        answer = api.submit()
         assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
         assert "write-ahead log" in answer.json["detail"]
-        ready = world.client.get("/readyz").json
+        ready = api.client.get("/readyz").json
         assert ready["status"] == "unready"
         assert "write-ahead log" in ready["checks"]["database"]["detail"]
-    assert world.count_rows("executions") == 0
+    assert api.count_rows("executions") == 0
 
 
 def _read_scalar(database: Database, statement: str) -> Any:

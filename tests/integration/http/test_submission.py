@@ -16,31 +16,31 @@ def _list_codes(response: Any) -> set[tuple[str, str]]:
     return {(each["pointer"], each["code"]) for each in response.json["errors"]}
 
 
-def test_a_submission_is_a_committed_row(any_world: ApiDriver) -> None:
-    response = any_world.submit({"parameters": {"user_id": "ü"}, "priority": 9, "correlation_id": "order-1"})
+def test_a_submission_is_a_committed_row(any_api: ApiDriver) -> None:
+    response = any_api.submit({"parameters": {"user_id": "ü"}, "priority": 9, "correlation_id": "order-1"})
     assert response.status_code == 202
     assert response.headers["Location"] == f"/api/v1/executions/{response.json['id']}"
-    shown = any_world.client.get(response.headers["Location"]).json
+    shown = any_api.client.get(response.headers["Location"]).json
     assert {**shown, "reason": None} == response.json
     assert (shown["state"], shown["attempt"], shown["priority"], shown["queue"]) == ("Queued", 0, 9, "default")
     assert (shown["parameters"], shown["correlation_id"], shown["created_by"]) == ({"user_id": "ü"}, "order-1", "api")
     assert (shown["job_revision"], shown["task"]) == (1, EXPORT_TASK.name)
 
 
-def test_left_out_fields_come_from_the_definition(world: ApiDriver) -> None:
-    world.create_queue("slow")
+def test_left_out_fields_come_from_the_definition(api: ApiDriver) -> None:
+    api.create_queue("slow")
     definition = {"name": "weekly", "task": EXPORT_TASK.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
-    assert world.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
-    shown = world.submit_accepted({"parameters": {"rows": 7}}, job="weekly")
+    assert api.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
+    shown = api.submit_accepted({"parameters": {"rows": 7}}, job="weekly")
     assert (shown["parameters"], shown["queue"], shown["priority"]) == ({"user_id": "all", "rows": 7}, "slow", 1)
     assert shown["correlation_id"] == shown["id"]
 
 
-def test_a_submission_for_later_is_scheduled(world: ApiDriver) -> None:
-    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "due_at": ONE_HOUR_LATER.isoformat()})
+def test_a_submission_for_later_is_scheduled(api: ApiDriver) -> None:
+    shown = api.submit_accepted({"parameters": {"user_id": "u"}, "due_at": ONE_HOUR_LATER.isoformat()})
     assert shown["state"] == "Scheduled"
     assert dt.datetime.fromisoformat(shown["due_at"]) == ONE_HOUR_LATER
-    other = world.submit_accepted(
+    other = api.submit_accepted(
         {
             "parameters": {"user_id": "u"},
             "due_at": ONE_HOUR_LATER.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
@@ -52,17 +52,17 @@ def test_a_submission_for_later_is_scheduled(world: ApiDriver) -> None:
 @pytest.mark.parametrize(
     ("delay", "seconds"), [(90, 90), (0.5, 0.5), ("PT1M30S", 90), ("P1DT1H", 90000), ("P1W", 604800)]
 )
-def test_a_delay_is_seconds_or_iso_8601(world: ApiDriver, delay: Any, seconds: float) -> None:
-    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": delay})
+def test_a_delay_is_seconds_or_iso_8601(api: ApiDriver, delay: Any, seconds: float) -> None:
+    shown = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": delay})
     created, due = (dt.datetime.fromisoformat(shown[name]) for name in ("created_at", "due_at"))
     assert due - created == dt.timedelta(seconds=seconds)
     assert shown["state"] == "Scheduled"
 
 
-def test_no_delay_and_a_moment_that_just_passed_are_now(world: ApiDriver) -> None:
+def test_no_delay_and_a_moment_that_just_passed_are_now(api: ApiDriver) -> None:
     just = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()
     for timing in ({"delay": 0}, {"due_at": just}, {"due_at": None, "delay": None}):
-        shown = world.submit_accepted({"parameters": {"user_id": "u"}, **timing})
+        shown = api.submit_accepted({"parameters": {"user_id": "u"}, **timing})
         assert (shown["state"], shown["due_at"]) == ("Queued", shown["created_at"])
 
 
@@ -106,22 +106,22 @@ def test_no_delay_and_a_moment_that_just_passed_are_now(world: ApiDriver) -> Non
         ("text", "", "wrong_type"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(world: ApiDriver, body: Any, pointer: str, code: str) -> None:
+def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
     if isinstance(body, dict) and "parameters" not in body:
         body = {"parameters": {"user_id": "u"}, **body}
-    response = world.client.post("/api/v1/jobs/export/executions", json=body)
+    response = api.client.post("/api/v1/jobs/export/executions", json=body)
     assert response.status_code == 422
     assert _list_codes(response) == {(pointer, code)}
-    assert world.count_rows("executions") == 0
+    assert api.count_rows("executions") == 0
 
 
-def test_a_job_without_required_parameters_needs_no_body(world: ApiDriver) -> None:
-    world.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT_TASK.name, "defaults": {"user_id": "all"}})
-    assert world.client.post("/api/v1/jobs/all/executions").status_code == 202
+def test_a_job_without_required_parameters_needs_no_body(api: ApiDriver) -> None:
+    api.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT_TASK.name, "defaults": {"user_id": "all"}})
+    assert api.client.post("/api/v1/jobs/all/executions").status_code == 202
 
 
-def test_every_problem_is_told_at_once(world: ApiDriver) -> None:
-    response = world.submit({"parameters": {"format": "xml", "colour": 1}})
+def test_every_problem_is_told_at_once(api: ApiDriver) -> None:
+    response = api.submit({"parameters": {"format": "xml", "colour": 1}})
     assert _list_codes(response) == {
         ("/parameters/user_id", "missing_parameter"),
         ("/parameters/format", "not_allowed"),
@@ -131,79 +131,79 @@ def test_every_problem_is_told_at_once(world: ApiDriver) -> None:
     assert "it accepts user_id, format, rows, options" in response.json["detail"]
 
 
-def test_an_unknown_job_is_named_with_what_comes_close(world: ApiDriver) -> None:
-    response = world.submit(job="exprot")
+def test_an_unknown_job_is_named_with_what_comes_close(api: ApiDriver) -> None:
+    response = api.submit(job="exprot")
     assert (response.status_code, response.json["code"]) == (404, "job_not_found")
     assert "did you mean export?" in response.json["detail"]
     assert "GET /api/v1/jobs" in response.json["detail"]
 
 
 @pytest.mark.parametrize("name", ["a%00b", "%F0%9F%98%80", "a%2Fb", "x" * 2000])
-def test_strange_names_are_just_unknown(any_world: ApiDriver, name: str) -> None:
-    response = any_world.client.post(f"/api/v1/jobs/{name}/executions", json={})
+def test_strange_names_are_just_unknown(any_api: ApiDriver, name: str) -> None:
+    response = any_api.client.post(f"/api/v1/jobs/{name}/executions", json={})
     assert response.status_code == 404
 
 
-def test_without_any_job_the_answer_says_where_jobs_come_from(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_without_any_job_the_answer_says_where_jobs_come_from(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM job_definitions")
-    assert "workers announce theirs when they start" in world.submit().json["detail"]
+    assert "workers announce theirs when they start" in api.submit().json["detail"]
 
 
-def test_a_disabled_job_takes_nothing(world: ApiDriver) -> None:
-    world.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT_TASK.name, "enabled": False})
-    response = world.submit(job="off")
+def test_a_disabled_job_takes_nothing(api: ApiDriver) -> None:
+    api.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT_TASK.name, "enabled": False})
+    response = api.submit(job="off")
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")
 
 
-def test_a_job_whose_task_is_gone_takes_nothing(world: ApiDriver) -> None:
-    with world.database.write() as connection:
+def test_a_job_whose_task_is_gone_takes_nothing(api: ApiDriver) -> None:
+    with api.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM tasks")
-    response = world.submit()
+    response = api.submit()
     assert (response.status_code, response.json["code"]) == (404, "task_not_found")
 
 
 class TestIdempotency:
     """The Idempotency-Key."""
 
-    def test_the_same_request_gets_the_same_answer(self, any_world: ApiDriver) -> None:
-        first = any_world.submit(headers=IDEMPOTENCY_HEADER)
-        second = any_world.submit(headers=IDEMPOTENCY_HEADER)
+    def test_the_same_request_gets_the_same_answer(self, any_api: ApiDriver) -> None:
+        first = any_api.submit(headers=IDEMPOTENCY_HEADER)
+        second = any_api.submit(headers=IDEMPOTENCY_HEADER)
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json["id"] == second.json["id"]
-        assert any_world.count_rows("executions") == 1
+        assert any_api.count_rows("executions") == 1
 
-    def test_another_request_is_refused(self, any_world: ApiDriver) -> None:
-        any_world.submit(headers=IDEMPOTENCY_HEADER)
+    def test_another_request_is_refused(self, any_api: ApiDriver) -> None:
+        any_api.submit(headers=IDEMPOTENCY_HEADER)
         for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
-            response = any_world.submit(other, headers=IDEMPOTENCY_HEADER)
+            response = any_api.submit(other, headers=IDEMPOTENCY_HEADER)
             assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
-        assert any_world.count_rows("executions") == 1
+        assert any_api.count_rows("executions") == 1
 
-    def test_the_order_of_fields_does_not_matter(self, world: ApiDriver) -> None:
-        one = world.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
-        two = world.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
+    def test_the_order_of_fields_does_not_matter(self, api: ApiDriver) -> None:
+        one = api.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
+        two = api.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
         assert one.json["id"] == two.json["id"]
 
-    def test_a_replay_works_although_the_job_is_gone(self, world: ApiDriver) -> None:
-        first = world.submit(headers=IDEMPOTENCY_HEADER)
-        with world.database.write() as connection:
+    def test_a_replay_works_although_the_job_is_gone(self, api: ApiDriver) -> None:
+        first = api.submit(headers=IDEMPOTENCY_HEADER)
+        with api.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM job_definitions")
-        assert world.submit(headers=IDEMPOTENCY_HEADER).json["id"] == first.json["id"]
+        assert api.submit(headers=IDEMPOTENCY_HEADER).json["id"] == first.json["id"]
 
-    def test_a_refused_request_does_not_use_the_key_up(self, world: ApiDriver) -> None:
-        assert world.submit({"parameters": {}}, headers=IDEMPOTENCY_HEADER).status_code == 422
-        assert world.submit(headers=IDEMPOTENCY_HEADER).status_code == 202
+    def test_a_refused_request_does_not_use_the_key_up(self, api: ApiDriver) -> None:
+        assert api.submit({"parameters": {}}, headers=IDEMPOTENCY_HEADER).status_code == 422
+        assert api.submit(headers=IDEMPOTENCY_HEADER).status_code == 202
 
-    def test_a_batch_and_a_single_do_not_share_a_key(self, world: ApiDriver) -> None:
-        world.submit(headers=IDEMPOTENCY_HEADER)
+    def test_a_batch_and_a_single_do_not_share_a_key(self, api: ApiDriver) -> None:
+        api.submit(headers=IDEMPOTENCY_HEADER)
         item = {"job": "export", "parameters": {"user_id": "u-17"}}
-        response = world.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=IDEMPOTENCY_HEADER)
+        response = api.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=IDEMPOTENCY_HEADER)
         assert response.json["code"] == "idempotency_key_reused"
 
     @pytest.mark.parametrize("key", ["", "x" * 256])
-    def test_a_key_has_a_sane_length(self, world: ApiDriver, key: str) -> None:
-        response = world.submit(headers={"Idempotency-Key": key})
+    def test_a_key_has_a_sane_length(self, api: ApiDriver, key: str) -> None:
+        response = api.submit(headers={"Idempotency-Key": key})
         assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "Idempotency-Key")
 
 
@@ -213,54 +213,54 @@ class TestBatch:
     def _make_items(self, count: int) -> list[dict[str, Any]]:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
-    def test_all_are_accepted_in_their_order(self, any_world: ApiDriver) -> None:
-        any_world.create_queue("slow")
+    def test_all_are_accepted_in_their_order(self, any_api: ApiDriver) -> None:
+        any_api.create_queue("slow")
         items = [*self._make_items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
-        response = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
+        response = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 202
         assert response.json["count"] == 21
-        found = any_world.client.get(f"/api/v1/executions?batch_id={response.json['batch_id']}").json["items"]
+        found = any_api.client.get(f"/api/v1/executions?batch_id={response.json['batch_id']}").json["items"]
         assert [row["id"] for row in found] == response.json["ids"][::-1]
         assert [row["parameters"]["user_id"] for row in reversed(found)] == [f"u{n}" for n in range(20)] + ["z"]
         assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
 
-    def test_ten_thousand_fit(self, world: ApiDriver) -> None:
-        response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
+    def test_ten_thousand_fit(self, api: ApiDriver) -> None:
+        response = api.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
         assert (response.status_code, response.json["count"]) == (202, 10_000)
-        assert world.count_rows("executions") == 10_000
+        assert api.count_rows("executions") == 10_000
 
     @pytest.mark.parametrize("count", [0, 10_001])
-    def test_more_or_none_are_refused(self, world: ApiDriver, count: int) -> None:
-        response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(count)})
+    def test_more_or_none_are_refused(self, api: ApiDriver, count: int) -> None:
+        response = api.client.post("/api/v1/executions/batch", json={"executions": self._make_items(count)})
         assert _list_codes(response) == {("/executions", "not_allowed")}
 
-    def test_one_wrong_item_refuses_all_and_is_named(self, world: ApiDriver) -> None:
+    def test_one_wrong_item_refuses_all_and_is_named(self, api: ApiDriver) -> None:
         items = self._make_items(30)
         items[17]["parameters"] = {"user_id": "u", "format": "xml"}
         items[19]["job"] = "nothing"
         items[23]["delay"] = -1
-        response = world.client.post("/api/v1/executions/batch", json={"executions": items})
+        response = api.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 422
         assert _list_codes(response) == {
             ("/executions/17/parameters/format", "not_allowed"),
             ("/executions/19/job", "job_not_found"),
             ("/executions/23/delay", "not_allowed"),
         }
-        assert world.count_rows("executions") == 0
+        assert api.count_rows("executions") == 0
 
-    def test_a_wrong_type_is_named_with_its_index(self, world: ApiDriver) -> None:
+    def test_a_wrong_type_is_named_with_its_index(self, api: ApiDriver) -> None:
         items = self._make_items(3)
         items[1]["priority"] = "high"
         items[2] = {"parameters": {}}
-        response = world.client.post("/api/v1/executions/batch", json={"executions": items})
+        response = api.client.post("/api/v1/executions/batch", json={"executions": items})
         assert _list_codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
 
-    def test_a_replay_returns_the_same_batch(self, any_world: ApiDriver) -> None:
+    def test_a_replay_returns_the_same_batch(self, any_api: ApiDriver) -> None:
         body = {"executions": self._make_items(3)}
-        first = any_world.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
-        second = any_world.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
+        first = any_api.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
+        second = any_api.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
         assert first.json == second.json
-        assert any_world.count_rows("executions") == 3
+        assert any_api.count_rows("executions") == 3
 
 
 def _make_nested(levels: int) -> dict[str, Any]:
@@ -295,10 +295,10 @@ def _make_nested(levels: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_parameters_may_be_as_deep_at_each_entrance(world: ApiDriver, path: str, body: Any) -> None:
+def test_parameters_may_be_as_deep_at_each_entrance(api: ApiDriver, path: str, body: Any) -> None:
     deepest = {"user_id": "u", "options": _make_nested(MAX_DEPTH - 1)}
     deeper = {"user_id": "u", "options": _make_nested(MAX_DEPTH)}
-    refused = world.client.post(f"/api/v1/{path}", json=body(deeper))
+    refused = api.client.post(f"/api/v1/{path}", json=body(deeper))
     assert refused.status_code == 422
     assert f"nesting of more than {MAX_DEPTH} levels" in refused.text
-    assert world.client.post(f"/api/v1/{path}", json=body(deepest)).status_code in (201, 202)
+    assert api.client.post(f"/api/v1/{path}", json=body(deepest)).status_code in (201, 202)

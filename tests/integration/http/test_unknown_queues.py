@@ -37,66 +37,66 @@ def _get_problem(response: Any) -> Any:
     ],
 )
 def test_an_unknown_queue_is_refused_wherever_it_is_named(
-    any_world: ApiDriver, path: str, body: dict[str, Any], place: str
+    any_api: ApiDriver, path: str, body: dict[str, Any], place: str
 ) -> None:
-    problem = _get_problem(any_world.client.post(f"/api/v1{path}", json=body))
+    problem = _get_problem(any_api.client.post(f"/api/v1{path}", json=body))
     assert problem["pointer"] == place
     assert problem["message"] == (
         "there is no queue 'critcal'; did you mean critical? There are background, critical, default. "
         "PUT /api/v1/queues/critcal creates it"
     )
-    assert (any_world.count_rows("executions"), any_world.count_rows("queues")) == (0, 0)
+    assert (any_api.count_rows("executions"), any_api.count_rows("queues")) == (0, 0)
 
 
 @pytest.mark.parametrize(("path", "body"), [("jobs", JOB), ("schedules", SCHEDULE)])
-def test_a_change_to_an_unknown_queue_is_refused(any_world: ApiDriver, path: str, body: dict[str, Any]) -> None:
-    assert any_world.client.post(f"/api/v1/{path}", json=body).status_code == 201
+def test_a_change_to_an_unknown_queue_is_refused(any_api: ApiDriver, path: str, body: dict[str, Any]) -> None:
+    assert any_api.client.post(f"/api/v1/{path}", json=body).status_code == 201
     wanted = {**body, "queue": UNKNOWN_QUEUE}
-    refused = any_world.client.put(f"/api/v1/{path}/{body['name']}", json=wanted, headers={"If-Match": "*"})
+    refused = any_api.client.put(f"/api/v1/{path}/{body['name']}", json=wanted, headers={"If-Match": "*"})
     assert _get_problem(refused)["pointer"] == "/queue"
 
 
-def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_world: ApiDriver) -> None:
+def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_api: ApiDriver) -> None:
     items = [{**ITEM, "queue": f"invented-{number}"} for number in range(10_000)]
-    refused = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
+    refused = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
     assert refused.status_code == 422
     assert {each["code"] for each in refused.json["errors"]} == {"unknown_queue"}
-    assert (any_world.count_rows("executions"), any_world.count_rows("queues")) == (0, 0)
+    assert (any_api.count_rows("executions"), any_api.count_rows("queues")) == (0, 0)
 
 
-def test_a_message_names_ten_queues_and_says_how_to_list_the_others(world: ApiDriver) -> None:
+def test_a_message_names_ten_queues_and_says_how_to_list_the_others(api: ApiDriver) -> None:
     for number in range(20):
-        assert world.client.put(f"/api/v1/queues/mail-{number:02}").status_code == 201
-    message = _get_problem(world.submit({**PARAMETERS_FIELD, "queue": "mail-1"}))["message"]
+        assert api.client.put(f"/api/v1/queues/mail-{number:02}").status_code == 201
+    message = _get_problem(api.submit({**PARAMETERS_FIELD, "queue": "mail-1"}))["message"]
     assert "did you mean mail-" in message
     assert "mail-06 and more (GET /api/v1/queues lists all)" in message
     assert "mail-07" not in message.partition("There are")[2]
 
 
 @pytest.mark.parametrize("queue", ["Mail", "a b", ""])
-def test_what_cannot_be_a_name_is_refused_as_such(any_world: ApiDriver, queue: str) -> None:
-    [problem] = any_world.submit({**PARAMETERS_FIELD, "queue": queue}).json["errors"]
+def test_what_cannot_be_a_name_is_refused_as_such(any_api: ApiDriver, queue: str) -> None:
+    [problem] = any_api.submit({**PARAMETERS_FIELD, "queue": queue}).json["errors"]
     assert problem["pointer"] == "/queue"
     assert problem["code"] != "unknown_queue"
 
 
-def test_a_queue_that_was_created_is_there_for_everybody(any_world: ApiDriver) -> None:
-    assert any_world.client.put("/api/v1/queues/mail").status_code == 201
-    assert any_world.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["queue"] == "mail"
-    assert any_world.client.post("/api/v1/jobs", json={**JOB, "queue": "mail"}).status_code == 201
-    assert any_world.client.post("/api/v1/schedules", json={**SCHEDULE, "queue": "mail"}).status_code == 201
+def test_a_queue_that_was_created_is_there_for_everybody(any_api: ApiDriver) -> None:
+    assert any_api.client.put("/api/v1/queues/mail").status_code == 201
+    assert any_api.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["queue"] == "mail"
+    assert any_api.client.post("/api/v1/jobs", json={**JOB, "queue": "mail"}).status_code == 201
+    assert any_api.client.post("/api/v1/schedules", json={**SCHEDULE, "queue": "mail"}).status_code == 201
 
 
-def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_world: ApiDriver) -> None:
-    any_world.client.put("/api/v1/queues/mail")
-    ended = any_world.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["id"]
-    any_world.enter_state(ended, 1, "Failed", dead_letter="open")
+def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_api: ApiDriver) -> None:
+    any_api.client.put("/api/v1/queues/mail")
+    ended = any_api.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["id"]
+    any_api.enter_state(ended, 1, "Failed", dead_letter="open")
     again = f"/api/v1/executions/{ended}"
-    assert any_world.client.post(f"{again}/rerun").json["queue"] == "mail"
-    with any_world.database.write() as connection:
+    assert any_api.client.post(f"{again}/rerun").json["queue"] == "mail"
+    with any_api.database.write() as connection:
         connection.execute(schema.queues.delete())
-    assert _get_problem(any_world.client.post(f"{again}/rerun"))["pointer"] == "/queue"
-    with any_world.database.write() as connection:
+    assert _get_problem(any_api.client.post(f"{again}/rerun"))["pointer"] == "/queue"
+    with any_api.database.write() as connection:
         connection.execute(schema.executions.update().where(schema.executions.c.id == ended).values(dead_letter="open"))
-    done = any_world.client.post("/api/v1/dead-letters/redrive", json={"ids": [ended]}).json
+    done = any_api.client.post("/api/v1/dead-letters/redrive", json={"ids": [ended]}).json
     assert (done["done"], [each["code"] for each in done["problems"]]) == (0, ["unknown_queue"])

@@ -13,20 +13,20 @@ from tests.waiting import until
 ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
 
-def _send_each_notifying_request(world: ApiDriver) -> None:
+def _send_each_notifying_request(api: ApiDriver) -> None:
     """Each kind of request that rings the relay's bell."""
-    made = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
-    assert world.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
-    assert world.client.post(f"/api/v1/executions/{made['id']}/cancel").status_code == 200
+    made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+    assert api.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
+    assert api.client.post(f"/api/v1/executions/{made['id']}/cancel").status_code == 200
     definition = {"name": "mine", "task": "tasks.exports.export"}
-    assert world.client.post("/api/v1/jobs", json=definition).status_code == 201
-    assert world.client.put("/api/v1/jobs/mine", json=definition, headers={"If-Match": "*"}).status_code == 200
-    assert world.client.delete("/api/v1/jobs/mine", headers={"If-Match": "*"}).status_code == 204
-    assert world.count_rows("executions") == 4
+    assert api.client.post("/api/v1/jobs", json=definition).status_code == 201
+    assert api.client.put("/api/v1/jobs/mine", json=definition, headers={"If-Match": "*"}).status_code == 200
+    assert api.client.delete("/api/v1/jobs/mine", headers={"If-Match": "*"}).status_code == 204
+    assert api.count_rows("executions") == 4
 
 
-def test_redis_is_absent(world: ApiDriver) -> None:
-    _send_each_notifying_request(world)
+def test_redis_is_absent(api: ApiDriver) -> None:
+    _send_each_notifying_request(api)
 
 
 def test_redis_is_frozen(
@@ -36,15 +36,15 @@ def test_redis_is_frozen(
     monkeypatch.setattr(wake, "_NOTIFY_TIMEOUT_SECONDS", 3600.0)
     server = own_redis()
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    api = create_api_driver(sqlite_database, REDIS_URL=server.url)
     server.freeze()
-    _send_each_notifying_request(world)
+    _send_each_notifying_request(api)
 
 
 def test_the_relay_is_woken(sqlite_database: Database, redis_server: RedisServer, redis_url: str) -> None:
     insert_export_job(sqlite_database)
-    world = create_api_driver(sqlite_database, REDIS_URL=redis_url)
-    world.submit_accepted()
+    api = create_api_driver(sqlite_database, REDIS_URL=redis_url)
+    api.submit_accepted()
     client = redis_server.create_client()
     until(lambda: client.xlen(keys.WAKE), what="the bell to ring")
     client.close()

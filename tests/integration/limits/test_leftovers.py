@@ -35,40 +35,40 @@ class OrphanProcessDriver:
 
 
 @pytest.fixture
-def household(engine: Engine) -> Iterator[OrphanProcessDriver]:
+def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
     made = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
     yield made
     kill_processes(made.detached_pid, *list_descendants(made.detached_pid))
 
 
-def test_told_to_interrupt_its_jobs(household: OrphanProcessDriver) -> None:
+def test_told_to_interrupt_its_jobs(driver: OrphanProcessDriver) -> None:
     """Also one that ignores SIGTERM, which the worker would wait for without end."""
-    household.worker.send_signal(signal.SIGQUIT)
-    until(household.has_ended, what=f"the end of {household.pids}")
-    until(lambda: not filter_alive([household.detached_pid]))
+    driver.worker.send_signal(signal.SIGQUIT)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+    until(lambda: not filter_alive([driver.detached_pid]))
 
 
-def test_told_twice_from_the_keyboard(household: OrphanProcessDriver) -> None:
-    household.worker.send_signal(signal.SIGINT)
-    until(lambda: "Warm shutdown" in household.engine.read_log(household.worker))
-    household.worker.send_signal(signal.SIGINT)
-    until(household.has_ended, what=f"the end of {household.pids}")
+def test_told_twice_from_the_keyboard(driver: OrphanProcessDriver) -> None:
+    driver.worker.send_signal(signal.SIGINT)
+    until(lambda: "Warm shutdown" in driver.engine.read_log(driver.worker))
+    driver.worker.send_signal(signal.SIGINT)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
-def test_killed(household: OrphanProcessDriver) -> None:
-    household.worker.terminate(signal.SIGKILL)
-    until(household.has_ended, what=f"the end of {household.pids}")
+def test_killed(driver: OrphanProcessDriver) -> None:
+    driver.worker.terminate(signal.SIGKILL)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
-def test_given_up(household: OrphanProcessDriver, own_server: RedisServer) -> None:
+def test_given_up(driver: OrphanProcessDriver, own_server: RedisServer) -> None:
     [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
     own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
-    until(household.has_ended, what=f"the end of {household.pids}")
-    until(lambda: not filter_alive([household.detached_pid]))
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+    until(lambda: not filter_alive([driver.detached_pid]))
 
 
-def test_a_process_that_somebody_kills_takes_its_children_along(household: OrphanProcessDriver) -> None:
-    process, *others = household.pids[:3]
+def test_a_process_that_somebody_kills_takes_its_children_along(driver: OrphanProcessDriver) -> None:
+    process, *others = driver.pids[:3]
     os.kill(process, signal.SIGKILL)
     until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")
-    household.worker.check_alive()
+    driver.worker.check_alive()

@@ -147,22 +147,22 @@ class NonBlockingReader(StreamReader):
         return super().read(offsets, 0.001)
 
 
-def create_relay(world: DispatchDriver, redis_url: str, clock: ManualClock | None = None) -> Relay:
+def create_relay(driver: DispatchDriver, redis_url: str, clock: ManualClock | None = None) -> Relay:
     """A relay that waits for nothing. It does not lead yet, and may."""
-    relay = Relay(world.database, redis_url, clock or world.clock, Settings.from_environment({}))
+    relay = Relay(driver.database, redis_url, clock or driver.clock, Settings.from_environment({}))
     relay._reader = NonBlockingReader(relay._client, relay._problems)
     return relay
 
 
 @pytest.fixture
-def world(database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
+def driver(database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
     """Once on SQLite and once on PostgreSQL."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield DispatchDriver(database, client, clock)
 
 
 @pytest.fixture
-def sqlite_world(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
+def sqlite_driver(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
     """On SQLite, for tests in which only Redis matters."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield DispatchDriver(sqlite_database, client, clock)

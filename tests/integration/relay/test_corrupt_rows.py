@@ -33,12 +33,12 @@ _TRIGGERS = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND t
 class CorruptRowDriver:
     """A relay with a worker that is always there, and rows in which something is wrong."""
 
-    def __init__(self, world: DispatchDriver, redis_url: str) -> None:
-        self.driver = world
-        self.executions = ExecutionDriver(world.database)
-        world.put_job(SEND)
-        world.resign_leadership()
-        self.relay = create_relay(world, redis_url)
+    def __init__(self, driver: DispatchDriver, redis_url: str) -> None:
+        self.driver = driver
+        self.executions = ExecutionDriver(driver.database)
+        driver.put_job(SEND)
+        driver.resign_leadership()
+        self.relay = create_relay(driver, redis_url)
         self.relay.run_turn()
 
     def corrupt_column(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
@@ -69,9 +69,9 @@ class CorruptRowDriver:
 
 
 @pytest.fixture
-def running(sqlite_world: DispatchDriver, redis_url: str) -> Iterator[CorruptRowDriver]:
+def running(sqlite_driver: DispatchDriver, redis_url: str) -> Iterator[CorruptRowDriver]:
     with capture_logs():
-        yield CorruptRowDriver(sqlite_world, redis_url)
+        yield CorruptRowDriver(sqlite_driver, redis_url)
 
 
 def list_json_columns(table: sa.Table) -> list[str]:
@@ -145,24 +145,24 @@ def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: CorruptRowDriv
 @pytest.mark.parametrize("limited", [False, True])
 def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: CorruptRowDriver, limited: bool) -> None:
     """They are more than a round chooses, and wait until the revision can be read."""
-    world = running.driver
+    driver = running.driver
     given, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
     running.relay._dispatcher._selector.feed = 5
-    spoilt = world.submit_many(replace(SEND, name="resend", policies=given), 20)
+    spoilt = driver.submit_many(replace(SEND, name="resend", policies=given), 20)
     key = {"job": "resend", "revision": 1}
-    with world.database.read() as connection:
+    with driver.database.read() as connection:
         before = connection.execute(sa.text("SELECT definition FROM job_revisions WHERE job = 'resend'")).scalar_one()
     running.corrupt_column(schema.job_revisions, "definition", "[1]", **key)
-    world.clock.advance(1)
-    [good] = world.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
+    driver.clock.advance(1)
+    [good] = driver.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
     running.run_turns(4)
-    assert world.list_published() == {good}
+    assert driver.list_published() == {good}
     assert "revision 1 of job resend" in running.read_problems()
     running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
     running.corrupt_column(schema.job_revisions, "definition", before, **key)
-    world.clock.advance(30)
+    driver.clock.advance(30)
     running.run_turns(2)
-    assert spoilt[0] in world.list_published()
+    assert spoilt[0] in driver.list_published()
 
 
 @pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])

@@ -18,58 +18,58 @@ from tests.integration.relay.conftest import SEND, DispatchDriver
 pytestmark = pytest.mark.every_redis
 
 
-def list_headers(world: DispatchDriver) -> list[dict[str, Any]]:
+def list_headers(driver: DispatchDriver) -> list[dict[str, Any]]:
     """What the headers of the messages in Redis say to workers."""
-    return [json.loads(raw)["headers"] for raw in world.pop_messages()]
+    return [json.loads(raw)["headers"] for raw in driver.pop_messages()]
 
 
-def test_attempts_that_were_cut_short_use_up_no_retry(world: DispatchDriver) -> None:
-    execution = world.submit()
+def test_attempts_that_were_cut_short_use_up_no_retry(driver: DispatchDriver) -> None:
+    execution = driver.submit()
     ends = [EventKind.LOST, EventKind.INTERRUPTED, EventKind.RETRYING, EventKind.INTERRUPTED]
     for attempt, kind in enumerate(ends, start=1):
         reports = [
             Event(f"{attempt}-1", EventKind.RUNNING, execution, attempt, {"worker": "w1"}),
             Event(f"{attempt}-2", kind, execution, attempt, {"worker": "w1", "delay": 0, "reason": "so"}),
         ]
-        with world.database.write() as connection:
+        with driver.database.write() as connection:
             record_events(connection, reports)
-            assert dispatch.release_due(connection, world.clock.now(), 10) == 1
-    world.dispatcher.dispatch()
-    [headers] = list_headers(world)
+            assert dispatch.release_due(connection, driver.clock.now(), 10) == 1
+    driver.dispatcher.dispatch()
+    [headers] = list_headers(driver)
     assert (headers["jobworker"]["attempt"], headers["retries"]) == (5, 1)
 
 
-def test_a_declined_message_goes_out_again(world: DispatchDriver) -> None:
-    execution = world.submit()
-    world.dispatcher.dispatch()
-    assert len(world.pop_messages()) == 1
-    world.dispatcher.record_declined_messages([DeclinedMessage(execution, 1, SEND.task, "old")])
-    assert world.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
+def test_a_declined_message_goes_out_again(driver: DispatchDriver) -> None:
+    execution = driver.submit()
+    driver.dispatcher.dispatch()
+    assert len(driver.pop_messages()) == 1
+    driver.dispatcher.record_declined_messages([DeclinedMessage(execution, 1, SEND.task, "old")])
+    assert driver.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
 
-    world.dispatcher.republish_declined_messages()
-    assert world.dispatcher.dispatch() == 1
-    assert [headers["id"] for headers in list_headers(world)] == [execution]
-    world.dispatcher.republish_declined_messages()
-    assert world.dispatcher.dispatch() == 0, "once for each time it was declined"
-
-
-def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: DispatchDriver) -> None:
-    executions = world.submit_many(SEND, 3)
-    world.dispatcher.dispatch()
-    assert len(world.dispatcher.claims.withdraw(get_list_names("default"))) == 3  # Nobody writes down the answer.
-    assert (world.list_queued(), world.list_published()) == ([], set(executions))
-
-    assert world.dispatcher.republish_lost_messages(world.clock.now()) == 3
-    world.dispatcher.dispatch()
-    assert world.list_queued() == executions
+    driver.dispatcher.republish_declined_messages()
+    assert driver.dispatcher.dispatch() == 1
+    assert [headers["id"] for headers in list_headers(driver)] == [execution]
+    driver.dispatcher.republish_declined_messages()
+    assert driver.dispatcher.dispatch() == 0, "once for each time it was declined"
 
 
-def test_each_worker_that_lacks_a_task_is_warned_of_once(world: DispatchDriver) -> None:
-    executions = [world.submit() for _ in range(3)]
+def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(driver: DispatchDriver) -> None:
+    executions = driver.submit_many(SEND, 3)
+    driver.dispatcher.dispatch()
+    assert len(driver.dispatcher.claims.withdraw(get_list_names("default"))) == 3  # Nobody writes down the answer.
+    assert (driver.list_queued(), driver.list_published()) == ([], set(executions))
+
+    assert driver.dispatcher.republish_lost_messages(driver.clock.now()) == 3
+    driver.dispatcher.dispatch()
+    assert driver.list_queued() == executions
+
+
+def test_each_worker_that_lacks_a_task_is_warned_of_once(driver: DispatchDriver) -> None:
+    executions = [driver.submit() for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for name in ("old", "older"):
-            world.dispatcher.record_declined_messages(DeclinedMessage(execution, 1, SEND.task, name) for execution in executions)
-        world.dispatcher.record_declined_messages([DeclinedMessage(executions[0], 1, "tasks.other", "old")])
+            driver.dispatcher.record_declined_messages(DeclinedMessage(execution, 1, SEND.task, name) for execution in executions)
+        driver.dispatcher.record_declined_messages([DeclinedMessage(executions[0], 1, "tasks.other", "old")])
     assert [(line["event"], line["task"], line["worker"]) for line in logs] == [
         ("task_declined", SEND.task, "old"),
         ("task_declined", SEND.task, "older"),
@@ -78,48 +78,48 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(world: DispatchDriver) 
     assert {line["log_level"] for line in logs} == {"warning"}
 
 
-def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: DispatchDriver) -> None:
-    execution = world.submit()
-    world.dispatcher.dispatch()
-    world.mark_fetched(execution)
-    world.request_cancel(execution)
-    assert world.dispatcher.cancel_queued() == 0
-    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (ExecutionState.QUEUED, True)
+def test_a_cancellation_waits_while_a_worker_may_yet_start_it(driver: DispatchDriver) -> None:
+    execution = driver.submit()
+    driver.dispatcher.dispatch()
+    driver.mark_fetched(execution)
+    driver.request_cancel(execution)
+    assert driver.dispatcher.cancel_queued() == 0
+    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (ExecutionState.QUEUED, True)
 
-    world.mark_returned(execution)
-    assert world.dispatcher.cancel_queued() == 1
-    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (ExecutionState.CANCELLED, False)
+    driver.mark_returned(execution)
+    assert driver.dispatcher.cancel_queued() == 1
+    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (ExecutionState.CANCELLED, False)
 
 
-def test_one_that_waits_does_not_hold_up_the_others(world: DispatchDriver) -> None:
-    held, free = world.submit(), world.submit()
-    world.dispatcher.dispatch()
-    world.mark_fetched(held)
-    world.request_cancel(held)
-    world.request_cancel(free)
-    assert world.dispatcher.cancel_queued() == 1
-    assert (world.get_execution(held).state, world.get_execution(free).state) == (ExecutionState.QUEUED, ExecutionState.CANCELLED)
-    assert world.dispatcher.has_undecided_revocations
+def test_one_that_waits_does_not_hold_up_the_others(driver: DispatchDriver) -> None:
+    held, free = driver.submit(), driver.submit()
+    driver.dispatcher.dispatch()
+    driver.mark_fetched(held)
+    driver.request_cancel(held)
+    driver.request_cancel(free)
+    assert driver.dispatcher.cancel_queued() == 1
+    assert (driver.get_execution(held).state, driver.get_execution(free).state) == (ExecutionState.QUEUED, ExecutionState.CANCELLED)
+    assert driver.dispatcher.has_undecided_revocations
 
 
 @pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])
-def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: DispatchDriver, overrides: dict[str, Any] | None) -> None:
+def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(driver: DispatchDriver, overrides: dict[str, Any] | None) -> None:
     wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
     broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
-    executions = world.submit_many(broken, 2, overrides=overrides)
-    other = world.submit()
+    executions = driver.submit_many(broken, 2, overrides=overrides)
+    other = driver.submit()
     with structlog.testing.capture_logs() as logs:
-        assert world.dispatch() == [*executions, other]
+        assert driver.dispatch() == [*executions, other]
     [line] = [line for line in logs if line["event"] == "policies_left_out"]
     assert (line["log_level"], line["job"], line["revision"]) == ("error", "broken", 1)
     assert "max_attempts must be 1 to 1000" in line["why"]
     assert "mode must be one of" in line["why"]
 
 
-def test_a_limit_that_is_wrong_holds_nothing_up(world: DispatchDriver) -> None:
+def test_a_limit_that_is_wrong_holds_nothing_up(driver: DispatchDriver) -> None:
     limited = replace(SEND, policies=policies.normalize({"concurrency": {"limit": 1}})[0])
-    executions = world.submit_many(limited, 2)
-    world.put_job(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
+    executions = driver.submit_many(limited, 2)
+    driver.put_job(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
     with structlog.testing.capture_logs() as logs:
-        assert world.dispatch() == executions
+        assert driver.dispatch() == executions
     assert [line["job"] for line in logs if line["event"] == "limit_left_out"] == [SEND.name]

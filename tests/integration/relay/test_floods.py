@@ -21,10 +21,10 @@ pytestmark = pytest.mark.every_redis
 class LogFloodDriver:
     """A relay, and what each of its transactions took: (reports, lines)."""
 
-    def __init__(self, world: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.driver = world
-        world.resign_leadership()
-        self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
+    def __init__(self, driver: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.driver = driver
+        driver.resign_leadership()
+        self.relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
         self.commits: list[tuple[int, int]] = []
         self.relay.run_turn()  # It leads, and knows this Redis.
         really = self.relay._commit
@@ -59,74 +59,74 @@ class LogFloodDriver:
 
 
 @pytest.fixture
-def watched(world: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> LogFloodDriver:
+def flood_driver(driver: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> LogFloodDriver:
     """Once on SQLite and once on PostgreSQL."""
-    return LogFloodDriver(world, redis_url, monkeypatch)
+    return LogFloodDriver(driver, redis_url, monkeypatch)
 
 
-def test_a_few_lines_are_there_when_the_end_is(watched: LogFloodDriver) -> None:
-    execution = watched.driver.submit()
-    watched.publish_log_lines(execution, "one", "two")
-    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
-    watched.relay.run_turn()
-    assert watched.commits == [(1, 2)]
-    assert watched.list_log_lines(execution) == ["one", "two"]
-    assert watched.has_complete_lines(execution)
+def test_a_few_lines_are_there_when_the_end_is(flood_driver: LogFloodDriver) -> None:
+    execution = flood_driver.driver.submit()
+    flood_driver.publish_log_lines(execution, "one", "two")
+    flood_driver.publish_event(execution, EventKind.SUCCEEDED, result=1)
+    flood_driver.relay.run_turn()
+    assert flood_driver.commits == [(1, 2)]
+    assert flood_driver.list_log_lines(execution) == ["one", "two"]
+    assert flood_driver.has_complete_lines(execution)
 
 
-def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: LogFloodDriver) -> None:
-    talkative, quiet = watched.driver.submit(), watched.driver.submit()
+def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(flood_driver: LogFloodDriver) -> None:
+    talkative, quiet = flood_driver.driver.submit(), flood_driver.driver.submit()
     lines = [f"line {number}" for number in range(950)]
-    watched.publish_log_lines(talkative, *lines)
-    watched.publish_event(quiet, EventKind.SUCCEEDED, result=1)
-    watched.publish_event(talkative, EventKind.SUCCEEDED, result=1)
-    watched.relay.run_turn()
+    flood_driver.publish_log_lines(talkative, *lines)
+    flood_driver.publish_event(quiet, EventKind.SUCCEEDED, result=1)
+    flood_driver.publish_event(talkative, EventKind.SUCCEEDED, result=1)
+    flood_driver.relay.run_turn()
     # The clock stands still, so this turn goes on until nothing is left.
-    assert watched.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
-    assert watched.list_log_lines(talkative) == lines
-    assert watched.has_complete_lines(talkative)
+    assert flood_driver.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
+    assert flood_driver.list_log_lines(talkative) == lines
+    assert flood_driver.has_complete_lines(talkative)
 
 
-def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: LogFloodDriver) -> None:
-    execution = watched.driver.submit()
+def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(flood_driver: LogFloodDriver) -> None:
+    execution = flood_driver.driver.submit()
     lines = [f"line {number}" for number in range(450)]
-    watched.publish_log_lines(execution, *lines)
-    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
-    really = watched.relay._record_batch
+    flood_driver.publish_log_lines(execution, *lines)
+    flood_driver.publish_event(execution, EventKind.SUCCEEDED, result=1)
+    really = flood_driver.relay._record_batch
 
     def slowly(offsets: StreamOffsets, batch: EventBatch) -> int:
-        watched.driver.clock.advance(1.0 if batch.logs else 0.0)
+        flood_driver.driver.clock.advance(1.0 if batch.logs else 0.0)
         return really(offsets, batch)
 
-    watched.relay._record_batch = slowly  # type: ignore[method-assign]
+    flood_driver.relay._record_batch = slowly  # type: ignore[method-assign]
     for complete in (False, False, True):
-        watched.relay.run_turn()
-        assert watched.has_complete_lines(execution) == complete
-    assert watched.commits == [(1, 0), (0, 200), (0, 200), (0, 50)]
-    assert watched.list_log_lines(execution) == lines
+        flood_driver.relay.run_turn()
+        assert flood_driver.has_complete_lines(execution) == complete
+    assert flood_driver.commits == [(1, 0), (0, 200), (0, 200), (0, 50)]
+    assert flood_driver.list_log_lines(execution) == lines
 
 
-def test_many_reports_do_not_hide_that_lines_are_missing(watched: LogFloodDriver) -> None:
-    execution = watched.driver.submit()
+def test_many_reports_do_not_hide_that_lines_are_missing(flood_driver: LogFloodDriver) -> None:
+    execution = flood_driver.driver.submit()
     for number in range(700):
-        watched.publish_event(execution, EventKind.PROGRESS, done=number)
-    watched.publish_log_lines(execution, "one")
-    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
-    watched.relay.run_turn()
-    assert watched.commits == [(701, 1)]
-    assert watched.driver.get_execution(execution).progress["done"] == 699  # type: ignore[index]
-    assert watched.has_complete_lines(execution)
+        flood_driver.publish_event(execution, EventKind.PROGRESS, done=number)
+    flood_driver.publish_log_lines(execution, "one")
+    flood_driver.publish_event(execution, EventKind.SUCCEEDED, result=1)
+    flood_driver.relay.run_turn()
+    assert flood_driver.commits == [(701, 1)]
+    assert flood_driver.driver.get_execution(execution).progress["done"] == 699  # type: ignore[index]
+    assert flood_driver.has_complete_lines(execution)
 
 
-def test_what_is_read_again_is_counted_once(watched: LogFloodDriver) -> None:
-    execution = watched.driver.submit()
-    watched.publish_log_lines(execution, "one")
-    watched.relay.run_turn()
-    with watched.driver.database.read() as connection:
+def test_what_is_read_again_is_counted_once(flood_driver: LogFloodDriver) -> None:
+    execution = flood_driver.driver.submit()
+    flood_driver.publish_log_lines(execution, "one")
+    flood_driver.relay.run_turn()
+    with flood_driver.driver.database.read() as connection:
         state = relay_state.get(connection)
-    assert state.logs_offset == watched.driver.client.xinfo_stream(keys.LOGS)["last-generated-id"]
-    watched.driver.client.xadd(keys.LOGS, {"kind": "log", "execution": execution, "attempt": "1", "data": "rubbish"})
-    watched.driver.client.xadd(keys.LOGS, {"kind": "log", "data": json.dumps({})})
-    watched.publish_log_lines(execution, "two")
-    watched.relay.run_turn()
-    assert watched.list_log_lines(execution) == ["one", "two"]
+    assert state.logs_offset == flood_driver.driver.client.xinfo_stream(keys.LOGS)["last-generated-id"]
+    flood_driver.driver.client.xadd(keys.LOGS, {"kind": "log", "execution": execution, "attempt": "1", "data": "rubbish"})
+    flood_driver.driver.client.xadd(keys.LOGS, {"kind": "log", "data": json.dumps({})})
+    flood_driver.publish_log_lines(execution, "two")
+    flood_driver.relay.run_turn()
+    assert flood_driver.list_log_lines(execution) == ["one", "two"]

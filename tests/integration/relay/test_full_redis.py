@@ -25,18 +25,18 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[DispatchDriver]:
+def own_driver(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[DispatchDriver]:
     with server.create_client() as client:
         yield DispatchDriver(sqlite_database, client, clock)
 
 
 @pytest.fixture
-def relay(own_world: DispatchDriver, server: RedisServer) -> Relay:
+def relay(own_driver: DispatchDriver, server: RedisServer) -> Relay:
     """One that leads, with a worker that can run everything."""
-    own_world.resign_leadership()
-    relay = create_relay(own_world, server.url)
+    own_driver.resign_leadership()
+    relay = create_relay(own_driver, server.url)
     relay.run_turn()
-    own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
+    own_driver.client.zadd(keys.WORKERS, {"w1": 10**14})
     return relay
 
 
@@ -45,43 +45,43 @@ def set_memory_limit(client: redis.Redis, megabytes: float) -> None:
     client.config_set("maxmemory", int(megabytes * 1024 * 1024))
 
 
-def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_world: DispatchDriver, relay: Relay) -> None:
-    running, queued = own_world.submit(), own_world.submit()
-    own_world.request_cancel(queued)
+def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_driver: DispatchDriver, relay: Relay) -> None:
+    running, queued = own_driver.submit(), own_driver.submit()
+    own_driver.request_cancel(queued)
     for kind in (EventKind.RUNNING, EventKind.SUCCEEDED):
         fields = events.encode(kind, running, 1, {"worker": "w1", "token": "1", "result": 1})
-        own_world.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
-    with own_world.database.read() as connection:
+        own_driver.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
+    with own_driver.database.read() as connection:
         before = relay_state.get(connection)
-    set_memory_limit(own_world.client, 0.001)
+    set_memory_limit(own_driver.client, 0.001)
     for _ in range(5):
-        own_world.clock.advance(2)
+        own_driver.clock.advance(2)
         relay.run_turn()
-    assert own_world.get_execution(running).state is ExecutionState.SUCCEEDED
-    assert own_world.get_execution(queued).state is ExecutionState.CANCELLED
-    assert own_world.client.xlen(keys.EVENTS) <= 1
-    with own_world.database.read() as connection:
+    assert own_driver.get_execution(running).state is ExecutionState.SUCCEEDED
+    assert own_driver.get_execution(queued).state is ExecutionState.CANCELLED
+    assert own_driver.client.xlen(keys.EVENTS) <= 1
+    with own_driver.database.read() as connection:
         assert relay_state.get(connection).renewals > before.renewals, "it still leads"
 
 
-def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: DispatchDriver, relay: Relay) -> None:
-    set_memory_limit(own_world.client, 0.001)
-    executions = own_world.submit_many(SEND, 50)
-    relay._dispatcher.workers = own_world.dispatcher.workers
+def test_what_could_not_be_published_goes_out_when_there_is_room(own_driver: DispatchDriver, relay: Relay) -> None:
+    set_memory_limit(own_driver.client, 0.001)
+    executions = own_driver.submit_many(SEND, 50)
+    relay._dispatcher.workers = own_driver.dispatcher.workers
     for _ in range(3):
         relay._dispatch_ready()
-        own_world.clock.advance(10)
-    assert own_world.list_published() == set()
+        own_driver.clock.advance(10)
+    assert own_driver.list_published() == set()
     [problem] = relay._problems.list_current()
     assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
-    set_memory_limit(own_world.client, 0)
+    set_memory_limit(own_driver.client, 0)
     relay._dispatch_ready()
-    own_world.clock.advance(10)
+    own_driver.clock.advance(10)
     for _ in range(60):
-        own_world.clock.advance(1)
+        own_driver.clock.advance(1)
         relay._dispatch_ready()
-    assert own_world.list_published() == set(executions)
-    assert sorted(own_world.list_queued()) == sorted(executions)
+    assert own_driver.list_published() == set(executions)
+    assert sorted(own_driver.list_queued()) == sorted(executions)
 
 
 def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own_server: RedisServer) -> None:

@@ -18,9 +18,9 @@ from tests.integration.relay.conftest import DispatchDriver, create_relay
 class RelayHost:
     """A host with a relay and a clock of its own. All have the same name and process id, like containers may."""
 
-    def __init__(self, world: DispatchDriver, redis_url: str, ahead: dt.timedelta) -> None:
+    def __init__(self, driver: DispatchDriver, redis_url: str, ahead: dt.timedelta) -> None:
         self.clock = ManualClock(NOW + ahead)
-        self.relay = create_relay(world, redis_url, self.clock)
+        self.relay = create_relay(driver, redis_url, self.clock)
 
     def run_turn(self) -> bool:
         """Whether its relay leads after another turn."""
@@ -35,10 +35,10 @@ class RelayHost:
 @pytest.fixture(
     params=[dt.timedelta(hours=-1), dt.timedelta(), dt.timedelta(hours=1)], ids=["behind", "alike", "ahead"]
 )
-def hosts(request: pytest.FixtureRequest, world: DispatchDriver, redis_url: str) -> tuple[RelayHost, RelayHost]:
+def hosts(request: pytest.FixtureRequest, driver: DispatchDriver, redis_url: str) -> tuple[RelayHost, RelayHost]:
     """Two hosts; the clock of the second one is an hour behind, right, or an hour ahead."""
-    world.resign_leadership()
-    return RelayHost(world, redis_url, dt.timedelta()), RelayHost(world, redis_url, request.param)
+    driver.resign_leadership()
+    return RelayHost(driver, redis_url, dt.timedelta()), RelayHost(driver, redis_url, request.param)
 
 
 def advance_clocks(seconds: float, *hosts: RelayHost) -> None:
@@ -66,15 +66,15 @@ def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayH
     assert waited == SILENT_AFTER_SECONDS
 
 
-def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[RelayHost, RelayHost], world: DispatchDriver) -> None:
+def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver) -> None:
     leader, other = hosts
-    execution = world.submit()
+    execution = driver.submit()
     assert leader.run_turn()
     assert not other.run_turn()
     advance_clocks(SILENT_AFTER_SECONDS, other)
     assert other.run_turn()
-    world.client.xadd(keys.EVENTS, events.encode(EventKind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
+    driver.client.xadd(keys.EVENTS, events.encode(EventKind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
     assert not leader.run_turn()
-    assert world.get_execution(execution).state is ExecutionState.QUEUED
+    assert driver.get_execution(execution).state is ExecutionState.QUEUED
     assert other.run_turn()
-    assert world.get_execution(execution).state is ExecutionState.SUCCEEDED
+    assert driver.get_execution(execution).state is ExecutionState.SUCCEEDED

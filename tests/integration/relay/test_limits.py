@@ -31,173 +31,173 @@ def make_tenant_values(name: str) -> dict[str, Any]:
     return {"parameters": {"tenant": name}}
 
 
-def test_of_each_key_as_many_go_out_as_may_run(world: DispatchDriver) -> None:
-    first = world.submit_many(TWO_PER_TENANT_JOB, 5, **make_tenant_values("a"))
-    other = world.submit_many(TWO_PER_TENANT_JOB, 1, **make_tenant_values("b"))
-    assert world.dispatch() == [*first[:2], *other]
-    assert world.dispatch() == []
+def test_of_each_key_as_many_go_out_as_may_run(driver: DispatchDriver) -> None:
+    first = driver.submit_many(TWO_PER_TENANT_JOB, 5, **make_tenant_values("a"))
+    other = driver.submit_many(TWO_PER_TENANT_JOB, 1, **make_tenant_values("b"))
+    assert driver.dispatch() == [*first[:2], *other]
+    assert driver.dispatch() == []
 
-    world.record_report(EventKind.RUNNING, first[0])
-    assert world.dispatch() == [], "it holds its place while it runs"
-    world.record_report(EventKind.SUCCEEDED, first[0])
-    assert world.dispatch() == [first[2]]
-
-
-def test_without_a_key_the_limit_is_the_jobs(world: DispatchDriver) -> None:
-    executions = world.submit_many(make_limited_job(concurrency={"limit": 3}), 5)
-    free = world.submit_many(replace(SEND, name="other"), 5)
-    assert world.dispatch() == [*executions[:3], *free]
+    driver.record_report(EventKind.RUNNING, first[0])
+    assert driver.dispatch() == [], "it holds its place while it runs"
+    driver.record_report(EventKind.SUCCEEDED, first[0])
+    assert driver.dispatch() == [first[2]]
 
 
-def test_an_attempt_that_waits_for_its_retry_holds_no_place_and_has_to_get_one_again(world: DispatchDriver) -> None:
-    one, two = world.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
-    assert world.dispatch() == [one]
-    world.record_report(EventKind.RUNNING, one)
-    world.record_report(EventKind.RETRYING, one, delay=0, reason="again")
-    assert world.dispatch() == [two]
-    world.release_due()
-    assert world.get_execution(one).state is ExecutionState.QUEUED
-    assert world.dispatch() == []
-    world.record_report(EventKind.RUNNING, two)
-    world.record_report(EventKind.FAILED, two)
-    assert world.dispatch() == [one]
+def test_without_a_key_the_limit_is_the_jobs(driver: DispatchDriver) -> None:
+    executions = driver.submit_many(make_limited_job(concurrency={"limit": 3}), 5)
+    free = driver.submit_many(replace(SEND, name="other"), 5)
+    assert driver.dispatch() == [*executions[:3], *free]
 
 
-def test_a_limit_that_is_changed_holds_at_once_for_what_waits(world: DispatchDriver) -> None:
-    executions = world.submit_many(make_limited_job(concurrency={"limit": 1}), 5)
-    assert world.dispatch() == executions[:1]
-    world.put_job(make_limited_job(concurrency={"limit": 3}))
-    assert world.dispatch() == executions[1:3]
-    world.put_job(make_limited_job())
-    assert world.dispatch() == executions[3:]
+def test_an_attempt_that_waits_for_its_retry_holds_no_place_and_has_to_get_one_again(driver: DispatchDriver) -> None:
+    one, two = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
+    assert driver.dispatch() == [one]
+    driver.record_report(EventKind.RUNNING, one)
+    driver.record_report(EventKind.RETRYING, one, delay=0, reason="again")
+    assert driver.dispatch() == [two]
+    driver.release_due()
+    assert driver.get_execution(one).state is ExecutionState.QUEUED
+    assert driver.dispatch() == []
+    driver.record_report(EventKind.RUNNING, two)
+    driver.record_report(EventKind.FAILED, two)
+    assert driver.dispatch() == [one]
 
 
-def test_a_total_is_shared_evenly_whoever_was_first(world: DispatchDriver) -> None:
+def test_a_limit_that_is_changed_holds_at_once_for_what_waits(driver: DispatchDriver) -> None:
+    executions = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 5)
+    assert driver.dispatch() == executions[:1]
+    driver.put_job(make_limited_job(concurrency={"limit": 3}))
+    assert driver.dispatch() == executions[1:3]
+    driver.put_job(make_limited_job())
+    assert driver.dispatch() == executions[3:]
+
+
+def test_a_total_is_shared_evenly_whoever_was_first(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 10, "key": "{tenant}", "total": 4})
-    many = world.submit_many(definition, 50, **make_tenant_values("a"))
-    few = world.submit_many(definition, 4, **make_tenant_values("b"))
-    assert world.dispatch() == [*many[:2], *few[:2]]
+    many = driver.submit_many(definition, 50, **make_tenant_values("a"))
+    few = driver.submit_many(definition, 4, **make_tenant_values("b"))
+    assert driver.dispatch() == [*many[:2], *few[:2]]
     for execution in many[:2]:
-        world.record_report(EventKind.RUNNING, execution)
-        world.record_report(EventKind.SUCCEEDED, execution)
-    assert world.dispatch() == many[2:4], "b has its half already"
+        driver.record_report(EventKind.RUNNING, execution)
+        driver.record_report(EventKind.SUCCEEDED, execution)
+    assert driver.dispatch() == many[2:4], "b has its half already"
 
 
-def test_with_one_place_keys_take_turns(world: DispatchDriver) -> None:
+def test_with_one_place_keys_take_turns(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}", "total": 1})
     waiting = {}
     for name in "abc":
-        waiting[name] = world.submit_many(definition, 4, **make_tenant_values(name))
-        world.clock.advance(1)
+        waiting[name] = driver.submit_many(definition, 4, **make_tenant_values(name))
+        driver.clock.advance(1)
     owner = {execution: name for name, executions in waiting.items() for execution in executions}
     served = ""
     for _ in range(9):
-        [execution] = world.dispatch()
+        [execution] = driver.dispatch()
         served += owner[execution]
-        world.record_report(EventKind.RUNNING, execution)
-        world.record_report(EventKind.SUCCEEDED, execution)
-        world.clock.advance(1)
+        driver.record_report(EventKind.RUNNING, execution)
+        driver.record_report(EventKind.SUCCEEDED, execution)
+        driver.clock.advance(1)
     assert sorted(served[:3]) == sorted(served[3:6]) == sorted(served[6:]) == ["a", "b", "c"]
 
 
-def test_the_more_urgent_of_a_key_goes_first(world: DispatchDriver) -> None:
+def test_the_more_urgent_of_a_key_goes_first(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
-    slow = world.submit(definition, priority=1, **make_tenant_values("a"))
-    urgent = world.submit(definition, priority=9, **make_tenant_values("a"))
-    assert world.dispatch() == [urgent]
-    assert world.list_queued(9) == [urgent]
-    world.record_report(EventKind.RUNNING, urgent)
-    world.record_report(EventKind.SUCCEEDED, urgent)
-    assert world.dispatch() == [slow]
+    slow = driver.submit(definition, priority=1, **make_tenant_values("a"))
+    urgent = driver.submit(definition, priority=9, **make_tenant_values("a"))
+    assert driver.dispatch() == [urgent]
+    assert driver.list_queued(9) == [urgent]
+    driver.record_report(EventKind.RUNNING, urgent)
+    driver.record_report(EventKind.SUCCEEDED, urgent)
+    assert driver.dispatch() == [slow]
 
 
-def test_what_was_overtaken_in_its_key_for_long_has_one_turn_in_ten(world: DispatchDriver) -> None:
+def test_what_was_overtaken_in_its_key_for_long_has_one_turn_in_ten(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
-    slow = world.submit(definition, priority=0, **make_tenant_values("a"))
-    world.clock.advance(61)
-    world.submit_many(definition, 20, priority=9, **make_tenant_values("a"))
+    slow = driver.submit(definition, priority=0, **make_tenant_values("a"))
+    driver.clock.advance(61)
+    driver.submit_many(definition, 20, priority=9, **make_tenant_values("a"))
     went = []
     for _ in range(10):
-        [execution] = world.dispatch()
+        [execution] = driver.dispatch()
         went.append(execution)
-        world.record_report(EventKind.RUNNING, execution)
-        world.record_report(EventKind.SUCCEEDED, execution)
+        driver.record_report(EventKind.RUNNING, execution)
+        driver.record_report(EventKind.SUCCEEDED, execution)
     assert went.index(slow) == 9
 
 
-def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(world: DispatchDriver) -> None:
-    executions = world.submit_many(make_limited_job(rate_limit={"limit": 60, "per": 60, "burst": 3}), 8)
-    assert world.dispatch() == executions[:3]
+def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(driver: DispatchDriver) -> None:
+    executions = driver.submit_many(make_limited_job(rate_limit={"limit": 60, "per": 60, "burst": 3}), 8)
+    assert driver.dispatch() == executions[:3]
     for execution in executions[:3]:
-        world.record_report(EventKind.RUNNING, execution)
-    assert world.dispatch() == []
-    assert world.dispatcher.next_permit_at == world.clock.now() + SECOND
-    world.clock.advance(1)
-    assert world.dispatch() == executions[3:4]
-    world.record_report(EventKind.RUNNING, executions[3])
-    world.clock.advance(0.5)
-    assert world.dispatch() == []
-    world.clock.advance(1.5)
-    assert world.dispatch() == executions[4:6]
+        driver.record_report(EventKind.RUNNING, execution)
+    assert driver.dispatch() == []
+    assert driver.dispatcher.next_permit_at == driver.clock.now() + SECOND
+    driver.clock.advance(1)
+    assert driver.dispatch() == executions[3:4]
+    driver.record_report(EventKind.RUNNING, executions[3])
+    driver.clock.advance(0.5)
+    assert driver.dispatch() == []
+    driver.clock.advance(1.5)
+    assert driver.dispatch() == executions[4:6]
 
 
-def test_while_workers_are_busy_no_heap_grows_that_would_start_at_once(world: DispatchDriver) -> None:
-    executions = world.submit_many(make_limited_job(rate_limit={"limit": 1, "per": 1, "burst": 2}), 9)
-    assert world.dispatch() == executions[:2]
-    world.clock.advance(60)
-    assert world.dispatch() == [], "those two have not started"
-    world.record_report(EventKind.RUNNING, executions[0])
-    assert world.dispatch() == executions[2:3]
+def test_while_workers_are_busy_no_heap_grows_that_would_start_at_once(driver: DispatchDriver) -> None:
+    executions = driver.submit_many(make_limited_job(rate_limit={"limit": 1, "per": 1, "burst": 2}), 9)
+    assert driver.dispatch() == executions[:2]
+    driver.clock.advance(60)
+    assert driver.dispatch() == [], "those two have not started"
+    driver.record_report(EventKind.RUNNING, executions[0])
+    assert driver.dispatch() == executions[2:3]
 
 
-def test_buckets_that_are_full_are_forgotten(world: DispatchDriver) -> None:
-    world.submit(make_limited_job(rate_limit={"limit": 1, "per": 10}))
-    world.dispatch()
-    with world.database.write() as connection:
-        assert limits.delete_full_buckets(connection, world.clock.now()) == 0
-        assert limits.delete_full_buckets(connection, world.clock.now() + 11 * SECOND) == 1
+def test_buckets_that_are_full_are_forgotten(driver: DispatchDriver) -> None:
+    driver.submit(make_limited_job(rate_limit={"limit": 1, "per": 10}))
+    driver.dispatch()
+    with driver.database.write() as connection:
+        assert limits.delete_full_buckets(connection, driver.clock.now()) == 0
+        assert limits.delete_full_buckets(connection, driver.clock.now() + 11 * SECOND) == 1
 
 
-def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(world: DispatchDriver) -> None:
-    old = world.dispatcher
-    [first, _] = world.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
-    world.dispatcher = world.create_dispatcher("another")
+def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(driver: DispatchDriver) -> None:
+    old = driver.dispatcher
+    [first, _] = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
+    driver.dispatcher = driver.create_dispatcher("another")
     assert old.dispatch() == 0
-    assert world.list_queued() == []
-    assert world.dispatch() == [first]
+    assert driver.list_queued() == []
+    assert driver.dispatch() == [first]
 
 
-def test_a_place_is_taken_before_anybody_can_start(world: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = world.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
+def test_a_place_is_taken_before_anybody_can_start(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
 
     def fail(*_: object) -> None:
         raise redis.ConnectionError("gone in the middle")
 
-    monkeypatch.setattr(world.dispatcher.publisher, "publish", fail)
+    monkeypatch.setattr(driver.dispatcher.publisher, "publish", fail)
     with pytest.raises(redis.ConnectionError):
-        world.dispatcher.dispatch()
+        driver.dispatcher.dispatch()
     monkeypatch.undo()
-    assert world.dispatch() == [], "nobody knows whether Redis has it"
-    assert world.dispatcher.republish_lost_messages(world.clock.now()) == 1
-    assert world.list_queued() == [first]
-    assert world.get_execution(second).dispatched_at is None
+    assert driver.dispatch() == [], "nobody knows whether Redis has it"
+    assert driver.dispatcher.republish_lost_messages(driver.clock.now()) == 1
+    assert driver.list_queued() == [first]
+    assert driver.get_execution(second).dispatched_at is None
 
 
-def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(world: DispatchDriver) -> None:
-    first, _ = world.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
-    world.dispatch()
-    world.pop_messages()  # A worker has it and runs it, and the relay has not heard of it yet.
-    world.clock.advance(20)
-    assert world.dispatcher.republish_lost_messages(world.clock.now() - SECOND) == 1
-    assert world.list_queued() == [first]
-    assert world.dispatch() == []
-    assert world.get_execution(first).dispatched_at == world.clock.now()
+def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(driver: DispatchDriver) -> None:
+    first, _ = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
+    driver.dispatch()
+    driver.pop_messages()  # A worker has it and runs it, and the relay has not heard of it yet.
+    driver.clock.advance(20)
+    assert driver.dispatcher.republish_lost_messages(driver.clock.now() - SECOND) == 1
+    assert driver.list_queued() == [first]
+    assert driver.dispatch() == []
+    assert driver.get_execution(first).dispatched_at == driver.clock.now()
 
 
-def test_thousands_of_keys_have_their_turn(world: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_keys_have_their_turn(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobworker.relay.choose._MAX_KEYS", 10)
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
-    executions = [world.submit(definition, **make_tenant_values(f"t{number:02}")) for number in range(25)]
-    rounds = [world.dispatch() for _ in range(4)]
+    executions = [driver.submit(definition, **make_tenant_values(f"t{number:02}")) for number in range(25)]
+    rounds = [driver.dispatch() for _ in range(4)]
     assert sorted(execution for each in rounds for execution in each) == sorted(executions)
     assert [len(each) for each in rounds] == [10, 10, 5, 0]

@@ -31,45 +31,45 @@ class RecordingReader:
         """There is nothing."""
 
 
-def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: DispatchDriver, redis_url: str) -> None:
-    world.resign_leadership()
-    relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
+def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(driver: DispatchDriver, redis_url: str) -> None:
+    driver.resign_leadership()
+    relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
     asleep = relay._reader = RecordingReader()  # type: ignore[assignment]
-    relay._dispatcher.workers = [make_worker(world.clock.now())]
-    execution = world.submit()
-    world.mark_fetched(execution)
-    world.request_cancel(execution)
+    relay._dispatcher.workers = [make_worker(driver.clock.now())]
+    execution = driver.submit()
+    driver.mark_fetched(execution)
+    driver.request_cancel(execution)
 
     def turn() -> float:
         relay.run_turn()
-        world.clock.advance(asleep.waits[-1])
+        driver.clock.advance(asleep.waits[-1])
         return asleep.waits[-1]
 
     first, second = turn(), turn()
     assert second <= first / 5, "it asks again soon"
     assert turn() == second, "and again"
-    world.mark_returned(execution)
+    driver.mark_returned(execution)
     turn()
-    assert world.get_execution(execution).state == "Cancelled"
+    assert driver.get_execution(execution).state == "Cancelled"
     assert turn() == first
 
 
 @pytest.mark.parametrize("provider", ["redbeat", "internal"])
 @pytest.mark.parametrize("key", [entries.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
 def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
-    world: DispatchDriver, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
+    driver: DispatchDriver, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.resign_leadership()
+    driver.resign_leadership()
     relay = Relay(
-        world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
+        driver.database, redis_url, driver.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
-    house = BeatSyncDriver(world.database, BeatSchedule(world.client), world.clock, relay._maintenance._beat_synchronizer)
+    house = BeatSyncDriver(driver.database, BeatSchedule(driver.client), driver.clock, relay._maintenance._beat_synchronizer)
     relay._reader = RecordingReader()  # type: ignore[assignment]
     relay.run_turn()
-    put_foreign_value(world.client, key, "text")
-    known = house.put_schedule("nightly", HOURLY, world.clock.now())
+    put_foreign_value(driver.client, key, "text")
+    known = house.put_schedule("nightly", HOURLY, driver.clock.now())
     for _ in range(20):
-        world.clock.advance(4)
+        driver.clock.advance(4)
         relay.run_turn()
     if provider == "redbeat":
         assert house.list_entry_ids() == {known}
@@ -77,16 +77,16 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
             assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(world: DispatchDriver, redis_url: str) -> None:
-    relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
-    with world.database.write() as connection:
+def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(driver: DispatchDriver, redis_url: str) -> None:
+    relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
+    with driver.database.write() as connection:
         zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
     with capture_logs() as logged:
         for renewals in range(2):
-            with world.database.write() as connection:
+            with driver.database.write() as connection:
                 connection.execute(sa.update(schema.relay_state).values(leader="other:1", renewals=renewals))
             with pytest.raises(NotLeader):
                 relay.run_turn()
-            world.clock.advance(60)
+            driver.clock.advance(60)
     [warning] = [each["why"] for each in logged if each["event"] == "time_zone_data_differ"]
     assert "others have 2020a (tzdata 2020.1): relay other:1." in warning

@@ -24,16 +24,16 @@ def make_deep(levels: int) -> str:
 
 
 @pytest.fixture
-def relay(world: DispatchDriver, redis_url: str, clock: ManualClock) -> Relay:
-    world.resign_leadership()
-    made = Relay(world.database, redis_url, clock, Settings.from_environment({}))
+def relay(driver: DispatchDriver, redis_url: str, clock: ManualClock) -> Relay:
+    driver.resign_leadership()
+    made = Relay(driver.database, redis_url, clock, Settings.from_environment({}))
     made.run_turn()
     return made
 
 
-def record_report(world: DispatchDriver, kind: EventKind, execution: str, data: str = "{}", attempt: int | str = 1) -> None:
+def record_report(driver: DispatchDriver, kind: EventKind, execution: str, data: str = "{}", attempt: int | str = 1) -> None:
     fields: Any = {"kind": kind.value, "execution": execution, "attempt": attempt, "data": data}
-    world.client.xadd(keys.EVENTS, fields)
+    driver.client.xadd(keys.EVENTS, fields)
 
 
 @pytest.mark.parametrize(
@@ -54,26 +54,26 @@ def record_report(world: DispatchDriver, kind: EventKind, execution: str, data: 
         (EventKind.LOST, '{"worker": {}}'),
     ],
 )
-def test_an_end_that_cannot_be_recorded_is_a_failure(world: DispatchDriver, relay: Relay, kind: EventKind, data: str) -> None:
-    refused, before, after = world.submit_many(SEND, 3)
+def test_an_end_that_cannot_be_recorded_is_a_failure(driver: DispatchDriver, relay: Relay, kind: EventKind, data: str) -> None:
+    refused, before, after = driver.submit_many(SEND, 3)
     relay.run_turn()
-    record_report(world, EventKind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
-    record_report(world, EventKind.RUNNING, refused, '{"worker": "w1", "token": "t"}')
-    record_report(world, kind, refused, data)
-    record_report(world, EventKind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
+    record_report(driver, EventKind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
+    record_report(driver, EventKind.RUNNING, refused, '{"worker": "w1", "token": "t"}')
+    record_report(driver, kind, refused, data)
+    record_report(driver, EventKind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
     relay.run_turn()
-    row = world.get_execution(refused)
+    row = driver.get_execution(refused)
     assert (row.state, row.attempt, row.dead_letter) == (ExecutionState.FAILED, 1, "open")
     assert row.error is not None
     assert row.error["type"] == "ReportRefused"
     assert row.error["message"].startswith(f"its report that it was {kind} cannot be recorded: ")
-    assert [(world.get_execution(each).state, world.get_execution(each).result) for each in (before, after)] == [
+    assert [(driver.get_execution(each).state, driver.get_execution(each).result) for each in (before, after)] == [
         (ExecutionState.SUCCEEDED, 1),
         (ExecutionState.SUCCEEDED, 2),
     ]
-    record_report(world, EventKind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
+    record_report(driver, EventKind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
     relay.run_turn()
-    assert world.get_execution(refused).state is ExecutionState.FAILED, "the first end stays"
+    assert driver.get_execution(refused).state is ExecutionState.FAILED, "the first end stays"
 
 
 @pytest.mark.parametrize(
@@ -86,53 +86,53 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(world: DispatchDriver, rela
         (EventKind.METADATA, f'{{"a": {make_deep(5000)}}}', 1),
     ],
 )
-def test_what_is_no_end_is_passed_over(world: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str) -> None:
-    [execution] = world.submit_many(SEND, 1)
+def test_what_is_no_end_is_passed_over(driver: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str) -> None:
+    [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
     with structlog.testing.capture_logs() as logged:
-        record_report(world, kind, execution, data, attempt)
-        record_report(world, EventKind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
+        record_report(driver, kind, execution, data, attempt)
+        record_report(driver, EventKind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
         relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
     [error] = [each for each in logged if each["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
 
 
-def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: DispatchDriver, relay: Relay) -> None:
-    [execution] = world.submit_many(SEND, 1)
+def test_metadata_that_cannot_be_kept_leave_the_result_alone(driver: DispatchDriver, relay: Relay) -> None:
+    [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
     record_report(
-        world,
+        driver,
         EventKind.SUCCEEDED,
         execution,
         f'{{"result": 1, "metadata": {{"a": {make_deep(300)}}}, "progress": {{"done": 1}}}}',
     )
     relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
 
 
 def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
-    world: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    driver: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [execution] = world.submit_many(SEND, 1)
+    [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
-    record_report(world, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
+    record_report(driver, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     with monkeypatch.context() as broken:
         broken.setattr("jobworker.store.dispatch.expire_executions", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 relay.run_turn()
-    assert world.get_execution(execution).state is ExecutionState.QUEUED
+    assert driver.get_execution(execution).state is ExecutionState.QUEUED
     relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
 
 
 def test_a_report_that_was_refused_in_passing_is_recorded(
-    world: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    driver: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [execution] = world.submit_many(SEND, 1)
+    [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
-    record_report(world, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
+    record_report(driver, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     once = [ValueError("deadlock, say")]
 
     def fails_once(*given: Any) -> Any:
@@ -143,4 +143,4 @@ def test_a_report_that_was_refused_in_passing_is_recorded(
     monkeypatch.setattr("jobworker.relay.loop.record_events", fails_once)
     relay.run_turn()
     assert not once
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)

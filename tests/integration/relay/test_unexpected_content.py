@@ -49,10 +49,10 @@ FIELDS = (
 class RelayDriver:
     """A relay at work, with an execution whose end shows that it still is."""
 
-    def __init__(self, world: DispatchDriver, redis_url: str) -> None:
-        self.driver = world
-        world.resign_leadership()
-        self.relay = create_relay(world, redis_url)
+    def __init__(self, driver: DispatchDriver, redis_url: str) -> None:
+        self.driver = driver
+        driver.resign_leadership()
+        self.relay = create_relay(driver, redis_url)
         self.relay.run_turn()
 
     @property
@@ -84,14 +84,14 @@ class RelayDriver:
 
 
 @pytest.fixture
-def running(sqlite_world: DispatchDriver, redis_url: str) -> RelayDriver:
-    return RelayDriver(sqlite_world, redis_url)
+def running(sqlite_driver: DispatchDriver, redis_url: str) -> RelayDriver:
+    return RelayDriver(sqlite_driver, redis_url)
 
 
 @pytest.fixture
-def anywhere(world: DispatchDriver, redis_url: str) -> RelayDriver:
+def anywhere(driver: DispatchDriver, redis_url: str) -> RelayDriver:
     """On both databases: they do not refuse the same values."""
-    return RelayDriver(world, redis_url)
+    return RelayDriver(driver, redis_url)
 
 
 @pytest.fixture

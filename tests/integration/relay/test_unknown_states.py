@@ -47,9 +47,9 @@ def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str],
 
 
 def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
-    sqlite_world: DispatchDriver, redis_url: str
+    sqlite_driver: DispatchDriver, redis_url: str
 ) -> None:
-    running = CorruptRowDriver(sqlite_world, redis_url)
+    running = CorruptRowDriver(sqlite_driver, redis_url)
     batch, [bad, good], after = corrupt_enum_members(running)
     claim = UniqueKeyRequest("key", good, None, None, running.driver.clock.now())
     with running.driver.database.write() as connection:

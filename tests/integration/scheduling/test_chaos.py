@@ -21,14 +21,14 @@ SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), 
 
 def with_clusters(*clusters: tuple[str, str]) -> pytest.MarkDecorator:
     """What happens in these towns; where database or beat have no part in it, one of them is enough."""
-    return pytest.mark.parametrize("built", clusters, ids="-".join, indirect=True)
+    return pytest.mark.parametrize("shared_cluster", clusters, ids="-".join, indirect=True)
 
 
 TEMPLATE_DATABASE = "jobworker_template"
 
 
 @pytest.fixture(scope="module")
-def built(
+def shared_cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
 ) -> Iterator[ScheduleCluster]:
     """A town at work, for all the tests."""
@@ -42,148 +42,148 @@ def built(
         url = postgres.get_url("town")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
     with run_server(server), run_engine(folder, database, url, server.url) as engine:
-        town = ScheduleCluster(engine, server, provider)
+        cluster = ScheduleCluster(engine, server, provider)
         engine.start_worker()
         engine.wait_until_ready()
-        town.add_schedules()
+        cluster.add_schedules()
         try:
-            yield town
+            yield cluster
         finally:
-            town.close()
+            cluster.close()
     database.dispose()
 
 
 @pytest.fixture
-def town(built: ScheduleCluster) -> ScheduleCluster:
+def cluster(shared_cluster: ScheduleCluster) -> ScheduleCluster:
     """The town with two beats, one of which leads; or without any."""
-    if built.has_beats:
-        while len(built.beats) < 2:
-            built.start_beat()
-        built.wait_for_leader()
-    return built
+    if shared_cluster.has_beats:
+        while len(shared_cluster.beats) < 2:
+            shared_cluster.start_beat()
+        shared_cluster.wait_for_leader()
+    return shared_cluster
 
 
 @with_clusters(SQLITE, POSTGRESQL)
-def test_the_leader_is_killed(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        first = town.wait_for_leader()
-        second = town.get_other_beat(first)
-        town.kill_beat(first)
-        town.wait_until_leading(second)
-        town.wait_until_all_fire()
+def test_the_leader_is_killed(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        first = cluster.wait_for_leader()
+        second = cluster.get_other_beat(first)
+        cluster.kill_beat(first)
+        cluster.wait_until_leading(second)
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(SQLITE)
-def test_the_leader_stands_still_for_longer_than_its_lock(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        first = town.wait_for_leader()
+def test_the_leader_stands_still_for_longer_than_its_lock(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        first = cluster.wait_for_leader()
         first.process.send_signal(signal.SIGSTOP)
-        town.wait_until_leading(town.get_other_beat(first))
-        town.wait_for(LEADER_LOCK_SECONDS)
+        cluster.wait_until_leading(cluster.get_other_beat(first))
+        cluster.wait_for(LEADER_LOCK_SECONDS)
         first.process.send_signal(signal.SIGCONT)
-        town.wait_until_all_fire()
+        cluster.wait_until_all_fire()
         assert first.process.is_alive()
 
 
 @with_clusters(SQLITE)
-def test_two_beats_lead_at_once(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
+def test_two_beats_lead_at_once(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
         for _ in range(4):
-            first = town.wait_for_leader()
+            first = cluster.wait_for_leader()
             first.hold_report()
-            town.wait_until_held(first)
-            town.delete_leader_lock()
+            cluster.wait_until_held(first)
+            cluster.delete_leader_lock()
             # What the first one holds back is due for the second one, too.
-            town.wait_until_leading(town.get_other_beat(first))
+            cluster.wait_until_leading(cluster.get_other_beat(first))
             first.proxy.release()
-        town.wait_until_all_fire()
-        assert all(beat.process.is_alive() for beat in town.beats)
+        cluster.wait_until_all_fire()
+        assert all(beat.process.is_alive() for beat in cluster.beats)
 
 
 @with_clusters(SQLITE)
-def test_the_host_of_the_leader_is_cut_off(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        first = town.wait_for_leader()
+def test_the_host_of_the_leader_is_cut_off(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        first = cluster.wait_for_leader()
         first.block_requests()
-        town.wait_until_leading(town.get_other_beat(first))
-        town.wait_for(LEADER_LOCK_SECONDS)
+        cluster.wait_until_leading(cluster.get_other_beat(first))
+        cluster.wait_for(LEADER_LOCK_SECONDS)
         first.proxy.release()
-        town.wait_until_all_fire()
+        cluster.wait_until_all_fire()
         assert first.process.is_alive()
 
 
 @with_clusters(SQLITE)
-def test_the_answer_to_a_report_gets_lost(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        leader = town.wait_for_leader()
+def test_the_answer_to_a_report_gets_lost(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        leader = cluster.wait_for_leader()
         leader.drop_answer()
         until(leader.proxy.has_cut.is_set, what="an answer to be lost")
-        town.wait_until_all_fire()
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(SQLITE)
-def test_redis_is_restarted(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        town.server.stop()
-        town.wait_for(3)
-        town.server.start()
-        town.wait_until_all_fire()
+def test_redis_is_restarted(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        cluster.server.stop()
+        cluster.wait_for(3)
+        cluster.server.start()
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(SQLITE)
-def test_as_shipped_another_beat_leads_within_30_seconds(town: ScheduleCluster) -> None:
-    town.replace_beats(DEFAULT_BEAT_APP)
-    with town.expect_exactly_once(max_delay=30):
-        first = town.wait_for_leader()
-        town.wait_until_all_fire()
-        second = town.get_other_beat(first)
-        town.kill_beat(first)
-        town.wait_until_leading(second, within=30)
-        town.wait_until_all_fire()
-    town.replace_beats(FAST_BEAT_APP)
+def test_as_shipped_another_beat_leads_within_30_seconds(cluster: ScheduleCluster) -> None:
+    cluster.replace_beats(DEFAULT_BEAT_APP)
+    with cluster.expect_exactly_once(max_delay=30):
+        first = cluster.wait_for_leader()
+        cluster.wait_until_all_fire()
+        second = cluster.get_other_beat(first)
+        cluster.kill_beat(first)
+        cluster.wait_until_leading(second, within=30)
+        cluster.wait_until_all_fire()
+    cluster.replace_beats(FAST_BEAT_APP)
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_is_killed(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once(check_starts=False):
-        town.server.kill()
-        town.wait_for(3)
-        town.server.start()
-        town.wait_until_all_fire()
+def test_redis_is_killed(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once(check_starts=False):
+        cluster.server.kill()
+        cluster.wait_for(3)
+        cluster.server.start()
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_forgets_everything(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once(check_starts=False):
-        town.client.flushall()
-        if town.has_beats:
-            until(lambda: town.client.zcard(entries.SCHEDULE_KEY) == len(town.specs), 60.0, what="all entries")
-        town.wait_until_all_fire()
+def test_redis_forgets_everything(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once(check_starts=False):
+        cluster.client.flushall()
+        if cluster.has_beats:
+            until(lambda: cluster.client.zcard(entries.SCHEDULE_KEY) == len(cluster.specs), 60.0, what="all entries")
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_the_relay_is_killed(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once():
-        town.relay.send_signal(signal.SIGKILL)
-        town.wait_for(2)
-        town.start_relay()
-        town.wait_until_all_fire()
+def test_the_relay_is_killed(cluster: ScheduleCluster) -> None:
+    with cluster.expect_exactly_once():
+        cluster.relay.send_signal(signal.SIGKILL)
+        cluster.wait_for(2)
+        cluster.start_relay()
+        cluster.wait_until_all_fire()
 
 
 @with_clusters(POSTGRESQL)
-def test_the_database_goes_away(town: ScheduleCluster) -> None:
-    database = town.engine.database
+def test_the_database_goes_away(cluster: ScheduleCluster) -> None:
+    database = cluster.engine.database
     name = str(database.url.database)
-    with town.expect_exactly_once():
+    with cluster.expect_exactly_once():
         elsewhere = sa.create_engine(database.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
         with elsewhere.connect() as connection:
             connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'))
             connection.execute(
                 sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
             )
-            until(lambda: "database_away" in town.engine.read_log(town.relay), what="the relay to notice")
-            town.wait_for(2)
+            until(lambda: "database_away" in cluster.engine.read_log(cluster.relay), what="the relay to notice")
+            cluster.wait_for(2)
             connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'))
         elsewhere.dispose()
         database.dispose()
-        town.wait_until_all_fire()
+        cluster.wait_until_all_fire()

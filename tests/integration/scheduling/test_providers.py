@@ -88,7 +88,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def village(
+def driver(
     tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_redis: Any, provider: str
 ) -> Iterator[SchedulingProviderDriver]:
     """A relay, a worker, and a beat if there has to be one, on SQLite."""
@@ -98,7 +98,7 @@ def village(
 
 
 @pytest.fixture
-def any_village(
+def any_driver(
     tmp_path: Path, database: Database, database_url: str, own_redis: Any, provider: str
 ) -> Iterator[SchedulingProviderDriver]:
     """The same, on each database."""
@@ -107,79 +107,79 @@ def any_village(
         yield SchedulingProviderDriver(engine, provider)
 
 
-def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: SchedulingProviderDriver) -> None:
-    village = any_village
-    village.create_schedule(parameters={"number": 5}, overlap="allow")
-    village.wait_until_fired(3)
-    rows = village.list_occurrences()
+def test_each_occurrence_has_one_execution_with_its_nominal_time(any_driver: SchedulingProviderDriver) -> None:
+    driver = any_driver
+    driver.create_schedule(parameters={"number": 5}, overlap="allow")
+    driver.wait_until_fired(3)
+    rows = driver.list_occurrences()
     nominal = [row.scheduled_for for row in rows]
     assert {later - earlier for earlier, later in itertools.pairwise(nominal)} == {dt.timedelta(seconds=1)}
-    first = village.list_executions()[0]
+    first = driver.list_executions()[0]
     assert (first.scheduled_for, first.created_by) == (nominal[0], "schedule:tick")
-    assert village.engine.wait_until_final(first.id).result == 5
+    assert driver.engine.wait_until_final(first.id).result == 5
 
 
-def test_a_relay_that_was_away_makes_up_for_what_was_due(village: SchedulingProviderDriver) -> None:
-    village.create_schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
-    village.wait_until_fired(1)
-    village.relay.terminate(signal.SIGKILL)
-    seen = village.list_occurrences()[-1].scheduled_for
-    until(lambda: village.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
-    village.start_relay()
-    village.wait_until_fired(8)
-    nominal = [row.scheduled_for for row in village.list_occurrences()]
+def test_a_relay_that_was_away_makes_up_for_what_was_due(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
+    driver.wait_until_fired(1)
+    driver.relay.terminate(signal.SIGKILL)
+    seen = driver.list_occurrences()[-1].scheduled_for
+    until(lambda: driver.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
+    driver.start_relay()
+    driver.wait_until_fired(8)
+    nominal = [row.scheduled_for for row in driver.list_occurrences()]
     assert len(nominal) == len(set(nominal))
     assert nominal[-1] - nominal[0] == dt.timedelta(seconds=len(nominal) - 1)
-    assert len(village.list_executions()) == village.list_outcomes().count("fired")
+    assert len(driver.list_executions()) == driver.list_outcomes().count("fired")
 
 
-def test_overlap_is_seen_while_an_execution_runs(village: SchedulingProviderDriver) -> None:
-    village.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
-    until(lambda: village.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _FIRING_TIMEOUT_SECONDS)
-    village.wait_until_fired(2, "skips")
-    first, second = village.list_executions("skips")[:2]
-    assert village.engine.wait_until_final(first.id).finished_at is not None
+def test_overlap_is_seen_while_an_execution_runs(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
+    until(lambda: driver.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _FIRING_TIMEOUT_SECONDS)
+    driver.wait_until_fired(2, "skips")
+    first, second = driver.list_executions("skips")[:2]
+    assert driver.engine.wait_until_final(first.id).finished_at is not None
     assert second.scheduled_for is not None
     assert second.scheduled_for > (first.scheduled_for or second.scheduled_for)
 
 
-def test_the_next_one_cancels_the_one_that_runs(village: SchedulingProviderDriver) -> None:
-    village.create_schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
+def test_the_next_one_cancels_the_one_that_runs(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
                   rule={"kind": "interval", "every": 4})  # fmt: skip
-    village.wait_until_fired(2, "takes_over")
-    first, second = village.list_executions("takes_over")
-    assert village.engine.wait_until_final(first.id).state is ExecutionState.CANCELLED
-    village.engine.wait_for_state(second.id, ExecutionState.RUNNING)
-    village.engine.cancel(second.id)
-    until(lambda: "exhausted" in village.list_outcomes("takes_over"), _FIRING_TIMEOUT_SECONDS, what="the row after the last run")
-    assert village.get_schedule("takes_over").next_at is None
+    driver.wait_until_fired(2, "takes_over")
+    first, second = driver.list_executions("takes_over")
+    assert driver.engine.wait_until_final(first.id).state is ExecutionState.CANCELLED
+    driver.engine.wait_for_state(second.id, ExecutionState.RUNNING)
+    driver.engine.cancel(second.id)
+    until(lambda: "exhausted" in driver.list_outcomes("takes_over"), _FIRING_TIMEOUT_SECONDS, what="the row after the last run")
+    assert driver.get_schedule("takes_over").next_at is None
 
 
-def test_a_pause_ends_by_itself_and_makes_up(village: SchedulingProviderDriver) -> None:
-    village.create_schedule(on_resume="fire_once", overlap="allow")
-    village.wait_until_fired(1)
-    now = village.engine.clock.now()
-    with village.engine.database.write() as connection:
+def test_a_pause_ends_by_itself_and_makes_up(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule(on_resume="fire_once", overlap="allow")
+    driver.wait_until_fired(1)
+    now = driver.engine.clock.now()
+    with driver.engine.database.write() as connection:
         until_moment = now + dt.timedelta(seconds=3)
-        pausing.pause_schedule(connection, village.get_schedule(), "a moment", until_moment, "test", now)
-    until(lambda: village.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
-    held_up = [row for row in village.list_occurrences() if now <= row.scheduled_for < until_moment]
+        pausing.pause_schedule(connection, driver.get_schedule(), "a moment", until_moment, "test", now)
+    until(lambda: driver.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
+    held_up = [row for row in driver.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
     assert held_up[-1].reason == "held up by a pause, and made up for when relay ended it"
-    village.wait_until_fired(4)
+    driver.wait_until_fired(4)
 
 
-def test_failures_in_a_row_pause_it(village: SchedulingProviderDriver) -> None:
-    village.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
-    until(lambda: village.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
-    failed = [row.id for row in village.list_executions("fails") if row.state is ExecutionState.FAILED]
-    assert village.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
+def test_failures_in_a_row_pause_it(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
+    until(lambda: driver.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
+    failed = [row.id for row in driver.list_executions("fails") if row.state is ExecutionState.FAILED]
+    assert driver.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
 
 
-def test_it_runs_when_it_is_created_and_when_the_system_starts(village: SchedulingProviderDriver) -> None:
-    village.create_schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
-    village.wait_until_fired(1, "at_start")
-    village.relay.terminate(signal.SIGTERM)
-    village.start_relay()
-    village.wait_until_fired(2, "at_start")
-    assert [row.reason for row in village.list_occurrences("at_start")] == ["it was created", "the relay was started"]
+def test_it_runs_when_it_is_created_and_when_the_system_starts(driver: SchedulingProviderDriver) -> None:
+    driver.create_schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
+    driver.wait_until_fired(1, "at_start")
+    driver.relay.terminate(signal.SIGTERM)
+    driver.start_relay()
+    driver.wait_until_fired(2, "at_start")
+    assert [row.reason for row in driver.list_occurrences("at_start")] == ["it was created", "the relay was started"]

@@ -12,10 +12,10 @@ from tests.servers import RedisServer
 
 
 @pytest.fixture
-def yard(engine: Engine, own_server: RedisServer) -> Iterator[TransportDriver]:
+def driver(engine: Engine, own_server: RedisServer) -> Iterator[TransportDriver]:
     """Redis and no worker yet."""
-    with contextlib.closing(TransportDriver(engine, own_server)) as yard:
-        yield yard
+    with contextlib.closing(TransportDriver(engine, own_server)) as driver:
+        yield driver
 
 
 @pytest.fixture

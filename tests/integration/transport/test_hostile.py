@@ -21,65 +21,65 @@ from tests.waiting import until
 pytestmark = pytest.mark.every_redis
 
 
-def _replace_record(yard: TransportDriver, execution: str, how: str) -> None:
+def _replace_record(driver: TransportDriver, execution: str, how: str) -> None:
     """Put something else where the record of the execution belongs."""
     name = keys.RUN.format(execution=execution)
     if how == "a hash":
-        yard.client.hset(name, "attempt", "1")
+        driver.client.hset(name, "attempt", "1")
     else:
-        yard.client.set(name, how)
+        driver.client.set(name, how)
 
 
 @pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running", "1 paused w 1"])
-def test_records_that_are_none_keep_nobody_from_running(yard: TransportDriver, how: str) -> None:
-    messages = [yard.make_message() for _ in range(20)]
+def test_records_that_are_none_keep_nobody_from_running(driver: TransportDriver, how: str) -> None:
+    messages = [driver.make_message() for _ in range(20)]
     for message in messages[::3]:
-        _replace_record(yard, message.execution, how)
-    executions = yard.publish_messages(messages)
-    yard.start_worker()
-    yard.expect_done(executions)
+        _replace_record(driver, message.execution, how)
+    executions = driver.publish_messages(messages)
+    driver.start_worker()
+    driver.expect_done(executions)
 
 
-def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(yard: TransportDriver) -> None:
-    worker = yard.start_worker()
-    forged = replace(yard.make_message("saves_file"), execution="../../../forged")
-    yard.publish_messages([forged])
-    yard.expect_done(yard.publish())
-    until(lambda: "rejected" in yard.list_event_kinds(forged.execution), what="the forged message to be rejected")
+def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(driver: TransportDriver) -> None:
+    worker = driver.start_worker()
+    forged = replace(driver.make_message("saves_file"), execution="../../../forged")
+    driver.publish_messages([forged])
+    driver.expect_done(driver.publish())
+    until(lambda: "rejected" in driver.list_event_kinds(forged.execution), what="the forged message to be rejected")
     worker.check_alive()
-    assert not list(yard.engine.folder.rglob("forged"))
+    assert not list(driver.engine.folder.rglob("forged"))
 
 
-def test_a_list_that_is_none_is_passed_over(yard: TransportDriver) -> None:
+def test_a_list_that_is_none_is_passed_over(driver: TransportDriver) -> None:
     """One of several lists of a queue, and the only one of another."""
-    worker = yard.start_worker()
+    worker = driver.start_worker()
     for name in (get_list_name("critical", 9), get_list_name("background", 5)):
-        yard.client.set(name, "no list")
-    yard.expect_done([*yard.publish(count=30), *yard.publish(queue="critical", count=3)])
-    asked = _count_script_calls(yard)
-    yard.expect_done(yard.publish())
-    assert _count_script_calls(yard) - asked < 50, "it does not ask over and over for what it cannot get"
+        driver.client.set(name, "no list")
+    driver.expect_done([*driver.publish(count=30), *driver.publish(queue="critical", count=3)])
+    asked = _count_script_calls(driver)
+    driver.expect_done(driver.publish())
+    assert _count_script_calls(driver) - asked < 50, "it does not ask over and over for what it cannot get"
     worker.check_alive()
 
 
-def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(yard: TransportDriver) -> None:
-    victim = yard.start_worker("--pool", "threads", "-c", "1")
-    [blocking] = yard.publish("hold", seconds=600)
-    until(lambda: yard.engine.is_running(blocking))
+def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(driver: TransportDriver) -> None:
+    victim = driver.start_worker("--pool", "threads", "-c", "1")
+    [blocking] = driver.publish("hold", seconds=600)
+    until(lambda: driver.engine.is_running(blocking))
     victim.send_signal(signal.SIGSTOP)
     # As if it had fetched these, too, and started none.
-    inflight = keys.INFLIGHT.format(worker=yard.get_worker_id(victim))
-    spoilt, homeless = yard.make_message(), yard.make_message(queue="elsewhere")
+    inflight = keys.INFLIGHT.format(worker=driver.get_worker_id(victim))
+    spoilt, homeless = driver.make_message(), driver.make_message(queue="elsewhere")
     for tag, message in ((900, spoilt), (901, homeless)):
-        yard.publish_messages([message])
+        driver.publish_messages([message])
         name = get_list_name(message.queue, 5)
-        yard.client.hset(inflight, str(tag), f"{len(name)}:{name}{yard.client.rpop(name)!s}")
-        yard.client.set(keys.RUN.format(execution=message.execution), f"1 running {yard.get_worker_id(victim)} {tag}")
-    yard.client.set(get_list_name("elsewhere", 5), "no list")
-    yard.start_worker()
-    until(lambda: yard.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
-    yard.expect_done([spoilt.execution])
-    assert homeless.execution in str(yard.client.lindex(keys.POISON, 0))
+        driver.client.hset(inflight, str(tag), f"{len(name)}:{name}{driver.client.rpop(name)!s}")
+        driver.client.set(keys.RUN.format(execution=message.execution), f"1 running {driver.get_worker_id(victim)} {tag}")
+    driver.client.set(get_list_name("elsewhere", 5), "no list")
+    driver.start_worker()
+    until(lambda: driver.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
+    driver.expect_done([spoilt.execution])
+    assert homeless.execution in str(driver.client.lindex(keys.POISON, 0))
 
 
 #: Bytes that are no UTF-8.
@@ -98,26 +98,26 @@ _VALUE_WRITERS: dict[str, Callable[[redis.Redis, str], object]] = {
 }
 
 
-def test_whatever_stands_under_the_keys_of_workers_they_go_on(yard: TransportDriver) -> None:
+def test_whatever_stands_under_the_keys_of_workers_they_go_on(driver: TransportDriver) -> None:
     """Every type in the place of every key that a worker reads or writes, but for those that the relay sets right."""
-    worker = yard.start_worker()
-    name = yard.get_worker_id(worker)
+    worker = driver.start_worker()
+    name = driver.get_worker_id(worker)
     patterns = (keys.RUNNING, keys.ORDERS, keys.INFLIGHT, keys.READY, keys.WATCH, keys.POISON, keys.LOSSES, keys.WORKER)
     for pattern in patterns:
         key = pattern.format(worker=name, queue="default", message="m")
         for kind, write in _VALUE_WRITERS.items():
-            yard.client.delete(key)
-            write(yard.client, key)
-            messages = [yard.make_message() for _ in range(2)]
-            executions = yard.publish_messages(messages)
+            driver.client.delete(key)
+            write(driver.client, key)
+            messages = [driver.make_message() for _ in range(2)]
+            executions = driver.publish_messages(messages)
             until(
                 lambda executions=executions: (
-                    set(executions) <= {about for what, about, _ in yard.list_events() if what == "succeeded"}
+                    set(executions) <= {about for what, about, _ in driver.list_events() if what == "succeeded"}
                 ),  # type: ignore[misc]
                 what=f"jobs to run with a {kind} under {key}",
             )
     worker.check_alive()
-    assert "UnicodeDecodeError" not in yard.engine.read_log(worker)
+    assert "UnicodeDecodeError" not in driver.engine.read_log(worker)
 
 
 def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: str) -> None:
@@ -156,12 +156,12 @@ def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_ann
     assert not unreadable
 
 
-def test_a_worker_is_known_again_after_its_announcement_was_overwritten(yard: TransportDriver) -> None:
-    name = yard.get_worker_id(yard.start_worker())
+def test_a_worker_is_known_again_after_its_announcement_was_overwritten(driver: TransportDriver) -> None:
+    name = driver.get_worker_id(driver.start_worker())
     key = keys.WORKER.format(worker=name)
-    announced = until(lambda: yard.client.get(key))
-    yard.client.set(key, "garbage")
-    until(lambda: yard.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again")
+    announced = until(lambda: driver.client.get(key))
+    driver.client.set(key, "garbage")
+    until(lambda: driver.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again")
 
 
 def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url: str) -> None:
@@ -184,6 +184,6 @@ def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url:
 _PACKED_MESSAGE = '1:q{"headers":{"jobworker":{"execution":"e","attempt":1,"job":"j"}}}'
 
 
-def _count_script_calls(yard: TransportDriver) -> int:
+def _count_script_calls(driver: TransportDriver) -> int:
     """How many scripts Redis has run."""
-    return int(yard.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+    return int(driver.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))

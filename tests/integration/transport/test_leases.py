@@ -12,73 +12,73 @@ from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.waiting import until
 
 
-def test_dead_workers_messages_run_elsewhere(yard: TransportDriver, tmp_path: Path) -> None:
+def test_dead_workers_messages_run_elsewhere(driver: TransportDriver, tmp_path: Path) -> None:
     """What it may have started is lost, the rest is the same attempt: by another's heartbeat, there is no relay."""
-    dead = yard.start_worker("--pool", "solo", wait=False)
-    heir = yard.start_worker("--pool", "threads", "--queues", "critical", wait=False)
-    yard.wait_until_ready(dead, heir)
-    yard.expect_only_done(yard.publish(count=600))  # Over in no time, so that it fetches ahead.
+    dead = driver.start_worker("--pool", "solo", wait=False)
+    heir = driver.start_worker("--pool", "threads", "--queues", "critical", wait=False)
+    driver.wait_until_ready(dead, heir)
+    driver.expect_only_done(driver.publish(count=600))  # Over in no time, so that it fetches ahead.
     gate = tmp_path / "gate"
-    last = [yard.make_message("noop") for _ in range(60)]
-    executions = yard.publish_messages([yard.make_message("wait_for_file", path=str(gate)), *last])
-    until(make_running_check(yard, executions[:1]))
+    last = [driver.make_message("noop") for _ in range(60)]
+    executions = driver.publish_messages([driver.make_message("wait_for_file", path=str(gate)), *last])
+    until(make_running_check(driver, executions[:1]))
     dead.send_signal(signal.SIGKILL)
-    name = yard.get_worker_id(dead)
-    taken = len(yard.list_in_flight()[name])
-    until(lambda: name not in yard.list_workers(), what="the dead worker to be given up")
-    told = yard.list_events()
+    name = driver.get_worker_id(dead)
+    taken = len(driver.list_in_flight()[name])
+    until(lambda: name not in driver.list_workers(), what="the dead worker to be given up")
+    told = driver.list_events()
     lost = {execution for kind, execution, _ in told if kind == "lost"}
     assert [kind for kind, _, _ in told].count("worker_lost") == 1
     assert executions[0] in lost
     assert len(lost) < taken
-    assert yard.count_queued() == 61 - len(lost)
-    assert not any(yard.list_in_flight().values())
-    yard.start_worker("--pool", "solo")
-    yard.expect_only_done([execution for execution in executions if execution not in lost])
+    assert driver.count_queued() == 61 - len(lost)
+    assert not any(driver.list_in_flight().values())
+    driver.start_worker("--pool", "solo")
+    driver.expect_only_done([execution for execution in executions if execution not in lost])
 
 
-def test_frozen_worker_wakes_fenced_and_ends_without_a_word(yard: TransportDriver, tmp_path: Path) -> None:
-    frozen = yard.start_worker("--pool", "threads", wait=False)
-    other = yard.start_worker("--pool", "solo", "--queues", "critical", wait=False)
-    yard.wait_until_ready(frozen, other)
+def test_frozen_worker_wakes_fenced_and_ends_without_a_word(driver: TransportDriver, tmp_path: Path) -> None:
+    frozen = driver.start_worker("--pool", "threads", wait=False)
+    other = driver.start_worker("--pool", "solo", "--queues", "critical", wait=False)
+    driver.wait_until_ready(frozen, other)
     gate = tmp_path / "gate"
-    held = yard.publish("wait_for_file", count=2, path=str(gate))
-    until(make_running_check(yard, held))
-    until(lambda: all(yard.list_event_kinds(execution) == ["running"] for execution in held))
+    held = driver.publish("wait_for_file", count=2, path=str(gate))
+    until(make_running_check(driver, held))
+    until(lambda: all(driver.list_event_kinds(execution) == ["running"] for execution in held))
     frozen.send_signal(signal.SIGSTOP)
-    until(lambda: all(yard.list_event_kinds(execution) == ["running", "lost"] for execution in held), what="both to be lost")
+    until(lambda: all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held), what="both to be lost")
     gate.touch()
     frozen.send_signal(signal.SIGCONT)
     until(lambda: not frozen.is_alive(), what="the fenced worker to end")
-    assert "worker_was_given_up" in yard.engine.read_log(frozen)
-    assert all(yard.list_event_kinds(execution) == ["running", "lost"] for execution in held)
+    assert "worker_was_given_up" in driver.engine.read_log(frozen)
+    assert all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held)
     other.check_alive()
 
 
-def test_foreign_message_that_kills_its_workers_is_put_aside(yard: TransportDriver) -> None:
+def test_foreign_message_that_kills_its_workers_is_put_aside(driver: TransportDriver) -> None:
     workers = [
-        yard.start_worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, JOBWORKER_WORKER_LEASE="1.5")
+        driver.start_worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, JOBWORKER_WORKER_LEASE="1.5")
         for number in range(4)
     ]
-    yard.wait_until_ready(*workers)
-    with Celery(broker=yard.server.url, set_as_current=False) as app:
+    driver.wait_until_ready(*workers)
+    with Celery(broker=driver.server.url, set_as_current=False) as app:
         sent = app.send_task("kills_worker", queue="default")
-    poison: Any = until(lambda: yard.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
+    poison: Any = until(lambda: driver.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
     told = json.loads(poison[0])
     assert json.loads(told["message"])["headers"]["id"] == sent.id
     assert "3 workers" in told["reason"]
-    [event] = yard.list_event_data("poisoned")
+    [event] = driver.list_event_data("poisoned")
     assert (event["message"], event["task"], event["queue"]) == (sent.id, "kills_worker", "default")
-    assert yard.engine.count_starts()["kills_worker", 1] == 3
+    assert driver.engine.count_starts()["kills_worker", 1] == 3
     [survivor] = [worker for worker in workers if worker.is_alive()]
-    yard.expect_only_done(yard.publish(count=5))
+    driver.expect_only_done(driver.publish(count=5))
     survivor.check_alive()
 
 
-def test_relay_alone_notices_a_dead_worker_however_short_the_lease(yard: TransportDriver, tmp_path: Path) -> None:
-    worker = yard.start_worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
-    [held] = yard.publish("wait_for_file", path=str(tmp_path / "gate"))
-    until(make_running_check(yard, [held]))
+def test_relay_alone_notices_a_dead_worker_however_short_the_lease(driver: TransportDriver, tmp_path: Path) -> None:
+    worker = driver.start_worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
+    [held] = driver.publish("wait_for_file", path=str(tmp_path / "gate"))
+    until(make_running_check(driver, [held]))
     worker.terminate(signal.SIGKILL)
-    yard.engine.start_relay(JOBWORKER_WORKER_LEASE="1")
-    until(lambda: not yard.list_workers(), what="the dead worker to be given up")
+    driver.engine.start_relay(JOBWORKER_WORKER_LEASE="1")
+    until(lambda: not driver.list_workers(), what="the dead worker to be given up")

@@ -74,60 +74,60 @@ def _make_text(execution: str) -> str:
 
 
 @pytest.fixture
-def box(redis_url: str, clock: ManualClock) -> Iterator[_MailboxDriver]:
+def mailbox_driver(redis_url: str, clock: ManualClock) -> Iterator[_MailboxDriver]:
     """An empty one."""
-    box = _MailboxDriver(redis_url, clock)
-    with contextlib.closing(box.client):
-        yield box
+    mailbox_driver = _MailboxDriver(redis_url, clock)
+    with contextlib.closing(mailbox_driver.client):
+        yield mailbox_driver
 
 
 @pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
-def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: _MailboxDriver, in_the_way: str) -> None:
-    box.receive_messages(1, starting=1)
-    ticket = box.start_next()
-    assert box.mailbox.flush()
-    box.client.rename(keys.EVENTS, "kept")
+def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(mailbox_driver: _MailboxDriver, in_the_way: str) -> None:
+    mailbox_driver.receive_messages(1, starting=1)
+    ticket = mailbox_driver.start_next()
+    assert mailbox_driver.mailbox.flush()
+    mailbox_driver.client.rename(keys.EVENTS, "kept")
     if in_the_way == "string":
-        box.client.set(keys.EVENTS, "something else")
+        mailbox_driver.client.set(keys.EVENTS, "something else")
     else:
-        box.client.xadd(keys.EVENTS, {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
-    box.mailbox.report_ended(ticket, EventKind.SUCCEEDED, "{}")
-    assert not box.mailbox.flush()
-    box.client.rename("kept", keys.EVENTS)
-    assert box.mailbox.flush()
-    assert box.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
+        mailbox_driver.client.xadd(keys.EVENTS, {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    mailbox_driver.mailbox.report_ended(ticket, EventKind.SUCCEEDED, "{}")
+    assert not mailbox_driver.mailbox.flush()
+    mailbox_driver.client.rename("kept", keys.EVENTS)
+    assert mailbox_driver.mailbox.flush()
+    assert mailbox_driver.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
-def test_many_large_results_leave_a_few_at_a_time(box: _MailboxDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    box.slots = 40
-    box.receive_messages(40, starting=40)
-    tickets = [box.start_next() for _ in range(40)]
-    assert box.mailbox.flush()
+def test_many_large_results_leave_a_few_at_a_time(mailbox_driver: _MailboxDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox_driver.slots = 40
+    mailbox_driver.receive_messages(40, starting=40)
+    tickets = [mailbox_driver.start_next() for _ in range(40)]
+    assert mailbox_driver.mailbox.flush()
     parts: list[int] = []
-    tell = box.mailbox._send_batch
+    tell = mailbox_driver.mailbox._send_batch
 
     def note_and_tell(part: list[PendingReport], *more: int) -> list[str]:
         parts.append(len(part))
         return tell(part, *more)
 
-    monkeypatch.setattr(box.mailbox, "_tell", note_and_tell)
+    monkeypatch.setattr(mailbox_driver.mailbox, "_tell", note_and_tell)
     for ticket in tickets:
-        box.mailbox.report_ended(ticket, EventKind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
-    assert box.mailbox.flush()
+        mailbox_driver.mailbox.report_ended(ticket, EventKind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
+    assert mailbox_driver.mailbox.flush()
     assert parts == [5] * 8
-    assert [kind for kind, _ in box.list_events()].count("succeeded") == 40
+    assert [kind for kind, _ in mailbox_driver.list_events()].count("succeeded") == 40
 
 
-def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _MailboxDriver) -> None:
-    box.receive_messages(2, starting=1)
-    ended = box.start_next()
-    box.is_disconnected = True
-    box.mailbox.report_ended(ended, EventKind.SUCCEEDED, "{}")
-    assert not box.mailbox.flush()
-    assert ended in box.mailbox.list_claims()
-    box.is_disconnected = False
-    assert box.mailbox.flush()
-    assert ended not in box.mailbox.list_claims()
+def test_an_end_that_redis_has_not_taken_is_still_in_hand(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.receive_messages(2, starting=1)
+    ended = mailbox_driver.start_next()
+    mailbox_driver.is_disconnected = True
+    mailbox_driver.mailbox.report_ended(ended, EventKind.SUCCEEDED, "{}")
+    assert not mailbox_driver.mailbox.flush()
+    assert ended in mailbox_driver.mailbox.list_claims()
+    mailbox_driver.is_disconnected = False
+    assert mailbox_driver.mailbox.flush()
+    assert ended not in mailbox_driver.mailbox.list_claims()
 
 
 def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
@@ -135,151 +135,151 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
 ) -> None:
     """Messages in hand fill it: nothing but the acknowledgement of their ends makes room."""
     server = own_redis()
-    box = _MailboxDriver(server.url, clock)
-    with contextlib.closing(box.client):
-        box.receive_messages(3, starting=3)
-        box.slots = 3
-        tickets = [box.start_next() for _ in range(3)]
-        assert box.mailbox.flush()
-        box.client.config_set("maxmemory", 1)
-        box.mailbox.report_ended(tickets[0], EventKind.SUCCEEDED, "{}")
-        assert not box.mailbox.flush(), "a relay has to read what is there"
+    mailbox_driver = _MailboxDriver(server.url, clock)
+    with contextlib.closing(mailbox_driver.client):
+        mailbox_driver.receive_messages(3, starting=3)
+        mailbox_driver.slots = 3
+        tickets = [mailbox_driver.start_next() for _ in range(3)]
+        assert mailbox_driver.mailbox.flush()
+        mailbox_driver.client.config_set("maxmemory", 1)
+        mailbox_driver.mailbox.report_ended(tickets[0], EventKind.SUCCEEDED, "{}")
+        assert not mailbox_driver.mailbox.flush(), "a relay has to read what is there"
         for ticket in tickets[1:]:
-            box.client.xtrim(keys.EVENTS, maxlen=0)
-            assert box.mailbox.flush()
-            box.mailbox.report_ended(ticket, EventKind.SUCCEEDED, "{}")
-            assert not box.mailbox.flush()
-        box.client.xtrim(keys.EVENTS, maxlen=0)
-        assert box.mailbox.flush()
-        assert box.mailbox.is_empty()
-        assert not any(tag.isdigit() for tag in box.client.hkeys(_INFLIGHT)), "their messages are gone"
+            mailbox_driver.client.xtrim(keys.EVENTS, maxlen=0)
+            assert mailbox_driver.mailbox.flush()
+            mailbox_driver.mailbox.report_ended(ticket, EventKind.SUCCEEDED, "{}")
+            assert not mailbox_driver.mailbox.flush()
+        mailbox_driver.client.xtrim(keys.EVENTS, maxlen=0)
+        assert mailbox_driver.mailbox.flush()
+        assert mailbox_driver.mailbox.is_empty()
+        assert not any(tag.isdigit() for tag in mailbox_driver.client.hkeys(_INFLIGHT)), "their messages are gone"
 
 
-def test_start_and_end_leave_together_with_the_acknowledgement(box: _MailboxDriver) -> None:
-    [one, two] = box.receive_messages(2, starting=2)
-    assert (box.start_next(), box.start_next()) == (one, two)
-    box.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
-    assert box.list_events() == []
-    assert box.mailbox.flush()
-    assert box.list_events() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
-    assert set(box.client.hgetall(_INFLIGHT)) == {two.token, "#"}
-    assert box.mailbox.flush()
-    assert len(box.list_events()) == 3
+def test_start_and_end_leave_together_with_the_acknowledgement(mailbox_driver: _MailboxDriver) -> None:
+    [one, two] = mailbox_driver.receive_messages(2, starting=2)
+    assert (mailbox_driver.start_next(), mailbox_driver.start_next()) == (one, two)
+    mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
+    assert mailbox_driver.list_events() == []
+    assert mailbox_driver.mailbox.flush()
+    assert mailbox_driver.list_events() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
+    assert set(mailbox_driver.client.hgetall(_INFLIGHT)) == {two.token, "#"}
+    assert mailbox_driver.mailbox.flush()
+    assert len(mailbox_driver.list_events()) == 3
 
 
-def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(box: _MailboxDriver) -> None:
-    box.slots = 3
-    box.receive_messages(3, starting=1)
-    assert box.notifications, "somebody must come and have the rest cleared"
-    assert box.start_next().token == "1"
-    assert box.mailbox.pop_startable() is None
-    assert box.mailbox.flush()
-    assert box.client.hget(_INFLIGHT, "!") == "3"
-    assert [box.start_next().token, box.start_next().token] == ["2", "3"]
+def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.slots = 3
+    mailbox_driver.receive_messages(3, starting=1)
+    assert mailbox_driver.notifications, "somebody must come and have the rest cleared"
+    assert mailbox_driver.start_next().token == "1"
+    assert mailbox_driver.mailbox.pop_startable() is None
+    assert mailbox_driver.mailbox.flush()
+    assert mailbox_driver.client.hget(_INFLIGHT, "!") == "3"
+    assert [mailbox_driver.start_next().token, mailbox_driver.start_next().token] == ["2", "3"]
 
 
-def test_adopted_messages_come_first_and_ask_to_be_cleared(box: _MailboxDriver) -> None:
-    box.receive_messages(1, starting=1)
-    box.notifications = 0
-    box.mailbox.add_adopted([("0", "q", _make_text("e-0").encode())])
-    assert box.notifications
-    assert box.mailbox.pop_startable() is None
-    box.mailbox.flush()
-    assert [box.start_next().execution, box.start_next().execution] == ["e-0", "e-1"]
+def test_adopted_messages_come_first_and_ask_to_be_cleared(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.receive_messages(1, starting=1)
+    mailbox_driver.notifications = 0
+    mailbox_driver.mailbox.add_adopted([("0", "q", _make_text("e-0").encode())])
+    assert mailbox_driver.notifications
+    assert mailbox_driver.mailbox.pop_startable() is None
+    mailbox_driver.mailbox.flush()
+    assert [mailbox_driver.start_next().execution, mailbox_driver.start_next().execution] == ["e-0", "e-1"]
 
 
-def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _MailboxDriver) -> None:
-    [one, _] = box.receive_messages(2, starting=2)
-    box.start_next()
-    box.is_disconnected = True
-    box.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
-    assert not box.mailbox.flush()
-    assert not box.mailbox.is_overdue()
-    box.clock.advance(1.5)
-    assert not box.mailbox.flush()
-    assert box.mailbox.is_overdue()
-    assert box.mailbox.pop_startable() is None
-    assert box.mailbox.compute_fetch_size() == 0
-    assert box.mailbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
-    box.is_disconnected = False
-    assert box.mailbox.flush_before_exit(timeout=5.0)
-    assert box.list_events() == [("running", one.execution), ("succeeded", one.execution)]
-    assert box.start_next().token == "2"
+def test_reports_are_kept_while_redis_is_away_and_nothing_begins(mailbox_driver: _MailboxDriver) -> None:
+    [one, _] = mailbox_driver.receive_messages(2, starting=2)
+    mailbox_driver.start_next()
+    mailbox_driver.is_disconnected = True
+    mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
+    assert not mailbox_driver.mailbox.flush()
+    assert not mailbox_driver.mailbox.is_overdue()
+    mailbox_driver.clock.advance(1.5)
+    assert not mailbox_driver.mailbox.flush()
+    assert mailbox_driver.mailbox.is_overdue()
+    assert mailbox_driver.mailbox.pop_startable() is None
+    assert mailbox_driver.mailbox.compute_fetch_size() == 0
+    assert mailbox_driver.mailbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
+    mailbox_driver.is_disconnected = False
+    assert mailbox_driver.mailbox.flush_before_exit(timeout=5.0)
+    assert mailbox_driver.list_events() == [("running", one.execution), ("succeeded", one.execution)]
+    assert mailbox_driver.start_next().token == "2"
 
 
-def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _MailboxDriver) -> None:
-    [one] = box.receive_messages(1, starting=1)
-    box.start_next()
-    box.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
-    box.is_disconnected = True
-    before = box.clock.monotonic()
-    assert not box.mailbox.flush_before_exit(timeout=3.0)
-    assert 3.0 <= box.clock.monotonic() - before < 4.0
-    assert not box.mailbox.is_empty()
+def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(mailbox_driver: _MailboxDriver) -> None:
+    [one] = mailbox_driver.receive_messages(1, starting=1)
+    mailbox_driver.start_next()
+    mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
+    mailbox_driver.is_disconnected = True
+    before = mailbox_driver.clock.monotonic()
+    assert not mailbox_driver.mailbox.flush_before_exit(timeout=3.0)
+    assert 3.0 <= mailbox_driver.clock.monotonic() - before < 4.0
+    assert not mailbox_driver.mailbox.is_empty()
 
 
-def test_what_did_not_start_in_time_goes_back_in_its_order(box: _MailboxDriver) -> None:
-    box.slots = 1
-    tickets = box.receive_messages(4, starting=1)
-    box.start_next()
-    box.mailbox.requeue_late()
-    assert len(box.mailbox.prefetched) == 3
-    box.clock.advance(0.3)
-    box.mailbox.requeue_late()
-    box.mailbox.flush()
-    assert [json.loads(text)["headers"]["jobworker"]["execution"] for text in box.client.lrange("q", 0, -1)[::-1]] == [
+def test_what_did_not_start_in_time_goes_back_in_its_order(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.slots = 1
+    tickets = mailbox_driver.receive_messages(4, starting=1)
+    mailbox_driver.start_next()
+    mailbox_driver.mailbox.requeue_late()
+    assert len(mailbox_driver.mailbox.prefetched) == 3
+    mailbox_driver.clock.advance(0.3)
+    mailbox_driver.mailbox.requeue_late()
+    mailbox_driver.mailbox.flush()
+    assert [json.loads(text)["headers"]["jobworker"]["execution"] for text in mailbox_driver.client.lrange("q", 0, -1)[::-1]] == [
         ticket.execution for ticket in tickets[1:]
     ]
-    assert box.client.get(keys.RUN.format(execution=tickets[1].execution)) == "0 finished - -"
-    assert box.client.llen(keys.READY.format(queue="q")) == 1
-    assert box.list_events() == [("running", tickets[0].execution)]
+    assert mailbox_driver.client.get(keys.RUN.format(execution=tickets[1].execution)) == "0 finished - -"
+    assert mailbox_driver.client.llen(keys.READY.format(queue="q")) == 1
+    assert mailbox_driver.list_events() == [("running", tickets[0].execution)]
 
 
-def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(box: _MailboxDriver) -> None:
-    [one, two] = box.receive_messages(2, starting=1)
-    box.start_next()
-    box.mailbox.requeue_all()
-    box.mailbox.flush()
-    assert box.list_events() == [("running", one.execution), ("interrupted", one.execution)]
-    assert box.client.lrange("q", 0, -1) == [_make_text(two.execution)]
-    assert box.mailbox.is_empty()
+def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(mailbox_driver: _MailboxDriver) -> None:
+    [one, two] = mailbox_driver.receive_messages(2, starting=1)
+    mailbox_driver.start_next()
+    mailbox_driver.mailbox.requeue_all()
+    mailbox_driver.mailbox.flush()
+    assert mailbox_driver.list_events() == [("running", one.execution), ("interrupted", one.execution)]
+    assert mailbox_driver.client.lrange("q", 0, -1) == [_make_text(two.execution)]
+    assert mailbox_driver.mailbox.is_empty()
 
 
-def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(box: _MailboxDriver) -> None:
+def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(mailbox_driver: _MailboxDriver) -> None:
     run = keys.RUN.format(execution="e")
-    assert box.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN
-    assert box.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN, "its answer may have been lost"
-    assert box.mailbox.claim(Claim("e", 1, "w", "2")) is ClaimResult.DUPLICATE
-    box.client.set(run, "2 finished w 3")
-    assert box.mailbox.claim(Claim("e", 1, "w", "4")) is ClaimResult.STALE
-    box.client.set(run, "3 revoked - -")
-    assert box.mailbox.claim(Claim("e", 3, "w", "5")) is ClaimResult.REVOKED
-    assert box.list_events() == []
-    box.client.set(keys.FENCE.format(worker="w"), "1")
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN, "its answer may have been lost"
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "2")) is ClaimResult.DUPLICATE
+    mailbox_driver.client.set(run, "2 finished w 3")
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "4")) is ClaimResult.STALE
+    mailbox_driver.client.set(run, "3 revoked - -")
+    assert mailbox_driver.mailbox.claim(Claim("e", 3, "w", "5")) is ClaimResult.REVOKED
+    assert mailbox_driver.list_events() == []
+    mailbox_driver.client.set(keys.FENCE.format(worker="w"), "1")
     with pytest.raises(WorkerFenced):
-        box.mailbox.claim(Claim("e", 4, "w", "6"))
+        mailbox_driver.mailbox.claim(Claim("e", 4, "w", "6"))
 
 
-def test_attempt_whose_worker_was_given_up_is_lost_once(box: _MailboxDriver) -> None:
-    box.client.set(keys.RUN.format(execution="e"), "1 running dead 7")
-    box.client.set(keys.FENCE.format(worker="dead"), "1")
-    assert box.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.DUPLICATE
-    assert box.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.STALE
-    assert box.list_events() == [("lost", "e")]
+def test_attempt_whose_worker_was_given_up_is_lost_once(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.client.set(keys.RUN.format(execution="e"), "1 running dead 7")
+    mailbox_driver.client.set(keys.FENCE.format(worker="dead"), "1")
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.DUPLICATE
+    assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.STALE
+    assert mailbox_driver.list_events() == [("lost", "e")]
 
 
-def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(box: _MailboxDriver) -> None:
-    box.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
-    box.mailbox.allocate_tags(2)
-    box.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], startable=2)
+def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(mailbox_driver: _MailboxDriver) -> None:
+    mailbox_driver.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
+    mailbox_driver.mailbox.allocate_tags(2)
+    mailbox_driver.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], startable=2)
     for _ in range(2):
-        assert box.mailbox.pop_startable()
-    box.mailbox.acknowledge("1")
-    box.mailbox.acknowledge("1")
-    box.mailbox.reject("2", {"id": "x", "task": "t"}, ValueError("no"), "it cannot be read", "q")
-    box.mailbox.flush()
-    entries: Any = box.client.xrange(keys.EVENTS)
+        assert mailbox_driver.mailbox.pop_startable()
+    mailbox_driver.mailbox.acknowledge("1")
+    mailbox_driver.mailbox.acknowledge("1")
+    mailbox_driver.mailbox.reject("2", {"id": "x", "task": "t"}, ValueError("no"), "it cannot be read", "q")
+    mailbox_driver.mailbox.flush()
+    entries: Any = mailbox_driver.client.xrange(keys.EVENTS)
     [(_, fields)] = entries
     assert fields["kind"] == "rejected"
     assert json.loads(fields["data"])["message"] == "x"
-    assert set(box.client.hgetall(_INFLIGHT)) == {"#"}
+    assert set(mailbox_driver.client.hgetall(_INFLIGHT)) == {"#"}

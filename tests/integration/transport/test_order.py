@@ -10,78 +10,78 @@ from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.waiting import until
 
 
-def _sort_by_start(yard: TransportDriver, executions: list[str]) -> list[str]:
+def _sort_by_start(driver: TransportDriver, executions: list[str]) -> list[str]:
     """These executions in the order in which they began."""
     wanted = set(executions)
-    return [execution for execution, _ in yard.engine.count_starts() if execution in wanted]
+    return [execution for execution, _ in driver.engine.count_starts() if execution in wanted]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_urgent_message_overtakes_what_was_fetched_ahead(yard: TransportDriver, pool: str, tmp_path: Path) -> None:
-    yard.start_worker("--pool", pool)
-    yard.expect_only_done(yard.publish(count=600))  # Over in no time: from now on it fetches ahead.
+def test_urgent_message_overtakes_what_was_fetched_ahead(driver: TransportDriver, pool: str, tmp_path: Path) -> None:
+    driver.start_worker("--pool", pool)
+    driver.expect_only_done(driver.publish(count=600))  # Over in no time: from now on it fetches ahead.
     gate = tmp_path / "gate"
     slots = 1 if pool == "solo" else 2
-    blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
-    executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
+    blocking = [driver.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
+    executions = driver.publish_messages([*blocking, *(driver.make_message() for _ in range(40))])
     held, ahead = executions[:slots], executions[slots:]
-    until(make_running_check(yard, held))
-    assert any(yard.list_in_flight().values())
-    [urgent] = yard.publish(priority=9)
+    until(make_running_check(driver, held))
+    assert any(driver.list_in_flight().values())
+    [urgent] = driver.publish(priority=9)
     if pool == "solo":  # Its event loop runs the job itself: what has waited for too long goes back afterwards.
         time.sleep(0.5)
     else:
-        until(lambda: yard.count_queued() == 41, what="what was fetched ahead to go back")
+        until(lambda: driver.count_queued() == 41, what="what was fetched ahead to go back")
     gate.touch()
-    yard.expect_only_done([*executions, urgent])
-    assert urgent in _sort_by_start(yard, [*ahead, urgent])[:slots]
+    driver.expect_only_done([*executions, urgent])
+    assert urgent in _sort_by_start(driver, [*ahead, urgent])[:slots]
 
 
-def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(yard: TransportDriver, tmp_path: Path) -> None:
-    blocked = yard.start_worker("-n", "blocked@%h", wait=False)
-    idle = yard.start_worker("-n", "idle@%h", "--queues", "background", wait=False)
-    yard.wait_until_ready(blocked, idle)
-    yard.expect_only_done(yard.publish(count=600))
+def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(driver: TransportDriver, tmp_path: Path) -> None:
+    blocked = driver.start_worker("-n", "blocked@%h", wait=False)
+    idle = driver.start_worker("-n", "idle@%h", "--queues", "background", wait=False)
+    driver.wait_until_ready(blocked, idle)
+    driver.expect_only_done(driver.publish(count=600))
     gate = tmp_path / "gate"
-    blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(2)]
-    executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
-    until(make_running_check(yard, executions[:2]))
-    yard.send_control("add_consumer", "default", destination=idle)
-    until(make_running_check(yard, executions), what="the others to run elsewhere")
+    blocking = [driver.make_message("wait_for_file", path=str(gate)) for _ in range(2)]
+    executions = driver.publish_messages([*blocking, *(driver.make_message() for _ in range(40))])
+    until(make_running_check(driver, executions[:2]))
+    driver.send_control("add_consumer", "default", destination=idle)
+    until(make_running_check(driver, executions), what="the others to run elsewhere")
     assert not gate.exists()
     gate.touch()
-    yard.expect_only_done(executions)
+    driver.expect_only_done(executions)
 
 
-def _count_starts_by_queue(yard: TransportDriver, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
+def _count_starts_by_queue(driver: TransportDriver, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
     """How many of the first so many starts came from which queue."""
     of = {execution: queue for queue, executions in by_queue.items() for execution in executions}
-    begun = _sort_by_start(yard, list(of))[:first]
+    begun = _sort_by_start(driver, list(of))[:first]
     return dict(collections.Counter(of[execution] for execution in begun))
 
 
-def test_queues_are_served_by_weight(yard: TransportDriver) -> None:
-    by_queue = {queue: yard.publish(count=200, queue=queue) for queue in ("background", "default", "critical")}
-    yard.start_worker("--pool", "solo")
-    yard.expect_only_done([execution for executions in by_queue.values() for execution in executions])
-    shares = _count_starts_by_queue(yard, by_queue, first=100)
+def test_queues_are_served_by_weight(driver: TransportDriver) -> None:
+    by_queue = {queue: driver.publish(count=200, queue=queue) for queue in ("background", "default", "critical")}
+    driver.start_worker("--pool", "solo")
+    driver.expect_only_done([execution for executions in by_queue.values() for execution in executions])
+    shares = _count_starts_by_queue(driver, by_queue, first=100)
     assert 50 <= shares["critical"] <= 70
     assert 20 <= shares["default"] <= 40
     assert 5 <= shares["background"] <= 15
 
 
-def test_queues_are_served_strictly_in_the_order_given(yard: TransportDriver) -> None:
+def test_queues_are_served_strictly_in_the_order_given(driver: TransportDriver) -> None:
     names = ["background", "critical", "default", "another"]
-    by_queue = {queue: yard.publish(count=50, queue=queue) for queue in sorted(names)}
-    yard.start_worker("--pool", "solo", "--queues", ",".join(names), JOBWORKER_QUEUE_WEIGHTS="strict")
+    by_queue = {queue: driver.publish(count=50, queue=queue) for queue in sorted(names)}
+    driver.start_worker("--pool", "solo", "--queues", ",".join(names), JOBWORKER_QUEUE_WEIGHTS="strict")
     executions = [execution for queue in names for execution in by_queue[queue]]
-    yard.expect_only_done(executions)
-    assert _sort_by_start(yard, executions) == executions
+    driver.expect_only_done(executions)
+    assert _sort_by_start(driver, executions) == executions
 
 
-def test_weights_that_make_no_sense_are_refused_in_one_line(yard: TransportDriver) -> None:
-    worker = yard.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
+def test_weights_that_make_no_sense_are_refused_in_one_line(driver: TransportDriver) -> None:
+    worker = driver.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
     until(lambda: not worker.is_alive(), what="the worker to end")
-    said = yard.engine.read_log(worker)
+    said = driver.engine.read_log(worker)
     assert "error: JOBWORKER_QUEUE_WEIGHTS=critical=lots: 'critical=lots' should look like critical=6" in said
     assert "Traceback" not in said

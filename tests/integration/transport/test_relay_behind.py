@@ -10,13 +10,13 @@ _LEASE_SECONDS = "1"
 _FILL_STREAM_SCRIPT = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
 
 
-def test_workers_begin_nothing_new_until_events_are_read(yard: TransportDriver) -> None:
+def test_workers_begin_nothing_new_until_events_are_read(driver: TransportDriver) -> None:
     for count in (50_000, 50_001):
-        yard.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
-    worker = yard.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
-    executions = yard.publish(count=5)
-    until(lambda: yard.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
+        driver.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
+    worker = driver.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
+    executions = driver.publish(count=5)
+    until(lambda: driver.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
     worker.check_alive()
-    assert yard.client.xlen(keys.EVENTS) == 100_001
-    yard.client.xtrim(keys.EVENTS, maxlen=0)
-    yard.expect_done(executions)
+    assert driver.client.xlen(keys.EVENTS) == 100_001
+    driver.client.xtrim(keys.EVENTS, maxlen=0)
+    driver.expect_done(executions)

@@ -16,34 +16,34 @@ from tests.waiting import until
 _LEASE_SECONDS = "1"
 
 
-def _expect_end(yard: TransportDriver, worker: ServerProcess, says: str) -> None:
+def _expect_end(driver: TransportDriver, worker: ServerProcess, says: str) -> None:
     until(lambda: not worker.is_alive(), what="the worker to be ended")
-    assert says in yard.engine.read_log(worker)
+    assert says in driver.engine.read_log(worker)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_worker_that_fetches_nothing_is_ended(yard: TransportDriver, pool: str) -> None:
-    deaf = yard.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
-    first = yard.publish()
-    until(lambda: [kind for kind, _, _ in yard.list_events()] == ["running", "succeeded"])
-    yard.publish()
-    _expect_end(yard, deaf, "worker_takes_nothing")
-    assert len(yard.engine.count_starts()) == len(first)
+def test_worker_that_fetches_nothing_is_ended(driver: TransportDriver, pool: str) -> None:
+    deaf = driver.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
+    first = driver.publish()
+    until(lambda: [kind for kind, _, _ in driver.list_events()] == ["running", "succeeded"])
+    driver.publish()
+    _expect_end(driver, deaf, "worker_takes_nothing")
+    assert len(driver.engine.count_starts()) == len(first)
 
 
-def test_worker_whose_event_loop_hangs_is_ended(yard: TransportDriver) -> None:
-    hung = yard.start_worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
-    yard.publish()
-    _expect_end(yard, hung, "Timeout (0:00:04)!")
-    assert "time.sleep" in yard.engine.read_log(hung) or "most recent call first" in yard.engine.read_log(hung)
+def test_worker_whose_event_loop_hangs_is_ended(driver: TransportDriver) -> None:
+    hung = driver.start_worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
+    driver.publish()
+    _expect_end(driver, hung, "Timeout (0:00:04)!")
+    assert "time.sleep" in driver.engine.read_log(hung) or "most recent call first" in driver.engine.read_log(hung)
 
 
-def test_worker_that_is_idle_or_busy_is_not_ended(yard: TransportDriver) -> None:
+def test_worker_that_is_idle_or_busy_is_not_ended(driver: TransportDriver) -> None:
     """For longer than its grace: nothing to do, then no slot free while work waits."""
-    worker = yard.start_worker(JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
-    held = yard.publish("hold", count=2, seconds=6)
-    waiting = yard.publish(count=5)
-    yard.expect_only_done([*held, *waiting])
+    worker = driver.start_worker(JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
+    held = driver.publish("hold", count=2, seconds=6)
+    waiting = driver.publish(count=5)
+    driver.expect_only_done([*held, *waiting])
     worker.check_alive()
 
 

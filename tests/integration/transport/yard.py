@@ -166,6 +166,6 @@ class TransportDriver:
         self.client.close()
 
 
-def make_running_check(yard: TransportDriver, executions: list[str]) -> Callable[[], bool]:
+def make_running_check(driver: TransportDriver, executions: list[str]) -> Callable[[], bool]:
     """Whether all of them are running."""
-    return lambda: all(yard.engine.is_running(execution) for execution in executions)
+    return lambda: all(driver.engine.is_running(execution) for execution in executions)

@@ -13,7 +13,7 @@ from tests.servers import PostgresServer, RedisServer, run_server
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkflowDriver]:
+def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkflowDriver]:
     """Ready to run every job, for all the tests of a module."""
     folder = tmp_path_factory.mktemp("yard")
     if request.param == "sqlite":
@@ -33,7 +33,7 @@ def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def own_yard(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[WorkflowDriver]:
+def own_driver(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[WorkflowDriver]:
     """Nothing started yet, for this test alone."""
     with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield WorkflowDriver(engine)

@@ -13,7 +13,7 @@ def _make_path(name: str) -> dict[str, str]:
     return {"$from": "batch", "path": name}
 
 
-def test_the_on_complete_job_runs_once(yard: WorkflowDriver) -> None:
+def test_the_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
     wanted = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
     wanted += [Submission(job="fails") for _ in range(5)]
     report = Submission(
@@ -21,45 +21,45 @@ def test_the_on_complete_job_runs_once(yard: WorkflowDriver) -> None:
         parameters={"left": _make_path("/counts/Succeeded"), "right": _make_path("/counts/Failed")},
         queue="critical",
     )
-    batch, _ = yard.submit_batch(wanted, name="numbers", on_complete=report)
-    status = yard.wait_until_completed(batch)
+    batch, _ = driver.submit_batch(wanted, name="numbers", on_complete=report)
+    status = driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.SUCCEEDED: 95, ExecutionState.FAILED: 5}
     assert status.row.completion_id
-    row = yard.engine.wait_until_final(status.row.completion_id)
+    row = driver.engine.wait_until_final(status.row.completion_id)
     assert (row.result, row.queue) == (100, "critical")
-    assert len(yard.list_executions(correlation_id=batch)) == 1
+    assert len(driver.list_executions(correlation_id=batch)) == 1
 
 
-def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_yard: WorkflowDriver, tmp_path: Path) -> None:
-    engine = own_yard.engine
+def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+    engine = own_driver.engine
     engine.start()
     blocking = Submission(job="wait_for_file", parameters={"path": str(tmp_path / "never")}, priority=9)
     later = Submission(job="noop", delay=3600)
     wanted = [blocking, blocking, *(Submission(job="noop") for _ in range(698)), *([later] * 300)]
-    batch, ids = own_yard.submit_batch(wanted)
+    batch, ids = own_driver.submit_batch(wanted)
     until(lambda: all(engine.is_running(each) for each in ids[:2]), what="both slots to be taken")
     after = engine.submit_one("noop", depends_on=[{"execution": ids[-1], "on": "any"}])
-    own_yard.cancel_batch(batch)
-    own_yard.cancel_batch(batch)
+    own_driver.cancel_batch(batch)
+    own_driver.cancel_batch(batch)
 
-    status = own_yard.wait_until_completed(batch)
+    status = own_driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.CANCELLED: 1000}
     assert set(engine.count_starts()) <= {(ids[0], 1), (ids[1], 1), (after, 1)}
     assert engine.wait_until_final(after).state is ExecutionState.SUCCEEDED
-    assert {row.cancel_requested_by for row in own_yard.list_executions(batch_id=batch)} == {"tester"}
+    assert {row.cancel_requested_by for row in own_driver.list_executions(batch_id=batch)} == {"tester"}
 
 
-def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_yard: WorkflowDriver, tmp_path: Path) -> None:
-    engine, done = own_yard.engine, tmp_path / "done"
+def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+    engine, done = own_driver.engine, tmp_path / "done"
     relay, _ = engine.start()
     for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):
         until(lambda each=each: engine.is_running(each))  # type: ignore[misc]
-    batch, ids = own_yard.submit_workflow(a=make_step("noop"), b=make_step("noop", "a"), c=make_step("noop", delay=1))
+    batch, ids = own_driver.submit_workflow(a=make_step("noop"), b=make_step("noop", "a"), c=make_step("noop", delay=1))
     until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
     relay.terminate(signal.SIGKILL)
-    own_yard.cancel_batch(batch)
+    own_driver.cancel_batch(batch)
     engine.start_relay()
-    assert own_yard.wait_until_completed(batch).counts == {ExecutionState.CANCELLED: 3}
+    assert own_driver.wait_until_completed(batch).counts == {ExecutionState.CANCELLED: 3}
     done.touch()
     assert {engine.wait_until_final(each).state for each in blocking} == {ExecutionState.SUCCEEDED}
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED

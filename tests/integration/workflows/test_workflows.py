@@ -17,35 +17,35 @@ def _make_reference(source: str) -> dict[str, str]:
     return {"$from": source}
 
 
-def test_results_go_from_step_to_step_and_meet_again(yard: WorkflowDriver) -> None:
-    batch, ids = yard.submit_workflow(
+def test_results_go_from_step_to_step_and_meet_again(driver: WorkflowDriver) -> None:
+    batch, ids = driver.submit_workflow(
         start=make_step("noop", parameters={"number": 5}),
         left=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 10}),
         right=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 20}),
         total=make_step("plain_celery_task", "left", "right", parameters={"left": _make_reference("left"), "right": _make_reference("right")}),
     )
-    status = yard.wait_until_completed(batch)
+    status = driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.SUCCEEDED: 4}
-    assert yard.engine.get(ids["total"]).result == 15 + 25
-    starts = {name: yard.engine.get(each).started_at for name, each in ids.items()}
-    ends = {name: yard.engine.get(each).finished_at for name, each in ids.items()}
+    assert driver.engine.get(ids["total"]).result == 15 + 25
+    starts = {name: driver.engine.get(each).started_at for name, each in ids.items()}
+    ends = {name: driver.engine.get(each).finished_at for name, each in ids.items()}
     for first, then in (("start", "left"), ("start", "right"), ("left", "total"), ("right", "total")):
         assert ends[first] <= starts[then]  # type: ignore[operator]
 
 
-def test_a_long_chain_runs_in_order(yard: WorkflowDriver) -> None:
+def test_a_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
     steps: dict[str, Any] = {"s0": make_step("noop", parameters={"number": 0})}
     for number in range(1, 20):
         before = f"s{number - 1}"
         steps[f"s{number}"] = make_step("plain_celery_task", before, parameters={"left": _make_reference(before), "right": 1})
-    batch, ids = yard.submit_workflow(**steps)
-    yard.wait_until_completed(batch)
-    assert yard.engine.get(ids["s19"]).result == 19
+    batch, ids = driver.submit_workflow(**steps)
+    driver.wait_until_completed(batch)
+    assert driver.engine.get(ids["s19"]).result == 19
 
 
 @pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
-def test_what_becomes_of_steps_behind_a_failure(yard: WorkflowDriver, failing: str) -> None:
-    batch, ids = yard.submit_workflow(
+def test_what_becomes_of_steps_behind_a_failure(driver: WorkflowDriver, failing: str) -> None:
+    batch, ids = driver.submit_workflow(
         bad=make_step(failing),
         skips=make_step("noop", "bad"),
         behind_skip=make_step("noop", "skips"),
@@ -55,17 +55,17 @@ def test_what_becomes_of_steps_behind_a_failure(yard: WorkflowDriver, failing: s
         elsewhere=make_step("noop"),
         last=make_step("noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))),
     )
-    assert yard.wait_for_final_states(ids) == {
+    assert driver.wait_for_final_states(ids) == {
         "bad": ExecutionState.FAILED, "skips": ExecutionState.SKIPPED, "behind_skip": ExecutionState.SKIPPED, "fails": ExecutionState.FAILED,
         "continues": ExecutionState.SUCCEEDED, "handler": ExecutionState.SUCCEEDED, "elsewhere": ExecutionState.SUCCEEDED, "last": ExecutionState.SUCCEEDED,
     }  # fmt: skip
-    assert yard.wait_until_completed(batch).finished == 8
-    begun = {execution for execution, _ in yard.engine.count_starts()}
+    assert driver.wait_until_completed(batch).finished == 8
+    begun = {execution for execution, _ in driver.engine.count_starts()}
     assert not begun & {ids[name] for name in ("skips", "behind_skip", "fails")}
 
 
-def test_a_job_starts_after_each_end_that_counts(yard: WorkflowDriver) -> None:
-    engine = yard.engine
+def test_a_job_starts_after_each_end_that_counts(driver: WorkflowDriver) -> None:
+    engine = driver.engine
     policies = {"retry": {"max_attempts": None}, "trigger_after": [
         {"job": "noop", "on": "success", "parameters": {"left": _make_reference("noop"), "right": 1}},
         {"job": "fails", "on": "failure", "parameters": {"left": 100}},
@@ -75,17 +75,17 @@ def test_a_job_starts_after_each_end_that_counts(yard: WorkflowDriver) -> None:
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
     bad = engine.submit_one("fails")
 
-    until(lambda: len(yard.list_executions(job="after")) == 11, what="eleven triggered executions")
-    for row in yard.list_executions(job="after"):
+    until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
+    for row in driver.list_executions(job="after"):
         engine.wait_until_final(row.id)
-    rows = {row.triggered_by: row for row in yard.list_executions(job="after")}
+    rows = {row.triggered_by: row for row in driver.list_executions(job="after")}
     assert {key: row.result for key, row in rows.items()} == {**{key: at + 1 for at, key in enumerate(good)}, bad: 101}
     assert rows[good[0]].correlation_id == "c"
     jobs.remove(engine.database, engine.clock, "after", None, "tester")
 
 
-def test_dependents_that_come_while_their_parents_end(yard: WorkflowDriver) -> None:
-    engine = yard.engine
+def test_dependents_that_come_while_their_parents_end(driver: WorkflowDriver) -> None:
+    engine = driver.engine
     children = []
     for number in range(100):
         parent = engine.submit_one("noop", parameters={"number": number})
@@ -93,13 +93,13 @@ def test_dependents_that_come_while_their_parents_end(yard: WorkflowDriver) -> N
     assert [engine.wait_until_final(each).result for each in children] == list(range(100))
 
 
-def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: WorkflowDriver, tmp_path: Path) -> None:
-    engine = own_yard.engine
+def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+    engine = own_driver.engine
     relay, _ = engine.start()
     done = tmp_path / "done"
     parent = engine.submit_one("wait_for_file", parameters={"path": str(done)})
     child = engine.submit_one("noop", depends_on=[parent])
-    batch, _ = own_yard.submit_workflow(first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first"))
+    batch, _ = own_driver.submit_workflow(first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first"))
     until(lambda: engine.is_running(parent))
     relay.terminate(signal.SIGKILL)
     done.touch()
@@ -107,15 +107,15 @@ def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: Workf
     assert engine.get(child).state is ExecutionState.WAITING
     engine.start_relay()
     assert engine.wait_until_final(child).state is ExecutionState.SUCCEEDED
-    assert own_yard.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 2}
+    assert own_driver.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 2}
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: WorkflowDriver) -> None:
-    engine = own_yard.engine
+def test_relays_that_are_killed_again_and_again_lose_no_step(own_driver: WorkflowDriver) -> None:
+    engine = own_driver.engine
     relay, _ = engine.start()
     batches = [
-        own_yard.submit_workflow(
+        own_driver.submit_workflow(
             a=make_step("noop"),
             b=make_step("noop", "a"),
             c=make_step("noop", "a"),
@@ -129,5 +129,5 @@ def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: WorkflowD
         relay.terminate(signal.SIGKILL)
         relay = engine.start_relay()
     for batch in batches:
-        assert own_yard.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 4}
+        assert own_driver.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 4}
     assert set(engine.count_starts().values()) == {1}
