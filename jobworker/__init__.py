@@ -5,7 +5,7 @@ A job module begins with `from jobworker import Context, job`, one of schedules 
 
 from typing import TYPE_CHECKING, Any
 
-from jobworker.domain.zones import use_shipped_data
+from jobworker.domain.schedules.time_zones import use_shipped_data
 
 if TYPE_CHECKING:
     from jobworker.declare import (

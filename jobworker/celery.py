@@ -16,10 +16,10 @@ from jobworker.loading import BrokenModule
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
 from jobworker.transport.celery_settings import build_celery_settings, merge_settings
-from jobworker.up import running
-from jobworker.worker import printed
-from jobworker.worker.setup import install_into_celery
-from jobworker.worker.task import JobApp
+from jobworker.up import discovery
+from jobworker.worker.attempt import output_capture
+from jobworker.worker.bootstrap import install_into_celery
+from jobworker.worker.celery.task import JobApp
 
 logger = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ _PROCESS_NAME = next((word for word in sys.argv if word in ("worker", "beat", "f
 
 def _read_settings() -> Settings:
     try:
-        return running.read_settings()
+        return discovery.read_settings()
     except ConfigurationError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -56,7 +56,9 @@ def _make_app() -> Celery:
     if "" not in sys.path:
         sys.path.insert(0, "")
     # A worker has no use for one, and must not need the database.
-    made = JobApp("jobworker", backend=None if _PROCESS_NAME else "jobworker.worker.result_backend:ResultBackend")
+    made = JobApp(
+        "jobworker", backend=None if _PROCESS_NAME else "jobworker.worker.celery.result_backend:ResultBackend"
+    )
     try:
         _configure(made)
     except ConfigurationError as error:
@@ -92,7 +94,7 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     logging.configure(_settings.log_format, loglevel, _PROCESS_NAME or "celery", stream)
     logging.log_process_start()
     if _PROCESS_NAME == "worker":
-        printed.capture_output()  # What a job prints is part of its log.
+        output_capture.capture_output()  # What a job prints is part of its log.
 
 
 if _PROCESS_NAME is not None:

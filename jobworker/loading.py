@@ -17,7 +17,10 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.telemetry import configured
 
 #: Where code is that no user writes.
-_LIBRARY_FOLDERS = {Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))}
+_LIBRARY_FOLDERS = {
+    Path(__file__).parent,
+    *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[Broken
     # The same in every process, whatever each has imported before.
     for child in sorted(_list_children(folders)):
         if "." in child:
-            yield BrokenModule(f"{name}.{child}", child, "a folder with a dot in its name cannot be imported: rename it", "")
+            yield BrokenModule(
+                f"{name}.{child}", child, "a folder with a dot in its name cannot be imported: rename it", ""
+            )
             continue
         spec = importlib.util.find_spec(f"{name}.{child}")
         yield from _load_recursively(f"{name}.{child}", list(spec.submodule_search_locations or ()) if spec else ())

@@ -1,4 +1,4 @@
-"""States and results of calls from Python, read from the history for `jobworker.worker.result_backend`.
+"""States and results of calls from Python, read from the history for `jobworker.worker.celery.result_backend`.
 
 Only processes that ask for a result import this: workers do without the database.
 """
@@ -11,14 +11,14 @@ from typing import Any
 import orjson
 from celery import states
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
-from jobworker.store import executions
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
 
 #: Celery's names for our states.
 _CELERY_STATES: Mapping[ExecutionState, str] = {

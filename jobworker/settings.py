@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from jobworker.domain.egress import EgressPolicy
 from jobworker.domain.errors import ConfigurationError
-from jobworker.domain.job import MAX_CODE_VERSION_LENGTH
+from jobworker.domain.jobs.definition import MAX_CODE_VERSION_LENGTH
+from jobworker.domain.jobs.egress import EgressPolicy
 
 #: A name or an address of a host as it stands in a URL, with a port or without, or all names below a domain.
 _HOST = re.compile(r"((\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")

@@ -7,20 +7,20 @@ import os
 from flask import Flask
 
 from jobworker import environment
-from jobworker.api import documentation, problems, requests
+from jobworker.api import documentation, problems, request_hooks
+from jobworker.api.context import ApiContext
 from jobworker.api.origins import OriginPolicy
-from jobworker.api.room import ApiContext
 from jobworker.api.server import BodyLimits, RsgiApplication
 from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import HealthChecker
-from jobworker.services.revoking import revoke_cancelled
+from jobworker.services.redis_revocation import revoke_cancelled
 from jobworker.settings import Settings
-from jobworker.store.database import Database
-from jobworker.store.read_limit import ReadLimit
+from jobworker.store.engine.database import Database
+from jobworker.store.engine.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
-from jobworker.transport.wake import Notifier
-from jobworker.up import addresses, running
+from jobworker.transport.notifier import Notifier
+from jobworker.up import addresses, discovery
 
 #: What a request may read for (s of processor time): pages take milliseconds.
 _MAX_READ_SECONDS = 2.0
@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
         os.umask(0o077)  # Whatever server runs this: the database and its log are private.
-        settings = running.read_settings()
+        settings = discovery.read_settings()
         environment.hide()
         logging.tolerate_output_errors()
         logging.configure(settings.log_format, settings.log_level, "web")
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         health=HealthChecker(database, settings, clock),
         origins=OriginPolicy(addresses.list_allowed_hosts(settings)),
     )
-    requests.register(app)
+    request_hooks.register(app)
     documentation.register(app)
     # Last: flask-smorest brings handlers of its own.
     problems.register(app)

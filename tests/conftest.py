@@ -14,8 +14,8 @@ from typing import NoReturn
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.store import migrate, unreadable
-from jobworker.store.database import Database
+from jobworker.store import migrate, unreadable_rows
+from jobworker.store.engine.database import Database
 from tests.servers import PostgresServer, RedisServer, find_other_redis, find_postgres_binaries, run_server
 
 _TEMPLATE_DATABASE = "jobworker_template"
@@ -27,8 +27,8 @@ NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 @pytest.fixture(autouse=True)
 def _forget_unreadable_rows() -> None:
     """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
-    for what in unreadable.problem_log.get_problems():
-        unreadable.problem_log.forget(what)
+    for what in unreadable_rows.problem_log.get_problems():
+        unreadable_rows.problem_log.forget(what)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,9 @@ def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
         return None
     command = find_other_redis()
     if command is None:
-        skip_or_fail("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
+        skip_or_fail(
+            "no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)"
+        )
     return command
 
 

@@ -13,17 +13,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.admission import Submission
-from jobworker.domain.execution import FINAL_STATES, ExecutionState
-from jobworker.services import executions, submission
-from jobworker.store import executions as store
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services import executions
+from jobworker.services.submissions import submission
 from jobworker.store import jobs, workers
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from jobworker.transport.wake import Notifier
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions as store
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.transport.notifier import Notifier
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 #: Short enough that a dead worker is noticed within a test, long enough for a busy machine.
 LEASE_SECONDS = 3.0
@@ -220,7 +221,9 @@ class Engine:
     def _count_activity(self, event: str) -> collections.Counter[tuple[str, int]]:
         lines = self.activity_log.read_text().splitlines() if self.activity_log.exists() else []
         words = [line.split() for line in lines]
-        return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == event)
+        return collections.Counter(
+            (execution, int(attempt)) for execution, attempt, noted, _ in words if noted == event
+        )
 
     def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> ServerProcess:
         log = self.output or self.folder / f"{name}-{len(self._processes)}.log"

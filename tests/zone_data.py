@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import tzdata
 
-from jobworker.services import plans
-from jobworker.services import zone_data as services
+from jobworker.services.schedules import compiler, time_zone_updates
 
 #: Daily 06:00 on 2026-12-01 in UTC, by IANA 2026f. With the data of Debian 12 (2025b) each is an hour off.
 EXPECTED_UTC_TIMES = {
@@ -48,7 +47,7 @@ def use_tzdata(path: Path | None, version: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if path is not None:
             patch.syspath_prepend(str(path))
-        patch.setattr(services, "DATA_VERSION", version)
+        patch.setattr(time_zone_updates, "DATA_VERSION", version)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
             patch.delitem(sys.modules, name)
         _clear_caches()
@@ -63,5 +62,5 @@ def use_tzdata(path: Path | None, version: str) -> Iterator[None]:
 def _clear_caches() -> None:
     """What a process knows only as long as it runs."""
     zoneinfo.ZoneInfo.clear_cache()
-    plans._cache.clear()
-    services._changed_zones_cache.clear()
+    compiler._cache.clear()
+    time_zone_updates._changed_zones_cache.clear()

@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.engine import measures
-from bench.table import Measurement, Report
+from bench.engine import scenarios
+from bench.report import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 _MEASURES: dict[str, Callable[[Path], list[Measurement]]] = {
-    "gates": measures.measure_limit_cost,
-    "rounds": measures.measure_blocked_rounds,
-    "urgent": measures.measure_urgent_latency,
+    "gates": scenarios.measure_limit_cost,
+    "rounds": scenarios.measure_blocked_rounds,
+    "urgent": scenarios.measure_urgent_latency,
 }

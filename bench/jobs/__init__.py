@@ -1,8 +1,8 @@
-"""The jobs that are measured, as JobWorker runs them. Stock Celery has the same in `transport/stock.py`."""
+"""The jobs that are measured, as JobWorker runs them. Stock Celery has the same in `transport/baseline.py`."""
 
 import time
 
-from bench import diary
+from bench import probe
 from jobworker import Context, job
 
 
@@ -25,20 +25,20 @@ def brief() -> None:
 @job
 def stamp(sent_at: float) -> None:
     """Note how long this took to arrive."""
-    diary.record_arrival(sent_at)
+    probe.record_arrival(sent_at)
 
 
 @job
 def note(context: Context, number: int) -> None:  # noqa: ARG001  messages as long as those of the peer
     """Note that this started, and where."""
-    diary.record_start(context.execution_id, context.attempt, context.worker)
+    probe.record_start(context.execution_id, context.attempt, context.worker)
 
 
 @job
 def hold(context: Context) -> None:
     """Note that this started, and keep the slot busy until the bench lets go."""
-    diary.record_start(context.execution_id, context.attempt, context.worker)
-    diary.wait_for_release()
+    probe.record_start(context.execution_id, context.attempt, context.worker)
+    probe.wait_for_release()
 
 
 @job

@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.scheduling import measures, rules
-from bench.table import Measurement, Report
+from bench.report import Measurement, Report
+from bench.scheduling import rules, scenarios
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
 
 _MEASURES: dict[str, Callable[[Path, int], list[Measurement]]] = {
     "rules": lambda _folder, _count: rules.measure_rules(),
-    "burst": measures.measure_burst,
-    "idle": measures.measure_idle_tick,
-    "stored": measures.measure_stored,
+    "burst": scenarios.measure_burst,
+    "idle": scenarios.measure_idle_tick,
+    "stored": scenarios.measure_stored,
 }

@@ -9,9 +9,9 @@ from typing import Any
 
 import croniter  # type: ignore[import-untyped]
 
-from bench.table import Measurement, expect_at_most
-from jobworker.domain import schedule
-from jobworker.domain.timetable import Timetable, find_next_time
+from bench.report import Measurement, expect_at_most
+from jobworker.domain.schedules import schedule
+from jobworker.domain.schedules.timetable import Timetable, find_next_time
 
 _ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Tokyo", "Africa/Casablanca")
 _CALL_COUNT = 300
@@ -41,7 +41,9 @@ def measure_rules() -> list[Measurement]:
         times = [each for zone in _ZONES for each in _time_timetable(rule, zone)]
         peer = {"croniter": statistics.median(_time_croniter())} if name == "cron" else {}
         figures.append(Measurement(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
-        figures.append(Measurement(f"next moment of a rule, {name}: the dearest", "µs", max(times), target=expect_at_most(10_000)))
+        figures.append(
+            Measurement(f"next moment of a rule, {name}: the dearest", "µs", max(times), target=expect_at_most(10_000))
+        )
     return figures
 
 

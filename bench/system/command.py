@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.system import measures
+from bench.report import Measurement, Report
+from bench.system import scenarios
 from bench.system.hostile import measure_hostile_clients
-from bench.system.sides import CeleryStack, JobWorkerStack
-from bench.table import Measurement, Report
+from bench.system.systems import CeleryStack, JobWorkerStack
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,12 +33,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 _MEASURES: dict[str, Callable[[JobWorkerStack, CeleryStack, int], list[Measurement]]] = {
-    "memory": lambda ours, bare, _: measures.measure_memory(ours, bare),
-    "latency": lambda ours, bare, _: measures.measure_latency(ours, bare, per_second=50, seconds=10),
-    "submissions": lambda ours, bare, jobs: measures.measure_submissions(ours, bare, jobs // 2),
-    "bulk": lambda ours, bare, jobs: measures.measure_bulk(ours, bare, min(jobs, 10_000)),
-    "drain": measures.measure_drain,
-    "flood": lambda ours, _bare, _jobs: measures.measure_flood(ours),
+    "memory": lambda ours, bare, _: scenarios.measure_memory(ours, bare),
+    "latency": lambda ours, bare, _: scenarios.measure_latency(ours, bare, per_second=50, seconds=10),
+    "submissions": lambda ours, bare, jobs: scenarios.measure_submissions(ours, bare, jobs // 2),
+    "bulk": lambda ours, bare, jobs: scenarios.measure_bulk(ours, bare, min(jobs, 10_000)),
+    "drain": scenarios.measure_drain,
+    "flood": lambda ours, _bare, _jobs: scenarios.measure_flood(ours),
     "hostile": lambda ours, _bare, _jobs: measure_hostile_clients(ours),
 }
 

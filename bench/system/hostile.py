@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from bench.rig import compute_p99, pace
-from bench.system.sides import HttpClient, JobWorkerStack
-from bench.table import Measurement
+from bench.harness import compute_p99, pace
+from bench.report import Measurement
+from bench.system.systems import HttpClient, JobWorkerStack
 
 #: Paced requests of the other client, half of each kind.
 _REQUESTS_PER_SECOND, _DURATION_SECONDS = 40, 10
@@ -118,14 +118,20 @@ def _make_request_head(line: str, *fields: str) -> str:
     return "\r\n".join([f"{line} HTTP/1.1", "Host: x", *fields, "", ""])
 
 
-_UNFINISHED_REQUEST = _make_request_head(f"POST {_BATCH_PATH}", "Content-Type: application/json", "Content-Length: 1000000") + "{"
+_UNFINISHED_REQUEST = (
+    _make_request_head(f"POST {_BATCH_PATH}", "Content-Type: application/json", "Content-Length: 1000000") + "{"
+)
 _MANY_ARRAYS = b"[" + b",".join([b"[]"] * 5_000_000) + b"]"
 
 #: What each kind of hostile client does, by (port, an execution).
 _CLIENT_KINDS: dict[str, Callable[[int, str], None]] = {
     "150-unfinished-bodies": lambda port, _: _hold_connections(port, 150, _UNFINISHED_REQUEST),
-    "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat_requests(port, 2, lambda _: ("POST", _BATCH_PATH, _MANY_ARRAYS)),
-    "64-event-streams": lambda port, execution: _hold_connections(port, 64, _make_request_head(f"GET /api/v1/executions/{execution}/events")),
+    "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat_requests(
+        port, 2, lambda _: ("POST", _BATCH_PATH, _MANY_ARRAYS)
+    ),
+    "64-event-streams": lambda port, execution: _hold_connections(
+        port, 64, _make_request_head(f"GET /api/v1/executions/{execution}/events")
+    ),
     "4-that-invent-methods": lambda port, _: _repeat_requests(port, 4, lambda number: (f"M{number}", "/healthz", None)),
     "4-that-ask-for-unknown-names": lambda port, _: _repeat_requests(
         port, 4, lambda number: ("GET", f"/api/v1/jobs/noop-{number}x", None)

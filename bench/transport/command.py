@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import diary
-from bench.diary import JobProbe
-from bench.rig import Harness, get_redis_url
-from bench.table import Measurement, Report
+from bench import probe
+from bench.harness import Harness, get_redis_url
+from bench.probe import JobProbe
+from bench.report import Measurement, Report
 from bench.transport import drain, idle, kill, latency, publish, recovery
-from bench.transport.bench import TransportContext
+from bench.transport.context import TransportContext
 
 _MEASURES: dict[str, Callable[[TransportContext], list[Measurement]]] = {
     "drain-prefork": drain.measure_prefork,
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     table = Report()
     with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Harness(Path(folder, "diary")) as rig:
         probe_redis = rig.start_redis("redis")
-        environment = {diary.URL_VARIABLE: get_redis_url(probe_redis), "JOBWORKER_TRANSPORT": options.transport}
+        environment = {probe.URL_VARIABLE: get_redis_url(probe_redis), "JOBWORKER_TRANSPORT": options.transport}
         context = TransportContext(Path(folder), JobProbe(probe_redis), environment)
         for number in range(options.rounds):
             for name, measure in chosen.items():

@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from bench.rig import measure_machine_cpu, wait_until
-from bench.table import Target, Measurement, expect_ratio_at_least, expect_ratio_at_most
-from bench.transport.bench import TransportContext
-from bench.transport.sides import PREFORK, THREADS, JobWorkerTransport, TransportSystem
+from bench.harness import measure_machine_cpu, wait_until
+from bench.report import Measurement, Target, expect_ratio_at_least, expect_ratio_at_most
+from bench.transport.context import TransportContext
+from bench.transport.systems import PREFORK, THREADS, JobWorkerTransport, TransportSystem
 
 #: No-ops in one slice, and slices in one round: five seconds or more of either side.
 _JOBWORKER_SLICE_SIZE = 3_000
@@ -40,7 +40,9 @@ def measure_threads(bench: TransportContext) -> list[Measurement]:
     return _measure_drain(bench, "threads × 8", THREADS, expect_ratio_at_least(3.5), expect_ratio_at_most(0.35))
 
 
-def _measure_drain(bench: TransportContext, pool: str, options: Sequence[str], rate: Target, cpu: Target) -> list[Measurement]:
+def _measure_drain(
+    bench: TransportContext, pool: str, options: Sequence[str], rate: Target, cpu: Target
+) -> list[Measurement]:
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(bench.make_jobworker())
         ours.start_worker(options=options)
@@ -50,7 +52,13 @@ def _measure_drain(bench: TransportContext, pool: str, options: Sequence[str], r
         mine, theirs = _drain_in_turns(ours, stock)
         _check_reported_ends(ours)
     return [
-        Measurement(f"drain, {pool}", "jobs/s", mine.compute_rate(), {how: used.compute_rate() for how, used in theirs.items()}, rate),
+        Measurement(
+            f"drain, {pool}",
+            "jobs/s",
+            mine.compute_rate(),
+            {how: used.compute_rate() for how, used in theirs.items()},
+            rate,
+        ),
         _make_cost_measurement(f"worker CPU, {pool}", "worker", mine, theirs, cpu),
         _make_cost_measurement(f"Redis CPU, {pool}", "redis", mine, theirs, expect_ratio_at_most(0.4)),
     ]
@@ -87,7 +95,9 @@ class _DrainUsage:
         return {**used, "strangers": measure_machine_cpu() - sum(used.values()) - time.process_time()}
 
 
-def _drain_in_turns(ours: JobWorkerTransport, stock: Mapping[str, TransportSystem]) -> tuple[_DrainUsage, dict[str, _DrainUsage]]:
+def _drain_in_turns(
+    ours: JobWorkerTransport, stock: Mapping[str, TransportSystem]
+) -> tuple[_DrainUsage, dict[str, _DrainUsage]]:
     for side in (ours, *stock.values()):
         _DrainUsage().drain(side, _WARM_UP_JOBS)
     mine, theirs = _DrainUsage(), {how: _DrainUsage() for how in stock}
@@ -102,7 +112,9 @@ def _drain_in_turns(ours: JobWorkerTransport, stock: Mapping[str, TransportSyste
     return mine, theirs
 
 
-def _make_cost_measurement(what: str, process: str, mine: _DrainUsage, theirs: Mapping[str, _DrainUsage], bar: Target) -> Measurement:
+def _make_cost_measurement(
+    what: str, process: str, mine: _DrainUsage, theirs: Mapping[str, _DrainUsage], bar: Target
+) -> Measurement:
     stock = {how: used.compute_cpu_per_job(process) for how, used in theirs.items()}
     return Measurement(what, "µs/job", mine.compute_cpu_per_job(process), stock, bar)
 

@@ -2,10 +2,10 @@
 
 import time
 
-from bench.rig import ProcessUsage, wait_until
-from bench.table import Measurement, expect_excess_at_most
-from bench.transport.bench import TransportContext
-from bench.transport.sides import TransportSystem
+from bench.harness import ProcessUsage, wait_until
+from bench.report import Measurement, expect_excess_at_most
+from bench.transport.context import TransportContext
+from bench.transport.systems import TransportSystem
 
 _DURATION_SECONDS = 20
 

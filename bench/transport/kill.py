@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bench.diary import JobStart
-from bench.rig import wait_until
-from bench.table import Measurement, expect_at_most
-from bench.transport.bench import TransportContext
-from bench.transport.sides import JobWorkerTransport, TransportSystem
+from bench.harness import wait_until
+from bench.probe import JobStart
+from bench.report import Measurement, expect_at_most
+from bench.transport.context import TransportContext
+from bench.transport.systems import JobWorkerTransport, TransportSystem
 
 _KILL_COUNT = 25
 _MESSAGES_PER_KILL = 1_500
@@ -106,7 +106,9 @@ class _ExecutionEvents:
         return bool(self.kinds["lost"]) or any(not _is_survivor(worker) for worker in self.running)
 
 
-def _count_jobworker_deliveries(published: Iterable[str], starts: Iterable[JobStart], events: Iterable[Mapping[str, str]]) -> DeliveryCounts:
+def _count_jobworker_deliveries(
+    published: Iterable[str], starts: Iterable[JobStart], events: Iterable[Mapping[str, str]]
+) -> DeliveryCounts:
     reported = _group_by_execution(events)
     runs: defaultdict[str, list[str]] = defaultdict(list)
     for start in starts:
@@ -158,6 +160,12 @@ def _make_measurements(mine: DeliveryCounts, theirs: DeliveryCounts) -> list[Mea
         ("down with their worker and reported so, not started", mine.reported_lost_unstarted, None, False),
     ]
     return [
-        Measurement(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, expect_at_most(0) if asked else None)
+        Measurement(
+            f"{what}: {name}",
+            "messages",
+            ours,
+            {} if stock is None else {"": stock},
+            expect_at_most(0) if asked else None,
+        )
         for name, ours, stock, asked in rows
     ]

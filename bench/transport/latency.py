@@ -3,10 +3,10 @@
 import statistics
 import time
 
-from bench.rig import compute_p99, pace, wait_until
-from bench.table import Measurement, expect_ratio_at_most
-from bench.transport.bench import TransportContext
-from bench.transport.sides import TransportSystem
+from bench.harness import compute_p99, pace, wait_until
+from bench.report import Measurement, expect_ratio_at_most
+from bench.transport.context import TransportContext
+from bench.transport.systems import TransportSystem
 
 _JOBS_PER_SECOND = 50
 _DURATION_SECONDS = 20
@@ -20,7 +20,9 @@ def measure_latency(bench: TransportContext) -> list[Measurement]:
         theirs = _measure_system(bench, stock)
     what = f"latency at {_JOBS_PER_SECOND}/s, publish → body"
     return [
-        Measurement(f"{what}, p50", "ms", statistics.median(mine), {"": statistics.median(theirs)}, expect_ratio_at_most(1.1)),
+        Measurement(
+            f"{what}, p50", "ms", statistics.median(mine), {"": statistics.median(theirs)}, expect_ratio_at_most(1.1)
+        ),
         Measurement(f"{what}, p99", "ms", compute_p99(mine), {"": compute_p99(theirs)}, expect_ratio_at_most(1.1)),
     ]
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.table import Measurement, expect_ratio_at_most
-from bench.transport.bench import TransportContext
+from bench.report import Measurement, expect_ratio_at_most
+from bench.transport.context import TransportContext
 
 _JOBWORKER_MESSAGES = 20_000
 _CELERY_MESSAGES = 3_000
@@ -14,9 +14,13 @@ _CELERY_MESSAGES = 3_000
 def measure_publish(bench: TransportContext) -> list[Measurement]:
     """CPU of this process, from parameters to sent; ours in the relay's batches, stock one by one."""
     with bench.make_jobworker() as ours:
-        mine = _measure_cpu_per_message(lambda count: ours.publish("noop", _make_parameters(count)), _JOBWORKER_MESSAGES)
+        mine = _measure_cpu_per_message(
+            lambda count: ours.publish("noop", _make_parameters(count)), _JOBWORKER_MESSAGES
+        )
     with bench.make_celery() as stock:
-        theirs = _measure_cpu_per_message(lambda count: stock.publish("noop", _make_parameters(count)), _CELERY_MESSAGES)
+        theirs = _measure_cpu_per_message(
+            lambda count: stock.publish("noop", _make_parameters(count)), _CELERY_MESSAGES
+        )
     return [Measurement("publish, publisher's CPU", "µs/message", mine, {"": theirs}, expect_ratio_at_most(0.1))]
 
 

@@ -6,17 +6,18 @@ import sys
 import time
 from pathlib import Path
 
-from bench.diary import JobStart
-from bench.rig import wait_until
-from bench.table import Measurement, expect_at_most
-from bench.transport.bench import TransportContext
-from bench.transport.sides import JobWorkerTransport
+from bench.harness import wait_until
+from bench.probe import JobStart
+from bench.report import Measurement, expect_at_most
+from bench.transport.context import TransportContext
+from bench.transport.systems import JobWorkerTransport
 from jobworker.clock import SystemClock
-from jobworker.domain.admission import Submission
-from jobworker.domain.execution import FINAL_STATES
-from jobworker.services import executions, submission
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services import executions
+from jobworker.services.submissions import submission
 from jobworker.store import jobs
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 
 #: The default lease, and what the rest may take (s).
 _LEASE_SECONDS = 15
@@ -74,7 +75,10 @@ def _measure_after_kill(bench: TransportContext, ours: JobWorkerTransport, servi
     before = bench.probe.get_starts()
     killed_at = time.time()
     ours.kill("victim")
-    wait_until(lambda: len(_get_runs_since(bench, killed_at)) == _JOB_COUNT - len(before) + 1, what="everything to run on the heir")
+    wait_until(
+        lambda: len(_get_runs_since(bench, killed_at)) == _JOB_COUNT - len(before) + 1,
+        what="everything to run on the heir",
+    )
     runs = _get_runs_since(bench, killed_at)
     bench.probe.release_jobs()
     wait_until(lambda: service.are_all_final(ids), what="everything to end")

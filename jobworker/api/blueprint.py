@@ -13,17 +13,17 @@ from flask import Request, request
 from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 
-from jobworker.api import body
+from jobworker.api import json_body
+from jobworker.api.context import get_context
 from jobworker.api.fields import CodedMessage
 from jobworker.api.origins import CrossSiteRequest, UnknownHost
 from jobworker.api.problems import PROBLEM_MEDIA_TYPE, MalformedBody, UnsupportedMediaType, get_status
-from jobworker.api.room import get_context
 from jobworker.domain.errors import (
-    ServiceBusy,
     FieldError,
     InvalidCursor,
     InvalidInput,
     JobWorkerError,
+    ServiceBusy,
     UnreadableRow,
     format_pointer,
 )
@@ -80,7 +80,7 @@ class _StrictParser(FlaskParser):
 
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
         required = any(field.required for field in schema.load_fields.values())
-        return body.read(req, required)
+        return json_body.read(req, required)
 
     def load_querystring(self, req: Request, schema: ma.Schema) -> Any:
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
@@ -125,7 +125,9 @@ class Blueprint(flask_smorest.Blueprint):
         self, status: int, schema: ma.Schema | Mapping[str, Any] | None, description: str, **options: Any
     ) -> Callable[[ViewFunction], ViewFunction]:
         """Describe an answer. The view writes it itself: dumping through a schema costs ten times as much."""
-        decorate: Callable[[ViewFunction], ViewFunction] = self.response(status, schema, description=description, **options)
+        decorate: Callable[[ViewFunction], ViewFunction] = self.response(
+            status, schema, description=description, **options
+        )
         return decorate
 
     @staticmethod
@@ -181,7 +183,10 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 def _describe_problem_response(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {
+        "description": description,
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 
 
 class _BodyTooLarge(JobWorkerError):

@@ -7,23 +7,23 @@ import flask_smorest
 import orjson
 from flask import Blueprint, Flask, Response, abort, send_from_directory
 
-from jobworker.api import (
+from jobworker.api.blueprint import URL_CONVERTERS
+from jobworker.api.endpoints import (
     batches,
     calendars,
     dead_letters,
     events,
     executions,
     files,
+    health,
     jobs,
     occurrences,
-    operations,
     queues,
-    retry,
+    retry_preview,
     schedules,
     submissions,
     tasks,
 )
-from jobworker.api.blueprint import URL_CONVERTERS
 from jobworker.api.schemas.base import ProblemSchema
 
 #: The package is taken for its copy of Swagger UI only.
@@ -59,7 +59,9 @@ _SCRIPT = """SwaggerUIBundle({
 """
 
 #: The viewer writes styles into its elements and draws icons from data: URLs. Nothing else may be loaded from anywhere.
-_CONTENT_SECURITY_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+)
 
 #: A viewer file changes only with the package (s).
 _CACHE_SECONDS = 24 * 3600
@@ -75,18 +77,25 @@ class _OpenApi(flask_smorest.Api):
 
 def register(app: Flask) -> None:
     """Describe and mount the whole interface."""
-    app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_make_spec_options())
+    app.config.update(
+        API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_make_spec_options()
+    )
     app.url_map.converters.update(URL_CONVERTERS)
     api = _OpenApi(app)
     for converter in URL_CONVERTERS.values():
         api.register_converter(converter, lambda _: {"type": "string", "minLength": 1})
     api.spec.components.schema("Problem", schema=ProblemSchema)
     for each in (
-        *(jobs, tasks, retry, schedules, occurrences, calendars, submissions, batches, executions),
-        *(queues, files, dead_letters, events, operations),
+        *(jobs, tasks, retry_preview, schedules, occurrences, calendars, submissions, batches, executions),
+        *(queues, files, dead_letters, events, health),
     ):
         api.register_blueprint(each.blueprint)
-    document = orjson.dumps(_remove_unused_components(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
+    document = (
+        orjson.dumps(
+            _remove_unused_components(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+        )
+        + b"\n"
+    )
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(document, mimetype="application/json"))
     app.register_blueprint(blueprint)
 

@@ -46,7 +46,9 @@ def _wrong_type_message(text: str) -> ErrorMessages:
 
 _DATETIME_MESSAGES: ErrorMessages = {
     **_wrong_type_message("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a URL, write + as %2B)"),
-    "naive": CodedMessage("naive_time", "needs an offset from UTC, as in 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+02:00"),
+    "naive": CodedMessage(
+        "naive_time", "needs an offset from UTC, as in 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+02:00"
+    ),
 }
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import request
 
-from jobworker.api.room import get_context
+from jobworker.api.context import get_context
 from jobworker.domain.errors import PreconditionRequired
-from jobworker.services.accepting import IdempotencyKey
+from jobworker.services.submissions.commit import IdempotencyKey
 
 #: Nobody may keep a request waiting for longer (s): proxies on the way give up as well.
 MAX_WAIT_SECONDS = 30

@@ -71,7 +71,11 @@ class OriginPolicy:
                 return  # A link to this page.
             raise CrossSiteRequest(_CROSS_SITE_MESSAGE)
         origin = headers.get("origin")
-        if origin is not None and method not in _SAFE_METHODS and origin.lower() not in (f"http://{host}", f"https://{host}"):
+        if (
+            origin is not None
+            and method not in _SAFE_METHODS
+            and origin.lower() not in (f"http://{host}", f"https://{host}")
+        ):
             raise CrossSiteRequest(_CROSS_SITE_MESSAGE)
 
     def _is_known(self, host: str) -> bool:
@@ -82,4 +86,6 @@ class OriginPolicy:
         return name in self._names or host in self._names or name.endswith(self._domains)
 
 
-_CROSS_SITE_MESSAGE = "a web page of another site has sent this; only pages of this service may, and programs that are no browser"
+_CROSS_SITE_MESSAGE = (
+    "a web page of another site has sent this; only pages of this service may, and programs that are no browser"
+)

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from jobworker.api.origins import CrossSiteRequest, UnknownHost
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
-from jobworker.store.database import UNAVAILABLE, is_too_slow
+from jobworker.store.engine.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
 
@@ -119,7 +119,9 @@ def get_status(error_type: type[JobWorkerError]) -> tuple[int, str]:
     return next(STATUSES[base] for base in error_type.__mro__ if base in STATUSES)
 
 
-def make_problem_response(status: int, title: str, code: str, detail: str, field_errors: Iterable[FieldError] = ()) -> Response:
+def make_problem_response(
+    status: int, title: str, code: str, detail: str, field_errors: Iterable[FieldError] = ()
+) -> Response:
     """The answer for one error."""
     body = {
         "type": f"urn:jobworker:problem:{code}",

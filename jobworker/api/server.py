@@ -22,7 +22,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobworker.api.origins import OriginPolicy, UnknownHost
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.domain.errors import ServiceBusy, FieldError, InvalidInput, JobWorkerError
+from jobworker.domain.errors import FieldError, InvalidInput, JobWorkerError, ServiceBusy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CallResult = TypeVar("CallResult")
 _PendingCall = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
-#: Threads that run requests. Open streams and requests that wait keep some of them (`api/room.py`).
+#: Threads that run requests. Open streams and requests that wait keep some of them (`api/context.py`).
 REQUEST_THREADS = 112
 
 #: A request whose response is written is let go within this time (s): waking the event loop for each would cost more
@@ -42,7 +42,7 @@ _RESOLVE_INTERVAL_SECONDS = 0.02
 #: How often a process looks whether its parent is still there (s).
 _PARENT_CHECK_SECONDS = 1.0
 
-#: Why a body was not received: `api/requests.py` raises it.
+#: Why a body was not received: `api/request_hooks.py` raises it.
 REJECTION_KEY = "jobworker.refused"
 
 #: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused: a client
@@ -80,7 +80,9 @@ class BodyLimits:
 class RsgiApplication:
     """An RSGI application around a WSGI one."""
 
-    def __init__(self, app: "WSGIApplication", limits: BodyLimits, origins: OriginPolicy, threads: int = REQUEST_THREADS) -> None:
+    def __init__(
+        self, app: "WSGIApplication", limits: BodyLimits, origins: OriginPolicy, threads: int = REQUEST_THREADS
+    ) -> None:
         self._app = app
         self._origins = origins
         self._threads = _RequestThreads(threads)
@@ -329,7 +331,9 @@ def _make_environ(scope: "Scope", body: bytes) -> dict[str, Any]:
 _CGI_HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 #: Headers that mean something here. Granian leaves out every value that is not ASCII.
-_ASCII_HEADERS = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")}
+_ASCII_HEADERS = {
+    name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")
+}
 
 
 def _find_unreadable_header(scope: "Scope", environ: dict[str, Any]) -> Exception | None:

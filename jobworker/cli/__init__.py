@@ -77,7 +77,9 @@ class _CommandGroup(click.Group):
             if error.errno not in _DISK_FULL_ERRNOS:
                 raise
             logging.tolerate_output_errors()
-            _exit_with_error(f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", EXIT_WRITE_FAILED)
+            _exit_with_error(
+                f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", EXIT_WRITE_FAILED
+            )
 
 
 def _exit_with_error(error: str, code: int) -> NoReturn:

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from jobworker.domain import durations, json_values
+from jobworker.domain import durations
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.json_values import UnacceptableValue
-from jobworker.domain.parameters import Parameter
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.json import json_values
+from jobworker.domain.json.json_values import UnacceptableValue
 
 
 def parse_parameters(pairs: Iterable[str], document: str | None, accepted: Sequence[Parameter]) -> dict[str, Any]:

@@ -4,18 +4,18 @@ import contextlib
 import getpass
 from collections.abc import Iterator
 
-from jobworker.domain.errors import DatabaseBusy, ConfigurationError
+from jobworker.domain.errors import ConfigurationError, DatabaseBusy
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.database import BACKGROUND_TIMEOUTS, UNAVAILABLE, Database
+from jobworker.store.engine.database import BACKGROUND_TIMEOUTS, UNAVAILABLE, Database
 from jobworker.telemetry import logging
-from jobworker.up import running
+from jobworker.up import discovery
 
 
 def start_command() -> Settings:
     """Begin a command: quiet logs, and the settings."""
     logging.configure("text", "WARNING", "cli")
-    return running.read_settings()
+    return discovery.read_settings()
 
 
 @contextlib.contextmanager

@@ -4,14 +4,14 @@ from typing import Any
 
 import click
 
-from jobworker.cli import arguments, common, many, telling
+from jobworker.cli import arguments, bulk, common, formatting
 from jobworker.clock import SystemClock
 from jobworker.services import dead_letters
 from jobworker.services.dead_letters import RedriveOptions
-from jobworker.store.dead_letters import DeadLetterRow, DeadLetterGroup
-from jobworker.store.pages import MAX_LIMIT
+from jobworker.store.executions.dead_letters import DeadLetterGroup, DeadLetterRow
+from jobworker.store.pagination import MAX_LIMIT
 from jobworker.telemetry import plain_text
-from jobworker.transport.wake import Notifier
+from jobworker.transport.notifier import Notifier
 
 _limit_option = click.option(
     "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="At most so many."
@@ -26,15 +26,15 @@ def command() -> None:
 
 
 @command.command("list")
-@many.add_dead_letter_options
+@bulk.add_dead_letter_options
 @_limit_option
 @_json_option
 def list_(limit: int, as_json: bool, **given: Any) -> None:
     """List open dead letters, the executions that were accepted last first."""
     with common.open_database(common.start_command()) as database:
-        rows = dead_letters.list_page(database, many.make_filters(given), limit).items
+        rows = dead_letters.list_page(database, bulk.make_filters(given), limit).items
     for row in rows:
-        click.echo(telling.format_json(row) if as_json else _format_dead_letter(row))
+        click.echo(formatting.format_json(row) if as_json else _format_dead_letter(row))
 
 
 @command.command()
@@ -45,12 +45,12 @@ def groups(limit: int, as_json: bool) -> None:
     with common.open_database(common.start_command()) as database:
         rows = dead_letters.list_groups(database, limit)
     for group in rows:
-        click.echo(telling.format_json(group) if as_json else _format_group(group))
+        click.echo(formatting.format_json(group) if as_json else _format_group(group))
 
 
 @command.command()
-@many.add_selection_options
-@many.add_dead_letter_options
+@bulk.add_selection_options
+@bulk.add_dead_letter_options
 @click.option("--patch", help='A JSON merge patch for the parameters, such as \'{"format": "json"}\'.')
 @click.option("--rate", type=float, help="So many become due each second.")
 @_note_option
@@ -69,40 +69,48 @@ def redrive(
     """Run dead letters again, each as a new execution; exit code 1 if some of them cannot be."""
     settings = common.start_command()
     order = RedriveOptions(patch=arguments.parse_object(patch, "--patch") if patch else {}, rate=rate, note=note)
-    selection = many.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, given)
     with common.open_database(settings) as database:
-        code = many.run_bulk_action(
-            lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.get_actor()), selection, "redriven"
+        code = bulk.run_bulk_action(
+            lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.get_actor()),
+            selection,
+            "redriven",
         )
     Notifier(settings.redis_url).notify()
     context.exit(code)
 
 
 @command.command()
-@many.add_selection_options
-@many.add_dead_letter_options
+@bulk.add_selection_options
+@bulk.add_dead_letter_options
 @_note_option
 @click.pass_context
 def discard(
     context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, note: str | None, **given: Any
 ) -> None:
     """Leave dead letters at that; exit code 1 if some of those named are none."""
-    selection = many.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, given)
     with common.open_database(common.start_command()) as database:
-        code = many.run_bulk_action(
-            lambda one: dead_letters.discard(database, SystemClock(), one, note, common.get_actor()), selection, "discarded"
+        code = bulk.run_bulk_action(
+            lambda one: dead_letters.discard(database, SystemClock(), one, note, common.get_actor()),
+            selection,
+            "discarded",
         )
     context.exit(code)
 
 
 def _format_dead_letter(row: DeadLetterRow) -> str:
     ended = f"{row.finished_at.astimezone():%Y-%m-%d %H:%M:%S}"
-    return f"{row.id}  {telling.format_state(row.state)}  {ended}  {row.fingerprint}  {row.job}: {_format_cause(row)}"
+    return (
+        f"{row.id}  {formatting.format_state(row.state)}  {ended}  {row.fingerprint}  {row.job}: {_format_cause(row)}"
+    )
 
 
 def _format_group(group: DeadLetterGroup) -> str:
     since, until = (f"{each.astimezone():%Y-%m-%d %H:%M:%S}" for each in (group.first_seen, group.last_seen))
-    return f"{group.count:6}  {group.fingerprint}  {since} to {until}  {group.example.job}: {_format_cause(group.example)}"
+    return (
+        f"{group.count:6}  {group.fingerprint}  {since} to {until}  {group.example.job}: {_format_cause(group.example)}"
+    )
 
 
 def _format_cause(row: DeadLetterRow) -> str:

@@ -4,14 +4,14 @@ import textwrap
 
 import click
 
-from jobworker.cli import common, telling
+from jobworker.cli import common, formatting
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.services import doctor
 from jobworker.services.doctor import Finding, Level
 from jobworker.telemetry import plain_text
 from jobworker.worker import builtin
-from jobworker.worker.task import JobApp
+from jobworker.worker.celery.task import JobApp
 
 _COLORS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
@@ -32,7 +32,7 @@ def command(context: click.Context) -> None:
     for finding in findings:
         failed = failed or finding.level is Level.FAIL
         level = click.style(f"{finding.level:<5}", fg=_COLORS[finding.level])
-        click.echo(f"{level} {finding.subject}: {telling.format_message(finding.detail)}")
+        click.echo(f"{level} {finding.subject}: {formatting.format_message(finding.detail)}")
         if finding.more:
             click.echo(textwrap.indent(plain_text.escape(finding.more), "      "))
     context.exit(1 if failed else 0)

@@ -5,16 +5,17 @@ from typing import Any
 
 import click
 
-from jobworker.cli import common, many, telling
+from jobworker.cli import bulk, common, formatting
 from jobworker.clock import SystemClock
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import cancelling, executions
-from jobworker.services.revoking import revoke_cancelled
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from jobworker.store.pages import MAX_LIMIT
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.services import executions
+from jobworker.services.bulk import cancellation
+from jobworker.services.redis_revocation import revoke_cancelled
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.pagination import MAX_LIMIT
 from jobworker.telemetry import plain_text
-from jobworker.transport.wake import Notifier
+from jobworker.transport.notifier import Notifier
 
 _STATE_VALUES = [state.value for state in ExecutionState]
 
@@ -35,20 +36,22 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
     with common.open_database(common.start_command()) as database:
         rows = executions.list_page(database, filters, limit).items
     for row in rows:
-        click.echo(telling.format_json(row) if as_json else _format_execution(row))
+        click.echo(formatting.format_json(row) if as_json else _format_execution(row))
 
 
 @command.command()
-@many.add_selection_options
-@many.add_unfinished_options
+@bulk.add_selection_options
+@bulk.add_unfinished_options
 @click.pass_context
 def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **given: Any) -> None:
     """Cancel executions that have not ended; exit code 1 if some of those named have."""
     settings = common.start_command()
-    selection = many.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, given)
     with common.open_database(settings) as database:
-        code = many.run_bulk_action(
-            lambda one: cancelling.cancel_executions(database, SystemClock(), one, common.get_actor()), selection, "cancelled"
+        code = bulk.run_bulk_action(
+            lambda one: cancellation.cancel_executions(database, SystemClock(), one, common.get_actor()),
+            selection,
+            "cancelled",
         )
         Notifier(settings.redis_url, functools.partial(revoke_cancelled, database)).notify(cancelled=True)
     context.exit(code)
@@ -57,7 +60,7 @@ def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dr
 def _format_execution(row: ExecutionRow) -> str:
     padding = " " * (max(map(len, _STATE_VALUES)) - len(row.state))
     created = f"{row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
-    return f"{row.id}  {telling.format_state(row.state)}{padding}  {created}  {row.job}{_format_reason(row)}"
+    return f"{row.id}  {formatting.format_state(row.state)}{padding}  {created}  {row.job}{_format_reason(row)}"
 
 
 def _format_reason(row: ExecutionRow) -> str:

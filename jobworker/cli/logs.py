@@ -4,10 +4,10 @@ import threading
 
 import click
 
-from jobworker.cli import common, telling
+from jobworker.cli import common, formatting
 from jobworker.clock import SystemClock
-from jobworker.services import following
-from jobworker.store.story import LogRow
+from jobworker.services import execution_stream
+from jobworker.store.executions.timeline import LogRow
 
 
 @click.command("logs")
@@ -17,12 +17,12 @@ def command(execution_id: str, follow: bool) -> None:
     """Print the log of execution ID."""
     clock = SystemClock()
     with common.open_database(common.start_command()) as database:
-        follower = following.open_cursor(database, execution_id, None)
+        follower = execution_stream.open_cursor(database, execution_id, None)
         while True:
             for news in follower.poll(database):
                 if isinstance(news, LogRow):
-                    click.echo(telling.format_log_line(news))
+                    click.echo(formatting.format_log_line(news))
             if follower.is_done(clock.monotonic()) or not (follow or follower.has_more):
                 return
             if not follower.has_more:
-                clock.wait(threading.Event(), telling.POLL_INTERVAL_SECONDS)
+                clock.wait(threading.Event(), formatting.POLL_INTERVAL_SECONDS)

@@ -11,11 +11,11 @@ from jobworker.cli import common
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.relay.loop import Relay
-from jobworker.services import catalogue
+from jobworker.services import task_catalog
 from jobworker.settings import Settings
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 from jobworker.telemetry import logging
-from jobworker.transport.catalogue import describe_tasks
+from jobworker.transport.task_catalog import describe_tasks
 
 logger = structlog.get_logger(__name__)
 
@@ -44,4 +44,4 @@ def _register_tasks(database: Database, settings: Settings) -> None:
     except ConfigurationError as error:
         logger.info("no_task_modules_here", why=str(error))
         return
-    catalogue.register_unannounced_tasks(database, SystemClock(), describe_tasks(celery.app), version)
+    task_catalog.register_unannounced_tasks(database, SystemClock(), describe_tasks(celery.app), version)

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from jobworker.cli import arguments, common, schedule_plans, telling
+from jobworker.cli import arguments, common, formatting, schedule_sync
 from jobworker.clock import SystemClock
-from jobworker.domain import describing
-from jobworker.domain.schedule import MissedOccurrencePolicy, OverlapPolicy, ScheduleOwner
-from jobworker.services import occurrences, preview, schedules
-from jobworker.services.coming import ExpectedOccurrence, ExpectedOutcome
-from jobworker.services.preview import PreviewRequest as Wanted
-from jobworker.services.schedules import ScheduleCriteria, ScheduleView
-from jobworker.store.ledger import OccurrenceFilters
-from jobworker.store.pages import MAX_LIMIT
-from jobworker.store.schedule_lists import ScheduleStatus
+from jobworker.domain.schedules import description
+from jobworker.domain.schedules.schedule import MissedOccurrencePolicy, OverlapPolicy, ScheduleOwner
+from jobworker.services.schedules import occurrences, preview, schedules
+from jobworker.services.schedules.preview import PreviewRequest as Wanted
+from jobworker.services.schedules.schedules import ScheduleCriteria, ScheduleView
+from jobworker.services.schedules.upcoming import ExpectedOccurrence, ExpectedOutcome
+from jobworker.store.pagination import MAX_LIMIT
+from jobworker.store.schedules.occurrence_queries import OccurrenceFilters
+from jobworker.store.schedules.schedule_queries import ScheduleStatus
 from jobworker.telemetry import plain_text
-from jobworker.transport.wake import Notifier
+from jobworker.transport.notifier import Notifier
 
 #: So many of the moments ahead, and of those behind, are shown with a schedule.
 _NEARBY_OCCURRENCES = 5
@@ -32,13 +32,15 @@ def command() -> None:
     """Look after what happens by itself."""
 
 
-command.add_command(schedule_plans.plan)
-command.add_command(schedule_plans.apply)
+command.add_command(schedule_sync.plan)
+command.add_command(schedule_sync.apply)
 
 
 @command.command("list")
 @click.option("--job", help="Only those that start this job.")
-@click.option("--owner", type=click.Choice([each.value for each in ScheduleOwner]), help="Only those that are edited there.")
+@click.option(
+    "--owner", type=click.Choice([each.value for each in ScheduleOwner]), help="Only those that are edited there."
+)
 @click.option("--state", type=click.Choice([each.value for each in ScheduleStatus]), help="Only those in this state.")
 @click.option("--overdue", is_flag=True, help="Only those that should have been due, and nothing came of it.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=50, show_default=True, help="At most so many.")
@@ -46,12 +48,15 @@ command.add_command(schedule_plans.apply)
 def list_(job: str | None, owner: str | None, state: str | None, overdue: bool, limit: int, as_json: bool) -> None:
     """List schedules by name."""
     filters = ScheduleCriteria(
-        job, ScheduleOwner(owner) if owner else None, ScheduleStatus(state) if state else None, overdue=True if overdue else None
+        job,
+        ScheduleOwner(owner) if owner else None,
+        ScheduleStatus(state) if state else None,
+        overdue=True if overdue else None,
     )
     with common.open_database(common.start_command()) as database:
         rows = schedules.list_page(database, SystemClock(), filters, limit).items
     for each in rows:
-        click.echo(telling.format_json(_schedule_to_json(each)) if as_json else _format_schedule(each))
+        click.echo(formatting.format_json(_schedule_to_json(each)) if as_json else _format_schedule(each))
 
 
 @command.command()
@@ -63,28 +68,30 @@ def show(name: str, as_json: bool) -> None:
     with common.open_database(common.start_command()) as database:
         schedule = schedules.get(database, clock, name)
         if as_json:
-            click.echo(telling.format_json(_schedule_to_json(schedule)))
+            click.echo(formatting.format_json(_schedule_to_json(schedule)))
             return
         upcoming = occurrences.list_upcoming(database, name, OccurrenceFilters(clock.now()), _NEARBY_OCCURRENCES)
         _, recorded = occurrences.list_recorded(database, name, OccurrenceFilters(), _NEARBY_OCCURRENCES)
     click.echo(_format_schedule(schedule))
-    click.echo(f"  {describing.describe_schedule(schedule.row.schedule)}")
+    click.echo(f"  {description.describe_schedule(schedule.row.schedule)}")
     for warning in schedule.warnings:
         click.echo(f"  {click.style(plain_text.to_one_line(warning), fg='yellow')}")
     zone = schedule.row.schedule.zone
     for each in reversed(recorded.items):
         reason = f"  {plain_text.to_one_line(each.reason)}" if each.reason else ""
-        click.echo(f"  {telling.format_time(each.scheduled_for, zone)}  {each.outcome}{reason}")
+        click.echo(f"  {formatting.format_time(each.scheduled_for, zone)}  {each.outcome}{reason}")
     for coming in upcoming:
         click.echo(f"  {_format_upcoming(coming)}")
-    click.echo(telling.format_json(schedule.row.spec, indented=True))
+    click.echo(formatting.format_json(schedule.row.spec, indented=True))
 
 
 @command.command("preview")
 @click.argument("described", metavar="JSON")
 @click.option("--zone", help="The time zone, if JSON is a rule alone.")
 @click.option("--from", "begin", type=arguments.DateTimeType(), help="What is due after this time (now).")
-@click.option("--count", type=click.IntRange(1, preview.MAX_OCCURRENCES), default=10, show_default=True, help="So many moments.")
+@click.option(
+    "--count", type=click.IntRange(1, preview.MAX_OCCURRENCES), default=10, show_default=True, help="So many moments."
+)
 @click.option("--saved", metavar="NAME", help="Show the difference to this schedule, too.")
 @_json_option
 def preview_(
@@ -96,7 +103,7 @@ def preview_(
     with common.open_database(common.start_command()) as database:
         result = preview.preview_schedule(database, SystemClock(), Wanted(fields, count, begin, saved=saved))
     if as_json:
-        click.echo(telling.format_json(result))
+        click.echo(formatting.format_json(result))
         return
     click.echo(result.in_words)
     for warning in result.warnings:
@@ -104,11 +111,11 @@ def preview_(
     for each in result.moments:
         click.echo(f"  {_format_upcoming(each)}")
     if result.compared is not None:
-        for line in telling.format_differences(result.compared.fields):
+        for line in formatting.format_differences(result.compared.fields):
             click.echo(f"  {line}")
         for sign, moments in (("+", result.compared.comes), ("-", result.compared.goes)):
             for moment in moments:
-                click.echo(f"  {sign} {telling.format_time(moment, result.schedule['zone'])}")
+                click.echo(f"  {sign} {formatting.format_time(moment, result.schedule['zone'])}")
 
 
 @command.command()
@@ -133,7 +140,9 @@ def resume(name: str, policy: str | None) -> None:
     """Let schedule NAME start its job again."""
     settings = common.start_command()
     with common.open_database(settings) as database:
-        schedule = schedules.resume(database, SystemClock(), name, MissedOccurrencePolicy(policy) if policy else None, common.get_actor())
+        schedule = schedules.resume(
+            database, SystemClock(), name, MissedOccurrencePolicy(policy) if policy else None, common.get_actor()
+        )
     Notifier(settings.redis_url).notify()
     click.echo(_format_schedule(schedule))
 
@@ -150,7 +159,9 @@ def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
     """Let schedule NAME be due now and print the id of its execution; exit code 1 if its overlap policy says no."""
     settings = common.start_command()
     with common.open_database(settings) as database:
-        fired = occurrences.fire(database, SystemClock(), name, OverlapPolicy(overlap) if overlap else None, common.get_actor())
+        fired = occurrences.fire(
+            database, SystemClock(), name, OverlapPolicy(overlap) if overlap else None, common.get_actor()
+        )
     if fired.execution is None:
         click.echo(f"{fired.occurrence.outcome}: {plain_text.to_one_line(fired.occurrence.reason or '')}", err=True)
         context.exit(1)
@@ -166,19 +177,19 @@ def _format_schedule(schedule: ScheduleView) -> str:
 
 def _describe_status(schedule: ScheduleView) -> Iterator[str]:
     row, zone = schedule.row, schedule.row.schedule.zone
-    yield telling.format_time(schedule.next_at, zone) if schedule.next_at else "nothing more is due"
+    yield formatting.format_time(schedule.next_at, zone) if schedule.next_at else "nothing more is due"
     if schedule.overdue:
         yield click.style("overdue", fg="red")
     if row.paused_at:
-        until = f" until {telling.format_time(row.paused_until, zone)}" if row.paused_until else ""
+        until = f" until {formatting.format_time(row.paused_until, zone)}" if row.paused_until else ""
         note = f": {plain_text.to_one_line(row.pause_note)}" if row.pause_note else ""
-        yield f"paused by {row.paused_by} since {telling.format_time(row.paused_at, zone)}{until}{note}"
+        yield f"paused by {row.paused_by} since {formatting.format_time(row.paused_at, zone)}{until}{note}"
 
 
 def _format_upcoming(occurrence: ExpectedOccurrence) -> str:
     details: Sequence[str] = [occurrence.outcome.value] if occurrence.outcome is not ExpectedOutcome.FIRE else []
     details = [*details, *([occurrence.reason] if occurrence.reason else []), *occurrence.notes]
-    return "  ".join([telling.format_time(occurrence.local), plain_text.to_one_line("; ".join(details))]).rstrip()
+    return "  ".join([formatting.format_time(occurrence.local), plain_text.to_one_line("; ".join(details))]).rstrip()
 
 
 def _schedule_to_json(schedule: ScheduleView) -> dict[str, object]:

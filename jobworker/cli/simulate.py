@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from jobworker.cli import arguments, common, telling
-from jobworker.cli.schedule_plans import require_declarations
-from jobworker.domain import outages
+from jobworker.cli import arguments, common, formatting
+from jobworker.cli.schedule_sync import require_declarations
 from jobworker.domain.errors import ConfigurationError
-from jobworker.domain.outages import Outage
-from jobworker.domain.settling import OccurrenceOutcome
-from jobworker.services import simulation
-from jobworker.services.simulation import SimulationOptions, SimulatedOccurrence, SimulationResult
+from jobworker.domain.schedules import time_windows
+from jobworker.domain.schedules.evaluation import OccurrenceOutcome
+from jobworker.domain.schedules.time_windows import Outage
+from jobworker.services.schedules import simulation
+from jobworker.services.schedules.simulation import SimulatedOccurrence, SimulationOptions, SimulationResult
 from jobworker.settings import Settings
 from jobworker.telemetry import plain_text
 
@@ -47,7 +47,9 @@ class _TimeZoneType(click.ParamType[zoneinfo.ZoneInfo]):
     "--duration", "takes", multiple=True, help="So long an execution takes (0); NAME=SECONDS: of that schedule."
 )
 @click.option("--code", is_flag=True, help="What the package of schedules here declares, instead of what is in force.")
-@click.option("--limit", type=click.IntRange(1, _MAX_LIMIT), default=1000, show_default=True, help="At most so many lines.")
+@click.option(
+    "--limit", type=click.IntRange(1, _MAX_LIMIT), default=1000, show_default=True, help="At most so many lines."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def command(
     begin: str,
@@ -62,14 +64,20 @@ def command(
     """Show what schedules would do in a span of time, by running the code that decides it on virtual time."""
     settings = common.start_command()
     question = _make_question(begin, end, outage_texts, zone, duration_texts, int(shown["limit"]))
-    story = _simulate_code(settings, question, names or None) if code else _simulate_database(settings, question, names or None)
+    story = (
+        _simulate_code(settings, question, names or None)
+        if code
+        else _simulate_database(settings, question, names or None)
+    )
     for each in story.occurrences:
-        click.echo(telling.format_json(each) if shown["as_json"] else _format_occurrence(each))
+        click.echo(formatting.format_json(each) if shown["as_json"] else _format_occurrence(each))
     for line in _summarize(story, question):
         click.echo(line, err=bool(shown["as_json"]))
 
 
-def _simulate_database(settings: Settings, question: SimulationOptions, names: Sequence[str] | None) -> SimulationResult:
+def _simulate_database(
+    settings: Settings, question: SimulationOptions, names: Sequence[str] | None
+) -> SimulationResult:
     with common.open_database(settings) as database:
         return simulation.simulate_database(database, question, names)
 
@@ -87,7 +95,12 @@ def _simulate_code(settings: Settings, question: SimulationOptions, names: Seque
 
 
 def _make_question(
-    begin: str, end: str, outage_texts: Sequence[str], zone: zoneinfo.ZoneInfo, duration_texts: Sequence[str], limit: int
+    begin: str,
+    end: str,
+    outage_texts: Sequence[str],
+    zone: zoneinfo.ZoneInfo,
+    duration_texts: Sequence[str],
+    limit: int,
 ) -> SimulationOptions:
     first, last = _parse_time(begin, "--from", zone), _parse_time(end, "--to", zone)
     if last <= first:
@@ -95,7 +108,7 @@ def _make_question(
     parsed_outages: list[Outage] = []
     for each in outage_texts:
         try:
-            parsed_outages += outages.parse_outages(each, first, last, zone)
+            parsed_outages += time_windows.parse_outages(each, first, last, zone)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--outage") from None
     durations = dict(_parse_duration(each) for each in duration_texts)
@@ -104,7 +117,7 @@ def _make_question(
 
 def _parse_time(text: str, option: str, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     try:
-        return outages.parse_moment(text, zone)
+        return time_windows.parse_moment(text, zone)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
 
@@ -120,7 +133,7 @@ def _parse_duration(text: str) -> tuple[str, float]:
 
 
 def _format_occurrence(occurrence: SimulatedOccurrence) -> str:
-    due = f"{telling.format_time(occurrence.scheduled_for):<28}"
+    due = f"{formatting.format_time(occurrence.scheduled_for):<28}"
     outcome = click.style(f"{occurrence.outcome:<16}", fg=_COLORS.get(occurrence.outcome, "yellow"))
     return f"{due}  {occurrence.schedule}  {outcome}  {'; '.join(_describe_run(occurrence))}".rstrip()
 

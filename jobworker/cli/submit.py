@@ -4,11 +4,12 @@ import datetime as dt
 
 import click
 
-from jobworker.cli import arguments, common, telling
+from jobworker.cli import arguments, common, formatting
 from jobworker.clock import SystemClock
-from jobworker.domain.admission import Submission
-from jobworker.services import jobs, submission
-from jobworker.transport.wake import Notifier
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services import jobs
+from jobworker.services.submissions import submission
+from jobworker.transport.notifier import Notifier
 
 
 @click.command("submit")
@@ -17,9 +18,13 @@ from jobworker.transport.wake import Notifier
 @click.option("--follow", is_flag=True, help="Show what happens until it has ended; exit code 0 if it succeeded.")
 @click.option("--queue", help="Instead of the job's own queue: one that exists.")
 @click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
-@click.option("--delay", type=arguments.DurationType(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
+@click.option(
+    "--delay", type=arguments.DurationType(), help="Run it after so long: seconds, or ISO 8601 such as PT10M."
+)
 @click.option("--due-at", type=arguments.DateTimeType(), help="Run it then: 2030-01-31T12:00:00Z.")
-@click.option("--expires", type=arguments.DurationType(), help="Start it within so long after it is due, or not at all.")
+@click.option(
+    "--expires", type=arguments.DurationType(), help="Start it within so long after it is due, or not at all."
+)
 @click.option("--after", multiple=True, help="When this execution (its id) has succeeded; more than once: all of them.")
 @click.option("--correlation-id", help="To find it again by.")
 @click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
@@ -45,4 +50,4 @@ def command(
         Notifier(settings.redis_url).notify()
         click.echo(execution.id)
         if follow:
-            context.exit(telling.follow_execution(database, clock, execution.id))
+            context.exit(formatting.follow_execution(database, clock, execution.id))

@@ -2,17 +2,19 @@
 
 import click
 
-from jobworker.cli import arguments, common, telling
+from jobworker.cli import arguments, common, formatting
 from jobworker.clock import SystemClock
 from jobworker.services import executions
 
 
 @click.command("wait")
 @click.argument("execution_id", metavar="ID")
-@click.option("--timeout", type=arguments.DurationType(), help="Give up after so long (exit code 3); without it, wait on.")
+@click.option(
+    "--timeout", type=arguments.DurationType(), help="Give up after so long (exit code 3); without it, wait on."
+)
 @click.pass_context
 def command(context: click.Context, execution_id: str, timeout: float | None) -> None:
     """Wait for execution ID and print its result; exit code 0 if it succeeded, 1 if it ended otherwise."""
     seconds = float("inf") if timeout is None else timeout
     with common.open_database(common.start_command()) as database:
-        context.exit(telling.print_outcome(executions.wait_for_end(database, SystemClock(), execution_id, seconds)))
+        context.exit(formatting.print_outcome(executions.wait_for_end(database, SystemClock(), execution_id, seconds)))

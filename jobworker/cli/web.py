@@ -15,7 +15,9 @@ _KILL_TIMEOUT_SECONDS = 10
 
 
 #: `python -m granian`, whose main process hides its environment as the others do.
-_GRANIAN_SCRIPT = "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
+_GRANIAN_SCRIPT = (
+    "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
+)
 
 
 @click.command("web")
@@ -40,5 +42,6 @@ def command() -> None:
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     os.execv(
-        sys.executable, [sys.executable, "-c", _GRANIAN_SCRIPT, *arguments, "--no-ws", "--factory", "jobworker.web:create_server"]
+        sys.executable,
+        [sys.executable, "-c", _GRANIAN_SCRIPT, *arguments, "--no-ws", "--factory", "jobworker.web:create_server"],
     )

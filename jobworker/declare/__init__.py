@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobworker.declare.classes import Job
-    from jobworker.declare.context import Context, Files, ProgressReporter, SavedFile, current, set_current_context, reset_current_context
-    from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
+    from jobworker.declare.context import (
+        Context,
+        Files,
+        ProgressReporter,
+        SavedFile,
+        current,
+        reset_current_context,
+        set_current_context,
+    )
+    from jobworker.declare.declarations import calendar, schedule
+    from jobworker.declare.exceptions import Abort, JobCancelled, Retry, Snooze
     from jobworker.declare.functions import JobOptions, job
     from jobworker.declare.rules import business_day, cron, daily, every, monthly, once, rrule, weekly
-    from jobworker.declare.schedules import calendar, schedule
 
 __all__ = [
     "Abort",
@@ -18,7 +26,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobOptions",
-    "Progress",
+    "ProgressReporter",
     "Retry",
     "SavedFile",
     "Snooze",
@@ -27,25 +35,33 @@ __all__ = [
     "cron",
     "current",
     "daily",
-    "enter",
     "every",
     "job",
-    "leave",
     "monthly",
     "once",
+    "reset_current_context",
     "rrule",
     "schedule",
+    "set_current_context",
     "weekly",
 ]
 
 #: Workers need no schedules, who reads schedules needs no Celery: each name is fetched from its home when it is wanted.
 _MODULES = {
     "classes": ("Job",),
-    "context": ("Context", "Files", "Progress", "SavedFile", "current", "enter", "leave"),
-    "control": ("Abort", "JobCancelled", "Retry", "Snooze"),
+    "context": (
+        "Context",
+        "Files",
+        "ProgressReporter",
+        "SavedFile",
+        "current",
+        "reset_current_context",
+        "set_current_context",
+    ),
+    "exceptions": ("Abort", "JobCancelled", "Retry", "Snooze"),
     "functions": ("JobOptions", "job"),
     "rules": ("business_day", "cron", "daily", "every", "monthly", "once", "rrule", "weekly"),
-    "schedules": ("calendar", "schedule"),
+    "declarations": ("calendar", "schedule"),
 }
 
 

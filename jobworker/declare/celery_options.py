@@ -10,10 +10,10 @@ from typing import Any
 from celery import Task
 from celery.utils.time import rate
 
-from jobworker.domain import policies
-from jobworker.domain.admission import validate_time_limits
-from jobworker.domain.errors import FieldError, ConfigurationError
-from jobworker.domain.retry import MAX_ATTEMPTS
+from jobworker.domain.errors import ConfigurationError, FieldError
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.admission import validate_time_limits
+from jobworker.domain.jobs.retry import MAX_ATTEMPTS
 
 
 def validate(options: Mapping[str, Any]) -> Iterator[FieldError]:
@@ -70,11 +70,17 @@ def _is_exception_types(value: Any) -> bool:
 
 
 def _validate_names(options: Mapping[str, Any]) -> Iterator[FieldError]:
-    known = {*_JOB_OPTIONS, *_DECORATOR_OPTIONS, *(name for name in dir(options.get("base") or Task) if not name.startswith("_"))}
+    known = {
+        *_JOB_OPTIONS,
+        *_DECORATOR_OPTIONS,
+        *(name for name in dir(options.get("base") or Task) if not name.startswith("_")),
+    }
     for name in options:
         if name not in known:
             suggestion = _SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
-            hint = f"; did you mean {suggestion}?" if suggestion else ", nor is it an attribute of the task's base class"
+            hint = (
+                f"; did you mean {suggestion}?" if suggestion else ", nor is it an attribute of the task's base class"
+            )
             yield FieldError(f"/{name}", "unknown_field", f"{name} is no option of jobs or of Celery's tasks{hint}")
 
 

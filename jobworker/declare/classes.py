@@ -12,8 +12,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobworker.declare.celery_options import check_plain_function
 from jobworker.declare.context import Context, current
 from jobworker.declare.functions import job
-from jobworker.domain import policies
 from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.jobs import policies
 
 #: Celery's options that class attributes may be, besides those of `@job` and the names of policies.
 _CELERY_OPTIONS = (

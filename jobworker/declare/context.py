@@ -7,8 +7,8 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jobworker.declare.control import JobCancelled
-from jobworker.domain.admission import MAX_TIME_LIMIT_SECONDS
+from jobworker.declare.exceptions import JobCancelled
+from jobworker.domain.jobs.admission import MAX_TIME_LIMIT_SECONDS
 
 
 class ProgressReporter(Protocol):

@@ -11,13 +11,13 @@ from celery.local import Proxy
 
 from jobworker.declare import celery_options, names
 from jobworker.declare.context import Context, current
-from jobworker.domain import parameters, policies
-from jobworker.domain import schedule as schedules
-from jobworker.domain.admission import validate_definition
-from jobworker.domain.errors import FieldError, ConfigurationError
-from jobworker.domain.execution import DEFAULT_PRIORITY
-from jobworker.domain.isolation import CONTAINER_TASK
-from jobworker.domain.job import DEFAULT_QUEUE, JobDefinition, OnWorkerLost
+from jobworker.domain.errors import ConfigurationError, FieldError
+from jobworker.domain.executions.execution import DEFAULT_PRIORITY
+from jobworker.domain.jobs import parameters, policies
+from jobworker.domain.jobs.admission import validate_definition
+from jobworker.domain.jobs.definition import DEFAULT_QUEUE, JobDefinition, OnWorkerLost
+from jobworker.domain.jobs.isolation import CONTAINER_TASK
+from jobworker.domain.schedules import schedule as schedules
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,15 @@ def job(
     _check_function(function, named=name is not None)
     name = function.__name__ if name is None else name
     celery_options.check_plain_function(name, function)
-    given_policies = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celery_rate_limit(option, more)}
+    given_policies = {
+        option: more.pop(option)
+        for option in policies.PARSERS
+        if option in more and not _is_celery_rate_limit(option, more)
+    }
     time_limits: dict[str, Any] = {option: more.get(option) for option in ("time_limit", "soft_time_limit")}
-    _raise_if_invalid(name, [*celery_options.validate(more), *_validate_types(name, queue, priority, on_worker_lost, tags)])
+    _raise_if_invalid(
+        name, [*celery_options.validate(more), *_validate_types(name, queue, priority, on_worker_lost, tags)]
+    )
     definition = JobDefinition(
         name, name, queue=queue, priority=priority, on_worker_lost=OnWorkerLost(on_worker_lost), schedule=schedule,
         tags=tuple(tags), policies=given_policies, **time_limits,

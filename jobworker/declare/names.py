@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jobworker.domain.calls import MAX_TASK_NAME_LENGTH
 from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.executions.direct_call import MAX_TASK_NAME_LENGTH
 
 #: Where the job of each name is declared: the file and the name of its function or class.
 _locations: dict[str, tuple[str, str]] = {}

@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: A rule as JSON; `domain.rules.reading` says which there are.
+#: A rule as JSON; `domain.schedules.rules.reading` says which there are.
 RuleJson = dict[str, Any]
 
 DateTimeLike = str | dt.datetime

@@ -12,17 +12,19 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from jobworker.clock import Clock
-from jobworker.domain import losses, policies
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import count_used_retries
-from jobworker.domain.job import JobDefinition
-from jobworker.relay.choose import DispatchSelector, DispatchCandidate
+from jobworker.domain.executions import worker_loss
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import count_used_retries
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.relay.event_recorder import ClaimedMessage, DeclinedMessage
 from jobworker.relay.problems import RelayProblems
-from jobworker.relay.record import ClaimedMessage, DeclinedMessage
-from jobworker.services import release
-from jobworker.store import dependencies, dispatch, history, jobs, limits, queues, relay_state, stopping, unreadable
-from jobworker.store.database import Database
-from jobworker.store.dispatch import PublishedExecution, ReadyExecution
+from jobworker.relay.selection import DispatchCandidate, DispatchSelector
+from jobworker.services.workflows import resolution
+from jobworker.store import jobs, queues, relay_state, unreadable_rows
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dependency_rows, dispatch, history, limit_usage, stop_requests
+from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
 from jobworker.store.queues import PausedQueue
 from jobworker.store.workers import WorkerRow
 from jobworker.telemetry.once import ProblemDeduplicator
@@ -82,7 +84,9 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._selector = DispatchSelector(self.feed, self.ageing)
-        self._unreadable_revisions = TTLCache(_MAX_UNREADABLE_REVISIONS, _UNREADABLE_RETRY_SECONDS, timer=self.clock.monotonic)
+        self._unreadable_revisions = TTLCache(
+            _MAX_UNREADABLE_REVISIONS, _UNREADABLE_RETRY_SECONDS, timer=self.clock.monotonic
+        )
 
     def dispatch(self) -> int:
         """Publish what may run, mark it; return how many.
@@ -143,7 +147,7 @@ class Dispatcher:
             if not relay_state.is_leader(connection, self.relay_name):
                 return False
             dispatch.mark_published(connection, [one.publication for one in limited], self.clock.now())
-            limits.upsert_rate_buckets(connection, buckets)
+            limit_usage.upsert_rate_buckets(connection, buckets)
         return True
 
     def _find_paused_queues(self, connection: sa.Connection) -> set[PausedQueue]:
@@ -196,15 +200,17 @@ class Dispatcher:
         `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
         """
         with self.database.read() as connection:
-            asked = stopping.list_queued_cancel_requests(connection, _BATCH_SIZE)
+            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
         answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
         self.has_undecided_revocations = ClaimResult.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is ClaimResult.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:
-                stopping.cancel_revoked(connection, revoked, now)
-                release.resolve_dependents(connection, dependencies.find_ended(connection, [row.id for row in revoked]), now)
+                stop_requests.cancel_revoked(connection, revoked, now)
+                resolution.resolve_dependents(
+                    connection, dependency_rows.find_ended(connection, [row.id for row in revoked]), now
+                )
         return len(revoked)
 
     def record_claims(self, claimed: Iterable[ClaimedMessage]) -> None:
@@ -245,7 +251,9 @@ class Dispatcher:
         placed = {row.id: row for row in lost if row.limit_key is not None}
         with self.database.read() as connection:
             rows = dispatch.get_many(connection, list(placed))
-            messages = self._build_messages(connection, [DispatchCandidate(row, placed[row.id].urgency) for row in rows])
+            messages = self._build_messages(
+                connection, [DispatchCandidate(row, placed[row.id].urgency) for row in rows]
+            )
         self._fail_unreadable_executions()
         if messages:
             self.publisher.publish(messages.values())
@@ -270,12 +278,14 @@ class Dispatcher:
             try:
                 dispatch.check_columns(one.row)
             except TypeError as error:
-                self._unreadable_executions.append((one.row, f"it cannot be dispatched: in its row in the database {error}"))
+                self._unreadable_executions.append(
+                    (one.row, f"it cannot be dispatched: in its row in the database {error}")
+                )
                 continue
             try:
                 messages[one.row.id] = self._build_message(connection, one.row, one.urgency)
-            except unreadable.READ_ERRORS as error:
-                self._unreadable_revisions[limits.format_revision_key(one.row.job, one.row.job_revision)] = None
+            except unreadable_rows.READ_ERRORS as error:
+                self._unreadable_revisions[limit_usage.format_revision_key(one.row.job, one.row.job_revision)] = None
                 what = f"revision {one.row.job_revision} of job {one.row.job}"
                 self.problems.report("revision_unreadable", what, f"executions of it cannot be dispatched: {error}")
         return messages
@@ -307,14 +317,17 @@ class Dispatcher:
             retries=count_used_retries(row.attempt + 1, len(free)),
             max_attempts=row.max_attempts,
             time_limit=_get_effective_value("time_limit", row, definition.time_limit if definition else None),
-            soft_time_limit=_get_effective_value("soft_time_limit", row, definition.soft_time_limit if definition else None),
+            soft_time_limit=_get_effective_value(
+                "soft_time_limit", row, definition.soft_time_limit if definition else None
+            ),
             policies=self._get_policies_json(row, definition),
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
             expires_at=row.expires_at if row.attempt == 0 else None,
             metadata=row.metadata,
-            apart=losses.is_own_process_required(row.lost_attempts),
-            announce=definition is not None and losses.is_announcement_required(definition.on_worker_lost, row.lost_attempts),
+            apart=worker_loss.is_own_process_required(row.lost_attempts),
+            announce=definition is not None
+            and worker_loss.is_announcement_required(definition.on_worker_lost, row.lost_attempts),
             call=row.call,
         )
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.relay.steps import NotLeader
 from jobworker.store import relay_state
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 from jobworker.store.relay_state import Tenure
 
 #: A leadership that was not renewed for so long (s), while this relay watched, is silent. The leader renews it each

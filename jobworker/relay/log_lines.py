@@ -7,11 +7,11 @@ from dataclasses import replace
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import job_log
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.job_log import MAX_LOG_BYTES, DroppedLines
-from jobworker.store import log_lines
-from jobworker.store.log_lines import LogLine, LogSize
+from jobworker.domain.executions import log_limits
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.log_limits import MAX_LOG_BYTES, DroppedLines
+from jobworker.store.executions import log_lines
+from jobworker.store.executions.log_lines import LogLine, LogSize
 
 logger = structlog.get_logger(__name__)
 
@@ -41,7 +41,9 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
         if line is not None:
             lines.append(line)
         else:
-            marks[event.execution] = log_lines.build_truncation_mark(event.execution, size.dropped, event.attempt, event.at)
+            marks[event.execution] = log_lines.build_truncation_mark(
+                event.execution, size.dropped, event.attempt, event.at
+            )
     log_lines.insert(connection, lines)
     log_lines.update_sizes(connection, after)
     log_lines.replace_truncation_marks(connection, list(marks.values()))
@@ -53,7 +55,7 @@ def _append_line(event: Event, size: LogSize) -> tuple[LogLine | None, LogSize]:
         lines, length = (min(max(0, int(told)), _MAX_DROPPED) for told in event.data["dropped"])
         return None, replace(size, dropped=size.dropped + DroppedLines(lines, length))
     line = _parse_line(event)
-    length = job_log.compute_line_size(line.message)
+    length = log_limits.compute_line_size(line.message)
     if size.dropped or size.kept + length > MAX_LOG_BYTES:
         return None, replace(size, dropped=size.dropped + DroppedLines(1, length))
     return line, replace(size, kept=size.kept + length)
@@ -68,5 +70,5 @@ def _parse_line(event: Event) -> LogLine:
         at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
         level=str(data["level"])[:16],
         logger=str(data["logger"])[:255],
-        message=job_log.cut_line(str(data["message"])),
+        message=log_limits.cut_line(str(data["message"])),
     )

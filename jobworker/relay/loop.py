@@ -17,30 +17,31 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import events
-from jobworker.domain.errors import DatabaseBusy, ConfigurationError
-from jobworker.domain.events import Event
-from jobworker.relay import declared
+from jobworker.domain.errors import ConfigurationError, DatabaseBusy
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import Event
+from jobworker.relay import schedule_sync
+from jobworker.relay.cancellation import StopRequestSender
+from jobworker.relay.dependency_resolution import DependencyResolver
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.relay.fire import ScheduleEvaluator
+from jobworker.relay.event_recorder import record_events
 from jobworker.relay.leadership import Leadership
 from jobworker.relay.log_lines import record_logs
+from jobworker.relay.maintenance import Maintenance
 from jobworker.relay.problems import RelayProblem, RelayProblems
 from jobworker.relay.progress import record_progress
-from jobworker.relay.read import EventBatch, StreamOffsets, StreamReader
-from jobworker.relay.record import record_events
-from jobworker.relay.release import DependencyResolver
+from jobworker.relay.scheduling import ScheduleEvaluator
 from jobworker.relay.steps import NotLeader, RelayStep, StepRunner
-from jobworker.relay.stop import StopRequestSender
-from jobworker.relay.watch import Maintenance
-from jobworker.services import zone_data
+from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReader
+from jobworker.services.schedules import time_zone_updates
 from jobworker.settings import Settings
-from jobworker.store import dependencies, dispatch, relay_state
-from jobworker.store.database import UNAVAILABLE, Database, describe_error
+from jobworker.store import relay_state
+from jobworker.store.engine.database import UNAVAILABLE, Database, describe_error
+from jobworker.store.executions import dependency_rows, dispatch
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check_server, connect_redis
-from jobworker.transport.orders import StopRequests
 from jobworker.transport.publisher import Publisher
+from jobworker.transport.stop_requests import StopRequests
 
 logger = structlog.get_logger(__name__)
 
@@ -109,12 +110,14 @@ class Relay:
         self._stop_request_sender = StopRequestSender(database, StopRequests(self._client), clock)
         self._dependency_resolver = DependencyResolver(database, clock)
         self._schedule_evaluator = ScheduleEvaluator(database, clock, without_beat=not settings.needs_beat)
-        self._maintenance = Maintenance(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
+        self._maintenance = Maintenance(
+            database, self._client, self._dispatcher, clock, settings, self._steps, self._problems
+        )
         self._maintenance.add_task("stranded", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
         self._maintenance.add_task("plans", _PRELOAD_INTERVAL_SECONDS, self._schedule_evaluator.preload_upcoming)
         self._maintenance.add_task("pauses", _RESUME_INTERVAL_SECONDS, self._schedule_evaluator.end_expired_pauses)
-        schedules = declared.ScheduleSynchronizer(database, clock, settings, self._problems)
-        self._maintenance.add_task("declared_schedules", declared.RETRY_INTERVAL_SECONDS, schedules.synchronize)
+        schedules = schedule_sync.ScheduleSynchronizer(database, clock, settings, self._problems)
+        self._maintenance.add_task("declared_schedules", schedule_sync.RETRY_INTERVAL_SECONDS, schedules.synchronize)
         self._maintenance.add_task("problems", _RENEWAL_INTERVAL_SECONDS, self._save_problems)
         self._trim_step = RelayStep("trim", self._trim_streams, _TRIM_INTERVAL_SECONDS)
         self._pre_dispatch_steps = [
@@ -250,7 +253,7 @@ class Relay:
             record_logs(connection, batch.logs)
             fired = self._schedule_evaluator.evaluate(connection, batch.events, told.schedule_ends, now)
             expired = dispatch.expire_executions(connection, now, _DUE_BATCH_SIZE)
-            ended = [*told.ended, *dependencies.find_ended(connection, expired)]
+            ended = [*told.ended, *dependency_rows.find_ended(connection, expired)]
             freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
             due = dispatch.release_due(connection, now, _DUE_BATCH_SIZE)
         self._dependency_resolver.mark_committed(freed)
@@ -284,7 +287,7 @@ class Relay:
         except NotLeader:
             self._maintenance.run_standby_tasks()
             raise
-        zone_data.apply_zone_data(self._database, self._clock, self._leadership.acquire_or_renew)
+        time_zone_updates.apply_zone_data(self._database, self._clock, self._leadership.acquire_or_renew)
         self._schedule_evaluator.mark_started()
         if not self._is_leader:
             logger.info("relay_leads", relay=self._leadership.name)
@@ -320,7 +323,9 @@ class Relay:
         current = self._problems.list_with_unreadable_rows()
         if current != self._saved_problems:
             with self._database.write() as connection:
-                relay_state.update_problems(connection, self._leadership.name, [problem.to_json() for problem in current])
+                relay_state.update_problems(
+                    connection, self._leadership.name, [problem.to_json() for problem in current]
+                )
             self._saved_problems = current
 
     def _check_redis_once(self) -> None:

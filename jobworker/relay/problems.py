@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.store import unreadable
+from jobworker.store import unreadable_rows
 from jobworker.telemetry.once import ProblemDeduplicator
 
 logger = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class RelayProblems:
 
     def list_with_unreadable_rows(self) -> list[RelayProblem]:
         """Return the same, before it the latest rows that this process met and could not read."""
-        found = list(unreadable.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
+        found = list(unreadable_rows.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
         now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
         rows = [RelayProblem(what, why[:_MAX_DETAIL_LENGTH], now) for what, why in found]
         self._rows = [seen.get((row.what, row.detail), row) for row in rows]

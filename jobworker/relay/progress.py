@@ -7,12 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import json_values, metadata
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.execution import FINAL_STATES
-from jobworker.domain.metadata import MAX_METADATA_BYTES
-from jobworker.store import progress
-from jobworker.store.progress import ExecutionProgress
+from jobworker.domain.executions import metadata
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.executions.metadata import MAX_METADATA_BYTES
+from jobworker.domain.json import json_values
+from jobworker.store.executions import progress
+from jobworker.store.executions.progress import ExecutionProgress
 
 logger = structlog.get_logger(__name__)
 
@@ -29,10 +30,17 @@ def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None
     after: dict[str, ExecutionProgress] = {}
     for event, told, changes in news:
         row = after.get(event.execution) or before.get(event.execution)
-        if row is None or row.state in FINAL_STATES or event.attempt < row.attempt or not _is_acceptable(event, told, changes):
+        if (
+            row is None
+            or row.state in FINAL_STATES
+            or event.attempt < row.attempt
+            or not _is_acceptable(event, told, changes)
+        ):
             continue
         if told:
-            row = replace(row, progress={name: told.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt})
+            row = replace(
+                row, progress={name: told.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt}
+            )
         if changes:
             row = _with_metadata(event, row, changes)
         after[event.execution] = row

@@ -9,21 +9,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import described
-from jobworker.domain.dead_letter import DeadLetterStatus
-from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, ExecutionNotFinished, UniqueKeyConflict
-from jobworker.domain.execution import FINAL_STATES
+from jobworker.domain.errors import ExecutionNotFinished, FieldError, InvalidInput, NotADeadLetter, UniqueKeyConflict
+from jobworker.domain.executions.dead_letter import DeadLetterStatus
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.json import json_reader
 from jobworker.services import executions as execution_services
-from jobworker.services import selection as selecting
-from jobworker.services.rerunning import Rerunner
-from jobworker.services.selection import BulkAction, BulkResult, ChunkResult, BulkFailure, Selection
-from jobworker.store import audit, dead_letters, executions
+from jobworker.services.bulk import actions
+from jobworker.services.bulk.actions import BulkAction, BulkFailure, BulkResult, ChunkResult, Selection
+from jobworker.services.submissions.reruns import Rerunner
+from jobworker.store import audit
 from jobworker.store.audit import AuditEntry
-from jobworker.store.database import Database
-from jobworker.store.dead_letters import DeadLetterRow, DeadLetterGroup
-from jobworker.store.executions import ExecutionRow, NewExecution
-from jobworker.store.filters import ExecutionFilters
-from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dead_letters, executions
+from jobworker.store.executions.dead_letters import DeadLetterGroup, DeadLetterRow
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow, NewExecution
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
 
 #: Reruns become due at this distance (s) at least, and at most.
 _MAX_RATE, _MIN_RATE = 1000.0, 1 / 3600
@@ -55,7 +56,7 @@ def check_note(note: str | None) -> None:
     if note is not None and not 0 < len(note) <= _MAX_NOTE_LENGTH:
         message = f"note must have 1 to {_MAX_NOTE_LENGTH} characters"
         raise InvalidInput(message, [FieldError("/note", "not_allowed", message)])
-    described.check_note(note)
+    json_reader.check_note(note)
 
 
 def list_page(
@@ -78,7 +79,7 @@ def redrive(database: Database, clock: Clock, selection: Selection, options: Red
     Whatever speaks against one of them leaves it open, is told, and disturbs no other.
     """
     options.check()
-    begin = selecting.parse_cursor(_OPEN_DEAD_LETTERS, selection)
+    begin = actions.parse_cursor(_OPEN_DEAD_LETTERS, selection)
     now = clock.now()
     first = max(now, begin.until + dt.timedelta(seconds=1 / options.rate)) if options.rate and begin.until else now
     rerunner = Rerunner(now, options.patch, options.rate, first if options.rate else None)
@@ -93,7 +94,7 @@ def redrive(database: Database, clock: Clock, selection: Selection, options: Red
         done, kept_out = _insert_reruns(database, rerunner, made, options, actor)
         return ChunkResult(done, [*refused, *kept_out], rerunner.last_due)
 
-    return selecting.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
+    return actions.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
 
 
 def discard(database: Database, clock: Clock, selection: Selection, note: str | None, actor: str) -> BulkResult:
@@ -110,7 +111,7 @@ def discard(database: Database, clock: Clock, selection: Selection, note: str | 
                 _record_audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(settled), "note": note})
         return ChunkResult(dict.fromkeys(sorted(settled)))
 
-    return selecting.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
+    return actions.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
 
 
 def discard_one(database: Database, clock: Clock, execution_id: str, note: str | None, actor: str) -> ExecutionRow:
@@ -159,11 +160,15 @@ def _insert_reruns(
         return {}, ()
     with database.write() as connection:
         still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in new_executions])
-        accepted, kept_out = rerunner.insert_reruns(connection, [each for each in new_executions if each.rerun_of in still_open], actor)
+        accepted, kept_out = rerunner.insert_reruns(
+            connection, [each for each in new_executions if each.rerun_of in still_open], actor
+        )
         reruns = {each.rerun_of or "": each.id for each in sorted(accepted, key=lambda each: each.rerun_of or "")}
         if reruns:
             dead_letters.close(connection, list(reruns), DeadLetterStatus.REDRIVEN, actor, options.note, rerunner.now)
-            _record_audit(connection, "dead_letters.redrive", actor, rerunner.now, _build_audit_details(options, reruns))
+            _record_audit(
+                connection, "dead_letters.redrive", actor, rerunner.now, _build_audit_details(options, reruns)
+            )
     return dict(reruns), kept_out
 
 
@@ -171,5 +176,7 @@ def _build_audit_details(options: RedriveOptions, reruns: Mapping[str, str]) -> 
     return {"reruns": dict(reruns), "patch": dict(options.patch), "rate": options.rate, "note": options.note}
 
 
-def _record_audit(connection: sa.Connection, action: str, actor: str, now: dt.datetime, after: Mapping[str, Any]) -> None:
+def _record_audit(
+    connection: sa.Connection, action: str, actor: str, now: dt.datetime, after: Mapping[str, Any]
+) -> None:
     audit.record(connection, AuditEntry(now, actor, action, "dead-letters", None, after))

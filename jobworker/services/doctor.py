@@ -14,14 +14,14 @@ from packaging.requirements import Requirement
 
 from jobworker import loading
 from jobworker.clock import Clock
-from jobworker.declare import schedules as declarations
-from jobworker.domain.errors import DatabaseBusy, ConfigurationError
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import zone_data
+from jobworker.declare import declarations
+from jobworker.domain.errors import ConfigurationError, DatabaseBusy
+from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.health import CheckResult, HealthChecker
+from jobworker.services.schedules import time_zone_updates
 from jobworker.settings import Settings, mask_password
-from jobworker.store.database import Database
-from jobworker.transport.client import check_server, find_warnings, connect_redis
+from jobworker.store.engine.database import Database
+from jobworker.transport.client import check_server, connect_redis, find_warnings
 
 #: Schedules that are listed; the relay's log names all of them.
 _MAX_MOVES_SHOWN = 100
@@ -130,7 +130,7 @@ def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
     """Schedules that other time zone data will move."""
     try:
         with database.read() as connection:
-            found = zone_data.find_pending_moves(connection)
+            found = time_zone_updates.find_pending_moves(connection)
     except (sa.exc.SQLAlchemyError, DatabaseBusy):
         return  # The checks have said why.
     if found is None or not found.moves:

@@ -7,19 +7,21 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import gates
-from jobworker.domain.errors import ExecutionNotFound, ExecutionNotCancellable, ExecutionNotFinished
-from jobworker.domain.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.gates import Blocker
+from jobworker.domain.errors import ExecutionNotCancellable, ExecutionNotFinished, ExecutionNotFound
+from jobworker.domain.executions import blockers
+from jobworker.domain.executions.blockers import Blocker
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
-from jobworker.services import release, schedules
-from jobworker.store import dependencies, executions, queues, story, workers
-from jobworker.store.database import Database
-from jobworker.store.dependencies import ParentRow
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from jobworker.store.pages import DEFAULT_LIMIT, Page
-from jobworker.store.story import AttemptRow, LogRow, TransitionRow
+from jobworker.services.schedules import schedules
+from jobworker.services.workflows import resolution
+from jobworker.store import queues, workers
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dependency_rows, executions, timeline
+from jobworker.store.executions.dependency_rows import ParentRow
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.executions.timeline import AttemptRow, LogRow, TransitionRow
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.workers import WorkerRow
 
 #: While waiting, SQL is asked after so many seconds, then less and less often up to the longest pause.
@@ -66,7 +68,7 @@ def list_attempts(
     """The attempts that workers started."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.list_attempts(connection, execution_id, limit, cursor)
+        return timeline.list_attempts(connection, execution_id, limit, cursor)
 
 
 def list_transitions(
@@ -75,7 +77,7 @@ def list_transitions(
     """Every change of state, with time, reason and actor."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.list_transitions(connection, execution_id, limit, cursor)
+        return timeline.list_transitions(connection, execution_id, limit, cursor)
 
 
 def list_parents(
@@ -84,14 +86,16 @@ def list_parents(
     """What the execution waits or waited for."""
     with database.read() as connection:
         find(connection, execution_id)
-        return dependencies.list_parents(connection, execution_id, limit, cursor)
+        return dependency_rows.list_parents(connection, execution_id, limit, cursor)
 
 
-def list_log_lines(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
+def list_log_lines(
+    database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[LogRow]:
     """What the job wrote."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.list_logs(connection, execution_id, limit, cursor)
+        return timeline.list_logs(connection, execution_id, limit, cursor)
 
 
 def wait_for_end(database: Database, clock: Clock, execution_id: str, seconds: float) -> ExecutionRow:
@@ -124,7 +128,7 @@ def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> E
         elif row.state is not ExecutionState.CANCELLED:
             if not executions.cancel_waiting(connection, execution_id, actor, f"cancelled by {actor}", now):
                 raise ExecutionNotCancellable(f"execution {row.id} has ended already: {row.state}")
-            release.resolve_dependents(connection, dependencies.find_ended(connection, [execution_id]), now)
+            resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, [execution_id]), now)
         return find(connection, execution_id)
 
 
@@ -142,10 +146,16 @@ def _add_reasons(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Seq
     if not used:
         return rows
     live = workers.list_live(connection)
-    stopped = {queue.name: reason for queue in queues.find_paused(connection, used) if (reason := gates.detect_queue_pause(queue))}
+    stopped = {
+        queue.name: reason
+        for queue in queues.find_paused(connection, used)
+        if (reason := blockers.detect_queue_pause(queue))
+    }
     return [_add_reason(row, stopped, live) if row.state is ExecutionState.QUEUED else row for row in rows]
 
 
-def _add_reason(row: ExecutionRow, paused_reasons: Mapping[str, Blocker], live_workers: Sequence[WorkerRow]) -> ExecutionRow:
-    reason = paused_reasons.get(row.queue) or gates.detect_missing_worker(row.task, row.queue, live_workers)
+def _add_reason(
+    row: ExecutionRow, paused_reasons: Mapping[str, Blocker], live_workers: Sequence[WorkerRow]
+) -> ExecutionRow:
+    reason = paused_reasons.get(row.queue) or blockers.detect_missing_worker(row.task, row.queue, live_workers)
     return replace(row, reason=reason.message) if reason else row

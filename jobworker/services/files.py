@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from jobworker.domain.errors import FileOnOtherHost, FileNotFound
+from jobworker.domain.errors import FileNotFound, FileOnOtherHost
 from jobworker.files.local import LocalFile, LocalFiles
 from jobworker.services import executions
 from jobworker.store import workers
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
+from jobworker.store.engine.database import Database
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,20 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import DatabaseBusy, ConfigurationError
-from jobworker.domain.gates import RELAY_TIMEOUT_SECONDS
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import overdue, zone_data
+from jobworker.domain.errors import ConfigurationError, DatabaseBusy
+from jobworker.domain.executions.blockers import RELAY_TIMEOUT_SECONDS
+from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.probe import Probe
+from jobworker.services.schedules import lateness, time_zone_updates
 from jobworker.settings import Settings
-from jobworker.store import executions, migrate, probe, relay_state, schedule_lists, unreadable, workers
-from jobworker.store.database import UNAVAILABLE, Database
+from jobworker.store import migrate, relay_state, unreadable_rows, workers
+from jobworker.store.engine import probe
+from jobworker.store.engine.database import UNAVAILABLE, Database
+from jobworker.store.executions import executions
+from jobworker.store.schedules import schedule_queries
 from jobworker.telemetry.metrics import SystemStatistics
-from jobworker.transport import beat_keys, client
+from jobworker.transport import client
+from jobworker.transport.beat import beat_keys
 
 logger = structlog.get_logger(__name__)
 
@@ -99,10 +103,16 @@ class HealthChecker:
         deadline = self._clock.monotonic() + _CHECKS_TIMEOUT_SECONDS
         for name, check in named:
             if name in _DATABASE_CHECKS and any(each.unanswered for each in found):
-                found.append(CheckResult(name, False, "not known: the database has not answered a check before this one"))
+                found.append(
+                    CheckResult(name, False, "not known: the database has not answered a check before this one")
+                )
             elif name in _DATABASE_CHECKS and self._clock.monotonic() > deadline:
                 found.append(
-                    CheckResult(name, False, f"not known: the checks before this one took more than {_CHECKS_TIMEOUT_SECONDS:g} s")
+                    CheckResult(
+                        name,
+                        False,
+                        f"not known: the checks before this one took more than {_CHECKS_TIMEOUT_SECONDS:g} s",
+                    )
                 )
             else:
                 found.append(_run_check(name, check))
@@ -113,7 +123,8 @@ class HealthChecker:
         found = {each.detail for each in checks if each.warning}
         for detail in sorted(found - self._logged):
             logger.warning(
-                "health_warning", why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz says all)")
+                "health_warning",
+                why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz says all)"),
             )
         self._logged = found
 
@@ -123,14 +134,16 @@ class HealthChecker:
         try:
             with self._database.read() as connection:
                 state = relay_state.get(connection)
-                late = overdue.find_overdue(connection, now)
+                late = lateness.find_overdue(connection, now)
                 return SystemStatistics(
                     unfinished={state.value: count for state, count in executions.count_unfinished(connection).items()},
                     backlog=executions.get_backlogs(connection),
                     live_workers=len(workers.list_live(connection)),
                     relay_lag=_compute_age(state.turned_at, now),
                     beat_age=_compute_age(state.beat_tick_at, now),
-                    schedules={each.value: number for each, number in schedule_lists.count_by_status(connection, now).items()},
+                    schedules={
+                        each.value: number for each, number in schedule_queries.count_by_status(connection, now).items()
+                    },
                     overdue=late.count,
                     lateness=late.compute_lateness(now),
                     log_bytes=self._database.get_log_size(),
@@ -155,7 +168,9 @@ class HealthChecker:
         free = {what: (folder, _get_free_bytes(folder)) for what, folder in self._folders.items()}
         told = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
         if any(size < self._least_free for _, size in free.values()):
-            least = f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_MIN_FREE_BODIES} times JOBWORKER_MAX_BODY)"
+            least = (
+                f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_MIN_FREE_BODIES} times JOBWORKER_MAX_BODY)"
+            )
             raise ConfigurationError(f"{', '.join(told)}; {least}: delete something, or enlarge the disk")
         return ", ".join(told)
 
@@ -217,14 +232,14 @@ class HealthChecker:
     def _check_schedules(self) -> str:
         now = self._clock.now()
         with self._database.read() as connection:
-            late = overdue.find_overdue(connection, now)
+            late = lateness.find_overdue(connection, now)
         if late.count:
             raise ConfigurationError(late.describe(now))
         return "none is overdue"
 
     def _check_zone_data(self) -> str:
         with self._database.read() as connection:
-            found = zone_data.describe_disagreement(connection, self._redis)
+            found = time_zone_updates.describe_disagreement(connection, self._redis)
         if found:
             raise _HealthWarning(found)
         return DATA_VERSION
@@ -236,7 +251,7 @@ class HealthChecker:
         """
         with self._database.read() as connection:
             found = {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
-        found |= unreadable.problem_log.get_problems()
+        found |= unreadable_rows.problem_log.get_problems()
         if not found:
             return "all that was read can be used"
         named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_MAX_ITEMS_SHOWN])

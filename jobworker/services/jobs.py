@@ -6,23 +6,27 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import admission, policies, schedule
 from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
     JobExists,
-    JobOwnedByCode,
     JobInUse,
+    JobOwnedByCode,
     PreconditionFailed,
     TaskNotFound,
 )
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.domain.parameters import Parameter
-from jobworker.services import finding, firing, trigger_rules
-from jobworker.store import jobs, schedule_lists, tasks, workers
-from jobworker.store.database import Database
+from jobworker.domain.jobs import admission, policies
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.schedules import schedule
+from jobworker.services import lookup
+from jobworker.services.schedules import evaluator
+from jobworker.services.workflows import trigger_rules
+from jobworker.store import jobs, tasks, workers
+from jobworker.store.engine.database import Database
 from jobworker.store.jobs import JobRow
-from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
+from jobworker.store.schedules import schedule_queries
 from jobworker.store.tasks import TaskRow
 
 
@@ -49,7 +53,9 @@ def create(database: Database, clock: Clock, definition: JobDefinition, actor: s
         return _save(connection, clock, definition, actor)
 
 
-def change(database: Database, clock: Clock, definition: JobDefinition, expected: ExpectedRevisions, actor: str) -> JobView:
+def change(
+    database: Database, clock: Clock, definition: JobDefinition, expected: ExpectedRevisions, actor: str
+) -> JobView:
     """Replace a definition, if its current revision is one of those expected."""
     with database.write() as connection:
         _check_editable(connection, definition.name, expected)
@@ -64,20 +70,22 @@ def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisi
     """
     with database.write() as connection:
         row = _lock_expected(connection, name, expected)
-        if row.owner is JobOwner.CODE and any(row.definition.task in worker.tasks for worker in workers.list_live(connection)):
+        if row.owner is JobOwner.CODE and any(
+            row.definition.task in worker.tasks for worker in workers.list_live(connection)
+        ):
             raise _make_owned_by_code_error(row)
-        starting = schedule_lists.list_names_by_job(connection, name)
+        starting = schedule_queries.list_names_by_job(connection, name)
         if starting:
             raise JobInUse(f"job {name} is started by {_format_names('schedule', starting)}; delete them first")
         now = clock.now()
-        firing.evaluate_job_schedule(connection, name, now)
+        evaluator.evaluate_job_schedule(connection, name, now)
         jobs.delete(connection, name, actor, now)
 
 
 def get(database: Database, name: str) -> JobView:
     """One definition; raises `JobNotFound`."""
     with database.read() as connection:
-        row = finding.find_job(connection, name)
+        row = lookup.find_job(connection, name)
         task = tasks.get(connection, row.definition.task)
     return JobView(row, task.parameters if task else ())
 
@@ -93,7 +101,7 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
 def get_task(database: Database, name: str) -> TaskRow:
     """One task; raises `TaskNotFound`."""
     with database.read() as connection:
-        return finding.find_task(connection, name)
+        return lookup.find_task(connection, name)
 
 
 def list_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
@@ -116,7 +124,7 @@ def _make_owned_by_code_error(row: JobRow) -> JobOwnedByCode:
 
 def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> JobRow:
     """The job, if it is at one of the revisions that the caller knows."""
-    row = finding.find_job(connection, name, lock=True)
+    row = lookup.find_job(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")
     return row
@@ -124,18 +132,18 @@ def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevis
 
 def _save(connection: sa.Connection, clock: Clock, definition: JobDefinition, actor: str) -> JobView:
     try:
-        task = finding.find_task(connection, definition.task)
+        task = lookup.find_task(connection, definition.task)
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
     admission.raise_for_problems(admission.validate_definition(definition, task.parameters))
-    finding.check_queue(connection, definition.queue, "/queue")
+    lookup.check_queue(connection, definition.queue, "/queue")
     trigger_rules.check_triggers(connection, definition)
     if definition.schedule is not None:
         made = schedule.parse_job_schedule(definition.name, definition.schedule)
         definition = replace(definition, schedule=schedule.to_job_json(made))
     definition = replace(definition, policies=policies.normalize(definition.policies)[0])
     now = clock.now()
-    firing.evaluate_job_schedule(connection, definition.name, now)
+    evaluator.evaluate_job_schedule(connection, definition.name, now)
     return JobView(jobs.upsert(connection, definition, JobOwner.API, actor, now), task.parameters)
 
 

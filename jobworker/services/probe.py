@@ -17,7 +17,9 @@ _MAX_AGE_SECONDS = 1.0
 class Probe:
     """Runs one attempt at a time in a thread of its own; callers that come meanwhile share its outcome."""
 
-    def __init__(self, attempt: Callable[[], None], clock: Clock, what: str = "a write", max_age: float = _MAX_AGE_SECONDS) -> None:
+    def __init__(
+        self, attempt: Callable[[], None], clock: Clock, what: str = "a write", max_age: float = _MAX_AGE_SECONDS
+    ) -> None:
         self._fresh = max_age
         self._what = what
         self._attempt = attempt
@@ -38,7 +40,9 @@ class Probe:
             outcome.result(_WAIT_TIMEOUT_SECONDS)
         except TimeoutError:
             waited = self._clock.monotonic() - self._began
-            raise ConfigurationError(f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?") from None
+            raise ConfigurationError(
+                f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?"
+            ) from None
 
     def _run(self, outcome: Future[None]) -> None:
         try:

@@ -8,14 +8,15 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import described
 from jobworker.domain.errors import FieldError, InvalidInput, QueueInUse, QueueNotFound
-from jobworker.domain.job import QUEUE_NAME_PATTERN, QUEUE_NAME_FORM, BUILTIN_QUEUES
-from jobworker.services import finding, naming
-from jobworker.store import audit, executions, queues, workers
+from jobworker.domain.jobs.definition import BUILTIN_QUEUES, QUEUE_NAME_FORM, QUEUE_NAME_PATTERN
+from jobworker.domain.json import json_reader
+from jobworker.services import lookup, suggestions
+from jobworker.store import audit, queues, workers
 from jobworker.store.audit import AuditEntry
-from jobworker.store.database import Database
-from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key
 from jobworker.store.queues import QueueRow
 
 logger = structlog.get_logger(__name__)
@@ -77,7 +78,9 @@ def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[Que
         new = row is None and name not in BUILTIN_QUEUES
         if name not in BUILTIN_QUEUES and (row is None or row.created_by is None):
             queues.create(connection, name, actor, clock.now())
-            _record_audit(connection, clock, actor, "queue.create", row, replace(row or QueueRow(name), created_by=actor))
+            _record_audit(
+                connection, clock, actor, "queue.create", row, replace(row or QueueRow(name), created_by=actor)
+            )
     return get(database, name), new
 
 
@@ -100,12 +103,17 @@ def remove_unused(database: Database, clock: Clock) -> None:
         kept = {*BUILTIN_QUEUES, *_list_served(connection)}
         removed = queues.delete_unused(connection, kept, now, now - UNUSED_RETENTION, _REMOVE_BATCH_SIZE)
     if removed:
-        logger.info("queues_removed", count=len(removed), first=removed[:_MAX_NAMES_LOGGED], why=f"unused for {UNUSED_RETENTION}")
+        logger.info(
+            "queues_removed",
+            count=len(removed),
+            first=removed[:_MAX_NAMES_LOGGED],
+            why=f"unused for {UNUSED_RETENTION}",
+        )
 
 
 def pause(database: Database, clock: Clock, name: str, actor: str, note: str | None) -> QueueStatus:
     """Let nothing more of a queue start. The first actor is kept; a note replaces the one before."""
-    described.check_note(note)
+    json_reader.check_note(note)
     with database.write() as connection:
         row = _lock_row(connection, name, clock.now())
         by, at = row.paused_by or actor, row.paused_at or clock.now()
@@ -157,7 +165,7 @@ def _find(connection: sa.Connection, name: str) -> QueueRow:
         raise QueueNotFound(f"there is no queue {name[:64]!r}: the name of a queue must {QUEUE_NAME_FORM}")
     row = queues.get(connection, name)
     if row is None and name not in BUILTIN_QUEUES and name not in _list_served(connection):
-        raise QueueNotFound(naming.describe_missing_queue(name, finding.list_existing_queues(connection)))
+        raise QueueNotFound(suggestions.describe_missing_queue(name, lookup.list_existing_queues(connection)))
     return row or QueueRow(name)
 
 

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobworker.domain import differences
-from jobworker.domain.differences import Difference
 from jobworker.domain.errors import RevisionNotFound
+from jobworker.domain.executions import comparison
+from jobworker.domain.executions.comparison import Difference
 from jobworker.services import executions as execution_services
-from jobworker.services import finding
-from jobworker.store import executions, jobs
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
+from jobworker.services import lookup
+from jobworker.store import jobs
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.jobs import JobRevisionRow
-from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
 
 #: Databases keep no higher number.
 _MAX_REVISION = 2**31 - 1
@@ -37,18 +38,22 @@ class ExecutionComparison:
     differences: Sequence[Difference]
 
 
-def list_page(database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRevisionView]:
+def list_page(
+    database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[JobRevisionView]:
     """The revisions of a job, the latest first; they outlive it. Raises `JobNotFound`."""
     with database.read() as connection:
         if not job.isprintable():
-            raise finding.make_job_not_found_error(connection, job)
+            raise lookup.make_job_not_found_error(connection, job)
         found = jobs.list_revisions(connection, job, limit, cursor)
         if not found.items:
-            finding.find_job(connection, job)
+            lookup.find_job(connection, job)
         earliest = found.items[-1].revision if found.items else 1
         before = jobs.get_revision(connection, job, earliest - 1)
     older = [*found.items[1:], before]
-    return found.replace_items([JobRevisionView(row, _list_changed_fields(row, was)) for row, was in zip(found.items, older, strict=False)])
+    return found.replace_items(
+        [JobRevisionView(row, _list_changed_fields(row, was)) for row, was in zip(found.items, older, strict=False)]
+    )
 
 
 def get(database: Database, job: str, number: int) -> JobRevisionView:
@@ -56,7 +61,7 @@ def get(database: Database, job: str, number: int) -> JobRevisionView:
     with database.read() as connection:
         row = jobs.get_revision(connection, job, number) if number <= _MAX_REVISION and job.isprintable() else None
         if row is None:
-            latest = finding.find_job(connection, job).revision
+            latest = lookup.find_job(connection, job).revision
             raise RevisionNotFound(f"job {job} has no revision {number}; the latest is {latest}")
         return JobRevisionView(row, _list_changed_fields(row, jobs.get_revision(connection, job, number - 1)))
 
@@ -69,7 +74,7 @@ def compare_with_last_success(database: Database, execution_id: str) -> Executio
         if success is None:
             return ExecutionComparison(row, None, ())
         definitions = _get_definition(connection, success), _get_definition(connection, row)
-    return ExecutionComparison(row, success, differences.compare_executions(success, row, definitions))
+    return ExecutionComparison(row, success, comparison.compare_executions(success, row, definitions))
 
 
 def _get_definition(connection: sa.Connection, row: ExecutionRow) -> dict[str, object]:
@@ -81,4 +86,4 @@ def _list_changed_fields(row: JobRevisionRow, before: JobRevisionRow | None) -> 
     if before is None:
         return None
     pair = before.definition.to_json(), row.definition.to_json()
-    return [each.pointer for each in differences.compare_values("definition", *pair)]
+    return [each.pointer for each in comparison.compare_values("definition", *pair)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.store import schema
+from jobworker.store.tables import core
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AuditEntry:
 def record(connection: sa.Connection, entry: AuditEntry) -> None:
     """Append one entry."""
     connection.execute(
-        schema.audit.insert().values(
+        core.audit.insert().values(
             at=entry.at,
             actor=entry.actor,
             action=entry.action,
@@ -38,7 +38,7 @@ def record(connection: sa.Connection, entry: AuditEntry) -> None:
 
 def list_by_subject(connection: sa.Connection, subject: str) -> list[AuditEntry]:
     """What was done to `subject`, oldest first."""
-    table = schema.audit
+    table = core.audit
     query = sa.select(table).where(table.c.subject == subject).order_by(table.c.id)
     return [
         AuditEntry(row.at, row.actor, row.action, row.subject, row.before, row.after)

@@ -14,8 +14,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import InvalidInput, ConfigurationError
-from jobworker.store.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
+from jobworker.domain.errors import ConfigurationError, InvalidInput
+from jobworker.store.engine.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
 
 #: The length of the write-ahead log is looked at each time this number of pages (of 4 KiB) was copied.
 _PAGES_PER_STEP = 2_000
@@ -78,7 +78,9 @@ def _check_copy(copy: Path) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
     if found != ["ok"]:
-        raise ConfigurationError(f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}")
+        raise ConfigurationError(
+            f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}"
+        )
 
 
 def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:

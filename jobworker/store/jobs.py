@@ -7,19 +7,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.errors import Conflict
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.domain.schedule import ScheduleOwner
-from jobworker.domain.timetable import find_next_time
-from jobworker.store import audit, schedules, schema, triggers, unreadable
-from jobworker.store import revisions as stored_revisions
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.schedules import schedule as schedule_rules
+from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.store import audit, revision_pages, triggers, unreadable_rows
 from jobworker.store.audit import AuditEntry
-from jobworker.store.names import list_nearby
-from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key, parse_number_key
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.similar_names import list_nearby
+from jobworker.store.tables import core
 
-_jobs = schema.job_definitions
-_revisions = schema.job_revisions
+_jobs = core.job_definitions
+_revisions = core.job_revisions
 
 # Statements of the submission's way are built once: building one costs as much as running it.
 _BY_NAME = sa.select(_jobs).where(_jobs.c.name == sa.bindparam("name"))
@@ -58,7 +59,7 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | No
 def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
     """Those of these jobs that exist, by name."""
     rows = connection.execute(sa.select(_jobs).where(_jobs.c.name.in_(names)))
-    return {row.definition.name: row for row in unreadable.read_all(rows, _to_row)}
+    return {row.definition.name: row for row in unreadable_rows.read_all(rows, _to_row)}
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
@@ -95,8 +96,14 @@ def list_revisions(
 ) -> Page[JobRevisionRow]:
     """The revisions of a job, the latest first."""
     query = sa.select(_revisions).where(_revisions.c.job == job)
-    return stored_revisions.list_page(
-        connection, Paginator("revisions", {"job": job}, parse_number_key), query, _to_revision, limit, cursor, _describe_revision
+    return revision_pages.list_page(
+        connection,
+        Paginator("revisions", {"job": job}, parse_number_key),
+        query,
+        _to_revision,
+        limit,
+        cursor,
+        _describe_revision,
     )
 
 
@@ -104,14 +111,21 @@ def get_definitions(connection: sa.Connection, names: Sequence[str]) -> dict[str
     """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
     found = {}
     for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
-        found[row.name] = unreadable.repair_row(_describe_row(row), {"definition": row.definition}, _DEFINITION_SHAPE)["definition"] or {}
+        found[row.name] = (
+            unreadable_rows.repair_row(_describe_row(row), {"definition": row.definition}, _DEFINITION_SHAPE)[
+                "definition"
+            ]
+            or {}
+        )
     for name in set(names) - found.keys():
         query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
         found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
     return found
 
 
-def upsert(connection: sa.Connection, definition: JobDefinition, owner: JobOwner, actor: str, now: dt.datetime) -> JobRow:
+def upsert(
+    connection: sa.Connection, definition: JobDefinition, owner: JobOwner, actor: str, now: dt.datetime
+) -> JobRow:
     """Insert the job or change it. Nothing to change: no new revision."""
     before = get(connection, definition.name, lock=True)
     described = definition.to_json()
@@ -173,21 +187,21 @@ def _write_schedule(connection: sa.Connection, definition: JobDefinition, actor:
     if definition.schedule is None:
         _remove_schedule(connection, definition.name, actor, now)
         return
-    other = schedules.get_by_name(connection, definition.name)
+    other = schedule_rows.get_by_name(connection, definition.name)
     if other is not None and other.owner is not ScheduleOwner.JOB:
         message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
         raise Conflict(message)
     made = schedule_rules.parse_job_schedule(definition.name, definition.schedule)
-    schedules.upsert(connection, made, ScheduleOwner.JOB, actor, now, find_next_time(made.build_timetable({}), now))
+    schedule_rows.upsert(connection, made, ScheduleOwner.JOB, actor, now, find_next_time(made.build_timetable({}), now))
 
 
-_DEFINITION_SHAPE = unreadable.RowShape(_jobs, {"definition": unreadable.is_object})
+_DEFINITION_SHAPE = unreadable_rows.RowShape(_jobs, {"definition": unreadable_rows.is_object})
 
 
 def _remove_schedule(connection: sa.Connection, job: str, actor: str, now: dt.datetime) -> None:
-    own = schedules.get_by_name(connection, job)
+    own = schedule_rows.get_by_name(connection, job)
     if own is not None and own.owner is ScheduleOwner.JOB:
-        schedules.delete(connection, own, actor, now)
+        schedule_rows.delete(connection, own, actor, now)
 
 
 def _describe_row(row: Any) -> str:
@@ -212,5 +226,5 @@ def _make(row: sa.Row[Any]) -> JobRow:
     )
 
 
-_to_row = unreadable.build_reader(_describe_row, _make, _jobs)
-_to_revision = unreadable.build_reader(_describe_revision, _make_revision, _revisions)
+_to_row = unreadable_rows.build_reader(_describe_row, _make, _jobs)
+_to_revision = unreadable_rows.build_reader(_describe_revision, _make_revision, _revisions)

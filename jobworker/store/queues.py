@@ -9,13 +9,14 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.domain.job import QUEUE_NAME_PATTERN
-from jobworker.domain.schedule import ScheduleState
-from jobworker.store import schema, unreadable
-from jobworker.store.schema import READY_UNLIMITED, HELD_BACK, READY_LIMITED, PUBLISHED, RUNNING
+from jobworker.domain.jobs.definition import QUEUE_NAME_PATTERN
+from jobworker.domain.schedules.schedule import ScheduleState
+from jobworker.store import unreadable_rows
+from jobworker.store.tables import core
+from jobworker.store.tables.core import HELD_BACK, PUBLISHED, READY_LIMITED, READY_UNLIMITED, RUNNING
 
-_queues = schema.queues
-_queue = schema.executions.c.queue
+_queues = core.queues
+_queue = core.executions.c.queue
 
 #: Most names in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
@@ -93,12 +94,12 @@ def list_after(connection: sa.Connection, name: str | None, limit: int) -> list[
     """The next queues beyond a name (None: from the first), in the order in which Python sorts names."""
     ordered = sa.collate(_queues.c.name, "C" if connection.dialect.name == "postgresql" else "BINARY")
     query = _SELECT_ROWS if name is None else _SELECT_ROWS.where(ordered > name)
-    return list(unreadable.read_all(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
+    return list(unreadable_rows.read_all(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
 
 
 def find_paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
     """Return those of these queues that are stopped; at most some thousands may be asked for."""
-    return list(unreadable.read_all(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
+    return list(unreadable_rows.read_all(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
 
 
 def has_paused(connection: sa.Connection) -> bool:
@@ -133,11 +134,11 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | 
     return _to_row(row) if row is not None else None
 
 
-_SHAPE = unreadable.RowShape(_queues)
+_SHAPE = unreadable_rows.RowShape(_queues)
 
 
 def _to_row(row: sa.Row[Any]) -> QueueRow:
-    return QueueRow(**unreadable.repair_row(f"queue {row.name}", dict(row._mapping), _SHAPE))
+    return QueueRow(**unreadable_rows.repair_row(f"queue {row.name}", dict(row._mapping), _SHAPE))
 
 
 def update_pause(connection: sa.Connection, row: QueueRow) -> None:
@@ -196,9 +197,9 @@ def _is_named_in(column: str, table: sa.Table, *conditions: sa.ColumnElement[boo
 #: What makes SQL say that a queue is used, and how that is told. What was published or runs is bounded by the feed and
 #: the workers' slots; of everything else the index of the queue is asked.
 _USE_CONDITIONS = {
-    "a job's definition names it": [_is_named_in("definition", schema.job_definitions)],
+    "a job's definition names it": [_is_named_in("definition", core.job_definitions)],
     "a schedule names it": [
-        _is_named_in("spec", schema.job_schedules, schema.job_schedules.c.state != ScheduleState.RETIRED.value)
+        _is_named_in("spec", core.job_schedules, core.job_schedules.c.state != ScheduleState.RETIRED.value)
     ],
     "it has unfinished executions": [
         *(_has_executions(condition) for condition in (READY_UNLIMITED, READY_LIMITED, HELD_BACK)),
@@ -212,7 +213,9 @@ def list_uses(connection: sa.Connection, name: str) -> list[str]:
     """Why a queue is in use, apart from workers and pauses."""
     asked = sa.select(_queues.c.name).where(_queues.c.name == name)
     return [
-        told for told, conditions in _USE_CONDITIONS.items() if connection.scalar(asked.where(sa.or_(*conditions))) is not None
+        told
+        for told, conditions in _USE_CONDITIONS.items()
+        if connection.scalar(asked.where(sa.or_(*conditions))) is not None
     ]
 
 
@@ -223,10 +226,16 @@ def delete_unused(
 
     Only those that were added automatically. `used_names` are in use for other reasons than those in SQL.
     """
-    used = sa.or_(_queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(used_names), _IS_USED)
+    used = sa.or_(
+        _queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(used_names), _IS_USED
+    )
     marked, change = _queues.c.unused_since.is_not(None), sa.update(_queues)
     connection.execute(change.where(_select_queues(limit, marked, used)).values(unused_since=None))
-    gone = sa.delete(_queues).where(_select_queues(limit, _queues.c.unused_since <= before, ~used)).returning(_queues.c.name)
+    gone = (
+        sa.delete(_queues)
+        .where(_select_queues(limit, _queues.c.unused_since <= before, ~used))
+        .returning(_queues.c.name)
+    )
     removed = sorted(connection.scalars(gone))
     connection.execute(change.where(_select_queues(limit, ~marked, ~used)).values(unused_since=now))
     return removed

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobworker.domain import events
-from jobworker.store import unreadable
-from jobworker.store.schema import relay_state
+from jobworker.domain.executions import events
+from jobworker.store import unreadable_rows
+from jobworker.store.tables.core import relay_state
 
 _IS_RELAY_ROW = relay_state.c.id == 1
 
@@ -46,14 +46,18 @@ def get(connection: sa.Connection) -> RelayState:
     return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
 
 
-def acquire_leadership(connection: sa.Connection, leader: str, now: dt.datetime, silent_tenure: Tenure | None = None) -> bool:
+def acquire_leadership(
+    connection: sa.Connection, leader: str, now: dt.datetime, silent_tenure: Tenure | None = None
+) -> bool:
     """Become or stay the leader; False if another one leads. `silent_tenure`: a leadership that was not renewed for too long.
 
     No clock decides: whoever takes over has watched for itself that the count stood still.
     """
     free = [relay_state.c.leader.is_(None), relay_state.c.leader == leader]
     if silent_tenure is not None:
-        free.append(sa.and_(relay_state.c.leader == silent_tenure.leader, relay_state.c.renewals == silent_tenure.renewals))
+        free.append(
+            sa.and_(relay_state.c.leader == silent_tenure.leader, relay_state.c.renewals == silent_tenure.renewals)
+        )
     changed = connection.execute(
         sa.update(relay_state)
         .where(_IS_RELAY_ROW, sa.or_(*free))
@@ -72,10 +76,12 @@ def restore_offsets(connection: sa.Connection) -> tuple[str, str]:
 
     What is read again from there is recorded once all the same.
     """
-    row = connection.execute(sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_IS_RELAY_ROW)).one()
+    row = connection.execute(
+        sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_IS_RELAY_ROW)
+    ).one()
     wrong = {name: "0-0" for name, value in row._mapping.items() if not events.is_stream_id(value)}
     if wrong:
-        unreadable.report(
+        unreadable_rows.report(
             "row of the relay", f"{', '.join(wrong)} cannot be read; that stream is read from its beginning"
         )
         connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(wrong))
@@ -155,7 +161,9 @@ def update_beat_tick(connection: sa.Connection, at: dt.datetime) -> None:
 def update_problems(connection: sa.Connection, leader: str, problems: Sequence[dict[str, Any]]) -> None:
     """Keep what this relay could not use, in place of what was kept before; nothing if another relay leads."""
     connection.execute(
-        sa.update(relay_state).where(_IS_RELAY_ROW, relay_state.c.leader == leader).values(problems=list(problems) or None)
+        sa.update(relay_state)
+        .where(_IS_RELAY_ROW, relay_state.c.leader == leader)
+        .values(problems=list(problems) or None)
     )
 
 
@@ -165,4 +173,4 @@ def get_problems(connection: sa.Connection) -> list[dict[str, str]]:
     return [each for each in found if _is_problem(each)] if isinstance(found, list) else []
 
 
-_is_problem = unreadable.build_object_check(what=str, detail=str)
+_is_problem = unreadable_rows.build_object_check(what=str, detail=str)

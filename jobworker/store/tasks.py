@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.parameters import Parameter
-from jobworker.store import schema, unreadable
-from jobworker.store.names import list_nearby
-from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.store import unreadable_rows
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key
+from jobworker.store.similar_names import list_nearby
+from jobworker.store.tables import core
 
-_tasks = schema.tasks
+_tasks = core.tasks
 _BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
 
 
@@ -41,7 +42,7 @@ def get(connection: sa.Connection, name: str) -> TaskRow | None:
 def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
     """Those of these tasks that are known, by name."""
     rows = connection.execute(sa.select(_tasks).where(_tasks.c.name.in_(names)))
-    return {row.name: row for row in unreadable.read_all(rows, _to_row)}
+    return {row.name: row for row in unreadable_rows.read_all(rows, _to_row)}
 
 
 def list_names(connection: sa.Connection) -> list[str]:
@@ -68,7 +69,7 @@ def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str
 def list_announced_or_removed(connection: sa.Connection, packages: Collection[str]) -> list[TaskRow]:
     """Tasks that workers of these packages have announced, or that are removed."""
     query = sa.select(_tasks).where(_tasks.c.package.in_(packages) | _tasks.c.removed_at.is_not(None))
-    return list(unreadable.read_all(connection.execute(query), _to_row))
+    return list(unreadable_rows.read_all(connection.execute(query), _to_row))
 
 
 def mark_removed(connection: sa.Connection, names: Sequence[str], at: dt.datetime | None) -> None:
@@ -111,4 +112,4 @@ def _make(row: sa.Row[Any]) -> TaskRow:
     )
 
 
-_to_row = unreadable.build_reader(_describe_row, _make, _tasks)
+_to_row = unreadable_rows.build_reader(_describe_row, _make, _tasks)

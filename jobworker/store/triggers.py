@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import RequiredOutcome
-from jobworker.domain.triggers import Trigger
-from jobworker.store import unreadable
-from jobworker.store.schema import executions, job_triggers
+from jobworker.domain.workflows.dependency import RequiredOutcome
+from jobworker.domain.workflows.trigger import Trigger
+from jobworker.store import unreadable_rows
+from jobworker.store.tables.core import executions, job_triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def replace(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) ->
 
 def list_after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
     """Return what starts after these jobs, without the triggers that cannot be read."""
-    return list(unreadable.read_all(connection.execute(_LIST_AFTER, {"jobs": sorted(jobs)}), _read))
+    return list(unreadable_rows.read_all(connection.execute(_LIST_AFTER, {"jobs": sorted(jobs)}), _read))
 
 
 def list_edges(connection: sa.Connection) -> list[tuple[str, str]]:
@@ -67,4 +67,6 @@ def _to_row(row: sa.Row[Any]) -> TriggerRow:
     return TriggerRow(row.job, Trigger(row.after, RequiredOutcome(row.condition), row.parameters))
 
 
-_read = unreadable.build_reader(lambda row: f"condition of the trigger of job {row.job} after {row.after}", _to_row)
+_read = unreadable_rows.build_reader(
+    lambda row: f"condition of the trigger of job {row.job} after {row.after}", _to_row
+)

@@ -7,10 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.store import queues, unreadable
-from jobworker.store.schema import workers
+from jobworker.store import queues, unreadable_rows
+from jobworker.store.tables.core import workers
 
-_SHAPE = unreadable.RowShape(workers, {"queues": unreadable.is_string_list, "tasks": unreadable.is_string_list})
+_SHAPE = unreadable_rows.RowShape(
+    workers, {"queues": unreadable_rows.is_string_list, "tasks": unreadable_rows.is_string_list}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,13 @@ class WorkerRow:
 def list_live(connection: sa.Connection) -> list[WorkerRow]:
     """Those that are there now."""
     rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL")))
-    return list(unreadable.read_all(rows, _to_row))
+    return list(unreadable_rows.read_all(rows, _to_row))
 
 
 def list_started_since(connection: sa.Connection, moment: dt.datetime) -> list[WorkerRow]:
     """Those that started at this moment or later, whether they are still there or not."""
     rows = connection.execute(sa.select(workers).where(workers.c.started_at >= moment))
-    return list(unreadable.read_all(rows, _to_row))
+    return list(unreadable_rows.read_all(rows, _to_row))
 
 
 def get_host(connection: sa.Connection, worker: str) -> str | None:
@@ -78,6 +80,6 @@ def _upsert(connection: sa.Connection, row: WorkerRow) -> None:
 
 def _to_row(row: sa.Row[Any]) -> WorkerRow:
     values = {name: row._mapping[name] for name in WorkerRow.__dataclass_fields__}
-    values = unreadable.repair_row(f"worker {row.id}", values, _SHAPE)
+    values = unreadable_rows.repair_row(f"worker {row.id}", values, _SHAPE)
     values.update(queues=tuple(values["queues"]), tasks=tuple(values["tasks"]))
     return WorkerRow(**values)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from jobworker.domain.zones import DATA_VERSION
+from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.telemetry import plain_text
 from jobworker.telemetry.plain_text import PlainTextStream
 

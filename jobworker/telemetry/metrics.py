@@ -59,7 +59,9 @@ class Metrics:
             "jobworker_write_ahead_log_bytes", "Length of SQLite's write-ahead log; 0 on PostgreSQL."
         )
         self.streams = self._make_gauge("jobworker_event_streams", "Open live streams of this process.")
-        self.database_up = self._make_gauge("jobworker_database_up", "Whether the database answered this scrape (1 or 0).")
+        self.database_up = self._make_gauge(
+            "jobworker_database_up", "Whether the database answered this scrape (1 or 0)."
+        )
         self.executions = self._make_gauge(
             "jobworker_executions", "Executions that have not ended, by state (history is not counted).", "state"
         )
@@ -71,7 +73,9 @@ class Metrics:
         )
         self.workers = self._make_gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
         self.relay_lag = self._make_gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
-        self.beat_age = self._make_gauge("jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule.")
+        self.beat_age = self._make_gauge(
+            "jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule."
+        )
         self.schedules = self._make_gauge(
             "jobworker_schedules", "Schedules by state: active, or why they start nothing.", "state"
         )

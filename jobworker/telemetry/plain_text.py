@@ -10,7 +10,9 @@ import re
 from typing import Any, TextIO
 
 #: All control characters but line feed and tab, other separators of lines, and what is invisible or turns text around.
-_CONTROL_PATTERN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+_CONTROL_PATTERN = (
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 _CONTROLS = re.compile(_CONTROL_PATTERN)
 
 #: The same without what click, structlog and honcho write for us: reset, bold, dim, and the colours red to cyan.

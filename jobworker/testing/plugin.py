@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from jobworker.testing.simulating import Simulator
+    from jobworker.testing.simulator import Simulator
 
 
 @pytest.fixture
 def simulate_schedules(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> "Simulator":
     """What would become of each occurrence: `simulate_schedules("2026-03-28", "2026-03-30")`."""
     # SQLAlchemy and the rest come only with the first test that wants them.
-    from jobworker.testing.simulating import Simulator
+    from jobworker.testing.simulator import Simulator
 
     monkeypatch.syspath_prepend(str(pytestconfig.rootpath))
     return Simulator()

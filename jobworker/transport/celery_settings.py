@@ -6,7 +6,7 @@ from typing import Any
 from kombu import Queue
 
 from jobworker.domain.errors import ConfigurationError
-from jobworker.domain.job import DEFAULT_QUEUE, BUILTIN_QUEUES
+from jobworker.domain.jobs.definition import BUILTIN_QUEUES, DEFAULT_QUEUE
 from jobworker.settings import Settings
 
 #: A broken Redis connection is noticed within so long (s); kombu alone waits for ever.
@@ -46,8 +46,8 @@ def build_celery_settings(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "timezone": "UTC",
         "enable_utc": True,
-        "worker_pool": "jobworker.worker.pool:TaskPool",
-        "worker_consumer": "jobworker.worker.consumer:Consumer",
+        "worker_pool": "jobworker.worker.celery.pool:TaskPool",
+        "worker_consumer": "jobworker.worker.celery.consumer:Consumer",
         "worker_prefetch_multiplier": 1,
         # Without remote control a worker that loses Redis while busy never consumes again.
         "worker_enable_remote_control": True,
@@ -66,7 +66,10 @@ def build_celery_settings(settings: Settings) -> dict[str, Any]:
         "result_expires": None,
         "beat_scheduler": "jobworker.transport.beat:Scheduler",
         "beat_max_loop_interval": _BEAT_INTERVAL_SECONDS,
-        "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT_SECONDS, "socket_connect_timeout": _SOCKET_TIMEOUT_SECONDS},
+        "redbeat_redis_options": {
+            "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": _SOCKET_TIMEOUT_SECONDS,
+        },
         "redbeat_lock_timeout": _BEAT_LOCK_SECONDS,
     }
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import redis
 
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
 from jobworker.transport import keys
 from jobworker.transport.scripts import attempts
 

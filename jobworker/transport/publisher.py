@@ -11,7 +11,7 @@ import orjson
 import redis
 from celery import Celery
 
-from jobworker.domain.calls import POSITIONAL_ARGUMENTS
+from jobworker.domain.executions.direct_call import POSITIONAL_ARGUMENTS
 from jobworker.transport import keys
 from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 

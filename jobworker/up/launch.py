@@ -12,16 +12,16 @@ import redis
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError
-from jobworker.guardian import OrphanReaper
+from jobworker.orphan_reaper import OrphanReaper
 from jobworker.settings import Settings, mask_password
 from jobworker.transport.client import check_server, connect_redis
 from jobworker.up import addresses, passwords, procfile
+from jobworker.up.banner import Endpoints, StartupBanner
 from jobworker.up.lock import HomeLock
 from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
 from jobworker.up.redis_server import EmbeddedRedis
 from jobworker.up.supervisor import StopStage, Supervisor
-from jobworker.up.welcome import Endpoints, StartupBanner
 
 REDIS_SERVICE = "redis"
 
@@ -66,7 +66,9 @@ def _make_endpoints(settings: Settings, names: list[str]) -> Endpoints:
     return Endpoints(
         api=addresses.parse(settings.bind, "JOBWORKER_BIND").url if "web" in names else None,
         flower=addresses.parse(settings.flower_bind, "JOBWORKER_FLOWER_BIND").url if "flower" in names else None,
-        flower_password="JOBWORKER_FLOWER_PASSWORD" if settings.flower_password else f"in {_flower_password_path(settings)}",
+        flower_password="JOBWORKER_FLOWER_PASSWORD"
+        if settings.flower_password
+        else f"in {_flower_password_path(settings)}",
         database_url=settings.database_url,
     )
 
@@ -118,7 +120,9 @@ class _Launcher:
             return given
         embedded = EmbeddedRedis(self._settings.home)
         if not self._try_start(embedded) and not self._try_start_without_data(embedded):
-            raise ConfigurationError(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+            raise ConfigurationError(
+                f"the embedded Redis does not start; its own words are above (data: {embedded.folder})"
+            )
         self._supervisor.enable_restart(REDIS_SERVICE)
         embedded.record_writer()
         return embedded.url or ""
@@ -130,7 +134,8 @@ class _Launcher:
             embedded.prepare()
             self._supervisor.start(Service(REDIS_SERVICE, shlex.join(embedded.command)), plain, restart=False)
             self._supervisor.wait_until(
-                lambda: not self._supervisor.is_running(REDIS_SERVICE) or embedded.is_ready(), _REDIS_START_TIMEOUT_SECONDS
+                lambda: not self._supervisor.is_running(REDIS_SERVICE) or embedded.is_ready(),
+                _REDIS_START_TIMEOUT_SECONDS,
             )
             if self._supervisor.is_running(REDIS_SERVICE) or self._supervisor.stop_requested:
                 return True
@@ -189,7 +194,8 @@ def _build_environment(settings: Settings, redis_url: str) -> dict[str, str]:
         "JOBWORKER_HOME": str(settings.home),
         "JOBWORKER_DATABASE_URL": settings.database_url,
         "JOBWORKER_REDIS_URL": redis_url,
-        "JOBWORKER_FLOWER_PASSWORD": settings.flower_password or passwords.get_or_create(_flower_password_path(settings)),
+        "JOBWORKER_FLOWER_PASSWORD": settings.flower_password
+        or passwords.get_or_create(_flower_password_path(settings)),
     }
 
 

@@ -32,7 +32,10 @@ class LogFile:
 
     def _rotate(self) -> None:
         self._size = 0
-        names = [self.path, *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, _MAX_BACKUPS + 1))]
+        names = [
+            self.path,
+            *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, _MAX_BACKUPS + 1)),
+        ]
         with contextlib.suppress(OSError):
             for older, newer in zip(reversed(names), [*reversed(names)][1:], strict=False):
                 if newer.exists():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobworker.clock import Clock
-from jobworker.guardian import OrphanReaper
-from jobworker.up.child import ServiceProcess
+from jobworker.orphan_reaper import OrphanReaper
 from jobworker.up.output import ProcessOutput
+from jobworker.up.process import ServiceProcess
 from jobworker.up.procfile import Service
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,7 +75,12 @@ class Supervisor:
     """Lives in the main thread, because it takes over the signals of the process."""
 
     def __init__(
-        self, reaper: OrphanReaper, output: ProcessOutput, clock: Clock, folder: Path, backoff: RestartBackoff | None = None
+        self,
+        reaper: OrphanReaper,
+        output: ProcessOutput,
+        clock: Clock,
+        folder: Path,
+        backoff: RestartBackoff | None = None,
     ) -> None:
         self._reaper = reaper
         self._output = output
@@ -163,7 +168,11 @@ class Supervisor:
         began = ask_again_at = self._clock.monotonic()
         deadline = began + stage.timeout
         asked = False
-        while self._list_alive(stage) and self._clock.monotonic() < deadline and self._stop_signal_count < signals_before + 2:
+        while (
+            self._list_alive(stage)
+            and self._clock.monotonic() < deadline
+            and self._stop_signal_count < signals_before + 2
+        ):
             if self._stop_signal_count > signals_before:
                 self._interrupt_jobs(stages)
                 deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRIED_STOP_TIMEOUT_SECONDS)
@@ -180,7 +189,10 @@ class Supervisor:
         now = self._clock.monotonic()
         if not self._quit_signal_count:
             self._jobs_interrupted_at = now
-        if self._quit_signal_count == _MAX_QUIT_SIGNALS or now < self._jobs_interrupted_at + self._quit_signal_count * _SIGNAL_INTERVAL_SECONDS:
+        if (
+            self._quit_signal_count == _MAX_QUIT_SIGNALS
+            or now < self._jobs_interrupted_at + self._quit_signal_count * _SIGNAL_INTERVAL_SECONDS
+        ):
             return
         workers = [child for stage in stages if stage.runs_jobs for child in self._list_alive(stage)]
         if workers and not self._quit_signal_count:
@@ -199,7 +211,9 @@ class Supervisor:
         return not left
 
     def _list_alive(self, stage: StopStage) -> list[ServiceProcess]:
-        return [kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None]
+        return [
+            kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None
+        ]
 
     def _spawn(self, supervised: _SupervisedService) -> None:
         again = supervised.restart_at is not None
@@ -228,13 +242,17 @@ class Supervisor:
             self._output.write_message(f"{child.service.name} ended ({_describe_exit(supervised.returncode)})")
             return
         now = self._clock.monotonic()
-        supervised.failures = 0 if now - supervised.started_at >= self._backoff.healthy_after else supervised.failures + 1
+        supervised.failures = (
+            0 if now - supervised.started_at >= self._backoff.healthy_after else supervised.failures + 1
+        )
         delay = self._backoff.compute_delay(supervised.failures)
         supervised.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
         file = self._output.get_log_path(child.service.name)
         ended = "died" if supervised.returncode else "ended, and nobody had stopped it"
-        self._output.write_message(f"{child.service.name} {ended} ({_describe_exit(supervised.returncode)}), see {file}; restarting {when}")
+        self._output.write_message(
+            f"{child.service.name} {ended} ({_describe_exit(supervised.returncode)}), see {file}; restarting {when}"
+        )
 
     def _update_reaper(self) -> None:
         self._reaper.set_groups(kept.process.pid for kept in self._services.values() if kept.process is not None)

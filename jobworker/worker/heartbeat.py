@@ -11,14 +11,14 @@ import structlog
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.transport.broker.channel import Channel
-from jobworker.transport.catalogue import describe_tasks
 from jobworker.transport.claims import Claims
-from jobworker.transport.registry import WorkerAnnouncement, HeartbeatStatus, WorkerRegistry
-from jobworker.worker.announce import make_announcement
-from jobworker.worker.pool import is_prefork
-from jobworker.worker.repeated import PeriodicStep
-from jobworker.worker.runner import AttemptRunner
-from jobworker.worker.task import JobTask
+from jobworker.transport.task_catalog import describe_tasks
+from jobworker.transport.worker_registry import HeartbeatStatus, WorkerAnnouncement, WorkerRegistry
+from jobworker.worker.attempt.runner import AttemptRunner
+from jobworker.worker.celery.pool import is_prefork
+from jobworker.worker.celery.task import JobTask
+from jobworker.worker.periodic_step import PeriodicStep
+from jobworker.worker.registration import make_announcement
 from jobworker.worker.watchdog import Watchdog
 
 logger = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ import structlog
 from celery.apps.worker import REMAP_SIGTERM
 from celery.worker import state
 
-from jobworker.worker.pool import is_prefork
+from jobworker.worker.celery.pool import is_prefork
 
 logger = structlog.get_logger(__name__)
 
@@ -41,7 +41,9 @@ def install_signal_handlers(consumer: Any) -> None:
     worker.wait_for_soft_shutdown = _skip_soft_shutdown_wait
     for number in {signal.SIGQUIT, signal.SIGTERM} if REMAP_SIGTERM == "SIGQUIT" else {signal.SIGQUIT}:
         cold = signal.getsignal(number)
-        signal.signal(number, _make_soft_shutdown_handler(patience, cold) if is_prefork(worker.pool) else _handle_warm_shutdown)
+        signal.signal(
+            number, _make_soft_shutdown_handler(patience, cold) if is_prefork(worker.pool) else _handle_warm_shutdown
+        )
 
 
 def _make_soft_shutdown_handler(timeout: float, cold_handler: Any) -> SignalHandler:

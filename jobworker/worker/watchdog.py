@@ -54,7 +54,9 @@ class Watchdog:
         if taken != self._taken_count or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
             self._taken_count, self._idle_since = taken, now
         elif now - self._idle_since > self._timeout:
-            logger.error("worker_takes_nothing", seconds=round(now - self._idle_since), why="work waits and a slot is free")
+            logger.error(
+                "worker_takes_nothing", seconds=round(now - self._idle_since), why="work waits and a slot is free"
+            )
             self._end_worker()
 
     def arm_loop_timeout(self) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.supervised import ROOT, UpProcess, list_group_members
-from tests.waiting import until
+from tests.polling import until
+from tests.up_process import ROOT, UpProcess, list_group_members
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -3,10 +3,11 @@
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import executions, schema
-from jobworker.store.database import Database
-from jobworker.store.executions import NewExecution
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.executions import NewExecution
+from jobworker.store.tables import core
 from tests.conftest import NOW
 
 _ENTRY = {"at": NOW, "actor": "someone", "action": "job.create", "subject": "export", "after": {"queue": "default"}}
@@ -57,14 +58,14 @@ def test_what_happened_to_an_execution_is_not_rewritten(database: Database) -> N
 
 def test_more_entries_are_welcome(audited: Database) -> None:
     with audited.write() as connection:
-        connection.execute(sa.insert(schema.audit), [_ENTRY, _ENTRY])
+        connection.execute(sa.insert(core.audit), [_ENTRY, _ENTRY])
     with audited.read() as connection:
-        assert connection.scalars(sa.select(schema.audit.c.id).order_by(schema.audit.c.id)).all() == [1, 2, 3]
+        assert connection.scalars(sa.select(core.audit.c.id).order_by(core.audit.c.id)).all() == [1, 2, 3]
 
 
 def write_entry(database: Database) -> Database:
     with database.write() as connection:
-        connection.execute(sa.insert(schema.audit).values(_ENTRY))
+        connection.execute(sa.insert(core.audit).values(_ENTRY))
     return database
 
 
@@ -72,4 +73,4 @@ def is_refused(database: Database, statement: str) -> None:
     with pytest.raises(sa.exc.DatabaseError, match="audit is append-only"), database.write() as connection:
         connection.execute(sa.text(statement))
     with database.read() as connection:
-        assert [row.actor for row in connection.execute(sa.select(schema.audit))] == ["someone"]
+        assert [row.actor for row in connection.execute(sa.select(core.audit))] == ["someone"]

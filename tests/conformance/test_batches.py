@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.admission import Submission
-from jobworker.domain.errors import BatchNotFound, InvalidInput, ExecutionNotCancellable
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.workflow import WorkflowStep, Workflow
-from jobworker.relay.release import DependencyResolver
-from jobworker.services import batches, workflows
-from jobworker.services.accepting import IdempotencyKey
-from jobworker.services.batches import BatchStatus
-from jobworker.store import dispatch, stopping
-from jobworker.store.database import Database
-from jobworker.store.limits import QueueBacklog
-from tests.conformance.household import FAILED, ExecutionDriver
+from jobworker.domain.errors import BatchNotFound, ExecutionNotCancellable, InvalidInput
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
+from jobworker.relay.dependency_resolution import DependencyResolver
+from jobworker.services.submissions.commit import IdempotencyKey
+from jobworker.services.workflows import batches, workflows
+from jobworker.services.workflows.batches import BatchStatus
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dispatch, stop_requests
+from jobworker.store.executions.limit_usage import QueueBacklog
+from tests.conformance.execution_driver import FAILED, ExecutionDriver
 from tests.conformance.test_dependencies import UNKNOWN_ID
-from tests.waiting import until
+from tests.polling import until
 
 LOAD = Submission(job="load")
 REPORT = Submission(job="report", parameters={"failed": {"$from": "batch", "path": "/counts/Failed"}, "n": 1})
@@ -31,7 +31,9 @@ def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
-def _make_step(job: str = "load", needs: tuple[Any, ...] = (), on_failure: str | None = None, **fields: Any) -> WorkflowStep:
+def _make_step(
+    job: str = "load", needs: tuple[Any, ...] = (), on_failure: str | None = None, **fields: Any
+) -> WorkflowStep:
     return WorkflowStep(Submission(job=job, **fields), needs, on_failure)
 
 
@@ -169,7 +171,9 @@ def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(driver: ExecutionDriv
 
 
 def test_a_workflow_with_an_idempotency_key_is_accepted_once(driver: ExecutionDriver) -> None:
-    first, second = (_submit_batch(driver, IdempotencyKey("k", 60.0), a=_make_step(), b=_make_step(needs=("a",))) for _ in range(2))
+    first, second = (
+        _submit_batch(driver, IdempotencyKey("k", 60.0), a=_make_step(), b=_make_step(needs=("a",))) for _ in range(2)
+    )
     assert first == second
     assert len(driver.list_executions("load")) == 2
 
@@ -197,8 +201,10 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: Execution
     ]  # fmt: skip
     assert driver.get(ids[0]).cancel_requested_by == "ann"
     with driver.database.read() as connection:
-        assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [after]
-        asked = stopping.list_queued_cancel_requests(connection, 10)
+        assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [
+            after
+        ]
+        asked = stop_requests.list_queued_cancel_requests(connection, 10)
     driver.report_end(ids[0], FAILED)
     row = batches.get(driver.database, batch).row
     assert [each.id for each in asked] == [ids[0]]

@@ -7,18 +7,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from sqlalchemy import event
 
-from jobworker.domain import events
 from jobworker.domain.errors import ExecutionNotCancellable
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.relay.event_recorder import record_events
 from jobworker.relay.progress import record_progress
-from jobworker.relay.record import record_events
-from jobworker.services import cancelling, release
-from jobworker.services.selection import Selection
-from jobworker.store import history
-from jobworker.store.database import Database
-from tests.conformance.household import ExecutionDriver
-from tests.conformance.worlds import NOW
+from jobworker.services.bulk import cancellation
+from jobworker.services.bulk.actions import Selection
+from jobworker.services.workflows import resolution
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import history
+from tests.conformance.execution_driver import ExecutionDriver
+from tests.conformance.factories import NOW
 
 #: Longer than a transaction of these tests takes (s): who is still at it then waits for the other one.
 _WAIT_SECONDS = 0.5
@@ -88,13 +89,13 @@ def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
         with driver.database.write() as connection:
             record_progress(connection, [progress])
             told = record_events(connection, [end])
-            release.resolve_dependents(connection, told.ended, NOW)
+            resolution.resolve_dependents(connection, told.ended, NOW)
 
     pause = CallPause(monkeypatch, history, "known")
     with ThreadPoolExecutor(2) as pool:
         selection = Selection(ids=[first, second])
         cancelled = run_in_threads(
-            pool, pause, relay, lambda: cancelling.cancel_executions(driver.database, driver.clock, selection, "ann")
+            pool, pause, relay, lambda: cancellation.cancel_executions(driver.database, driver.clock, selection, "ann")
         )
         cancelled.result(30)
     assert {driver.get_state(first), driver.get_state(second)} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}

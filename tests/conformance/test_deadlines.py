@@ -4,12 +4,13 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import dispatch, executions, schema, story
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.limits import QueueBacklog
-from tests.conformance.worlds import NOW, insert_executions, make_execution
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dispatch, executions, timeline
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.executions.limit_usage import QueueBacklog
+from jobworker.store.tables import core
+from tests.conformance.factories import NOW, insert_executions, make_execution
 
 SECOND = dt.timedelta(seconds=1)
 
@@ -21,7 +22,7 @@ def _get_rows(database: Database, ids: list[str]) -> list[ExecutionRow]:
 
 def _update_execution(database: Database, execution: str, **values: object) -> None:
     with database.write() as connection:
-        table = schema.executions
+        table = core.executions
         connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
 
 
@@ -39,9 +40,13 @@ def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Data
         assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 1) == [queued]
         assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 10) == [scheduled]
         assert dispatch.get_next_due(connection) == NOW + 9 * SECOND
-        told = story.list_all_transitions(connection, queued)
+        told = timeline.list_all_transitions(connection, queued)
     rows = {row.id: row for row in _get_rows(database, [queued, scheduled, later])}
-    assert [rows[key].state for key in (queued, scheduled, later)] == [ExecutionState.SKIPPED, ExecutionState.SKIPPED, ExecutionState.QUEUED]
+    assert [rows[key].state for key in (queued, scheduled, later)] == [
+        ExecutionState.SKIPPED,
+        ExecutionState.SKIPPED,
+        ExecutionState.QUEUED,
+    ]
     assert rows[queued].reason == f"its deadline {(NOW + SECOND).isoformat()} passed before it started"
     assert rows[queued].finished_at == NOW + 3 * SECOND
     assert [(row.attempt, row.state, row.actor) for row in told] == [(0, "Queued", "tester"), (0, "Skipped", "relay")]

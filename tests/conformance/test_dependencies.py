@@ -9,16 +9,19 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import ParentExecution
 from jobworker.domain.errors import InvalidDependency
-from jobworker.domain.execution import ExecutionState
-from jobworker.relay.release import DependencyResolver
-from jobworker.services import preparing, release, why
-from jobworker.store import dependencies, schema
-from jobworker.store.database import Database
-from tests.conformance.household import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ExecutionDriver
-from tests.conformance.worlds import NOW
-from tests.waiting import until
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.workflows.dependency import ParentExecution
+from jobworker.relay.dependency_resolution import DependencyResolver
+from jobworker.services import blocker_report
+from jobworker.services.submissions import preparation
+from jobworker.services.workflows import resolution
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dependency_rows
+from jobworker.store.tables import core
+from tests.conformance.execution_driver import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ExecutionDriver
+from tests.conformance.factories import NOW
+from tests.polling import until
 
 UNKNOWN_ID = "01980000-0000-7000-8000-000000000000"
 
@@ -112,8 +115,8 @@ def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(driver: 
 def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "_MAX_WAVES", 3)
-    monkeypatch.setattr(release, "_WAVE_SIZE", 2)
+    monkeypatch.setattr(resolution, "_MAX_WAVES", 3)
+    monkeypatch.setattr(resolution, "_WAVE_SIZE", 2)
     chain = [driver.submit("extract")]
     for _ in range(10):
         chain.append(driver.submit("load", depends_on=[chain[-1]]))
@@ -184,7 +187,11 @@ def test_results_become_parameters(driver: ExecutionDriver) -> None:
 
     assert driver.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
     assert driver.get(saved).parameters == {"x": 3}
-    assert (driver.get_state(gone), driver.get_state(wrong), driver.get_state(after)) == (ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.QUEUED)
+    assert (driver.get_state(gone), driver.get_state(wrong), driver.get_state(after)) == (
+        ExecutionState.FAILED,
+        ExecutionState.FAILED,
+        ExecutionState.QUEUED,
+    )
     assert driver.get(gone).reason == f"the result of {parent} has nothing at /nothing"
     assert driver.get(wrong).reason == "rows must be of type integer, not array"
 
@@ -196,7 +203,7 @@ def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
     many = {"rows": [{"$from": parent}] * 1000}
     child = driver.submit("load", depends_on=[parent], parameters=many)
     few = driver.submit("load", depends_on=[parent], parameters={"rows": [{"$from": parent}] * 6})
-    monkeypatch.setattr(preparing, "check_parameters", checked := Mock(wraps=preparing.check_parameters))
+    monkeypatch.setattr(preparation, "check_parameters", checked := Mock(wraps=preparation.check_parameters))
     driver.report_end(parent, result="x" * 10_000)
     row = driver.get(child)
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
@@ -210,9 +217,9 @@ def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
 def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(release, "_MAX_BYTES", 100_000)
-    monkeypatch.setattr(release, "_LOCK_BATCH_SIZE", 1)
-    monkeypatch.setattr(release, "_RESULT_BATCH_SIZE", 1)
+    monkeypatch.setattr(resolution, "_MAX_BYTES", 100_000)
+    monkeypatch.setattr(resolution, "_LOCK_BATCH_SIZE", 1)
+    monkeypatch.setattr(resolution, "_RESULT_BATCH_SIZE", 1)
     text = "x" * 30_000
     parents = [driver.submit("extract") for _ in range(10)]
     given = [{"rows": text} if what == "parameters" else {"n": {"$from": each, "path": "/n"}} for each in parents]
@@ -221,9 +228,9 @@ def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
     ended = [ParentExecution(each, "extract", ExecutionState.SUCCEEDED, None, "c") for each in parents]
     with driver.database.write() as connection:
         values = {"state": "Succeeded", "finished_at": NOW, "result": {"n": 1, "text": text}}
-        table = schema.executions
+        table = core.executions
         connection.execute(sa.update(table).where(table.c.id.in_(parents)).values(**values))
-        released = release.resolve_dependents(connection, ended, NOW)
+        released = resolution.resolve_dependents(connection, ended, NOW)
     assert (released.released_count, bool(released.unfinished)) == (4, True)
     releases = DependencyResolver(driver.database, driver.clock)
     releases.mark_committed(released)
@@ -237,9 +244,9 @@ def test_what_an_execution_waits_for_is_listed(driver: ExecutionDriver) -> None:
     child = driver.submit("load", depends_on=parents)
     driver.report_end(parents[0])
     with driver.database.read() as connection:
-        first = dependencies.list_parents(connection, child, limit=2)
-        second = dependencies.list_parents(connection, child, limit=2, cursor=first.next)
-    reasons = why.explain_execution(driver.database, driver.clock, child).blockers
+        first = dependency_rows.list_parents(connection, child, limit=2)
+        second = dependency_rows.list_parents(connection, child, limit=2, cursor=first.next)
+    reasons = blocker_report.explain_execution(driver.database, driver.clock, child).blockers
     assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
     rows = [*first.items, *second.items]
     assert [row.execution_id for row in rows] == parents
@@ -301,7 +308,7 @@ def test_what_was_stranded_is_found_by_the_sweep(driver: ExecutionDriver) -> Non
     parent = driver.submit("extract")
     child = driver.submit("load", depends_on=[parent])
     with driver.database.write() as connection:
-        table = schema.executions
+        table = core.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
     assert driver.get_state(child) is ExecutionState.WAITING
     DependencyResolver(driver.database, driver.clock).resolve_stranded()
@@ -327,7 +334,9 @@ def test_a_unique_key_that_is_known_late_is_taken_late(driver: ExecutionDriver) 
 
 
 def test_what_waits_for_an_execution_that_is_replaced_is_told(driver: ExecutionDriver) -> None:
-    driver.define_job("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
+    driver.define_job(
+        "load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}}
+    )
     first = driver.submit("load", delay=60)
     child = driver.submit("report", depends_on=[first])
     driver.submit("load")

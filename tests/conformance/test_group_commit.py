@@ -15,11 +15,12 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store import queues, schema
-from jobworker.store.database import Database, DatabaseTimeouts
-from jobworker.store.file_lock import FileLock
+from jobworker.store import queues
+from jobworker.store.engine.database import Database, DatabaseTimeouts
+from jobworker.store.engine.file_lock import FileLock
+from jobworker.store.tables import core
 from tests.conftest import NOW
-from tests.waiting import until
+from tests.polling import until
 
 Work = Callable[[sa.Connection], Any]
 
@@ -63,7 +64,7 @@ def make_small_work(queue: str) -> Work:
 def insert_rows(connection: sa.Connection, count: int) -> None:
     """Write `count` rows of about 300 bytes."""
     rows = [{"name": f"{number:05}", "created_at": NOW, "pause_note": "x" * 250} for number in range(count)]
-    connection.execute(sa.insert(schema.queues), rows)
+    connection.execute(sa.insert(core.queues), rows)
 
 
 def commit_concurrently(
@@ -245,7 +246,9 @@ def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, 
     database = Database(sqlite_url, DatabaseTimeouts(lock=0.3))
     holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock(), 1.0)
     with holder.hold(SystemClock().monotonic()):
-        outcomes = commit_concurrently(database, [make_small_work("early"), make_small_work("early"), make_small_work("early")])
+        outcomes = commit_concurrently(
+            database, [make_small_work("early"), make_small_work("early"), make_small_work("early")]
+        )
         assert [type(outcome) for outcome in outcomes] == [DatabaseBusy] * 3
     database.commit(make_small_work("after"))
     with database.read() as connection:

@@ -13,10 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store import lock_waits, queues, schema
-from jobworker.store.database import Database, DatabaseTimeouts
+from jobworker.store import queues
+from jobworker.store.engine import lock_waits
+from jobworker.store.engine.database import Database, DatabaseTimeouts
+from jobworker.store.tables import core
 from tests.conftest import NOW
-from tests.waiting import until
+from tests.polling import until
 
 #: More than may wait for a lock at a time.
 _CALLER_COUNT = 16
@@ -46,7 +48,7 @@ def hold_lock(database: Database, table: str = "executions") -> Iterator[None]:
 
 def write_nothing(connection: sa.Connection) -> None:
     """Change no row, under the locks of a change."""
-    connection.execute(sa.delete(schema.executions).where(schema.executions.c.id == "none"))
+    connection.execute(sa.delete(core.executions).where(core.executions.c.id == "none"))
 
 
 def submit_job(database: Database) -> None:
@@ -60,7 +62,7 @@ def write_transaction(database: Database) -> None:
 
 def read_transaction(database: Database) -> None:
     with database.read() as connection:
-        connection.execute(sa.select(schema.executions.c.id).limit(1)).all()
+        connection.execute(sa.select(core.executions.c.id).limit(1)).all()
 
 
 def measure_concurrent_waits(database: Database, work: Work) -> list[float]:
@@ -132,7 +134,7 @@ def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: 
     with database.write() as connection:
         queues.upsert_many(connection, ["a"], NOW)
     with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
-        connection.execute(sa.insert(schema.queues), [{"name": "a", "created_at": NOW}])
+        connection.execute(sa.insert(core.queues), [{"name": "a", "created_at": NOW}])
     for state in ("40001", "40P01"):
         raised = f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"
         with pytest.raises(sa.exc.OperationalError), database.write() as connection:

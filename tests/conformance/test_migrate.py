@@ -7,8 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.errors import ConfigurationError
-from jobworker.store import migrate, schema
-from jobworker.store.database import Database
+from jobworker.store import migrate
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
 
 
 def set_revision(database: Database, revision: str) -> None:
@@ -23,15 +24,15 @@ def test_a_fresh_database_passes_the_check(database: Database, database_url: str
 
 def test_upgrading_again_changes_nothing(database: Database, database_url: str) -> None:
     with database.write() as connection:
-        connection.execute(sa.insert(schema.queues).values(name="critical", created_at=sa.func.now()))
+        connection.execute(sa.insert(core.queues).values(name="critical", created_at=sa.func.now()))
     assert migrate.upgrade(database_url) == migrate.get_head()
     with database.read() as connection:
-        assert connection.scalars(sa.select(schema.queues.c.name)).all() == ["critical"]
+        assert connection.scalars(sa.select(core.queues.c.name)).all() == ["critical"]
 
 
 def test_the_relay_finds_its_row(database: Database) -> None:
     with database.read() as connection:
-        rows = connection.execute(sa.select(schema.relay_state)).mappings().all()
+        rows = connection.execute(sa.select(core.relay_state)).mappings().all()
     assert [(row["id"], row["epoch"], row["events_offset"], row["logs_offset"]) for row in rows] == [
         (1, None, "0-0", "0-0")
     ]

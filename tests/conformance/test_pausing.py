@@ -3,15 +3,16 @@
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobOwner
-from jobworker.domain.schedule import MissedOccurrencePolicy
-from jobworker.services import failures, pausing
-from jobworker.services.failures import EndedExecution
-from jobworker.store import audit, calendars, settling
-from jobworker.store.database import Database
-from jobworker.store.schedules import ScheduleRow
-from tests.conformance.timetables import ScheduleDriver, at_minute
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.domain.schedules.schedule import MissedOccurrencePolicy
+from jobworker.services.schedules import failure_counter, pauses
+from jobworker.services.schedules.failure_counter import EndedExecution
+from jobworker.store import audit
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import calendar_rows, due_schedules
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+from tests.conformance.schedule_driver import ScheduleDriver, at_minute
 
 
 @pytest.fixture
@@ -23,17 +24,23 @@ def driver(database: Database) -> ScheduleDriver:
 def pause_schedule(driver: ScheduleDriver, row: ScheduleRow, minutes: float, until: float | None = None) -> ScheduleRow:
     with driver.database.write() as connection:
         moment = at_minute(until) if until is not None else None
-        return pausing.pause_schedule(connection, row, "stock-taking", moment, "me", at_minute(minutes))
+        return pauses.pause_schedule(connection, row, "stock-taking", moment, "me", at_minute(minutes))
 
 
-def resume_schedule(driver: ScheduleDriver, row: ScheduleRow, minutes: float, policy: MissedOccurrencePolicy | None = None) -> ScheduleRow:
+def resume_schedule(
+    driver: ScheduleDriver, row: ScheduleRow, minutes: float, policy: MissedOccurrencePolicy | None = None
+) -> ScheduleRow:
     with driver.database.write() as connection:
-        return pausing.resume_schedule(connection, driver.get_schedule(row), "me", at_minute(minutes), policy)
+        return pauses.resume_schedule(connection, driver.get_schedule(row), "me", at_minute(minutes), policy)
 
 
 def fail_execution(driver: ScheduleDriver, row: ScheduleRow, *states: ExecutionState) -> ScheduleRow:
     with driver.database.write() as connection:
-        failures.count_failures(connection, [EndedExecution(row.id, f"e{number}", state) for number, state in enumerate(states)], at_minute(0.5))
+        failure_counter.count_failures(
+            connection,
+            [EndedExecution(row.id, f"e{number}", state) for number, state in enumerate(states)],
+            at_minute(0.5),
+        )
     return driver.get_schedule(row)
 
 
@@ -48,20 +55,27 @@ def test_a_pause_holds_occurrences_up_and_says_why(driver: ScheduleDriver) -> No
     driver.evaluate(tick, minutes=5)
     assert [outcome for _, outcome in driver.list_outcomes(tick)][3:] == ["skipped_paused", "skipped_overlap"]
     with driver.database.read() as connection:
-        assert [entry.action for entry in audit.list_by_subject(connection, "tick")][1:] == ["schedule.pause", "schedule.resume"]
+        assert [entry.action for entry in audit.list_by_subject(connection, "tick")][1:] == [
+            "schedule.pause",
+            "schedule.resume",
+        ]
 
 
 @pytest.mark.parametrize(
     ("policy", "fired"),
     [("skip", []), ("fire_once", [4]), ("catch_up", [3, 4])],
 )
-def test_the_end_of_a_pause_makes_up_as_the_schedule_says(driver: ScheduleDriver, policy: str, fired: list[int]) -> None:
+def test_the_end_of_a_pause_makes_up_as_the_schedule_says(
+    driver: ScheduleDriver, policy: str, fired: list[int]
+) -> None:
     tick = driver.put_schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
     pause_schedule(driver, tick, 0.5)
     after = resume_schedule(driver, tick, 4.5)
     assert [minute for minute, outcome in driver.list_outcomes(tick) if outcome == "fired"] == fired
     assert len(driver.list_outcomes(tick)) == 4
-    assert [execution.scheduled_for for execution in driver.list_executions()] == [at_minute(minute) for minute in fired]
+    assert [execution.scheduled_for for execution in driver.list_executions()] == [
+        at_minute(minute) for minute in fired
+    ]
     assert after.runs == len(fired)
     again = resume_schedule(driver, tick, 4.6)
     assert again == after
@@ -81,7 +95,7 @@ def test_what_a_pause_held_up_is_what_calendars_allowed_then(driver: ScheduleDri
     def close(*days: str) -> None:
         with driver.database.write() as connection:
             spec = {"kind": "dates", "days": dict.fromkeys(days, "closed")}
-            calendars.upsert(connection, "days-off", spec, JobOwner.API, "me", at_minute(0))
+            calendar_rows.upsert(connection, "days-off", spec, JobOwner.API, "me", at_minute(0))
 
     first, second, third = (at_minute(days * 1440).date().isoformat() for days in (1, 2, 3))
     close(third)
@@ -100,8 +114,8 @@ def test_a_pause_with_an_end_holds_nothing_up_after_it(driver: ScheduleDriver) -
     driver.evaluate(tick, minutes=2)
     assert driver.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
     with driver.database.read() as connection:
-        assert settling.list_ended_pauses(connection, at_minute(1.9), 10) == []
-        assert settling.list_ended_pauses(connection, at_minute(2), 10) == [tick.id]
+        assert due_schedules.list_ended_pauses(connection, at_minute(1.9), 10) == []
+        assert due_schedules.list_ended_pauses(connection, at_minute(2), 10) == [tick.id]
 
 
 def test_a_pause_can_be_changed_and_begins_where_it_began(driver: ScheduleDriver) -> None:
@@ -118,7 +132,9 @@ def test_so_many_failures_in_a_row_pause_it(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(pause_after_failures=3)
     assert fail_execution(driver, tick, ExecutionState.FAILED, ExecutionState.TIMED_OUT).failures == 2
     assert fail_execution(driver, tick, ExecutionState.CANCELLED, ExecutionState.SUCCEEDED).failures == 0
-    after = fail_execution(driver, tick, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED)
+    after = fail_execution(
+        driver, tick, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.FAILED
+    )
     assert (after.paused_at, after.paused_by) == (at_minute(0.5), "relay")
     assert after.pause_note == "3 executions in a row failed; the last of them is e2"
     assert resume_schedule(driver, tick, 0.6).failures == 0

@@ -4,28 +4,27 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import (
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store import queues, triggers
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import (
     batches,
     dead_letters,
-    dependencies,
+    dependency_rows,
     dispatch,
     executions,
-    limits,
-    planned,
-    queues,
-    schedule_lists,
-    settling,
-    stopping,
-    triggers,
+    limit_usage,
+    stop_requests,
 )
-from jobworker.store.database import Database
-from jobworker.store.filters import ExecutionFilters, build_conditions, list_ids
-from jobworker.store.limits import QueueBacklog, LimitedExecution
-from tests.conformance.worlds import insert_executions, make_execution
+from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions, list_ids
+from jobworker.store.executions.limit_usage import LimitedExecution, QueueBacklog
+from jobworker.store.schedules import beat_entries, due_schedules, schedule_queries
+from tests.conformance.factories import insert_executions, make_execution
 from tests.conftest import NOW
 
-_NOOP_BACKLOG, _TWO_TASKS_BACKLOG, _OTHER_BACKLOG = (QueueBacklog("default", tasks) for tasks in (["noop"], ["noop", "other"], ["a"]))
+_NOOP_BACKLOG, _TWO_TASKS_BACKLOG, _OTHER_BACKLOG = (
+    QueueBacklog("default", tasks) for tasks in (["noop"], ["noop", "other"], ["a"])
+)
 
 
 def _list_plans(database: Database, run_query: object) -> list[str]:
@@ -52,7 +51,9 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
     assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority>? AND priority<?)"]
     with sqlite_database.write() as connection:
         insert_executions(connection, make_execution(priority=3))
-    overtaken = _list_plans(sqlite_database, lambda connection: dispatch.list_overtaken(connection, _OTHER_BACKLOG, 5, NOW, 1))
+    overtaken = _list_plans(
+        sqlite_database, lambda connection: dispatch.list_overtaken(connection, _OTHER_BACKLOG, 5, NOW, 1)
+    )
     assert overtaken == [
         "SEARCH executions USING INDEX ix_executions_ready (queue=?)",
         *["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority=? AND due_at<?)"] * 2,
@@ -60,27 +61,31 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
 
 
 def test_limit_keys_are_found_one_after_the_other(sqlite_database: Database) -> None:
-    plan = _list_plans(sqlite_database, lambda connection: limits.list_heads(connection, _NOOP_BACKLOG, "", 10))
+    plan = _list_plans(sqlite_database, lambda connection: limit_usage.list_heads(connection, _NOOP_BACKLOG, "", 10))
     steps = [step for step in plan if "ix_executions" in step]
     assert steps == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key>?)"] * 2
     assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN executions" in step]
 
 
 def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
-    line = _list_plans(sqlite_database, lambda connection: limits.list_by_limit_key(connection, _NOOP_BACKLOG, "key", 10))
+    line = _list_plans(
+        sqlite_database, lambda connection: limit_usage.list_by_limit_key(connection, _NOOP_BACKLOG, "key", 10)
+    )
     assert line == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key=?)"]
     head = LimitedExecution("key", "id", 5, NOW)
-    overtaken = _list_plans(sqlite_database, lambda connection: limits.get_overtaken(connection, _OTHER_BACKLOG, head, NOW))
+    overtaken = _list_plans(
+        sqlite_database, lambda connection: limit_usage.get_overtaken(connection, _OTHER_BACKLOG, head, NOW)
+    )
     priority_by_priority = "(queue=? AND limit_key=? AND priority=? AND due_at<?)"
     assert overtaken == [f"SEARCH executions USING INDEX ix_executions_limited {priority_by_priority}"] * 5
 
 
 def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database) -> None:
-    held = _list_plans(sqlite_database, limits.count_held_slots)
+    held = _list_plans(sqlite_database, limit_usage.count_held_slots)
     assert held == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key>?)"]
-    ahead = _list_plans(sqlite_database, lambda connection: limits.count_published(connection, {"key"}))
+    ahead = _list_plans(sqlite_database, lambda connection: limit_usage.count_published(connection, {"key"}))
     assert ahead == ["SEARCH executions USING INDEX ix_executions_ahead (rate_key>?)"]
-    one = _list_plans(sqlite_database, lambda connection: limits.list_slot_holders(connection, "job/key", 5))
+    one = _list_plans(sqlite_database, lambda connection: limit_usage.list_slot_holders(connection, "job/key", 5))
     assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
 
 
@@ -134,11 +139,11 @@ def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database:
         "SEARCH schedule_calendars USING COVERING INDEX ix_schedule_calendars_schedule_id (schedule_id=?)",
         "SEARCH calendars USING INDEX sqlite_autoindex_calendars_1 (name=?)",
     ]
-    changed = _list_plans(sqlite_database, lambda connection: planned.list_changed(connection, NOW, 10))
+    changed = _list_plans(sqlite_database, lambda connection: beat_entries.list_changed(connection, NOW, 10))
     assert changed == ["SEARCH job_schedules USING INDEX ix_job_schedules_changed_at (changed_at>?)", *revisions]
-    all_of_them = _list_plans(sqlite_database, lambda connection: planned.list_after(connection, "id", 10))
+    all_of_them = _list_plans(sqlite_database, lambda connection: beat_entries.list_after(connection, "id", 10))
     assert all_of_them == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id>?)", *revisions]
-    some = _list_plans(sqlite_database, lambda connection: planned.get_by_ids(connection, ["a", "b"]))
+    some = _list_plans(sqlite_database, lambda connection: beat_entries.get_by_ids(connection, ["a", "b"]))
     assert some == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id=?)", *revisions]
 
 
@@ -152,9 +157,9 @@ def test_executions_of_a_schedule_are_found_through_its_ledger(sqlite_database: 
 def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
     database = Database(postgres_url)
     asked = {
-        "ix_executions_limited": lambda connection: limits.list_heads(connection, _NOOP_BACKLOG, "", 10),
-        "ix_executions_holding": limits.count_held_slots,
-        "ix_executions_ahead": lambda connection: limits.count_published(connection, {"key"}),
+        "ix_executions_limited": lambda connection: limit_usage.list_heads(connection, _NOOP_BACKLOG, "", 10),
+        "ix_executions_holding": limit_usage.count_held_slots,
+        "ix_executions_ahead": lambda connection: limit_usage.count_published(connection, {"key"}),
         "ix_executions_ready": lambda connection: dispatch.list_ready(connection, _NOOP_BACKLOG, 10),
         "ix_queues_paused": queues.has_paused,
         "ix_executions_held_back": lambda connection: queues.list_uses(connection, "mail"),
@@ -198,7 +203,10 @@ def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database
         (ExecutionFilters(), f"SCAN executions {index}"),
         (ExecutionFilters(queue="mail", error_type="KeyError"), f"SCAN executions {index}"),
         (ExecutionFilters(job="send"), f"SEARCH executions {index}_job (job=?)"),
-        (ExecutionFilters(job="send", state=ExecutionState.FAILED, ended_after=NOW), f"SEARCH executions {index}_job (job=?)"),
+        (
+            ExecutionFilters(job="send", state=ExecutionState.FAILED, ended_after=NOW),
+            f"SEARCH executions {index}_job (job=?)",
+        ),
         (ExecutionFilters(fingerprint="f"), f"SEARCH executions {index}_fingerprint (fingerprint=?)"),
     ):
         where = [dead_letters.IS_OPEN, *build_conditions(filters)]
@@ -206,7 +214,9 @@ def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database
         assert _list_plans(sqlite_database, lambda one, given=where: list_ids(one, given, None, 10)) == [plan]
     grouped = _list_plans(sqlite_database, dead_letters.list_groups)[0]
     assert grouped == "SCAN executions USING INDEX ix_executions_dead_letter_fingerprint"
-    reruns = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, ExecutionFilters(rerun_of="x")))
+    reruns = _list_plans(
+        sqlite_database, lambda connection: executions.list_page(connection, ExecutionFilters(rerun_of="x"))
+    )
     assert reruns == ["SEARCH executions USING INDEX ix_executions_rerun_of (rerun_of=?)"]
 
 
@@ -215,9 +225,13 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     assert published == ["SEARCH executions USING INDEX ix_executions_published (dispatched_at>? AND dispatched_at<?)"]
     running = _list_plans(sqlite_database, lambda connection: dispatch.list_running(connection, "worker"))
     assert running == ["SEARCH executions USING INDEX ix_executions_running (worker=?)"]
-    cancelled = _list_plans(sqlite_database, lambda connection: stopping.list_queued_cancel_requests(connection, 10))
+    cancelled = _list_plans(
+        sqlite_database, lambda connection: stop_requests.list_queued_cancel_requests(connection, 10)
+    )
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
-    stopped = _list_plans(sqlite_database, lambda connection: stopping.list_started_cancel_requests(connection, 10))
+    stopped = _list_plans(
+        sqlite_database, lambda connection: stop_requests.list_started_cancel_requests(connection, 10)
+    )
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]
 
 
@@ -227,11 +241,13 @@ def test_the_last_success_is_the_first_entry_of_its_index(sqlite_database: Datab
 
 
 def test_what_an_end_lets_go_on_is_found_through_indexes(sqlite_database: Database) -> None:
-    waiting = _list_plans(sqlite_database, lambda connection: dependencies.list_unresolved(connection, ["p", "q"], 10))
+    waiting = _list_plans(
+        sqlite_database, lambda connection: dependency_rows.list_unresolved(connection, ["p", "q"], 10)
+    )
     assert waiting == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id=?)"]
     started = _list_plans(sqlite_database, lambda connection: triggers.list_after(connection, ["a", "b"]))
     assert started[0] == "SEARCH job_triggers USING PRIMARY KEY (after=?)"
-    swept = _list_plans(sqlite_database, lambda connection: dependencies.list_parents_after(connection, "p", 10))
+    swept = _list_plans(sqlite_database, lambda connection: dependency_rows.list_parents_after(connection, "p", 10))
     assert swept == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id>?)"]
 
 
@@ -252,26 +268,32 @@ def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) 
 
 def test_what_schedules_are_due_is_read_from_their_index(sqlite_database: Database) -> None:
     index = "job_schedules USING INDEX ix_job_schedules_next_at"
-    due = _list_plans(sqlite_database, lambda connection: settling.list_due(connection, NOW, 10))
+    due = _list_plans(sqlite_database, lambda connection: due_schedules.list_due(connection, NOW, 10))
     assert due == [f"SEARCH {index} (next_at>? AND next_at<?)"]
-    coming = _list_plans(sqlite_database, lambda connection: settling.list_upcoming(connection, (NOW, ""), NOW, 10))
+    coming = _list_plans(
+        sqlite_database, lambda connection: due_schedules.list_upcoming(connection, (NOW, ""), NOW, 10)
+    )
     assert [index in step for step in coming] == [True]
-    after = _list_plans(sqlite_database, lambda connection: settling.get_next_due(connection, NOW))
+    after = _list_plans(sqlite_database, lambda connection: due_schedules.get_next_due(connection, NOW))
     assert after == ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>?)"]
-    over = _list_plans(sqlite_database, lambda connection: settling.list_ended_pauses(connection, NOW, 10))
+    over = _list_plans(sqlite_database, lambda connection: due_schedules.list_ended_pauses(connection, NOW, 10))
     assert ["ix_job_schedules_paused_until" in step for step in over] == [True]
 
 
 def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlite_database: Database) -> None:
     index = "executions USING INDEX ix_executions_schedule_id (schedule_id=?)"
-    due = _list_plans(sqlite_database, lambda connection: settling.get_many(connection, ["a", "b"]))
+    due = _list_plans(sqlite_database, lambda connection: due_schedules.get_many(connection, ["a", "b"]))
     assert f"SEARCH {index}" in due
     assert not [step for step in due if step.startswith("SCAN executions")]
-    unfinished = _list_plans(sqlite_database, lambda connection: settling.list_unfinished_executions(connection, "a"))
+    unfinished = _list_plans(
+        sqlite_database, lambda connection: due_schedules.list_unfinished_executions(connection, "a")
+    )
     assert unfinished == [f"SEARCH {index}"]
 
 
 def test_what_is_overdue_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
     by_index = ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>? AND next_at<?)"]
-    assert _list_plans(sqlite_database, lambda connection: schedule_lists.list_overdue(connection, NOW, 10)) == by_index
-    assert _list_plans(sqlite_database, lambda connection: schedule_lists.count_overdue(connection, NOW)) == by_index
+    assert (
+        _list_plans(sqlite_database, lambda connection: schedule_queries.list_overdue(connection, NOW, 10)) == by_index
+    )
+    assert _list_plans(sqlite_database, lambda connection: schedule_queries.count_overdue(connection, NOW)) == by_index

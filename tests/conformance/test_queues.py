@@ -8,22 +8,25 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.declare.schedules import Declarations, Declaration
-from jobworker.domain.admission import Submission
-from jobworker.domain.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.job import BUILTIN_QUEUES, JobDefinition
-from jobworker.domain.job import JobOwner
-from jobworker.domain.schedule import ScheduleOwner, parse
-from jobworker.services import catalogue, completion, schedule_sync
+from jobworker.declare.declarations import Declaration, Declarations
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.jobs.definition import BUILTIN_QUEUES, JobDefinition, JobOwner
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.services import queues as queue_services
-from jobworker.services.completion import BatchOptions
+from jobworker.services import task_catalog
 from jobworker.services.queues import UNUSED_RETENTION
-from jobworker.services.submission import submit_batch
-from jobworker.store import jobs, queues, schedules, schema, tasks, workers
-from jobworker.store.database import Database
+from jobworker.services.schedules import sync
+from jobworker.services.submissions.submission import submit_batch
+from jobworker.services.workflows import batch_completion
+from jobworker.services.workflows.batch_completion import BatchOptions
+from jobworker.store import jobs, queues, tasks, workers
+from jobworker.store.engine.database import Database
 from jobworker.store.queues import QueueRow, ReadyQueue
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.tables import core
 from jobworker.store.workers import WorkerRow
-from tests.conformance.worlds import NOW, insert_executions, make_execution, make_task
+from tests.conformance.factories import NOW, insert_executions, make_execution, make_task
 
 MINUTE = dt.timedelta(minutes=1)
 ANNOUNCEMENT = {
@@ -60,12 +63,12 @@ def test_queues_are_remembered_once_and_only_by_names_that_may_be(database: Data
 def test_what_live_workers_consume_and_code_declares_exists(database: Database, clock: ManualClock) -> None:
     with database.write() as connection:
         workers.update_live(connection, [_make_worker("default", "consumed", "Not-Ours" * 20)], NOW)
-    catalogue.register_tasks(database, clock, [ANNOUNCEMENT], "v1")
+    task_catalog.register_tasks(database, clock, [ANNOUNCEMENT], "v1")
     with database.write() as connection:
         jobs.upsert(connection, JobDefinition("send", "tasks.mail.send"), JobOwner.API, "ann", NOW)
     named = parse({**SCHEDULE, "queue": "reports"})
     declared = Declarations(schedules={"nightly": Declaration(named, "schedules/x.py:1")}, calendars={})
-    [change] = schedule_sync.apply_declarations(database, clock, declared, "sync")
+    [change] = sync.apply_declarations(database, clock, declared, "sync")
     assert change.reason is None
     assert _list_queue_names(database) == ["consumed", "default", "mail", "reports"]
 
@@ -98,21 +101,25 @@ def _insert_definition(connection: sa.Connection) -> None:
 def _insert_execution(**values: Any) -> Callable[[sa.Connection], None]:
     def use(connection: sa.Connection) -> None:
         insert_executions(connection, make_execution(queue="mail"))
-        connection.execute(sa.update(schema.executions).values(**values))
+        connection.execute(sa.update(core.executions).values(**values))
 
     return use
 
 
 QUEUE_USES: dict[str, Callable[[sa.Connection], object]] = {
     "definition": _insert_definition,
-    "schedule": lambda one: schedules.upsert(one, parse(SCHEDULE), ScheduleOwner.API, "ann", NOW, NOW),
+    "schedule": lambda one: schedule_rows.upsert(one, parse(SCHEDULE), ScheduleOwner.API, "ann", NOW, NOW),
     "created": lambda one: queues.create(one, "mail", "ann", NOW),
     "paused": lambda one: queues.update_pause(one, QueueRow("mail", NOW, "ann")),
     "consumed": lambda one: workers.update_live(one, [_make_worker("mail")], NOW),
     "ready": _insert_execution(dispatched_at=None),
     "limited": _insert_execution(limit_key="k"),
     "published": _insert_execution(dispatched_at=NOW),
-    **{state.value: _insert_execution(state=state) for state in ExecutionState if state not in (*FINAL_STATES, ExecutionState.QUEUED)},
+    **{
+        state.value: _insert_execution(state=state)
+        for state in ExecutionState
+        if state not in (*FINAL_STATES, ExecutionState.QUEUED)
+    },
 }
 
 
@@ -126,10 +133,10 @@ def test_a_queue_stays_as_long_as_anything_uses_it(database: Database, clock: Ma
         clock.advance(UNUSED_RETENTION.total_seconds())
     assert _list_queue_names(database) == ["mail"]
     with database.write() as connection:
-        for table in (schema.executions, schema.job_definitions, schema.job_schedules):
+        for table in (core.executions, core.job_definitions, core.job_schedules):
             connection.execute(table.delete())
-        connection.execute(sa.update(schema.workers).values(gone_at=NOW))
-        connection.execute(sa.update(schema.queues).values(created_by=None, paused_at=None))
+        connection.execute(sa.update(core.workers).values(gone_at=NOW))
+        connection.execute(sa.update(core.queues).values(created_by=None, paused_at=None))
     for _ in range(3):
         queue_services.remove_unused(database, clock)
         clock.advance(UNUSED_RETENTION.total_seconds())
@@ -173,6 +180,6 @@ def test_an_accepted_batch_completes_in_a_queue_that_is_gone(database: Database,
     batch = submit_batch(database, clock, [Submission(job="send")], "ann", options=about)
     queue_services.remove(database, clock, "mail", "ann")
     with database.write() as connection:
-        connection.execute(sa.update(schema.executions).values(state="Succeeded"))
-        assert completion.complete_batches(connection, [batch.batch_id or ""], NOW) == 1
+        connection.execute(sa.update(core.executions).values(state="Succeeded"))
+        assert batch_completion.complete_batches(connection, [batch.batch_id or ""], NOW) == 1
         assert [each.name for each in queues.find_ready(connection, ["mail"])] == ["mail"]

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import events, job_log
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.job_log import DroppedLines
+from jobworker.domain.executions import events, log_limits
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.log_limits import DroppedLines
 from jobworker.relay import log_lines as recorder
 from jobworker.relay.log_lines import record_logs
-from jobworker.store import log_lines, story
-from jobworker.store.database import Database
-from jobworker.store.log_lines import LogSize
-from tests.conformance.worlds import NOW, insert_executions, make_execution
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import log_lines, timeline
+from jobworker.store.executions.log_lines import LogSize
+from tests.conformance.factories import NOW, insert_executions, make_execution
 
 _numbers = itertools.count(1)
 
@@ -51,7 +51,7 @@ def record_events(database: Database, *reports: Event) -> None:
 def list_log_lines(database: Database, execution: str) -> list[str]:
     """The lines as one reads them."""
     with database.read() as connection:
-        return [line.message for line in story.list_logs_after(connection, execution, "", 1000)]
+        return [line.message for line in timeline.list_logs_after(connection, execution, "", 1000)]
 
 
 def get_log_size(database: Database, execution: str) -> LogSize:
@@ -65,7 +65,9 @@ def test_lines_are_kept_in_their_order_and_once(database: Database, execution: s
     record_events(database, first, second)
     record_events(database, make_log_event(execution, "three"))
     assert list_log_lines(database, execution) == ["one", "two", "three"]
-    assert get_log_size(database, execution) == LogSize(sum(map(job_log.compute_line_size, ["one", "two", "three"])), DroppedLines())
+    assert get_log_size(database, execution) == LogSize(
+        sum(map(log_limits.compute_line_size, ["one", "two", "three"])), DroppedLines()
+    )
 
 
 def test_lines_of_nobody_and_lines_that_nobody_wrote_are_left_out(database: Database, execution: str) -> None:
@@ -82,22 +84,29 @@ def test_lines_of_nobody_and_lines_that_nobody_wrote_are_left_out(database: Data
 def test_a_line_that_is_too_long_is_cut_here_too(database: Database, execution: str) -> None:
     record_events(database, make_log_event(execution, "x" * 100_000))
     [line] = list_log_lines(database, execution)
-    assert line == job_log.cut_line("x" * 100_000)
+    assert line == log_limits.cut_line("x" * 100_000)
 
 
 def test_a_full_log_ends_with_one_line_that_counts_the_rest(
     database: Database, execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "MAX_LOG_BYTES", 3 * job_log.compute_line_size("line 0"))
+    monkeypatch.setattr(recorder, "MAX_LOG_BYTES", 3 * log_limits.compute_line_size("line 0"))
     record_events(database, *(make_log_event(execution, f"line {number}") for number in range(5)))
     lines = [f"line {number}" for number in range(3)]
-    assert list_log_lines(database, execution) == [*lines, job_log.format_cut_notice(DroppedLines(2, 2 * job_log.compute_line_size("line 3")))]
+    assert list_log_lines(database, execution) == [
+        *lines,
+        log_limits.format_cut_notice(DroppedLines(2, 2 * log_limits.compute_line_size("line 3"))),
+    ]
 
     # The next attempt has no log of its own, and a short line does not slip in behind a long one.
-    record_events(database, make_log_event(execution, "x", attempt=2), make_cut_event(execution, 1000, 50_000, attempt=2))
-    dropped = DroppedLines(1003, 50_000 + 2 * job_log.compute_line_size("line 3") + job_log.compute_line_size("x"))
-    assert list_log_lines(database, execution) == [*lines, job_log.format_cut_notice(dropped)]
-    assert get_log_size(database, execution) == LogSize(3 * job_log.compute_line_size("line 0"), dropped)
+    record_events(
+        database, make_log_event(execution, "x", attempt=2), make_cut_event(execution, 1000, 50_000, attempt=2)
+    )
+    dropped = DroppedLines(
+        1003, 50_000 + 2 * log_limits.compute_line_size("line 3") + log_limits.compute_line_size("x")
+    )
+    assert list_log_lines(database, execution) == [*lines, log_limits.format_cut_notice(dropped)]
+    assert get_log_size(database, execution) == LogSize(3 * log_limits.compute_line_size("line 0"), dropped)
 
 
 def test_the_mark_moves_on_with_what_it_says(
@@ -108,7 +117,7 @@ def test_the_mark_moves_on_with_what_it_says(
     for _ in range(3):
         record_events(database, *(make_log_event(execution, "x") for _ in range(7)))
         with database.read() as connection:
-            [mark] = story.list_logs_after(connection, execution, "", 10)
+            [mark] = timeline.list_logs_after(connection, execution, "", 10)
         marks.append(mark.seq)
     assert marks == sorted(set(marks))
     assert all(map(log_lines.is_truncation_mark, marks))
@@ -118,4 +127,7 @@ def test_the_mark_moves_on_with_what_it_says(
 def test_what_a_worker_dropped_is_told_although_the_log_is_not_full(database: Database, execution: str) -> None:
     record_events(database, make_log_event(execution, "one"), make_cut_event(execution, 7, 700))
     record_events(database, make_log_event(execution, "two"))
-    assert list_log_lines(database, execution) == ["one", job_log.format_cut_notice(DroppedLines(8, 700 + job_log.compute_line_size("two")))]
+    assert list_log_lines(database, execution) == [
+        "one",
+        log_limits.format_cut_notice(DroppedLines(8, 700 + log_limits.compute_line_size("two"))),
+    ]

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import events
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.relay.event_recorder import record_events
 from jobworker.relay.progress import record_progress
-from jobworker.relay.record import record_events
-from jobworker.store import executions
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from tests.conformance.worlds import NOW, insert_executions, make_execution
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.executions import ExecutionRow
+from tests.conformance.factories import NOW, insert_executions, make_execution
 
 _numbers = itertools.count(1)
 
@@ -59,36 +59,52 @@ def test_the_latest_progress_counts(driver: ProgressDriver) -> None:
 
 
 def test_what_comes_with_the_end_is_the_latest(driver: ProgressDriver) -> None:
-    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.METADATA, page=1, cursor="a"))
+    driver.record_events(
+        driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.METADATA, page=1, cursor="a")
+    )
     ended: dict[str, Any] = {"progress": {"done": 3, "total": 3, "message": None}, "metadata": {"page": 2}, "result": 7}
-    row = driver.record_events(driver.make_event(EventKind.PROGRESS, done=1), driver.make_event(EventKind.SUCCEEDED, **ended))
+    row = driver.record_events(
+        driver.make_event(EventKind.PROGRESS, done=1), driver.make_event(EventKind.SUCCEEDED, **ended)
+    )
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 7)
     assert row.progress == {"done": 3, "total": 3, "message": None, "attempt": 1}
     assert row.metadata == {"page": 2, "cursor": "a"}
 
 
 def test_metadata_is_merged_over_reports_and_attempts(driver: ProgressDriver) -> None:
-    driver.record_events(driver.make_event(EventKind.METADATA, page=1, cursor="a"), driver.make_event(EventKind.METADATA, page=2, seen=[1, {"x": None}]))
+    driver.record_events(
+        driver.make_event(EventKind.METADATA, page=1, cursor="a"),
+        driver.make_event(EventKind.METADATA, page=2, seen=[1, {"x": None}]),
+    )
     row = driver.record_events(
-        driver.make_event(EventKind.RETRYING, delay=0, reason="again"), driver.make_event(EventKind.METADATA, 2, cursor=None, new=1)
+        driver.make_event(EventKind.RETRYING, delay=0, reason="again"),
+        driver.make_event(EventKind.METADATA, 2, cursor=None, new=1),
     )
     assert row.metadata == {"page": 2, "seen": [1, {"x": None}], "new": 1}
 
 
 def test_nobody_listens_to_an_attempt_that_was_given_up(driver: ProgressDriver) -> None:
-    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w1"), driver.make_event(EventKind.LOST, worker="w1"))
+    driver.record_events(
+        driver.make_event(EventKind.RUNNING, worker="w1"), driver.make_event(EventKind.LOST, worker="w1")
+    )
     driver.record_events(
         driver.make_event(EventKind.RUNNING, 2, worker="w2"),
         driver.make_event(EventKind.PROGRESS, 2, done=1),
         driver.make_event(EventKind.METADATA, 2, a=1),
     )
-    row = driver.record_events(driver.make_event(EventKind.PROGRESS, 1, done=99), driver.make_event(EventKind.METADATA, 1, a=99))
+    row = driver.record_events(
+        driver.make_event(EventKind.PROGRESS, 1, done=99), driver.make_event(EventKind.METADATA, 1, a=99)
+    )
     assert (row.progress["done"], row.metadata) == (1, {"a": 1})  # type: ignore[index]
 
 
 def test_nor_to_anybody_after_the_end(driver: ProgressDriver) -> None:
-    driver.record_events(driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.SUCCEEDED, worker="w"))
-    row = driver.record_events(driver.make_event(EventKind.PROGRESS, done=99), driver.make_event(EventKind.METADATA, a=99))
+    driver.record_events(
+        driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.SUCCEEDED, worker="w")
+    )
+    row = driver.record_events(
+        driver.make_event(EventKind.PROGRESS, done=99), driver.make_event(EventKind.METADATA, a=99)
+    )
     assert (row.progress, row.metadata) == (None, None)
 
 

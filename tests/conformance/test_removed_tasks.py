@@ -7,17 +7,20 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain.admission import Submission
 from jobworker.domain.errors import InvalidInput, JobRemoved
-from jobworker.domain.workflow import WorkflowStep, Workflow
-from jobworker.services import catalogue, dead_letters, firing, occurrences, schedules, workflows
-from jobworker.services.catalogue import WorkerOffer
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
+from jobworker.services import dead_letters, task_catalog
+from jobworker.services.bulk.actions import Selection
 from jobworker.services.dead_letters import RedriveOptions
-from jobworker.services.selection import Selection
-from jobworker.store import schema, tasks, workers
-from jobworker.store.database import Database
+from jobworker.services.schedules import evaluator, occurrences, schedules
+from jobworker.services.task_catalog import WorkerOffer
+from jobworker.services.workflows import workflows
+from jobworker.store import tasks, workers
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
 from jobworker.store.workers import WorkerRow
-from tests.conformance.household import FAILED, SUCCEEDED, ExecutionDriver
+from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver
 
 
 def _make_announcement(name: str, **policies: Any) -> dict[str, Any]:
@@ -45,7 +48,9 @@ class TaskRemovalDriver(ExecutionDriver):
         self.clock.advance(1)
         now = self.clock.now()
         if registers:
-            catalogue.register_tasks(self.database, self.clock, [_make_announcement(each) for each in task_names], name, package)
+            task_catalog.register_tasks(
+                self.database, self.clock, [_make_announcement(each) for each in task_names], name, package
+            )
         row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), task_names, name, now, now)
         self._live[name] = row, WorkerOffer(package, is_complete, (queue,), task_names, now)
         self._record_live_workers()
@@ -58,7 +63,7 @@ class TaskRemovalDriver(ExecutionDriver):
     def _record_live_workers(self) -> None:
         with self.database.write() as connection:
             workers.update_live(connection, [row for row, _ in self._live.values()], self.clock.now())
-            catalogue.mark_removed_tasks(connection, [offer for _, offer in self._live.values()], self.clock.now())
+            task_catalog.mark_removed_tasks(connection, [offer for _, offer in self._live.values()], self.clock.now())
 
     def is_removed(self, name: str = "export") -> bool:
         """Whether the task is marked."""
@@ -118,7 +123,7 @@ def test_task_is_not_removed_when_the_latest_workers_are_away(driver: TaskRemova
 
 
 def test_task_that_no_worker_has_announced_yet_is_not_removed(driver: TaskRemovalDriver) -> None:
-    catalogue.register_unannounced_tasks(driver.database, driver.clock, [_make_announcement("export")], "v2")
+    task_catalog.register_unannounced_tasks(driver.database, driver.clock, [_make_announcement("export")], "v2")
     driver.start_worker("v1", "mail")
     assert not driver.is_removed()
 
@@ -151,8 +156,12 @@ def _submit_batch_with_completion(driver: TaskRemovalDriver) -> None:
     driver.submit_batch(Submission(job="mail"), on_complete=Submission(job="export"))
 
 
-@pytest.mark.parametrize(("ask", "pointer"), [(_submit_batch, "/executions/1/job"), (_submit_batch_with_completion, "/on_complete/job")])
-def test_batch_is_refused_with_the_place(removed: TaskRemovalDriver, ask: Callable[[TaskRemovalDriver], None], pointer: str) -> None:
+@pytest.mark.parametrize(
+    ("ask", "pointer"), [(_submit_batch, "/executions/1/job"), (_submit_batch_with_completion, "/on_complete/job")]
+)
+def test_batch_is_refused_with_the_place(
+    removed: TaskRemovalDriver, ask: Callable[[TaskRemovalDriver], None], pointer: str
+) -> None:
     with pytest.raises(InvalidInput) as caught:
         ask(removed)
     assert [(each.pointer, each.code) for each in caught.value.errors] == [(pointer, "job_removed")]
@@ -184,8 +193,8 @@ def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> Non
     removed.clock.advance(90)
     now = removed.clock.now()
     with removed.database.write() as connection:
-        firing.evaluate_due(connection, {made.row.id: now}, now)
-        [outcome] = connection.execute(sa.select(schema.occurrences.c.outcome, schema.occurrences.c.reason)).all()
+        evaluator.evaluate_due(connection, {made.row.id: now}, now)
+        [outcome] = connection.execute(sa.select(core.occurrences.c.outcome, core.occurrences.c.reason)).all()
     assert outcome.outcome == "skipped_paused"
     assert "the code of job export has been removed" in outcome.reason
     with pytest.raises(JobRemoved, match="schedule nightly cannot be fired: the code of job export"):
@@ -196,7 +205,7 @@ def test_trigger_starts_nothing_and_is_logged(driver: TaskRemovalDriver) -> None
     driver.start_worker("v1", "mail")
     after = {"job": "load", "on": "success", "parameters": {}}
     described = _make_announcement("export", trigger_after=[after])
-    catalogue.register_tasks(driver.database, driver.clock, [described], "v1", "tasks")
+    task_catalog.register_tasks(driver.database, driver.clock, [described], "v1", "tasks")
     driver.start_worker("v2", "mail")
     assert driver.is_removed()
     with structlog.testing.capture_logs() as logs:

@@ -8,17 +8,21 @@ import sqlalchemy as sa
 
 from jobworker import business_day, calendar, daily, every, schedule
 from jobworker.clock import ManualClock
-from jobworker.declare.schedules import Declarations, collect_declarations
+from jobworker.declare.declarations import Declarations, collect_declarations
 from jobworker.domain.errors import Conflict, ScheduleExists, ScheduleOwnedElsewhere
-from jobworker.domain.schedule import ScheduleOwner, ScheduleState
-from jobworker.services import backfill, calendar_editing, catalogue, occurrences, schedule_sync
-from jobworker.services import schedules as editing
-from jobworker.services.schedule_sync import SyncChange, SyncOutcome
-from jobworker.store import audit, jobs, schedules, schema
-from jobworker.store.database import Database
-from jobworker.store.schedules import ScheduleRow
-from tests.conformance.household import ExecutionDriver
-from tests.conformance.worlds import NOW
+from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
+from jobworker.services import task_catalog
+from jobworker.services.calendars import calendar_changes
+from jobworker.services.schedules import backfill, occurrences, sync
+from jobworker.services.schedules import schedules as editing
+from jobworker.services.schedules.sync import SyncChange, SyncOutcome
+from jobworker.store import audit, jobs
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+from jobworker.store.tables import core
+from tests.conformance.execution_driver import ExecutionDriver
+from tests.conformance.factories import NOW
 
 DAY = dt.timedelta(days=1)
 
@@ -46,20 +50,22 @@ class ScheduleSyncDriver:
         return found
 
     def apply(self) -> list[SyncChange]:
-        return schedule_sync.apply_declarations(self.database, self.clock, self.declarations, "code:v1")
+        return sync.apply_declarations(self.database, self.clock, self.declarations, "code:v1")
 
     def plan(self) -> list[SyncChange]:
-        return schedule_sync.plan_changes(self.database, self.clock, self.declarations)
+        return sync.plan_changes(self.database, self.clock, self.declarations)
 
     def get_schedule(self, name: str) -> ScheduleRow:
         with self.database.read() as connection:
-            row = schedules.get_by_name(connection, name)
+            row = schedule_rows.get_by_name(connection, name)
         assert row is not None
         return row
 
     def list_outcomes(self, name: str) -> list[tuple[dt.datetime, str]]:
-        table = schema.occurrences
-        query = sa.select(table.c.scheduled_for, table.c.outcome).where(table.c.schedule_id == self.get_schedule(name).id)
+        table = core.occurrences
+        query = sa.select(table.c.scheduled_for, table.c.outcome).where(
+            table.c.schedule_id == self.get_schedule(name).id
+        )
         with self.database.read() as connection:
             return [
                 (row.scheduled_for, row.outcome) for row in connection.execute(query.order_by(table.c.scheduled_for))
@@ -123,7 +129,9 @@ def test_what_is_gone_from_code_is_retired_and_comes_back(driver: ScheduleSyncDr
     assert list_steps(driver.apply()) == [(SyncOutcome.RETIRED, "nightly")]
     retired = driver.get_schedule("nightly")
     assert (retired.state, retired.next_at) == (ScheduleState.RETIRED, None)
-    assert driver.list_outcomes("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
+    assert driver.list_outcomes("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], (
+        "it was due while it was declared"
+    )
     assert driver.apply() == []
 
     driver.clock.advance(3 * 86400)
@@ -152,7 +160,9 @@ def test_what_is_retired_stays_so_until_it_is_deleted(driver: ScheduleSyncDriver
 
     driver.clock.advance(2 * 86400)
     asked = backfill.BackfillRequest(NOW - DAY, NOW)
-    assert backfill.backfill_schedule(driver.database, driver.clock, "nightly", asked, "ann").items, "its past can still be had"
+    assert backfill.backfill_schedule(driver.database, driver.clock, "nightly", asked, "ann").items, (
+        "its past can still be had"
+    )
     assert driver.get_schedule("nightly").state is ScheduleState.RETIRED
 
     editing.remove(driver.database, driver.clock, "nightly", None, "ann")
@@ -236,7 +246,7 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(driver: ScheduleSyncDriv
     driver.declare("wrong", job="nobody")
 
     def all_rows() -> dict[str, list[Any]]:
-        tables = (schema.job_schedules, schema.occurrences, schema.executions, schema.audit, schema.schedule_revisions)
+        tables = (core.job_schedules, core.occurrences, core.executions, core.audit, core.schedule_revisions)
         with driver.database.read() as connection:
             return {table.name: sorted(map(str, connection.execute(sa.select(table)))) for table in tables}
 
@@ -278,7 +288,7 @@ def test_calendars_come_before_the_schedules_that_name_them_and_go_after(driver:
 
 
 def test_calendars_of_others_are_left_alone(driver: ScheduleSyncDriver) -> None:
-    calendar_editing.create(driver.database, driver.clock, {"name": "office", "kind": "business"}, "ann")
+    calendar_changes.create(driver.database, driver.clock, {"name": "office", "kind": "business"}, "ann")
     driver.calendars["office"] = {"country": "DE"}
     driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
     refused, created = driver.apply()
@@ -295,9 +305,12 @@ def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(driv
     rule = {"kind": "daily", "time": "01:00"}
     options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "schedule": rule}
     task = {"name": "nightly", "description": "", "parameters": [], "options": options}
-    catalogue.register_tasks(driver.database, driver.clock, [task, {**task, "name": "weekly"}], "v1")
+    task_catalog.register_tasks(driver.database, driver.clock, [task, {**task, "name": "weekly"}], "v1")
     with driver.database.read() as connection:
         found = jobs.get_many(connection, ["nightly", "weekly"])
     assert found["nightly"].definition.schedule is None
     assert found["weekly"].definition.schedule is not None
-    assert (driver.get_schedule("nightly").owner, driver.get_schedule("weekly").owner) == (ScheduleOwner.CODE, ScheduleOwner.JOB)
+    assert (driver.get_schedule("nightly").owner, driver.get_schedule("weekly").owner) == (
+        ScheduleOwner.CODE,
+        ScheduleOwner.JOB,
+    )

@@ -1,4 +1,4 @@
-"""The migrations add up to `store.schema`, on each database, down to indexes and their conditions."""
+"""The migrations add up to `store.tables.core`, on each database, down to indexes and their conditions."""
 
 import re
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from jobworker.store import schema
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
 from tests.servers import PostgresServer
 
 #: What a database says of itself: one text for each column, constraint and index.
@@ -52,7 +52,7 @@ def empty_database_url(database_url: str, request: pytest.FixtureRequest) -> Ite
 def test_migrations_build_the_same_database_as_the_schema(database: Database, empty_database_url: str) -> None:
     declared = Database(empty_database_url)
     with declared.write() as connection:
-        schema.metadata.create_all(connection)
+        core.metadata.create_all(connection)
     by_schema, by_migrations = describe_database(declared), describe_database(database)
     declared.dispose()
 
@@ -60,20 +60,20 @@ def test_migrations_build_the_same_database_as_the_schema(database: Database, em
     only_migrations = {
         name: by_migrations[name] for name in by_migrations if by_schema.get(name) != by_migrations[name]
     }
-    assert only_migrations == only_schema, "store/migrations must be brought up to store/schema.py"
+    assert only_migrations == only_schema, "store/migrations must be brought up to store/tables/core.py"
 
 
 def test_alembic_finds_nothing_to_migrate(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": is_reflectable})
-        assert compare_metadata(context, schema.metadata) == []
+        assert compare_metadata(context, core.metadata) == []
 
 
 def test_a_missing_column_would_be_seen(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.text("ALTER TABLE queues ADD COLUMN paused INTEGER"))
     with database.read() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), schema.metadata)
+        found = compare_metadata(MigrationContext.configure(connection), core.metadata)
     assert ["remove_column" for difference in found if difference[0] == "remove_column"] == ["remove_column"]
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.domain.calendars import BusinessCalendar, DateCalendar
+from jobworker.domain.calendars.calendars import BusinessCalendar, DateCalendar
 from jobworker.domain.errors import CalendarInUse, CalendarNotFound
-from jobworker.domain.job import JobOwner
-from jobworker.domain.schedule import ScheduleOwner
-from jobworker.domain.schedule import parse
-from jobworker.services import calendar_editing
-from jobworker.services import calendars as values
-from jobworker.store import audit, calendars, schedules
-from jobworker.store.database import Database
-from tests.conformance.worlds import NOW
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.services.calendars import calendar_changes
+from jobworker.services.calendars import calendars as values
+from jobworker.store import audit
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import calendar_rows, schedule_rows
+from tests.conformance.factories import NOW
 
 LATER = NOW + dt.timedelta(hours=1)
 BUSINESS_CALENDAR = BusinessCalendar(closed={dt.date(2026, 12, 24): "Christmas Eve"}).to_json()
@@ -29,27 +29,33 @@ def _put_schedule(name: str, **given: Any) -> Any:
 
 def test_what_was_put_is_read_back(database: Database) -> None:
     with database.write() as connection:
-        put = calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        put = calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
     with database.read() as connection:
-        assert calendars.get(connection, "office") == put
-        assert calendars.get(connection, "other") is None
-        assert calendars.get_many(connection, ["office", "other"]) == {"office": put}
-        assert calendars.get_current_revisions(connection, ["office", "other"]) == {"office": (1, NOW)}
-        assert calendars.list_nearby_names(connection, "offices") == ["office"]
-    assert (put.revision, put.owner, put.spec, put.created_at, put.changed_at) == (1, JobOwner.API, BUSINESS_CALENDAR, NOW, NOW)
+        assert calendar_rows.get(connection, "office") == put
+        assert calendar_rows.get(connection, "other") is None
+        assert calendar_rows.get_many(connection, ["office", "other"]) == {"office": put}
+        assert calendar_rows.get_current_revisions(connection, ["office", "other"]) == {"office": (1, NOW)}
+        assert calendar_rows.list_nearby_names(connection, "offices") == ["office"]
+    assert (put.revision, put.owner, put.spec, put.created_at, put.changed_at) == (
+        1,
+        JobOwner.API,
+        BUSINESS_CALENDAR,
+        NOW,
+        NOW,
+    )
 
 
 def test_each_change_makes_a_revision_that_stays(database: Database) -> None:
     with database.write() as connection:
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
-        second = calendars.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "bob", LATER)
-        assert calendars.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "cat", LATER) == second
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        second = calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "bob", LATER)
+        assert calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "cat", LATER) == second
         assert (second.revision, second.created_at, second.changed_at) == (2, NOW, LATER)
-        calendars.delete(connection, second, "dan", LATER)
-        assert calendars.get(connection, "office") is None
-        assert calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.CODE, "code", LATER).revision == 3
-        found = calendars.list_revisions(connection, "office").items
-        first = calendars.get_revision(connection, "office", 1)
+        calendar_rows.delete(connection, second, "dan", LATER)
+        assert calendar_rows.get(connection, "office") is None
+        assert calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.CODE, "code", LATER).revision == 3
+        found = calendar_rows.list_revisions(connection, "office").items
+        first = calendar_rows.get_revision(connection, "office", 1)
         entries = audit.list_by_subject(connection, "office")
     assert [(row.revision, row.actor, row.spec) for row in found] == [
         (3, "code", BUSINESS_CALENDAR),
@@ -68,36 +74,39 @@ def test_each_change_makes_a_revision_that_stays(database: Database) -> None:
 def test_pages(database: Database) -> None:
     with database.write() as connection:
         for name in ("c", "a", "b"):
-            calendars.upsert(connection, name, BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
-        calendars.upsert(connection, "a", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
+            calendar_rows.upsert(connection, name, BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "a", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
     with database.read() as connection:
-        first = calendars.list_page(connection, 2)
+        first = calendar_rows.list_page(connection, 2)
         assert [row.name for row in first.items] == ["a", "b"]
-        assert [row.name for row in calendars.list_page(connection, 2, first.next).items] == ["c"]
-        latest = calendars.list_revisions(connection, "a", 1)
-        assert [row.revision for row in calendars.list_revisions(connection, "a", 1, latest.next).items] == [1]
+        assert [row.name for row in calendar_rows.list_page(connection, 2, first.next).items] == ["c"]
+        latest = calendar_rows.list_revisions(connection, "a", 1)
+        assert [row.revision for row in calendar_rows.list_revisions(connection, "a", 1, latest.next).items] == [1]
 
 
 def test_which_schedules_use_it(database: Database) -> None:
     given = [("z", {"exclude": ["holidays"]}), ("a", {"require": ["holidays", "office"]}), ("none", {})]
     with database.write() as connection:
         for name, fields in given:
-            schedules.upsert(connection, _put_schedule(name, **fields), ScheduleOwner.API, "ann", NOW, LATER)
-        assert [row.name for row in calendars.lock_using_schedules(connection, "holidays")] == ["z", "a"]
-        assert [row.name for row in calendars.lock_using_schedules(connection, "office")] == ["a"]
-        assert calendars.lock_using_schedules(connection, "other") == []
+            schedule_rows.upsert(connection, _put_schedule(name, **fields), ScheduleOwner.API, "ann", NOW, LATER)
+        assert [row.name for row in calendar_rows.lock_using_schedules(connection, "holidays")] == ["z", "a"]
+        assert [row.name for row in calendar_rows.lock_using_schedules(connection, "office")] == ["a"]
+        assert calendar_rows.lock_using_schedules(connection, "other") == []
 
 
 @pytest.mark.parametrize("lock", [False, True])
 def test_values_follow_every_change(database: Database, lock: bool) -> None:
     with database.write() as connection:
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
-        calendars.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
         found = values.load_calendars(connection, ["office", "black-outs"], lock)
-        assert {name: each.to_json() for name, each in found.items()} == {"office": BUSINESS_CALENDAR, "black-outs": BLACKOUT_CALENDAR}
+        assert {name: each.to_json() for name, each in found.items()} == {
+            "office": BUSINESS_CALENDAR,
+            "black-outs": BLACKOUT_CALENDAR,
+        }
         assert values.load_calendars(connection, ["office"], lock)["office"] is found["office"]
         # At the same moment, too: tests' clocks stand still.
-        calendars.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
         assert values.load_calendars(connection, ["office"], lock)["office"].to_json() == BLACKOUT_CALENDAR
         assert values.load_calendars(connection, (), lock) == {}
 
@@ -106,7 +115,7 @@ def test_an_unknown_calendar_is_told_with_those_that_come_close(database: Databa
     with database.write() as connection:
         with pytest.raises(CalendarNotFound, match="nor any other yet: POST /api/v1/calendars makes one"):
             values.load_calendars(connection, ["office"])
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         with pytest.raises(CalendarNotFound, match=r"no calendar 'ofice'; did you mean office.*no calendar 'x'"):
             values.load_calendars(connection, ["ofice", "office", "x"])
 
@@ -114,8 +123,8 @@ def test_an_unknown_calendar_is_told_with_those_that_come_close(database: Databa
 def test_what_is_wrong_with_the_calendars_of_a_schedule(database: Database) -> None:
     rule = {"kind": "business_day", "n": 1, "time": "18:00"}
     with database.write() as connection:
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
-        calendars.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
         good = _put_schedule("a", rule=rule, calendar="office", exclude=["black-outs"], require=["office"])
         assert values.validate_schedule_calendars(connection, good) == []
         bad = _put_schedule("a", rule=rule, calendar="black-outs", exclude=["office", "blackouts"], require=["x"])
@@ -130,12 +139,12 @@ def test_what_is_wrong_with_the_calendars_of_a_schedule(database: Database) -> N
 
 def test_a_calendar_stays_while_somebody_enters_a_schedule_that_names_it(database: Database) -> None:
     with database.write() as connection:
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
     refused: list[str] = []
 
     def remove() -> None:
         try:
-            calendar_editing.remove(database, ManualClock(NOW), "office", None, "bob")
+            calendar_changes.remove(database, ManualClock(NOW), "office", None, "bob")
         except CalendarInUse as error:
             refused.append(error.detail)
 
@@ -145,16 +154,16 @@ def test_a_calendar_stays_while_somebody_enters_a_schedule_that_names_it(databas
         other.start()
         other.join(timeout=1)
         assert other.is_alive()
-        schedules.upsert(connection, _put_schedule("a", exclude=["office"]), ScheduleOwner.API, "ann", NOW, LATER)
+        schedule_rows.upsert(connection, _put_schedule("a", exclude=["office"]), ScheduleOwner.API, "ann", NOW, LATER)
     other.join(timeout=60)
     assert refused == ["calendar office is named by schedule a; change or delete it first"]
 
 
 def test_a_change_that_is_undone_leaves_nothing_behind(database: Database) -> None:
     with database.write() as connection:
-        calendars.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
+        calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         tried = connection.begin_nested()
-        calendars.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", LATER)
+        calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", LATER)
         assert values.load_calendars(connection, ["office"])["office"].to_json() == BLACKOUT_CALENDAR
         tried.rollback()
         assert values.load_calendars(connection, ["office"])["office"].to_json() == BUSINESS_CALENDAR

@@ -7,31 +7,34 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import executions, schema, stopping, story
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from tests.conformance.worlds import NOW, insert_executions, make_execution
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions, stop_requests, timeline
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.tables import core
+from tests.conformance.factories import NOW, insert_executions, make_execution
 
 HOUR = dt.timedelta(hours=1)
 
 
 def _update_execution(database: Database, execution_id: str, **values: Any) -> None:
-    table = schema.executions
+    table = core.executions
     with database.write() as connection:
         connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
 
 
 def test_what_was_accepted_is_read_back(database: Database) -> None:
-    row = make_execution(parameters={"n": 1, "deep": [{"ü": None}]}, batch_id="b", scheduled_for=NOW - HOUR, queue="mail")
+    row = make_execution(
+        parameters={"n": 1, "deep": [{"ü": None}]}, batch_id="b", scheduled_for=NOW - HOUR, queue="mail"
+    )
     with database.write() as connection:
         insert_executions(connection, row)
         assert executions.get(connection, row.id) == executions.build_inserted_row(row, "tester", NOW)
         assert executions.get(connection, "nobody") is None
         assert executions.get_state(connection, row.id) is ExecutionState.QUEUED
         assert executions.get_state(connection, "nobody") is None
-        [first] = story.list_all_transitions(connection, row.id)
+        [first] = timeline.list_all_transitions(connection, row.id)
     assert (first.attempt, first.state, first.at, first.actor) == (0, ExecutionState.QUEUED, NOW, "tester")
 
 
@@ -42,7 +45,7 @@ def test_many_are_accepted_in_their_order(database: Database) -> None:
     with database.read() as connection:
         found = executions.get_many(connection, ids)
         assert [row.parameters["n"] for row in found] == list(range(2500))
-        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.transitions)) == 2500
+        assert connection.scalar(sa.select(sa.func.count()).select_from(core.transitions)) == 2500
 
 
 def test_a_batch_that_fails_leaves_nothing(database: Database) -> None:
@@ -118,7 +121,11 @@ def test_a_cursor_belongs_to_its_filters(database: Database) -> None:
         insert_executions(connection, *(make_execution() for _ in range(3)))
         cursor = executions.list_page(connection, ExecutionFilters(job="send"), 1).next
         assert cursor is not None
-        for filters, wrong in ((ExecutionFilters(), cursor), (ExecutionFilters(job="send"), cursor[:-1]), (ExecutionFilters(job="send"), "é")):
+        for filters, wrong in (
+            (ExecutionFilters(), cursor),
+            (ExecutionFilters(job="send"), cursor[:-1]),
+            (ExecutionFilters(job="send"), "é"),
+        ):
             with pytest.raises(InvalidCursor):
                 executions.list_page(connection, filters, 1, wrong)
 
@@ -138,10 +145,15 @@ def test_what_waits_for_its_time_is_cancelled_at_once(database: Database, state:
     with database.write() as connection:
         assert executions.cancel_waiting(connection, waiting, "ann", "not wanted", NOW + HOUR)
         assert not executions.cancel_waiting(connection, waiting, "bob", "again", NOW + HOUR)
-        last = story.list_all_transitions(connection, waiting)[-1]
+        last = timeline.list_all_transitions(connection, waiting)[-1]
     row = _get_row(database, waiting)
     assert (row.state, row.reason, row.finished_at) == (ExecutionState.CANCELLED, "not wanted", NOW + HOUR)
-    assert (last.attempt, last.state, last.actor, last.reason) == (attempt, ExecutionState.CANCELLED, "ann", "not wanted")
+    assert (last.attempt, last.state, last.actor, last.reason) == (
+        attempt,
+        ExecutionState.CANCELLED,
+        "ann",
+        "not wanted",
+    )
 
 
 def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_remembered(database: Database) -> None:
@@ -158,15 +170,23 @@ def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_r
     row = _get_row(database, queued)
     assert (row.state, row.cancel_requested_by, row.cancel_requested_at) == (ExecutionState.QUEUED, "ann", NOW + HOUR)
     with database.read() as connection:
-        assert stopping.list_started_cancel_requests(connection, 10) == [stopping.StartedCancelRequest(running, ExecutionState.RUNNING, 2, "w", "ann")]
+        assert stop_requests.list_started_cancel_requests(connection, 10) == [
+            stop_requests.StartedCancelRequest(running, ExecutionState.RUNNING, 2, "w", "ann")
+        ]
     _update_execution(database, running, state="Succeeded")
     with database.read() as connection:
-        assert stopping.list_started_cancel_requests(connection, 10) == []
+        assert stop_requests.list_started_cancel_requests(connection, 10) == []
 
 
 def test_counts(database: Database) -> None:
     with database.write() as connection:
-        ids = insert_executions(connection, make_execution(), make_execution(queue="mail", at=NOW - HOUR), make_execution(queue="mail"), make_execution())
+        ids = insert_executions(
+            connection,
+            make_execution(),
+            make_execution(queue="mail", at=NOW - HOUR),
+            make_execution(queue="mail"),
+            make_execution(),
+        )
         insert_executions(connection, make_execution(state=ExecutionState.SCHEDULED))
     _update_execution(database, ids[3], dispatched_at=NOW)
     with database.read() as connection:

@@ -4,11 +4,11 @@ import datetime as dt
 import threading
 from dataclasses import replace
 
-from jobworker.store import idempotency
-from jobworker.store.database import Database
-from jobworker.store.idempotency import IdempotencyRecord
-from tests.conformance.worlds import NOW
-from tests.waiting import TIMEOUT_SECONDS
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import idempotency
+from jobworker.store.executions.idempotency import IdempotencyRecord
+from tests.conformance.factories import NOW
+from tests.polling import TIMEOUT_SECONDS
 
 DAY = dt.timedelta(days=1)
 STORED_RESPONSE = IdempotencyRecord("key", "fingerprint", ["1", "2"], None, NOW)

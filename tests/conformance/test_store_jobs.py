@@ -8,10 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.store import audit, jobs, schema
-from jobworker.store.database import Database
-from tests.conformance.worlds import NOW
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.store import audit, jobs
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
+from tests.conformance.factories import NOW
 
 LATER = NOW + dt.timedelta(hours=1)
 EVERY_MINUTE = {"kind": "interval", "every": 60}
@@ -20,7 +21,7 @@ SEND = JobDefinition("send", "tasks.mail.send", defaults={"to": "a"}, tags=("mai
 
 def _put_schedule(database: Database, job: str = "send") -> Any:
     with database.read() as connection:
-        table = schema.job_schedules
+        table = core.job_schedules
         return connection.execute(sa.select(table).where(table.c.job == job)).one_or_none()
 
 
@@ -110,7 +111,9 @@ def test_a_schedule_keeps_its_id_and_says_when_its_rule_changed(database: Databa
     # It goes on being due: its occurrences leave rows that say why nothing ran.
     assert _put_schedule(database) == first
     with database.write() as connection:
-        jobs.upsert(connection, replace(scheduled, schedule={"kind": "interval", "every": 61}), JobOwner.API, "ann", LATER)
+        jobs.upsert(
+            connection, replace(scheduled, schedule={"kind": "interval", "every": 61}), JobOwner.API, "ann", LATER
+        )
     changed = _put_schedule(database)
     assert (changed.id, changed.changed_at) == (first.id, LATER)
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from jobworker.domain.parameters import Parameter
+from jobworker.domain.jobs.parameters import Parameter
 from jobworker.store import tasks
-from jobworker.store.database import Database
-from tests.conformance.worlds import make_task
+from jobworker.store.engine.database import Database
+from tests.conformance.factories import make_task
 
 FORMAT = Parameter("format", "string", required=False, default="csv", choices=("csv", "json"))
 

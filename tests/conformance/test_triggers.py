@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
-from jobworker.services import catalogue, jobs
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.services import jobs, task_catalog
 from jobworker.store import triggers
-from jobworker.store.database import Database
-from tests.conformance.household import FAILED, SUCCEEDED, ExecutionDriver
+from jobworker.store.engine.database import Database
+from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def test_an_end_starts_another_job_once(driver: ExecutionDriver) -> None:
 
 
 def test_only_the_ends_that_count(driver: ExecutionDriver) -> None:
-    driver.define_job("load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
+    driver.define_job(
+        "load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"})
+    )
     driver.report_end(driver.submit("extract"), SUCCEEDED)
     assert driver.list_executions("load") == []
     driver.report_end(driver.submit("extract"), FAILED)
@@ -47,7 +49,9 @@ def test_only_the_ends_that_count(driver: ExecutionDriver) -> None:
 
 
 def test_a_chain_of_triggers(driver: ExecutionDriver) -> None:
-    driver.define_job("load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
+    driver.define_job(
+        "load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}})
+    )
     driver.define_job("report", policies=_make_trigger({"job": "load", "on": "failure"}))
     driver.report_end(driver.submit("extract"), result={})
     [load], [report] = driver.list_executions("load"), driver.list_executions("report")
@@ -112,6 +116,6 @@ def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(driv
         options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
         return {"name": name, "description": "", "parameters": [], "options": options}
 
-    catalogue.register_tasks(driver.database, driver.clock, [offered("one", "two"), offered("two", "one")], "v1")
+    task_catalog.register_tasks(driver.database, driver.clock, [offered("one", "two"), offered("two", "one")], "v1")
     assert [item.job for item in jobs.get(driver.database, "one").row.definition.triggers] == ["two"]
     assert jobs.get(driver.database, "two").row.definition.triggers == ()

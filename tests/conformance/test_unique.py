@@ -9,18 +9,20 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.domain import policies
-from jobworker.domain.admission import Submission
 from jobworker.domain.errors import UniqueKeyConflict
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.domain.parameters import Parameter
-from jobworker.services import submission
-from jobworker.services.accepting import IdempotencyKey
-from jobworker.store import executions, jobs, schema, tasks, unique_keys
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from tests.conformance.worlds import NOW, make_task
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.services.submissions import submission
+from jobworker.services.submissions.commit import IdempotencyKey
+from jobworker.store import jobs, tasks
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions, unique_keys
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.tables import core
+from tests.conformance.factories import NOW, make_task
 
 HOUR = dt.timedelta(hours=1)
 
@@ -51,7 +53,7 @@ class UniqueJobDriver:
         """As if a worker had reported."""
         ended = {"finished_at": NOW} if state is ExecutionState.SUCCEEDED else {}
         with self.database.write() as connection:
-            mine = sa.update(schema.executions).where(schema.executions.c.id == execution)
+            mine = sa.update(core.executions).where(core.executions.c.id == execution)
             connection.execute(mine.values(state=state, **ended, **values))
 
     def get(self, execution: str) -> ExecutionRow:
@@ -64,7 +66,7 @@ class UniqueJobDriver:
     def count_executions(self) -> int:
         """How many executions there are."""
         with self.database.read() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(schema.executions)) or 0
+            return connection.scalar(sa.select(sa.func.count()).select_from(core.executions)) or 0
 
 
 def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: ManualClock) -> None:
@@ -80,7 +82,10 @@ def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: 
     ("until", "states"),
     [
         ("started", [(ExecutionState.SCHEDULED, True), (ExecutionState.QUEUED, True), (ExecutionState.RUNNING, False)]),
-        ("finished", [(ExecutionState.RUNNING, True), (ExecutionState.RETRYING, True), (ExecutionState.SUCCEEDED, False)]),
+        (
+            "finished",
+            [(ExecutionState.RUNNING, True), (ExecutionState.RETRYING, True), (ExecutionState.SUCCEEDED, False)],
+        ),
     ],
 )
 def test_until(database: Database, clock: ManualClock, until: str, states: list[tuple[ExecutionState, bool]]) -> None:
@@ -209,4 +214,4 @@ def test_keys_that_keep_nobody_out_are_forgotten(database: Database, clock: Manu
     with database.write() as connection:
         assert unique_keys.delete_expired(connection, clock.now()) == 1
         assert unique_keys.delete_expired(connection, clock.now()) == 0
-        assert connection.scalar(sa.select(schema.unique_keys.c.key)) == "report/june"
+        assert connection.scalar(sa.select(core.unique_keys.c.key)) == "report/june"

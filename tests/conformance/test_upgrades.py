@@ -10,11 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.domain.job import BUILTIN_QUEUES
-from jobworker.domain.schedule import ScheduleOwner, ScheduleState, parse
-from jobworker.services import firing, queues
-from jobworker.store import migrate, schedules, schema
-from jobworker.store.database import Database
+from jobworker.domain.jobs.definition import BUILTIN_QUEUES
+from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState, parse
+from jobworker.services import queues
+from jobworker.services.schedules import evaluator
+from jobworker.store import migrate
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.tables import core
 
 DAY = dt.timedelta(days=1)
 CHANGED_AT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -48,8 +51,12 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
         for name, rule, enabled in (("nightly", CRON, True), ("stopped", INTERVAL, False)):
             _insert_0002(connection, name, rule, enabled)
         connection.execute(
-            sa.insert(schema.occurrences).values(
-                schedule_id="id-nightly", scheduled_for=FIRED_AT, outcome="fired", execution_id="e", recorded_at=FIRED_AT
+            sa.insert(core.occurrences).values(
+                schedule_id="id-nightly",
+                scheduled_for=FIRED_AT,
+                outcome="fired",
+                execution_id="e",
+                recorded_at=FIRED_AT,
             )
         )
     yield database
@@ -57,11 +64,11 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], enabled: bool) -> None:
-    moment = schema.occurrences.c.scheduled_for.type
+    moment = core.occurrences.c.scheduled_for.type
     table = sa.table(
         "job_schedules",
         *(sa.column(each, sa.String) for each in ("id", "job")),
-        sa.column("rule", schema.job_definitions.c.definition.type),
+        sa.column("rule", core.job_definitions.c.definition.type),
         sa.column("enabled", sa.Boolean),
         *(sa.column(each, moment) for each in ("created_at", "changed_at")),
     )
@@ -73,7 +80,7 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
     url = before_schedules.url.render_as_string(hide_password=False)
     migrate.upgrade(url)
     with before_schedules.read() as connection:
-        row = schedules.get_by_name(connection, "nightly")
+        row = schedule_rows.get_by_name(connection, "nightly")
     assert row is not None
     assert (row.id, row.job, row.owner, row.state, row.enabled) == (
         "id-nightly",
@@ -88,8 +95,8 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
     assert row.settled_until == FIRED_AT
     now = FIRED_AT + DAY + dt.timedelta(hours=3)
     with before_schedules.write() as connection:
-        firing.evaluate_due(connection, {row.id: now}, now)
-        ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == row.id)
+        evaluator.evaluate_due(connection, {row.id: now}, now)
+        ledger = sa.select(core.occurrences.c.scheduled_for).where(core.occurrences.c.schedule_id == row.id)
         found = sorted(connection.scalars(ledger))
     # 03:00 in Berlin is 02:00 in UTC in winter; what had its row has no other.
     assert found == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
@@ -98,7 +105,7 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
 def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
-        row = schedules.get_by_name(connection, "stopped")
+        row = schedule_rows.get_by_name(connection, "stopped")
     now = dt.datetime.now(dt.UTC)
     assert row is not None
     assert row.enabled is True
@@ -108,7 +115,7 @@ def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_sched
 def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
-        found = connection.execute(sa.select(schema.schedule_revisions)).all()
+        found = connection.execute(sa.select(core.schedule_revisions)).all()
     assert {(row.schedule_id, row.revision, row.actor) for row in found} == {
         ("id-nightly", 1, "migration"),
         ("id-stopped", 1, "migration"),
@@ -181,12 +188,14 @@ def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
     migrate.upgrade(empty_url)
     with database.read() as connection:
         rows = connection.execute(
-            sa.select(*(schema.queues.c[name] for name in ("name", "created_by", "unused_since")))
+            sa.select(*(core.queues.c[name] for name in ("name", "created_by", "unused_since")))
         ).all()
     assert sorted(tuple(row) for row in rows) == [("mail", None, None), ("reports", None, None)]
     queues.remove_unused(database, ManualClock(CHANGED_AT))
     queues.remove_unused(database, ManualClock(CHANGED_AT + queues.UNUSED_RETENTION))
-    assert [each.row.name for each in queues.list_page(database).items if each.row.name not in BUILTIN_QUEUES] == ["reports"]
+    assert [each.row.name for each in queues.list_page(database).items if each.row.name not in BUILTIN_QUEUES] == [
+        "reports"
+    ]
     database.dispose()
 
 

@@ -9,16 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
-from jobworker.domain import json_values
 from jobworker.domain.errors import InvalidParameters
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.json_values import UnacceptableValue
-from jobworker.relay.release import DependencyResolver
-from jobworker.services import dead_letters, preparing
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.json import json_values
+from jobworker.domain.json.json_values import UnacceptableValue
+from jobworker.relay.dependency_resolution import DependencyResolver
+from jobworker.services import dead_letters
 from jobworker.services.dead_letters import RedriveOptions
-from jobworker.store import schema
-from jobworker.store.database import Database, describe_error
-from tests.conformance.household import FAILED, ExecutionDriver
+from jobworker.services.submissions import preparation
+from jobworker.store.engine.database import Database, describe_error
+from jobworker.store.tables import core
+from tests.conformance.execution_driver import FAILED, ExecutionDriver
 
 TEXT = st.text(st.characters(codec=None), max_size=5) | st.sampled_from(
     ["\x00", "\ud800", "__type__", "__value__", "🎈"]
@@ -57,9 +58,9 @@ def make_nested(levels: int, innermost: Any = 1) -> Any:
 def read_stored(driver: ExecutionDriver, execution: str, value: Any) -> Any:
     """A value as it comes back from the database."""
     with driver.database.write() as connection:
-        mine = schema.executions.c.id == execution
-        connection.execute(sa.update(schema.executions).where(mine).values(result=value))
-        return connection.scalar(sa.select(schema.executions.c.result).where(mine))
+        mine = core.executions.c.id == execution
+        connection.execute(sa.update(core.executions).where(mine).values(result=value))
+        return connection.scalar(sa.select(core.executions.c.result).where(mine))
 
 
 def is_same_json(actual: Any, expected: Any) -> bool:
@@ -69,7 +70,9 @@ def is_same_json(actual: Any, expected: Any) -> bool:
     if isinstance(expected, list):
         return len(actual) == len(expected) and all(map(is_same_json, actual, expected))
     if isinstance(expected, dict):
-        return actual.keys() == expected.keys() and all(is_same_json(actual[key], each) for key, each in expected.items())
+        return actual.keys() == expected.keys() and all(
+            is_same_json(actual[key], each) for key, each in expected.items()
+        )
     return type(actual) is type(expected) and bool(actual == expected)
 
 
@@ -112,7 +115,9 @@ def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
     given = {"rows": make_nested(40, {"$from": parent})}
     child, other = (driver.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
     # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
-    monkeypatch.setattr("jobworker.store.dependencies.get_results", lambda _, ids: dict.fromkeys(ids, result))
+    monkeypatch.setattr(
+        "jobworker.store.executions.dependency_rows.get_results", lambda _, ids: dict.fromkeys(ids, result)
+    )
     driver.report_end(parent, result=1)
     row = driver.get(child)
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
@@ -124,14 +129,14 @@ def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
 @pytest.fixture
 def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
     """A house in which parameters that hold "bad" cannot be worked with, in a way that nobody foresaw."""
-    check = preparing.check_parameters
+    check = preparation.check_parameters
 
     def checked(accepted: Any, given: Any, *more: Any) -> Any:
         if given.get("rows") == "bad":
             raise TypeError("Recursion limit reached")
         return check(accepted, given, *more)
 
-    monkeypatch.setattr(preparing, "check_parameters", checked)
+    monkeypatch.setattr(preparation, "check_parameters", checked)
     return driver
 
 
@@ -160,8 +165,8 @@ def test_the_sweep_passes_over_what_cannot_be_written(fragile: ExecutionDriver) 
     child = driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
     with driver.database.write() as connection:
         # As if a relay had died between the end and what follows it.
-        mine = schema.executions.c.id == parent
-        connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
+        mine = core.executions.c.id == parent
+        connection.execute(sa.update(core.executions).where(mine).values(state="Succeeded", result="bad"))
     DependencyResolver(driver.database, driver.clock).resolve_stranded()
     assert driver.get_state(child) is ExecutionState.FAILED
     assert driver.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
@@ -179,8 +184,8 @@ def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(driver: E
     called = driver.submit("load")
     with driver.database.write() as connection:
         # As the relay writes down a call from Python.
-        mine = schema.executions.c.id == called
-        connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
+        mine = core.executions.c.id == called
+        connection.execute(sa.update(core.executions).where(mine).values(parameters={"day": date}))
     driver.report_end(called, FAILED)
     again = dead_letters.rerun(driver.database, driver.clock, called, RedriveOptions(), "ann")
     assert again.parameters == {"day": date}
@@ -195,7 +200,7 @@ def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> 
     """PostgreSQL quotes the row."""
     row = {"id": "hush", "task": "hush", "parameters": {"text": "hush"}, "result": "hush"}
     with pytest.raises(sa.exc.IntegrityError) as refused, database.write() as connection:
-        connection.execute(sa.insert(schema.executions).values(row))
+        connection.execute(sa.insert(core.executions).values(row))
     told = f"{refused.value} {refused.value.orig} {describe_error(refused.value)}"
     assert "hush" not in told
     assert "job" in told

@@ -11,9 +11,11 @@ import sqlalchemy as sa
 
 from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store import database as module
-from jobworker.store import queues, schema, write_ahead_log
-from jobworker.store.database import Database, DatabaseTimeouts
+from jobworker.store import queues
+from jobworker.store.engine import database as module
+from jobworker.store.engine import write_ahead_log
+from jobworker.store.engine.database import Database, DatabaseTimeouts
+from jobworker.store.tables import core
 from tests.conftest import NOW
 
 #: Far below the 10 s for which a writer used to wait, and far above what a busy machine takes.
@@ -37,7 +39,7 @@ def write_rows(database: Database, name: str) -> None:
     """Write about 200 kB."""
     with database.write() as connection:
         rows = [{"name": f"{name}-{number}", "created_at": NOW, "pause_note": "x" * 500} for number in range(300)]
-        connection.execute(sa.insert(schema.queues), rows)
+        connection.execute(sa.insert(core.queues), rows)
 
 
 def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sqlite3.Connection) -> None:

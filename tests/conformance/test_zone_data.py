@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import zone_data as services
-from jobworker.services.firing import evaluate_due
-from jobworker.store import schema
-from jobworker.store.database import Database
-from jobworker.store.schedules import ScheduleRow
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.services.schedules import time_zone_updates
+from jobworker.services.schedules.evaluator import evaluate_due
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+from jobworker.store.tables import core
 from tests import zone_data
-from tests.conformance.timetables import ScheduleDriver
+from tests.conformance.schedule_driver import ScheduleDriver
 
 HOUR = dt.timedelta(hours=1)
 #: Before the first occurrence of this day, which is 13:00 or 14:00 in UTC.
@@ -35,7 +35,9 @@ TIMES = {"daily": 1, "twice": 2, "thrice": 3}
 @pytest.fixture(scope="module")
 def winter_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of an earlier version, by which Vancouver goes back to winter time: 06:00 is 14:00 in UTC."""
-    return zone_data.create_tzdata_package(tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"})
+    return zone_data.create_tzdata_package(
+        tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"}
+    )
 
 
 class ZoneDataDriver:
@@ -53,7 +55,7 @@ class ZoneDataDriver:
         """
         with zone_data.use_tzdata(self.packages[version], version):
             if follows_zone_data:
-                services.apply_zone_data(self.schedules.database, self.clock, lambda _: None)
+                time_zone_updates.apply_zone_data(self.schedules.database, self.clock, lambda _: None)
             for each in hours:
                 self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
                 self.evaluate_all()
@@ -61,7 +63,7 @@ class ZoneDataDriver:
     def evaluate_all(self) -> None:
         """Settle all schedules."""
         with self.schedules.database.write() as connection:
-            ids = list(connection.scalars(sa.select(schema.job_schedules.c.id)))
+            ids = list(connection.scalars(sa.select(core.job_schedules.c.id)))
             evaluate_due(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
 
     def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
@@ -93,7 +95,9 @@ def test_every_occurrence_has_one_execution(driver: ZoneDataDriver, before: str,
     driver.run_relay(before, switched)
     driver.run_relay(after, switched, 2.6, 4, 28)
 
-    fired = {name: [each.scheduled_for for each in driver.schedules.list_occurrences(row)] for name, row in rows.items()}
+    fired = {
+        name: [each.scheduled_for for each in driver.schedules.list_occurrences(row)] for name, row in rows.items()
+    }
     assert all(each.outcome == "fired" for row in rows.values() for each in driver.schedules.list_occurrences(row))
     for name, times in TIMES.items():
         # What is late because its moment had passed when the new data came is of the same day.
@@ -109,7 +113,9 @@ def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
     driver: ZoneDataDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
-    monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.create_tzpath(tmp_path / "host", casablanca)),))
+    monkeypatch.setattr(
+        time_zone_updates, "HOST_FOLDERS", (str(zone_data.create_tzpath(tmp_path / "host", casablanca)),)
+    )
     driver.packages["2025b"] = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", casablanca)
     row = driver.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
     driver.run_relay("2025b", 17.5, follows_zone_data=False)

@@ -1,6 +1,6 @@
 """`python -m tests.docs.chart`: the states of an execution as a Mermaid chart, for docs/states.md."""
 
-from jobworker.domain.execution import FINAL_STATES, ALLOWED_TRANSITIONS, ExecutionState
+from jobworker.domain.executions.execution import ALLOWED_TRANSITIONS, FINAL_STATES, ExecutionState
 
 #: Where a submission begins.
 _FIRST = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.QUEUED)
@@ -9,7 +9,11 @@ _FIRST = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.QUEUE
 def render_chart() -> str:
     """The chart, made from the table of moves. States come in the order in which they are declared."""
     order = list(ExecutionState)
-    moves = [f"    {state} --> {following}" for state in order for following in sorted(ALLOWED_TRANSITIONS[state], key=order.index)]
+    moves = [
+        f"    {state} --> {following}"
+        for state in order
+        for following in sorted(ALLOWED_TRANSITIONS[state], key=order.index)
+    ]
     begins = [f"    [*] --> {state}" for state in _FIRST]
     ends = [f"    {state} --> [*]" for state in order if state in FINAL_STATES]
     return "\n".join(["stateDiagram-v2", *begins, *moves, *ends]) + "\n"

@@ -2,8 +2,8 @@
 
 import json
 
-from jobworker.domain.calendar_reading import parse
-from tests.docs.pages import DOCS, list_code_blocks
+from jobworker.domain.calendars.calendar_parser import parse
+from tests.docs.markdown import DOCS, list_code_blocks
 
 
 def test_the_calendars_that_are_shown_can_be_read() -> None:

@@ -17,20 +17,22 @@ import pytest
 import redis
 
 from jobworker import Context, job
-from jobworker.domain import policies
-from jobworker.domain.job import BUILTIN_QUEUES as _QUEUES
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import BUILTIN_QUEUES as _QUEUES
 from jobworker.up.redis_server import EmbeddedRedis
 from tests.acceptance.test_up import UpSystem
-from tests.docs.matching import check_match
-from tests.docs.pages import DOCS, PAGES, ROOT, CodeBlock, list_code_blocks, get_page_name, get_section, parse_table
-from tests.waiting import until
+from tests.docs.json_patterns import check_match
+from tests.docs.markdown import DOCS, PAGES, ROOT, CodeBlock, get_page_name, get_section, list_code_blocks, parse_table
+from tests.polling import until
 
 pytestmark = pytest.mark.timeout(300)
 
 _DOCUMENTED_URL = "http://127.0.0.1:8000"
 
 #: A block that has such a line needs a running system.
-_COMMAND_PATTERN = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE)
+_COMMAND_PATTERN = re.compile(
+    r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE
+)
 
 
 def _list_documented_modules() -> Iterator[tuple[str, str]]:
@@ -197,7 +199,11 @@ def test_every_documented_job_is_run(system: UpSystem) -> None:
     _, listed = system.get_json(f"{system.api}/api/v1/jobs?limit=200")
     shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
     shipped |= {"http.request", "shell.run", "container.run"}
-    assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_JOB_RUNS, *_UNTESTED_JOBS, *shipped}
+    assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {
+        *_JOB_RUNS,
+        *_UNTESTED_JOBS,
+        *shipped,
+    }
 
 
 def test_every_redis_key_that_is_there_is_listed(system: UpSystem) -> None:

@@ -13,12 +13,13 @@ from jobworker.api.blueprint import _BodyTooLarge
 from jobworker.cli import main
 from jobworker.domain import errors
 from jobworker.domain.errors import JobWorkerError
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.settings import Settings
 from jobworker.telemetry.metrics import Metrics
-from jobworker.transport import entries, keys
+from jobworker.transport import keys
+from jobworker.transport.beat import entry_format
 from tests.docs import chart
-from tests.docs.pages import DOCS, ROOT, list_code_blocks, get_section, list_sections, parse_table
+from tests.docs.markdown import DOCS, ROOT, get_section, list_code_blocks, list_sections, parse_table
 
 
 def test_the_chart_is_the_table_of_moves() -> None:
@@ -46,18 +47,24 @@ def test_every_setting_with_its_default() -> None:
 
 
 def test_every_key_of_ours() -> None:
-    listed = {cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Ours")).items()}
+    listed = {
+        cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Ours")).items()
+    }
     assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
 
 def test_redbeats_keys() -> None:
     listed = list(parse_table(get_section(DOCS / "redis-keys.md", "RedBeat's")))
-    assert listed == [entries.SCHEDULE_KEY, "redbeat::lock", entries.build_entry_key("{schedule}")]
+    assert listed == [entry_format.SCHEDULE_KEY, "redbeat::lock", entry_format.build_entry_key("{schedule}")]
 
 
 def test_every_error_with_its_status() -> None:
     listed = {code: int(cells[0]) for code, cells in parse_table(get_section(DOCS / "errors.md", "Codes")).items()}
-    ours = {kind.code: problems.get_status(kind)[0] for kind in _list_subclasses(JobWorkerError) if kind is not _BodyTooLarge}
+    ours = {
+        kind.code: problems.get_status(kind)[0]
+        for kind in _list_subclasses(JobWorkerError)
+        if kind is not _BodyTooLarge
+    }
     theirs = {code: status for status, code in problems._HTTP_CODES.items()}
     assert listed == {**ours, **theirs, "database_unavailable": 503}
     assert list(listed.values()) == sorted(listed.values())
@@ -76,7 +83,7 @@ def test_every_code_of_a_place() -> None:
 
 def test_every_reason_why_an_execution_waits() -> None:
     listed = set(parse_table(get_section(DOCS / "http.md", "Why it does not run")))
-    nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/gates.py").read_text()))
+    nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/executions/blockers.py").read_text()))
     calls = [node for node in nodes if isinstance(node, ast.Call) and _get_called_name(node) in ("Reason", "_full")]
     assert listed == {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 

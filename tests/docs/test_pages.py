@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.api import documentation, room, server
-from tests.docs.pages import DOCS, PAGES, ROOT, list_anchors, list_links, get_page_name, get_section, list_sections, parse_table
+from jobworker.api import context, documentation, server
+from tests.docs.markdown import (
+    DOCS,
+    PAGES,
+    ROOT,
+    get_page_name,
+    get_section,
+    list_anchors,
+    list_links,
+    list_sections,
+    parse_table,
+)
 
 _DECISIONS = sorted((DOCS / "decisions").iterdir())
 
@@ -43,10 +53,12 @@ def test_decisions_are_numbered_and_have_their_parts() -> None:
 
 
 def test_every_chore_of_the_relay_is_told() -> None:
-    told = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "What is noticed by itself"), re.MULTILINE)
+    told = re.findall(
+        r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "What is noticed by itself"), re.MULTILINE
+    )
     chores = [
         call.args[0].value.replace("_", " ")
-        for call in ast.walk(ast.parse((ROOT / "jobworker/relay/watch.py").read_text()))
+        for call in ast.walk(ast.parse((ROOT / "jobworker/relay/maintenance.py").read_text()))
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Step"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     ]
@@ -88,4 +100,4 @@ def test_threads_are_left_when_all_who_may_wait_do() -> None:
     told = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
     assert told
     assert int(told[1]) == server.REQUEST_THREADS
-    assert server.REQUEST_THREADS > room.MAX_STREAMS + room.MAX_WAITING_REQUESTS
+    assert server.REQUEST_THREADS > context.MAX_STREAMS + context.MAX_WAITING_REQUESTS

@@ -12,11 +12,12 @@ import pytest
 import redis
 from celery import Celery
 
-from jobworker.domain import events, timetable
-from jobworker.domain import schedule as schedules
+from jobworker.domain.executions import events
+from jobworker.domain.schedules import schedule as schedules
+from jobworker.domain.schedules import timetable
 from jobworker.settings import Settings
-from jobworker.transport import beat_keys, entries, keys
-from jobworker.transport.beat import Scheduler
+from jobworker.transport import keys
+from jobworker.transport.beat import Scheduler, beat_keys, entry_format
 from jobworker.transport.beat.scheduler import BATCH_SIZE, ScheduleSnapshot
 from jobworker.transport.celery_settings import build_celery_settings
 from tests.servers import RedisServer
@@ -58,13 +59,15 @@ class BeatSchedule:
         self.now = dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=microseconds)
 
     def add_entry(self, schedule_id: str, rule: dict[str, Any], due: dt.datetime) -> None:
-        key = entries.build_entry_key(schedule_id)
-        self.client.hset(key, entries.DEFINITION_FIELD, entries.encode_definition(schedule_id, make_spec(rule)))
-        self.client.zadd(entries.SCHEDULE_KEY, {key: entries.to_score(due)})
+        key = entry_format.build_entry_key(schedule_id)
+        self.client.hset(
+            key, entry_format.DEFINITION_FIELD, entry_format.encode_definition(schedule_id, make_spec(rule))
+        )
+        self.client.zadd(entry_format.SCHEDULE_KEY, {key: entry_format.to_score(due)})
 
     def get_next_time(self, schedule_id: str) -> dt.datetime | None:
-        score = self.client.zscore(entries.SCHEDULE_KEY, entries.build_entry_key(schedule_id))
-        return None if score is None else entries.from_score(repr(score))
+        score = self.client.zscore(entry_format.SCHEDULE_KEY, entry_format.build_entry_key(schedule_id))
+        return None if score is None else entry_format.from_score(repr(score))
 
     def list_reported(self) -> list[tuple[str, dt.datetime]]:
         found = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
@@ -281,7 +284,7 @@ def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
         schedule.client.set(beat.leader_key, "somebody else", px=60_000)
 
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
-    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {"redbeat:poison": 1})
     interrupt_tick(beat, lock_changes_hands, monkeypatch)
     beat.tick()
     assert schedule.list_reported() == []
@@ -302,7 +305,7 @@ def test_an_entry_that_changes_while_it_is_read_is_not_reported(
         elif what == "rule":
             schedule.add_entry("s1", EVERY_10_MINUTES, nominal)
         else:
-            schedule.client.zrem(entries.SCHEDULE_KEY, entries.build_entry_key("s1"))
+            schedule.client.zrem(entry_format.SCHEDULE_KEY, entry_format.build_entry_key("s1"))
 
     schedule.add_entry("s1", HOURLY, nominal)
     interrupt_tick(beat, change, monkeypatch)
@@ -336,33 +339,39 @@ MALFORMED_ENTRIES: dict[str, bytes] = {
     "another kind of schedule": b'{"schedule": {"__type__": "interval", "every": 60, "relative": false}}',
     "unknown rule": b'{"schedule": {"__type__": "jobworker.rule", "rule": {"rule": {"kind": "moon"}}}}',
     "no rule": b'{"schedule": {"__type__": "jobworker.rule"}}',
-    "disabled": json.dumps(json.loads(entries.encode_definition("x", make_spec(HOURLY))) | {"enabled": False}).encode(),
+    "disabled": json.dumps(
+        json.loads(entry_format.encode_definition("x", make_spec(HOURLY))) | {"enabled": False}
+    ).encode(),
 }
 
 
-def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(
+    beat: Scheduler, schedule: BeatSchedule
+) -> None:
     for name, definition in MALFORMED_ENTRIES.items():
-        schedule.client.hset(entries.build_entry_key(name), entries.DEFINITION_FIELD, definition)
-        schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key(name): 1})
-    schedule.client.set(entries.build_entry_key("not a hash"), "text")
-    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key("not a hash"): 1})
-    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key("missing"): 1, b"redbeat:\xff": 1})
-    schedule.client.hset(b"redbeat:\xff", entries.DEFINITION_FIELD, entries.encode_definition("x", make_spec(HOURLY)))
+        schedule.client.hset(entry_format.build_entry_key(name), entry_format.DEFINITION_FIELD, definition)
+        schedule.client.zadd(entry_format.SCHEDULE_KEY, {entry_format.build_entry_key(name): 1})
+    schedule.client.set(entry_format.build_entry_key("not a hash"), "text")
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {entry_format.build_entry_key("not a hash"): 1})
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {entry_format.build_entry_key("missing"): 1, b"redbeat:\xff": 1})
+    schedule.client.hset(
+        b"redbeat:\xff", entry_format.DEFINITION_FIELD, entry_format.encode_definition("x", make_spec(HOURLY))
+    )
     schedule.add_entry("good", HOURLY, schedule.now - MINUTE)
 
     beat.tick()
 
     assert [name for name, _ in schedule.list_reported()] == ["good"]
-    assert schedule.client.zcard(entries.SCHEDULE_KEY) == 1
+    assert schedule.client.zcard(entry_format.SCHEDULE_KEY) == 1
     with redis.Redis.from_url(beat.app.redbeat_conf.redis_url) as raw:
         found = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
         raw.hdel(keys.BEAT_QUARANTINE, b"redbeat:\xff")
     bad = {*MALFORMED_ENTRIES, "not a hash", "missing", "\ufffd"}
-    assert found == {entries.build_entry_key(name) for name in bad}
+    assert found == {entry_format.build_entry_key(name) for name in bad}
     reasons = schedule.list_quarantined()
-    assert "interval" in reasons[entries.build_entry_key("unknown rule")]
-    assert reasons[entries.build_entry_key("missing")] == "it has no definition"
-    assert "disable the job" in reasons[entries.build_entry_key("disabled")]
+    assert "interval" in reasons[entry_format.build_entry_key("unknown rule")]
+    assert reasons[entry_format.build_entry_key("missing")] == "it has no definition"
+    assert "disable the job" in reasons[entry_format.build_entry_key("disabled")]
 
 
 def put_foreign_value(client: Any, key: str, kind: str) -> None:
@@ -379,8 +388,8 @@ def put_foreign_value(client: Any, key: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        (f"{entries.KEY_PREFIX}:lock", "hash"),
-        (f"{entries.KEY_PREFIX}:lock", "list"),
+        (f"{entry_format.KEY_PREFIX}:lock", "hash"),
+        (f"{entry_format.KEY_PREFIX}:lock", "list"),
         (keys.BEAT, "text"),
         (keys.BEAT, "list"),
         (keys.BEAT_QUARANTINE, "text"),
@@ -391,7 +400,7 @@ def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
 ) -> None:
     put_foreign_value(schedule.client, key, kind)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
-    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {"redbeat:poison": 1})
     for _ in range(3):
         beat.tick()
     assert [name for name, _ in schedule.list_reported()] == ["s1"]
@@ -401,10 +410,10 @@ def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
 
 
 def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: BeatSchedule) -> None:
-    schedule.client.set(entries.SCHEDULE_KEY, "something")
+    schedule.client.set(entry_format.SCHEDULE_KEY, "something")
     assert beat.tick() == 0
     assert beat.tick() == beat.max_interval
-    assert not schedule.client.exists(entries.SCHEDULE_KEY)
+    assert not schedule.client.exists(entry_format.SCHEDULE_KEY)
 
 
 def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: BeatSchedule) -> None:
@@ -423,13 +432,13 @@ def test_a_strange_tick_is_none(schedule: BeatSchedule, tick: str) -> None:
 def test_an_entry_without_a_key_is_named(
     beat: Scheduler, schedule: BeatSchedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    schedule.client.zadd(entries.SCHEDULE_KEY, {"": 1})
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {"": 1})
     beat.tick()
     assert "entry='\"\"'" in "".join(capsys.readouterr())
 
 
 def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: BeatSchedule) -> None:
-    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
+    schedule.client.zadd(entry_format.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
     assert beat.tick() == beat.max_interval
 
 
@@ -504,8 +513,8 @@ def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Schedul
 
 def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.add_entry("s1", HOURLY, schedule.now + MINUTE)
-    key = entries.build_entry_key("s1")
-    before = schedule.client.hget(key, entries.DEFINITION_FIELD)
+    key = entry_format.build_entry_key("s1")
+    before = schedule.client.hget(key, entry_format.DEFINITION_FIELD)
 
     entry = beat.Entry.from_key(key, app=beat.app)
     assert (entry.name, entry.task) == ("s1", "job")
@@ -515,5 +524,5 @@ def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Be
     assert 0 < seconds <= 3600
     entry.save()
 
-    assert schedule.client.hget(key, entries.DEFINITION_FIELD) == before
+    assert schedule.client.hget(key, entry_format.DEFINITION_FIELD) == before
     assert schedule.get_next_time("s1") == compute_next_time(HOURLY, schedule.now)

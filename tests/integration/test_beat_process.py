@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobworker.transport import entries, keys
+from jobworker.transport import keys
+from jobworker.transport.beat import entry_format
 from tests.integration.test_beat import BeatSchedule
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 EVERY_SECOND = {"kind": "interval", "every": 1}
@@ -147,7 +148,7 @@ def test_beat_outlives_a_restart_of_redis(beats: BeatProcesses, schedule: BeatSc
     server.start()
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)
-    schedule.client.delete(f"{entries.KEY_PREFIX}:lock")
+    schedule.client.delete(f"{entry_format.KEY_PREFIX}:lock")
     wait_for_occurrences(schedule)
     assert beats.is_alive(pid)
 
@@ -157,7 +158,7 @@ def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: BeatProcesses, s
     wait_for_occurrences(schedule, 1)
     beats.send_signal(pid, signal.SIGTERM)
     assert beats.wait_for_exit(pid) == 0
-    assert not schedule.client.exists(f"{entries.KEY_PREFIX}:lock")
+    assert not schedule.client.exists(f"{entry_format.KEY_PREFIX}:lock")
 
 
 def test_the_shipped_app_runs_beat(beats: BeatProcesses, schedule: BeatSchedule) -> None:
@@ -176,7 +177,7 @@ def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: Be
 
 def test_beat_loads_neither_sql_nor_http() -> None:
     check = (
-        "import sys, jobworker.celery, jobworker.transport.beat, jobworker.transport.projection;"
+        "import sys, jobworker.celery, jobworker.transport.beat, jobworker.transport.beat.projection;"
         "print([m for m in ('sqlalchemy', 'flask', 'marshmallow', 'werkzeug') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -124,7 +124,9 @@ def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> N
 
 
 def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis) -> None:
-    raws = list_published(client, *(make_message(execution=f"e{number}", parameters={"n": number}) for number in range(3)))
+    raws = list_published(
+        client, *(make_message(execution=f"e{number}", parameters={"n": number}) for number in range(3))
+    )
     sent = [json.loads(raw) for raw in raws]
     assert [one["headers"]["id"] for one in sent] == ["e0", "e1", "e2"]
     assert [json.loads(base64.b64decode(one["body"]))[1] for one in sent] == [{"n": 0}, {"n": 1}, {"n": 2}]

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, CodeBlock, list_code_blocks
+from tests.docs.markdown import DOCS, ROOT, CodeBlock, list_code_blocks
 
 pytest_plugins = ["pytester"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from jobworker import calendar, cron, daily, every, once, schedule
-from jobworker.declare.schedules import Declarations, collect_declarations
+from jobworker.declare.declarations import Declarations, collect_declarations
 from jobworker.domain.errors import InvalidInput, ScheduleNotFound
-from jobworker.domain.outages import Outage
-from jobworker.domain.rules.days import DailyRule
-from jobworker.services import pausing, schedules, simulation
-from jobworker.services.simulation import SimulationOptions, SimulatedOccurrence
-from jobworker.store import schedules as store
-from jobworker.store.database import Database
-from tests.conformance.household import ExecutionDriver
+from jobworker.domain.schedules.rules.calendar_days import DailyRule
+from jobworker.domain.schedules.time_windows import Outage
+from jobworker.services.schedules import pauses, schedules, simulation
+from jobworker.services.schedules.simulation import SimulatedOccurrence, SimulationOptions
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows
+from tests.conformance.execution_driver import ExecutionDriver
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
@@ -39,7 +39,9 @@ def list_outcomes(occurrences: Sequence[SimulatedOccurrence]) -> list[tuple[str,
 
 
 def run_real_schedules(declared: Declarations, begin: str, end: str, **more: Any) -> list[SimulatedOccurrence]:
-    return list(simulation.simulate_code(declared, SimulationOptions(parse_time(begin), parse_time(end), **more)).occurrences)
+    return list(
+        simulation.simulate_code(declared, SimulationOptions(parse_time(begin), parse_time(end), **more)).occurrences
+    )
 
 
 def test_every_occurrence_is_there_in_local_time() -> None:
@@ -143,22 +145,34 @@ def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
 
 
 def test_there_is_an_end_to_it() -> None:
-    story = simulation.simulate_code(write_code(rule=every(1), overlap="allow"), SimulationOptions(parse_time("01-01"), parse_time("12-31"), limit=50))
+    story = simulation.simulate_code(
+        write_code(rule=every(1), overlap="allow"),
+        SimulationOptions(parse_time("01-01"), parse_time("12-31"), limit=50),
+    )
     assert len(story.occurrences) == 50
     assert story.stopped_at == parse_time("01-01") + dt.timedelta(seconds=50)
-    nothing = simulation.simulate_code(write_code(rule=once("2020-01-01T00:00Z")), SimulationOptions(parse_time("01-01"), parse_time("12-31")))
+    nothing = simulation.simulate_code(
+        write_code(rule=once("2020-01-01T00:00Z")), SimulationOptions(parse_time("01-01"), parse_time("12-31"))
+    )
     assert (nothing.occurrences, nothing.stopped_at) == ([], None)
 
 
 def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
     outage = Outage(parse_time("01-01T01:30"), parse_time("01-03"))
-    story = simulation.simulate_code(write_code(rule=every(3600)), SimulationOptions(parse_time("01-01"), parse_time("01-02"), [outage], duration=60))
+    story = simulation.simulate_code(
+        write_code(rule=every(3600)), SimulationOptions(parse_time("01-01"), parse_time("01-02"), [outage], duration=60)
+    )
     assert list_outcomes(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
     assert story.unevaluated == {"s": parse_time("01-01T02:00")}
 
 
 def test_an_outage_at_the_beginning_counts() -> None:
-    found = run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00", outages=[Outage(parse_time("01-01"), parse_time("01-01T00:30"))])
+    found = run_real_schedules(
+        write_code(rule=every(3600)),
+        "01-01",
+        "01-01T02:00",
+        outages=[Outage(parse_time("01-01"), parse_time("01-01T00:30"))],
+    )
     assert [f"{each.settled_at:%H:%M}" for each in found] == ["00:30", "01:00"]
 
 
@@ -168,10 +182,14 @@ def test_a_pause_holds_and_ends_as_it_is_in_the_database(sqlite_database: Databa
     schedules.create(sqlite_database, household.clock, described, "ann")
     with sqlite_database.write() as connection:
         row = schedules.find(connection, "s")
-        pausing.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", household.clock.now())
+        pauses.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", household.clock.now())
     question = SimulationOptions(parse_time("06-01"), parse_time("06-01T03:00"), duration=60)
     found = simulation.simulate_database(sqlite_database, question).occurrences
-    assert list_outcomes(found) == [("06-01T00:00", "skipped_paused"), ("06-01T01:00", "fired"), ("06-01T02:00", "fired")]
+    assert list_outcomes(found) == [
+        ("06-01T00:00", "skipped_paused"),
+        ("06-01T01:00", "fired"),
+        ("06-01T02:00", "fired"),
+    ]
     assert found[1].started_at == parse_time("06-01T01:30")
     assert "moving" in (found[0].reason or "")
 
@@ -203,7 +221,7 @@ def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
     with pytest.raises(InvalidInput, match=r"schedule mine .*made over HTTP"):
         names(code=write_code("mine", rule=daily("12:00")))
     with sqlite_database.read() as connection:
-        assert [row.name for row in store.list_all(connection)] == ["mine", "other"]
+        assert [row.name for row in schedule_rows.list_all(connection)] == ["mine", "other"]
 
 
 def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
@@ -211,7 +229,9 @@ def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
     household.define_job("load", enabled=False)
     described = {"name": "s", "job": "load", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(sqlite_database, household.clock, described, "ann")
-    [only] = simulation.simulate_database(sqlite_database, SimulationOptions(parse_time("06-01"), parse_time("06-02"))).occurrences
+    [only] = simulation.simulate_database(
+        sqlite_database, SimulationOptions(parse_time("06-01"), parse_time("06-02"))
+    ).occurrences
     assert (only.outcome.value, only.reason) == ("skipped_paused", "job load is disabled")
     assert only.state is None
 

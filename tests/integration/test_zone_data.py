@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from jobworker import daily
-from jobworker.domain.schedule import ScheduleOwner, parse
-from jobworker.domain.timetable import find_next_time
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import zone_data as services
-from jobworker.store import schedules
-from jobworker.store.database import Database
-from jobworker.store.schedules import ScheduleRow
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.services.schedules import time_zone_updates
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 from tests.zone_data import EXPECTED_UTC_TIMES
 
 _WRONG_ZONES = dict.fromkeys(EXPECTED_UTC_TIMES, "Asia/Tokyo")
@@ -31,9 +31,9 @@ import datetime as dt, json, sys, zoneinfo
 names = json.loads(sys.argv[1])
 early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before JobWorker is imported.
 from jobworker import daily
-from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import next_after
-from jobworker.testing.simulating import Simulator
+from jobworker.domain.schedules.schedule import parse
+from jobworker.domain.schedules.timetable import next_after
+from jobworker.testing.simulator import Simulator
 from jobworker.web import create_app
 
 def by_domain(name):
@@ -106,9 +106,11 @@ def test_simulations_take_the_data_of_the_package(host: Path) -> None:
 def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engine, tmp_path: Path) -> None:
     wrong = {"PYTHONTZPATH": str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES))}
     other = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
-    earlier = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"})
+    earlier = zone_data.create_tzdata_package(
+        tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"}
+    )
     with zone_data.use_tzdata(earlier, "2025b"):
-        services.apply_zone_data(engine.database, engine.clock, lambda _: None)
+        time_zone_updates.apply_zone_data(engine.database, engine.clock, lambda _: None)
         office = _put_schedule(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
     relay, beat = engine.start_relay(**wrong), engine.start_beat(**wrong)
     worker = engine.start_worker(**wrong, PYTHONPATH=str(other))
@@ -138,11 +140,13 @@ def _put_schedule(database: Database, zone: str, since: dt.datetime, name: str |
     """A schedule that was made a while ago, and whose time has come."""
     made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
-        return schedules.upsert(connection, made, ScheduleOwner.API, "me", since, find_next_time(made.build_timetable({}), since))
+        return schedule_rows.upsert(
+            connection, made, ScheduleOwner.API, "me", since, find_next_time(made.build_timetable({}), since)
+        )
 
 
 def _get_schedule(database: Database, row: ScheduleRow) -> ScheduleRow:
     with database.read() as connection:
-        found = schedules.get_by_id(connection, row.id)
+        found = schedule_rows.get_by_id(connection, row.id)
     assert found is not None
     return found

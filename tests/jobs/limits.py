@@ -26,7 +26,9 @@ def _start_children() -> None:
     """One in the job's group, one with a session of its own, and one whose parent is gone at once."""
     plain = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT])
     apart = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT], start_new_session=True)
-    orphan = subprocess.run(["sh", "-c", f"({_STUBBORN_SCRIPT}) >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
+    orphan = subprocess.run(
+        ["sh", "-c", f"({_STUBBORN_SCRIPT}) >/dev/null 2>&1 & echo $!"], capture_output=True, check=True
+    )
     log_children(plain.pid, apart.pid, int(orphan.stdout))
 
 

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jobworker.domain.errors import InvalidCursor
-from jobworker.store.pages import Paginator
+from jobworker.store.pagination import Paginator
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 listings = st.builds(

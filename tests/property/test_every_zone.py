@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobworker.domain.rules.cron import CronRule
-from jobworker.domain.rules.days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
-from jobworker.domain.rules.moments import IntervalRule, OnceRule
-from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.timetable import Rule, Timetable, find_next_time, iterate_occurrences
-from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy, get_zone_names
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
+from jobworker.domain.schedules.rules.cron import CronRule
+from jobworker.domain.schedules.rules.fixed import IntervalRule, OnceRule
+from jobworker.domain.schedules.rules.rrule import RRule
+from jobworker.domain.schedules.time_zones import DstPolicy, FoldPolicy, GapPolicy, get_zone_names
+from jobworker.domain.schedules.timetable import Rule, Timetable, find_next_time, iterate_occurrences
 
 DAY, TICK = dt.timedelta(days=1), dt.timedelta(microseconds=1)
 DSTS = [DstPolicy(gap, fold) for gap, fold in itertools.product(GapPolicy, FoldPolicy)]
@@ -89,7 +89,12 @@ def test_rules_are_due_where_the_clock_shows_their_times(part: int) -> None:
                 # Asked from in between, within a gap or a fold above all.
                 for asked in (moment + quarter * dt.timedelta(minutes=15) for quarter in range(-4, 9, 2)):
                     following = next((each for each in expected if each > asked), None)
-                    assert following in (None, find_next_time(Timetable(rule, zone, dst), asked)), (name, rule, dst, asked)
+                    assert following in (None, find_next_time(Timetable(rule, zone, dst), asked)), (
+                        name,
+                        rule,
+                        dst,
+                        asked,
+                    )
 
 
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/St_Johns"])

@@ -7,14 +7,33 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from jobworker.domain.execution import FINAL_STATES, StateTransition, MergedExecution, ExecutionState, merge_transition
+from jobworker.domain.executions.execution import (
+    FINAL_STATES,
+    ExecutionState,
+    MergedExecution,
+    StateTransition,
+    merge_transition,
+)
 
 INITIAL_STANDING = MergedExecution(ExecutionState.QUEUED)
 #: What may be reported: a state, and whether the attempt was cut short, or never ran.
 REPORTED_STATES = (
-    *((state, "") for state in (ExecutionState.RUNNING, ExecutionState.RETRYING, ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.TIMED_OUT)),
+    *(
+        (state, "")
+        for state in (
+            ExecutionState.RUNNING,
+            ExecutionState.RETRYING,
+            ExecutionState.SUCCEEDED,
+            ExecutionState.FAILED,
+            ExecutionState.TIMED_OUT,
+        )
+    ),
     (ExecutionState.CANCELLED, ""),
-    *((state, how) for state in (ExecutionState.RETRYING, ExecutionState.FAILED) for how in ("lost", "interrupted", "snoozed")),
+    *(
+        (state, how)
+        for state in (ExecutionState.RETRYING, ExecutionState.FAILED)
+        for how in ("lost", "interrupted", "snoozed")
+    ),
     *((state, "never ran") for state in (ExecutionState.SKIPPED, ExecutionState.FAILED)),
 )
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
@@ -49,7 +68,9 @@ def generated_move(draw: st.DrawFn, number: int) -> StateTransition:
         code_version=f"version-{number}",
         due_at=at + dt.timedelta(seconds=draw(st.integers(0, 60))) if state is ExecutionState.RETRYING else None,
         result=number if state is ExecutionState.SUCCEEDED else None,
-        error={"message": str(number)} if state in (ExecutionState.FAILED, ExecutionState.TIMED_OUT, ExecutionState.RETRYING) else None,
+        error={"message": str(number)}
+        if state in (ExecutionState.FAILED, ExecutionState.TIMED_OUT, ExecutionState.RETRYING)
+        else None,
         lost=how == "lost",
         interrupted=how == "interrupted",
         snoozed=how == "snoozed",
@@ -101,7 +122,9 @@ def test_a_report_about_an_older_attempt_changes_neither_outcome_nor_start(
 
 
 @given(histories(), st.sampled_from(sorted(FINAL_STATES)), generated_move(9))
-def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(earlier: list[StateTransition], end: ExecutionState, report: StateTransition) -> None:
+def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(
+    earlier: list[StateTransition], end: ExecutionState, report: StateTransition
+) -> None:
     latest = max(move.attempt for move in earlier)
     before = merge_all([*earlier, replace(earlier[-1], state=end, attempt=latest)])
     assert before.is_final

@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.domain import parameters
 from jobworker.domain.errors import InvalidParameters
-from jobworker.domain.parameters import VARIADIC, Parameter
+from jobworker.domain.jobs import parameters
+from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 
 
 def json_values(allow_nan: bool) -> st.SearchStrategy[Any]:

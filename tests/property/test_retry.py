@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.domain import retry
-from jobworker.domain.retry import RetryPolicy, RetryStrategy
+from jobworker.domain.jobs import retry
+from jobworker.domain.jobs.retry import RetryPolicy, RetryStrategy
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobworker.domain.rules.cron import CronRule
-from jobworker.domain.rules.days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
-from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.timetable import Rule, Timetable, iterate_occurrences
-from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
+from jobworker.domain.schedules.rules.cron import CronRule
+from jobworker.domain.schedules.rules.rrule import RRule
+from jobworker.domain.schedules.time_zones import DstPolicy, FoldPolicy, GapPolicy
+from jobworker.domain.schedules.timetable import Rule, Timetable, iterate_occurrences
 
 ZONES = sorted(zoneinfo.available_timezones() - {"Factory", "localtime"})
 MINUTE = dt.timedelta(minutes=1)
@@ -59,7 +59,9 @@ def _is_nth(local: dt.datetime, number: int) -> bool:
     return abs(number) <= len(days) and days[number - 1 if number > 0 else number] == local.day
 
 
-def list_times_naively(is_named: MinutePredicate, zone: zoneinfo.ZoneInfo, dst: DstPolicy, after: dt.datetime, minutes: int) -> list[dt.datetime]:
+def list_times_naively(
+    is_named: MinutePredicate, zone: zoneinfo.ZoneInfo, dst: DstPolicy, after: dt.datetime, minutes: int
+) -> list[dt.datetime]:
     """Every minute is asked what the clock shows."""
     found = set()
     shift_from = after - dt.timedelta(days=2)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import Timetable, recompute_for_zone, find_next_time
+from jobworker.domain.schedules.schedule import parse
+from jobworker.domain.schedules.timetable import Timetable, find_next_time, recompute_for_zone
 
 #: One stands for the data of the other at another time. They differ by less than the times of day below.
 _ZONE_CITIES = ("Vancouver", "Edmonton", "Winnipeg", "Los_Angeles", "Phoenix", "Panama")

@@ -4,13 +4,18 @@ import datetime as dt
 
 import pytest
 
-from jobworker.domain import admission, policies
-from jobworker.domain.admission import Submission, validate_definition, validate_submission, compute_due_at_and_state
-from jobworker.domain.described import check_note
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.parameters import Parameter
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import admission, policies
+from jobworker.domain.jobs.admission import (
+    Submission,
+    compute_due_at_and_state,
+    validate_definition,
+    validate_submission,
+)
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.json.json_reader import check_note
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)

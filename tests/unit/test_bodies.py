@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from jobworker.api import body
+from jobworker.api import json_body
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.api.server import BodyReceiver, BodyLimits
+from jobworker.api.server import BodyLimits, BodyReceiver
 from jobworker.domain.errors import ServiceBusy
 
 
@@ -45,7 +45,11 @@ def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
 
 def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
-        bodies, old, new = BodyReceiver(BodyLimits(max_body_bytes=10, max_bodies=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+        bodies, old, new = (
+            BodyReceiver(BodyLimits(max_body_bytes=10, max_bodies=1)),
+            asyncio.Queue[bytes](),
+            asyncio.Queue[bytes](),
+        )
         tasks = [asyncio.create_task(bodies.receive(None, _queue_chunks(each))) for each in (old, new)]
         await asyncio.sleep(0.01)
         new.put_nowait(b"ab")  # Both arrive in one turn of the event loop.
@@ -66,12 +70,16 @@ async def _queue_chunks(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
 
 def test_a_body_has_a_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
-        return await BodyReceiver(BodyLimits(max_body_bytes=10, timeout_seconds=0.01)).receive("5", _make_chunks(b"a", then=asyncio.Event()))
+        return await BodyReceiver(BodyLimits(max_body_bytes=10, timeout_seconds=0.01)).receive(
+            "5", _make_chunks(b"a", then=asyncio.Event())
+        )
 
     assert isinstance(asyncio.run(run())[1], BodyTooSlow)
 
 
-@pytest.mark.parametrize("limits", [BodyLimits(max_body_bytes=10, max_bodies=2), BodyLimits(max_body_bytes=10, max_total_bytes=5)])
+@pytest.mark.parametrize(
+    "limits", [BodyLimits(max_body_bytes=10, max_bodies=2), BodyLimits(max_body_bytes=10, max_total_bytes=5)]
+)
 def test_the_one_that_has_been_arriving_longest_makes_room(limits: BodyLimits) -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
         bodies, never = BodyReceiver(limits), asyncio.Event()
@@ -90,4 +98,4 @@ def test_the_one_that_has_been_arriving_longest_makes_room(limits: BodyLimits) -
 @pytest.mark.parametrize("raw", [b"[" + b"[]," * 5_000_000 + b"[]]", b'{"a":' + b"[1," * 600_000])
 def test_bodies_of_very_many_values_are_refused_before_they_are_read(raw: bytes) -> None:
     with pytest.raises(MalformedBody, match="500,000"):
-        body.parse(raw)
+        json_body.parse(raw)

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.calendar_reading import MAX_DATES, parse
-from jobworker.domain.calendars import BusinessCalendar, Calendar, find_next_included_time, find_next_excluded_time
+from jobworker.domain.calendars.calendar_parser import MAX_DATES, parse
+from jobworker.domain.calendars.calendars import (
+    BusinessCalendar,
+    Calendar,
+    find_next_excluded_time,
+    find_next_included_time,
+)
+from jobworker.domain.calendars.public_holidays import get_holidays, list_countries
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.public_holidays import list_countries, get_holidays
 
 BUSINESS = {
     "kind": "business",
@@ -157,7 +162,11 @@ def test_a_black_out_over_midnight() -> None:
     assert find_next_excluded_time(alone, parse_time("2026-12-31T23:00")) == parse_time("2027-01-01T06:00")
     assert find_next_included_time(alone, parse_time("2026-12-31T21:00")) == parse_time("2026-12-31T22:00")
     assert find_next_excluded_time(alone, parse_time("2027-02-01T12:00")) == parse_time("2027-02-03T00:00")
-    assert [alone.find_day_name(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == ["year's end", "move", None]
+    assert [alone.find_day_name(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == [
+        "year's end",
+        "move",
+        None,
+    ]
 
 
 def test_windows_may_overlap() -> None:
@@ -294,7 +303,7 @@ def test_sizes_are_bounded() -> None:
 
 def test_who_needs_no_holidays_does_not_load_them() -> None:
     code = (
-        "import sys; from jobworker.domain.calendar_reading import parse;"
+        "import sys; from jobworker.domain.calendars.calendar_parser import parse;"
         "parse({'kind': 'business', 'closed': ['2026-12-24']}); assert 'holidays' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,13 +11,15 @@ from celery import Celery
 from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 from jobworker.transport.celery_settings import build_celery_settings, merge_settings
-from tests.supervised import ROOT
+from tests.up_process import ROOT
 
 DEFAULT_SETTINGS = build_celery_settings(Settings.from_environment({}))
 
 
 def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
-    laid = merge_settings(DEFAULT_SETTINGS, {"beat_max_loop_interval": 2, "redbeat_lock_timeout": 40, "worker_concurrency": 3})
+    laid = merge_settings(
+        DEFAULT_SETTINGS, {"beat_max_loop_interval": 2, "redbeat_lock_timeout": 40, "worker_concurrency": 3}
+    )
     assert (laid["beat_max_loop_interval"], laid["redbeat_lock_timeout"]) == (2, 40)
     assert laid["task_acks_late"] is True
     assert "worker_concurrency" not in laid
@@ -25,7 +27,9 @@ def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
 
 def test_the_password_of_redis_is_in_nothing_that_remote_control_shows() -> None:
     app = Celery(set_as_current=False)
-    app.add_defaults(build_celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"})))
+    app.add_defaults(
+        build_celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"}))
+    )
     assert "hush" not in str(app.conf.table(with_defaults=True, censored=True))
 
 

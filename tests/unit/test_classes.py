@@ -3,8 +3,8 @@
 import pytest
 
 from jobworker import Context, Job
-from jobworker.domain import parameters
 from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.jobs import parameters
 
 
 class Base(Job, abstract=True):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobworker.cli import dead_letters, executions, schedules, telling
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.schedule import ScheduleOwner
-from jobworker.store.schedule_lists import ScheduleStatus
-from jobworker.store.story import LogRow
+from jobworker.cli import dead_letters, executions, formatting, schedules
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.store.executions.timeline import LogRow
+from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
 _NOW = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
 _FORGED = "first\n12:00:00   CRITICAL forged \x1b[8m\u2028"
@@ -42,12 +42,12 @@ def test_lines_of_lists_are_one_line() -> None:
 
 
 def test_what_an_execution_says_is_indented_after_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert telling.format_log_line(LogRow("1", 1, _NOW, "INFO", "jobs.any", _FORGED)).endswith(f"INFO {_INDENTED}")
-    assert telling._format_progress({"done": 1, "message": _FORGED}) == f"1 {_INDENTED}"
+    assert formatting.format_log_line(LogRow("1", 1, _NOW, "INFO", "jobs.any", _FORGED)).endswith(f"INFO {_INDENTED}")
+    assert formatting._format_progress({"done": 1, "message": _FORGED}) == f"1 {_INDENTED}"
 
-    assert telling.print_outcome(_make_row()) == telling.EXIT_NOT_SUCCEEDED
+    assert formatting.print_outcome(_make_row()) == formatting.EXIT_NOT_SUCCEEDED
     assert capsys.readouterr().err.endswith(f": ValueError: {_INDENTED}\n")
 
 
 def test_json_is_json_whatever_is_in_it() -> None:
-    assert telling.format_json({"flag": "\U000e0067\x7f"}) == r'{"flag":"\udb40\udc67\u007f"}'
+    assert formatting.format_json({"flag": "\U000e0067\x7f"}) == r'{"flag":"\udb40\udc67\u007f"}'

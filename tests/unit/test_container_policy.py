@@ -3,7 +3,7 @@
 import pytest
 
 from jobworker.declare import Abort
-from jobworker.domain.isolation import ContainerIsolation
+from jobworker.domain.jobs.isolation import ContainerIsolation
 from jobworker.settings import Settings
 from jobworker.worker.builtin import container
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobworker.declare import Context, Job, job
-from jobworker.domain import parameters
 from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.jobs import parameters
 
 if TYPE_CHECKING:
     from decimal import Decimal

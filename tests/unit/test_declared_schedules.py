@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from jobworker import business_day, cron, daily, every, monthly, once, rrule, schedule, weekly
-from jobworker.declare import schedules as declarations
+from jobworker.declare import declarations
 from jobworker.declare.rules import RuleJson
 from jobworker.domain.errors import ConfigurationError
-from jobworker.domain.rules import reading
-from jobworker.domain.schedule import Schedule, parse
+from jobworker.domain.schedules.rules import rule_parser
+from jobworker.domain.schedules.schedule import Schedule, parse
 
 Write = Callable[..., None]
 
@@ -63,7 +63,7 @@ UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
     ],
 )
 def test_a_rule_is_what_the_api_takes(made: RuleJson, described: RuleJson) -> None:
-    assert reading.parse(made) == reading.parse(described)
+    assert rule_parser.parse(made) == rule_parser.parse(described)
 
 
 def test_a_schedule_has_the_fields_of_the_api() -> None:
@@ -171,7 +171,9 @@ def test_what_python_compiled_a_moment_ago_is_not_taken_for_what_is_written_now(
         write(nightly=f"schedule('s', job='j', rule=daily('{hour}:00'))")
         # Changed within the same second, and of the same length.
         os.utime(tmp_path / "planned" / "nightly.py", (1_800_000_000, 1_800_000_000))
-        assert declarations.load_declarations("planned").schedules["s"].value.rule == reading.parse(daily(f"{hour}:00"))
+        assert declarations.load_declarations("planned").schedules["s"].value.rule == rule_parser.parse(
+            daily(f"{hour}:00")
+        )
 
 
 def test_without_a_package_nothing_is_read() -> None:
@@ -185,7 +187,7 @@ def test_without_a_package_nothing_is_read() -> None:
         ("from jobworker import schedule, daily", ["celery", "sqlalchemy", "flask", "holidays"]),
         (
             "from jobworker import job, Context",
-            ["jobworker.declare.schedules", "jobworker.declare.rules", "sqlalchemy"],
+            ["jobworker.declare.declarations", "jobworker.declare.rules", "sqlalchemy"],
         ),
     ],
 )

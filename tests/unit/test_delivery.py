@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.worker.delivery import Delivery
+from jobworker.worker.attempt.delivery import Delivery
 
 _HEADER: dict[str, Any] = {"execution": "018e5e3a-7c3b-7c3b-8c3b-0123456789ab", "attempt": 1, "job": "j"}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobworker.domain.egress import EgressPolicy, is_nonstandard_ipv4
 from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.jobs.egress import EgressPolicy, is_nonstandard_ipv4
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "2a00::1"])

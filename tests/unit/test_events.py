@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import events
-from jobworker.domain.events import NEVER_RAN_KINDS, STATE_BY_KIND, Event, EventKind, UnreadableEvent
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import NEVER_RAN_KINDS, STATE_BY_KIND, Event, EventKind, UnreadableEvent
 
 #: What the data of some kinds have to have.
 REQUIRED_DATA: dict[EventKind, dict[str, Any]] = {
@@ -73,7 +73,9 @@ def test_what_never_ran_ends_what_the_attempt_before_it_left_behind(kind: EventK
 
 def test_a_failure_always_says_what_it_was() -> None:
     own = {"type": "DecodeError", "message": "no JSON", "traceback": None}
-    assert events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
+    assert (
+        events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
+    )
     move = events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"reason": "so"}))
     assert move.error == {"type": "MessageRejected", "message": "so", "traceback": None}
 

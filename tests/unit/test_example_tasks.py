@@ -173,7 +173,9 @@ def test_statistics_do_not_need_the_cache(cache: fakeredis.FakeRedis, monkeypatc
 
 
 def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progress: ProgressReports) -> None:
-    insert_entities(("u-1", "Größe, «x»", "active", 1), ("u-2", "other", "active", 1), ("u-1", "second\nline", "archived", 1))
+    insert_entities(
+        ("u-1", "Größe, «x»", "active", 1), ("u-2", "other", "active", 1), ("u-1", "second\nline", "archived", 1)
+    )
     result = exports.process_data_export(context, "u-1")
     content = Path(result["file"]).read_bytes()
     rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))

@@ -4,8 +4,16 @@ import datetime as dt
 
 import pytest
 
-from jobworker.domain import execution
-from jobworker.domain.execution import FINAL_STATES, ALLOWED_TRANSITIONS, StateTransition, MergedExecution, ExecutionState, merge_transition, count_used_retries
+from jobworker.domain.executions import execution
+from jobworker.domain.executions.execution import (
+    ALLOWED_TRANSITIONS,
+    FINAL_STATES,
+    ExecutionState,
+    MergedExecution,
+    StateTransition,
+    count_used_retries,
+    merge_transition,
+)
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
@@ -48,20 +56,39 @@ def test_the_module_says_of_each_state_who_moves_it(state: ExecutionState) -> No
 
 
 def test_an_attempt_from_start_to_end() -> None:
-    running = merge_transition(MergedExecution(ExecutionState.QUEUED), make_move(ExecutionState.RUNNING, worker="w1", token="t1", code_version="v1"))
-    assert (running.state, running.attempt, running.started_at) == (ExecutionState.RUNNING, 1, NOON + dt.timedelta(seconds=1))
+    running = merge_transition(
+        MergedExecution(ExecutionState.QUEUED),
+        make_move(ExecutionState.RUNNING, worker="w1", token="t1", code_version="v1"),
+    )
+    assert (running.state, running.attempt, running.started_at) == (
+        ExecutionState.RUNNING,
+        1,
+        NOON + dt.timedelta(seconds=1),
+    )
     assert (running.worker, running.token, running.code_version) == ("w1", "t1", "v1")
 
     done = merge_transition(running, make_move(ExecutionState.SUCCEEDED, number=2, token="t1", result={"rows": 3}))
-    assert (done.state, done.result, done.finished_at) == (ExecutionState.SUCCEEDED, {"rows": 3}, NOON + dt.timedelta(seconds=2))
+    assert (done.state, done.result, done.finished_at) == (
+        ExecutionState.SUCCEEDED,
+        {"rows": 3},
+        NOON + dt.timedelta(seconds=2),
+    )
     assert (done.worker, done.is_final) == ("w1", True)
 
 
 def test_a_retry_forgets_the_end_but_keeps_the_error() -> None:
     later = NOON + dt.timedelta(minutes=5)
     failure = {"type": "ValueError", "message": "no", "traceback": None}
-    waiting = merge_transition(MergedExecution(ExecutionState.RUNNING, attempt=1), make_move(ExecutionState.RETRYING, due_at=later, error=failure))
-    assert (waiting.state, waiting.due_at, waiting.error, waiting.finished_at) == (ExecutionState.RETRYING, later, failure, None)
+    waiting = merge_transition(
+        MergedExecution(ExecutionState.RUNNING, attempt=1),
+        make_move(ExecutionState.RETRYING, due_at=later, error=failure),
+    )
+    assert (waiting.state, waiting.due_at, waiting.error, waiting.finished_at) == (
+        ExecutionState.RETRYING,
+        later,
+        failure,
+        None,
+    )
     again = merge_transition(waiting, make_move(ExecutionState.RUNNING, attempt=2, number=2))
     assert (again.state, again.attempt, again.error) == (ExecutionState.RUNNING, 2, None)
 
@@ -71,7 +98,9 @@ def test_a_start_that_comes_late_does_not_reopen_a_released_attempt() -> None:
     queued = MergedExecution(ExecutionState.QUEUED, attempt=1)
     assert merge_transition(queued, make_move(ExecutionState.RUNNING, worker="w1")).state is ExecutionState.QUEUED
     assert merge_transition(queued, make_move(ExecutionState.RETRYING, number=2)).state is ExecutionState.QUEUED
-    assert merge_transition(queued, make_move(ExecutionState.RUNNING, attempt=2, number=3)).state is ExecutionState.RUNNING
+    assert (
+        merge_transition(queued, make_move(ExecutionState.RUNNING, attempt=2, number=3)).state is ExecutionState.RUNNING
+    )
 
 
 def test_the_worker_of_an_older_attempt_is_not_believed() -> None:
@@ -112,8 +141,14 @@ def test_an_attempt_that_never_ran_ends_what_was_queued_for_it() -> None:
 def test_an_attempt_that_did_start_outweighs_the_report_that_it_never_ran() -> None:
     never = make_move(ExecutionState.FAILED, attempt=0, ran=False)
     started = make_move(ExecutionState.RUNNING, attempt=1, number=2)
-    assert merge_transition(merge_transition(MergedExecution(ExecutionState.QUEUED), never), started).state is ExecutionState.RUNNING
-    assert merge_transition(merge_transition(MergedExecution(ExecutionState.QUEUED), started), never).state is ExecutionState.RUNNING
+    assert (
+        merge_transition(merge_transition(MergedExecution(ExecutionState.QUEUED), never), started).state
+        is ExecutionState.RUNNING
+    )
+    assert (
+        merge_transition(merge_transition(MergedExecution(ExecutionState.QUEUED), started), never).state
+        is ExecutionState.RUNNING
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import fingerprint
-from jobworker.worker import outcome
+from jobworker.domain.executions import failure_fingerprint
+from jobworker.worker.attempt import outcome
 
 TRACEBACK = """Traceback (most recent call last):
   File "/srv/one/.venv/lib/python3.11/site-packages/celery/app/trace.py", line 453, in trace_task
@@ -23,7 +23,7 @@ ValueError: u-17
 def _compute_fingerprint(
     traceback: str | None = TRACEBACK, kind: str = "ValueError", message: str = "u-17", task: str = "export"
 ) -> str:
-    return fingerprint.compute_fingerprint({"type": kind, "message": message, "traceback": traceback}, task)
+    return failure_fingerprint.compute_fingerprint({"type": kind, "message": message, "traceback": traceback}, task)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,16 @@ def test_type_functions_and_modules_do(other: dict[str, Any]) -> None:
 
 def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
     assert _compute_fingerprint(None, "WorkerLost", task="a") == _compute_fingerprint(None, "WorkerLost", "x", task="a")
-    assert len({_compute_fingerprint(None, "WorkerLost", task="a"), _compute_fingerprint(None, "WorkerLost", task="b"), _compute_fingerprint(None, task="a")}) == 3
+    assert (
+        len(
+            {
+                _compute_fingerprint(None, "WorkerLost", task="a"),
+                _compute_fingerprint(None, "WorkerLost", task="b"),
+                _compute_fingerprint(None, task="a"),
+            }
+        )
+        == 3
+    )
 
 
 def test_where_no_user_wrote_the_code_the_task_tells_failures_apart() -> None:
@@ -66,7 +75,9 @@ def test_where_no_user_wrote_the_code_the_task_tells_failures_apart() -> None:
 
 def test_where_a_time_limit_struck_says_nothing() -> None:
     elsewhere = TRACEBACK.replace("in read", "in write")
-    assert _compute_fingerprint(elsewhere, "SoftTimeLimitExceeded") == _compute_fingerprint(TRACEBACK, "SoftTimeLimitExceeded")
+    assert _compute_fingerprint(elsewhere, "SoftTimeLimitExceeded") == _compute_fingerprint(
+        TRACEBACK, "SoftTimeLimitExceeded"
+    )
 
 
 def _raise_at_depth(depth: int) -> None:
@@ -85,11 +96,20 @@ def _raise_wrapped(error: type[Exception]) -> None:
 def _format_raised(call: Callable[[], None]) -> str:
     with pytest.raises(RuntimeError) as caught:
         call()
-    return fingerprint.compute_fingerprint(outcome.describe_error(caught.value), "t")
+    return failure_fingerprint.compute_fingerprint(outcome.describe_error(caught.value), "t")
 
 
 def test_recursion_counts_once_however_deep() -> None:
-    assert len({_format_raised(lambda: _raise_at_depth(1)), _format_raised(lambda: _raise_at_depth(7)), _format_raised(lambda: _raise_at_depth(900))}) == 1
+    assert (
+        len(
+            {
+                _format_raised(lambda: _raise_at_depth(1)),
+                _format_raised(lambda: _raise_at_depth(7)),
+                _format_raised(lambda: _raise_at_depth(900)),
+            }
+        )
+        == 1
+    )
 
 
 def test_of_a_chain_the_exception_that_came_out_counts() -> None:
@@ -99,4 +119,4 @@ def test_of_a_chain_the_exception_that_came_out_counts() -> None:
 
 @pytest.mark.parametrize("error", [None, {}, {"type": 3, "traceback": 4}, {"type": "\ud800", "traceback": "\ud800"}])
 def test_whatever_was_reported_has_one(error: Any) -> None:
-    assert len(fingerprint.compute_fingerprint(error, "t")) == 16
+    assert len(failure_fingerprint.compute_fingerprint(error, "t")) == 16

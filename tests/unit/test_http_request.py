@@ -9,7 +9,7 @@ from urllib3.exceptions import NewConnectionError, ProtocolError
 from jobworker.clock import ManualClock
 from jobworker.declare import Abort
 from jobworker.worker.builtin import http
-from jobworker.worker.exchange import HttpResponse
+from jobworker.worker.builtin.http_exchange import HttpResponse
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 

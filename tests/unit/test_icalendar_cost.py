@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from jobworker.domain.calendars.icalendar.content_lines import MAX_EVENTS, MAX_FILE_BYTES, MAX_LINES
+from jobworker.domain.calendars.icalendar.parser import parse
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.icalendar_lines import MAX_FILE_BYTES, MAX_EVENTS, MAX_LINES
-from jobworker.domain.icalendar_reading import parse
 
 FIRST, END = dt.date(2025, 11, 30), dt.date(2036, 12, 1)
 
@@ -34,7 +34,9 @@ def repeat_piece(piece: str) -> bytes:
 def make_events(*lines: str, count: int = MAX_EVENTS) -> bytes:
     """As many events of these lines as a file may have."""
     piece = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
-    return make_calendar("".join(piece.replace("{}", str(number)) for number in range(min(count, MAX_FILE_BYTES // len(piece)))))
+    return make_calendar(
+        "".join(piece.replace("{}", str(number)) for number in range(min(count, MAX_FILE_BYTES // len(piece))))
+    )
 
 
 def make_zone(name: str, *observances: str) -> str:
@@ -100,7 +102,9 @@ FILES = {
     "many rules by the day": make_events(DAY, "RRULE:FREQ=DAILY", count=RULES),
     "many different rules": make_events(DAY, "RRULE:FREQ=YEARLY;INTERVAL=300;BYMONTHDAY=1;X={}", count=RULES),
     "many rules that differ": make_events("DTSTART;VALUE=DATE:2025{}", "RRULE:FREQ=YEARLY;BYYEARDAY={}", count=300),
-    "many rules that ended": make_events("DTSTART;VALUE=DATE:19000101", "RRULE:FREQ=WEEKLY;UNTIL=20250101", count=RULES),
+    "many rules that ended": make_events(
+        "DTSTART;VALUE=DATE:19000101", "RRULE:FREQ=WEEKLY;UNTIL=20250101", count=RULES
+    ),
     "many that are counted from long ago": make_events(
         "DTSTART;VALUE=DATE:19000101", "RRULE:FREQ=WEEKLY;COUNT=9999", count=RULES
     ),
@@ -120,7 +124,9 @@ FILES = {
     "a rule with many periods": make_events(
         "DTSTART;VALUE=DATE:19000101", "RRULE:FREQ=WEEKLY;BYDAY=MO,WE;BYSETPOS=2", count=330
     ),
-    "many exceptions": make_events(DAY, "RRULE:FREQ=DAILY;COUNT=9", "EXDATE;VALUE=DATE:" + ",".join([DATE_LIST] * 2000), count=1),
+    "many exceptions": make_events(
+        DAY, "RRULE:FREQ=DAILY;COUNT=9", "EXDATE;VALUE=DATE:" + ",".join([DATE_LIST] * 2000), count=1
+    ),
     "as many exceptions as are read": make_events(DAY, "EXDATE;VALUE=DATE:" + ",".join([DATE_LIST] * 178), count=1),
     "exceptions in UTC": make_events(*HOUR, "EXDATE:" + ",".join(["20260301T080000Z"] * 4990), count=1),
     "many dates": make_events(*HOUR, "RDATE:" + ",".join(["20260301T080000Z"] * 30_000), count=1),
@@ -141,15 +147,22 @@ FILES = {
     ),
     "long events again and again": make_events(DAY, "DURATION:P3660D", "RRULE:FREQ=WEEKLY", count=RULES),
     "many long events": make_events(DAY, "DURATION:P3660D"),
-    "many zones that nobody knows": repeat_piece("BEGIN:VEVENT\nDTSTART;TZID=Europe/Berli{}:20260301T090000\nEND:VEVENT\n"),
+    "many zones that nobody knows": repeat_piece(
+        "BEGIN:VEVENT\nDTSTART;TZID=Europe/Berli{}:20260301T090000\nEND:VEVENT\n"
+    ),
     "many zones": repeat_piece(make_zone("Z{}", SECONDLY)),
-    "zones by the second": make_calendar("".join(make_zone(f"Z{n}", SECONDLY) + ZONED_EVENT.replace("{}", str(n)) for n in range(40))),
+    "zones by the second": make_calendar(
+        "".join(make_zone(f"Z{n}", SECONDLY) + ZONED_EVENT.replace("{}", str(n)) for n in range(40))
+    ),
     "zones of many rules": make_calendar(make_zone("Z1", *[YEARLY] * 400) + ZONED_EVENT.replace("{}", "1") * 2),
     "zones for many years": make_calendar(
-        make_zone("Z1", YEARLY) + "".join(ZONED_EVENT.replace("{}", "1").replace("2026", str(year)) for year in range(1900, 2400))
+        make_zone("Z1", YEARLY)
+        + "".join(ZONED_EVENT.replace("{}", "1").replace("2026", str(year)) for year in range(1900, 2400))
     ),
     "zones of many dates": make_calendar(
-        make_zone("Z1", "DTSTART:19700101T000000\nRDATE:" + ",".join(f"20260101T00{n % 60:02}00" for n in range(20_000)))
+        make_zone(
+            "Z1", "DTSTART:19700101T000000\nRDATE:" + ",".join(f"20260101T00{n % 60:02}00" for n in range(20_000))
+        )
         + ZONED_EVENT.replace("{}", "1")
     ),
     "as many dates of a zone as are read": make_calendar(

@@ -6,10 +6,10 @@ import zoneinfo
 
 import pytest
 
+from jobworker.domain.calendars.icalendar.content_lines import ParsingEffort, parse_calendars
+from jobworker.domain.calendars.icalendar.parser import ICalendarContents, parse
+from jobworker.domain.calendars.icalendar.time_zones import ICalendarTimeZone, ICalendarTimeZones
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.icalendar_lines import ParsingEffort, parse_calendars
-from jobworker.domain.icalendar_reading import ICalendarContents, parse
-from jobworker.domain.icalendar_zones import ICalendarTimeZone, ICalendarTimeZones
 
 FIRST, END = dt.date(2026, 1, 1), dt.date(2027, 1, 1)
 FILES = pathlib.Path(__file__).parent / "ics"
@@ -109,15 +109,21 @@ def test_free_time_blocks_nothing_unless_it_is_wanted() -> None:
         [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true takes it")],
     )
     assert list(parse(file, None, FIRST, END, include_free=True).days) == [dt.date(2026, 12, 24)]
-    busy = read_contents(make_event(f"{DAY}\nTRANSP:OPAQUE"), make_event(f"{DAY}\nX-MICROSOFT-CDO-BUSYSTATUS:FREE", "v", "b"))
+    busy = read_contents(
+        make_event(f"{DAY}\nTRANSP:OPAQUE"), make_event(f"{DAY}\nX-MICROSOFT-CDO-BUSYSTATUS:FREE", "v", "b")
+    )
     assert list(busy.days.values()) == ["a"]
-    assert list_reasons(busy) == [("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")]
+    assert list_reasons(busy) == [
+        ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")
+    ]
 
 
 @pytest.mark.parametrize("breaks", [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\r\n\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_breaks(breaks: bytes, mark: bytes) -> None:
-    file = make_calendar(make_event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(b"\r\n", breaks)
+    file = make_calendar(make_event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(
+        b"\r\n", breaks
+    )
     assert format_contents(parse(mark + file, None, FIRST, END)) == ["03-02"]
 
 
@@ -274,7 +280,10 @@ def test_uids_may_be_long() -> None:
 )
 def test_an_event_that_stands_for_occurrences(other: str, expected: list[str]) -> None:
     moved = "DTSTART;TZID=Asia/Tokyo:20260310T170000\nDTEND;TZID=Asia/Tokyo:20260310T180000"
-    for parts in ([make_event(WEEKLY), make_event(f"{other}\n{moved}")], [make_event(f"{other}\n{moved}"), make_event(WEEKLY)]):
+    for parts in (
+        [make_event(WEEKLY), make_event(f"{other}\n{moved}")],
+        [make_event(f"{other}\n{moved}"), make_event(WEEKLY)],
+    ):
         found = read_contents(*parts, zone="Europe/Berlin")
         assert [f"{each.begin:%m-%d}" for each in found.windows] == expected
         assert {f"{each.begin:%H:%M}" for each in found.windows} == {"09:00"}
@@ -285,15 +294,25 @@ def test_several_events_that_stand_for_all_that_follow() -> None:
     later = f"RECURRENCE-ID;RANGE=THISANDFUTURE;{clock}{{}}T090000\nDTSTART;{clock}{{}}T{{}}0000\nDURATION:PT2H"
     single = f"RECURRENCE-ID;{clock}23T120000\nDTSTART;{clock}24T120000\nDURATION:PT1H"
     found = read_contents(
-        make_event(WEEKLY), make_event(later.format("16", "16", "12")), make_event(later.format("09", "09", "11")), make_event(single)
+        make_event(WEEKLY),
+        make_event(later.format("16", "16", "12")),
+        make_event(later.format("09", "09", "11")),
+        make_event(single),
     )
-    assert format_contents(found) == ["03-02 09:00-10:00", "03-09 11:00-13:00", "03-16 12:00-14:00", "03-24 12:00-13:00"]
+    assert format_contents(found) == [
+        "03-02 09:00-10:00",
+        "03-09 11:00-13:00",
+        "03-16 12:00-14:00",
+        "03-24 12:00-13:00",
+    ]
     free = read_contents(make_event(f"{WEEKLY}\nTRANSP:TRANSPARENT"), make_event(later.format("16", "16", "12")))
     assert format_contents(free) == ["03-16 12:00-14:00", "03-23 12:00-14:00"]
 
 
 def test_an_occurrence_without_the_event_that_repeats() -> None:
-    assert format_contents(read_contents(make_event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == ["03-02 09:00-10:00"]
+    assert format_contents(read_contents(make_event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == [
+        "03-02 09:00-10:00"
+    ]
     [message] = list_refused(make_event(f"RECURRENCE-ID;RANGE=THISANDFUTURE:20260302T080000Z\n{HOUR}"))
     assert "RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file" in message
 
@@ -347,7 +366,10 @@ def test_several_calendars_in_a_file() -> None:
         (make_calendar("CALSCALE:HEBREW\n"), "CALSCALE is 'HEBREW'; only GREGORIAN is read"),
         (make_calendar("BEGIN:VEVENT\n"), "'END:VCALENDAR' where VEVENT is open; each BEGIN needs its END"),
         (make_calendar("END:VEVENT\n"), "'END:VEVENT' where VCALENDAR is open"),
-        (make_calendar("BEGIN:X-A\n", make_event(DAY), "END:X-A\n"), "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost"),
+        (
+            make_calendar("BEGIN:X-A\n", make_event(DAY), "END:X-A\n"),
+            "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost",
+        ),
         (make_calendar("BEGIN:VCALENDAR\nEND:VCALENDAR\n"), "'BEGIN:VCALENDAR' inside of VCALENDAR"),
         (make_calendar() + b"more\n", "'more' is no line of a calendar"),
         (make_calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),

@@ -4,22 +4,25 @@ import datetime as dt
 
 import pytest
 
+from jobworker.domain.calendars.icalendar.content_lines import MAX_EVENTS, MAX_FILE_BYTES, MAX_LINES
+from jobworker.domain.calendars.icalendar.parser import ICalendarContents, parse
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_lines import MAX_FILE_BYTES, MAX_EVENTS, MAX_LINES
-from jobworker.domain.icalendar_reading import ICalendarContents, parse
 from tests.unit.icalendar_files import APPLE, GOOGLE, OUTLOOK
 
 FIRST, END = dt.date(2026, 1, 1), dt.date(2027, 1, 1)
 
 
-def read_contents(text: str, zone: str | None = None, end: dt.date = END, include_free: bool = False) -> ICalendarContents:
+def read_contents(
+    text: str, zone: str | None = None, end: dt.date = END, include_free: bool = False
+) -> ICalendarContents:
     return parse(text.replace("\n", "\r\n").encode(), zone, FIRST, end, include_free)
 
 
 def format_contents(contents: ICalendarContents) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     days = {day.isoformat(): name for day, name in contents.days.items()}
     windows = [
-        (each.begin.isoformat(" ", "minutes"), each.end.isoformat(" ", "minutes"), each.name) for each in contents.windows
+        (each.begin.isoformat(" ", "minutes"), each.end.isoformat(" ", "minutes"), each.name)
+        for each in contents.windows
     ]
     return days, windows
 
@@ -109,7 +112,9 @@ def test_a_zone_is_needed_where_the_file_does_not_say_one() -> None:
     [problem] = list_problems(utc)
     assert (problem.pointer, problem.code) == ("zone", "missing")
     assert "such as Europe/Berlin" in problem.message
-    assert format_contents(read_contents(utc, "Europe/Berlin"))[1] == [("2026-03-01 11:00", "2026-03-01 13:00", "Event")]
+    assert format_contents(read_contents(utc, "Europe/Berlin"))[1] == [
+        ("2026-03-01 11:00", "2026-03-01 13:00", "Event")
+    ]
     unknown = make_file("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z", event_lines="X-WR-TIMEZONE:Somewhere\n")
     assert list_problems(unknown)[0].pointer == "zone"
     assert read_contents(make_file("DTSTART:20260301T100000", "DTEND:20260301T120000")).zone is None
@@ -187,7 +192,9 @@ def test_a_cancelled_instance_is_left_out() -> None:
 
 def test_several_events_on_a_day() -> None:
     other = "BEGIN:VEVENT\nUID:v\nSUMMARY:Other\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
-    assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other)))[0] == {"2026-03-01": "Other; Event"}
+    assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other)))[0] == {
+        "2026-03-01": "Other; Event"
+    }
 
 
 def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
@@ -212,8 +219,14 @@ def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
         (make_file("DTSTART;TZID=Nowhere:20260301T000000"), "time zone 'Nowhere' is not known"),
         (make_file("DTSTART:20260301T000000", "DURATION:P999999D"), "DURATION must be at most 3660 days"),
         (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=SECONDLY"), "FREQ must be DAILY, WEEKLY"),
-        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=0"), "RRULE: INTERVAL must be 1"),
-        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;COUNT=999999"), "RRULE: COUNT must be"),
+        (
+            make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=0"),
+            "RRULE: INTERVAL must be 1",
+        ),
+        (
+            make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;COUNT=999999"),
+            "RRULE: COUNT must be",
+        ),
         (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=NEVER"), "RRULE"),
         (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;BYHOUR=1,2"), "repeats within a day"),
         (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:BYDAY=MO"), "RRULE"),

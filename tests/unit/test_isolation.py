@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import isolation, policies
-from jobworker.domain.admission import validate_definition
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.parameters import VARIADIC
+from jobworker.domain.jobs import isolation, policies
+from jobworker.domain.jobs.admission import validate_definition
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.domain.jobs.parameters import VARIADIC
 
 MIB = 1024**2
 

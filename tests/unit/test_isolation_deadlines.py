@@ -5,7 +5,14 @@ import datetime as dt
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.worker.isolation.deadlines import CANCEL_TIMEOUT_SECONDS, TERMINATE_TIMEOUT_SECONDS, STARTUP_TIMEOUT_SECONDS, StopReason, ProgramDeadlines, DeadlineAction
+from jobworker.worker.isolation.deadlines import (
+    CANCEL_TIMEOUT_SECONDS,
+    STARTUP_TIMEOUT_SECONDS,
+    TERMINATE_TIMEOUT_SECONDS,
+    DeadlineAction,
+    ProgramDeadlines,
+    StopReason,
+)
 
 
 @pytest.fixture
@@ -32,7 +39,10 @@ def test_soft_then_hard_then_the_end(clock: ManualClock) -> None:
     assert list_due_after(clock, deadlines, 4) == []
     assert list_due_after(clock, deadlines, 1) == [DeadlineAction.NOTIFY_SOFT_LIMIT]
     assert list_due_after(clock, deadlines, 4) == []
-    assert (list_due_after(clock, deadlines, 1), deadlines.stop_reason) == ([DeadlineAction.TERMINATE], StopReason.HARD_LIMIT)
+    assert (list_due_after(clock, deadlines, 1), deadlines.stop_reason) == (
+        [DeadlineAction.TERMINATE],
+        StopReason.HARD_LIMIT,
+    )
     assert list_due_after(clock, deadlines, TERMINATE_TIMEOUT_SECONDS) == [DeadlineAction.END]
 
 
@@ -69,7 +79,10 @@ def test_who_does_not_end_by_himself_when_cancelled_is_ended(clock: ManualClock)
     wanted.append(True)
     assert list_due_after(clock, deadlines, 1) == [DeadlineAction.NOTIFY_CANCELLED]
     assert list_due_after(clock, deadlines, CANCEL_TIMEOUT_SECONDS - 1) == []
-    assert (list_due_after(clock, deadlines, 1), deadlines.stop_reason) == ([DeadlineAction.TERMINATE], StopReason.CANCELLED)
+    assert (list_due_after(clock, deadlines, 1), deadlines.stop_reason) == (
+        [DeadlineAction.TERMINATE],
+        StopReason.CANCELLED,
+    )
     assert list_due_after(clock, deadlines, TERMINATE_TIMEOUT_SECONDS) == [DeadlineAction.END]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobworker.worker.isolation.output import MAX_LINE_SIZE, MAX_MESSAGE_SIZE, LineSplitter, MessageParser
+from jobworker.worker.isolation.pipe_reader import MAX_LINE_SIZE, MAX_MESSAGE_SIZE, LineSplitter, MessageParser
 
 
 def test_lines_are_put_together_again() -> None:

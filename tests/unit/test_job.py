@@ -4,9 +4,15 @@ import json
 
 import pytest
 
-from jobworker.domain import policies
-from jobworker.domain.job import NAME_PATTERN, QUEUE_NAME_PATTERN, BUILTIN_QUEUES, JobDefinition, OnWorkerLost
-from jobworker.domain.retry import parse
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import (
+    BUILTIN_QUEUES,
+    NAME_PATTERN,
+    QUEUE_NAME_PATTERN,
+    JobDefinition,
+    OnWorkerLost,
+)
+from jobworker.domain.jobs.retry import parse
 
 FULL = JobDefinition(
     name="nightly",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import json_values
-from jobworker.domain.json_values import MAX_DEPTH, UnacceptableValue
+from jobworker.domain.json import json_values
+from jobworker.domain.json.json_values import MAX_DEPTH, UnacceptableValue
 
 
 def make_nested(levels: int, innermost: Any = None) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from jobworker import job
-from jobworker.domain import limits, policies
-from jobworker.domain.errors import InvalidInput, ConfigurationError
-from jobworker.domain.limits import RateLimitPolicy
-from jobworker.domain.parameters import VARIADIC, Parameter
+from jobworker.domain.errors import ConfigurationError, InvalidInput
+from jobworker.domain.jobs import limits, policies
+from jobworker.domain.jobs.limits import RateLimitPolicy
+from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 TENANT = Parameter("tenant", "string")
@@ -88,7 +88,14 @@ def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
     full_at = rate.compute_full_at(None, NOON, 3)
     assert rate.count_permits(full_at, NOON) == 0
     assert rate.compute_next_start(full_at, NOON) == compute_time(1)
-    assert [rate.count_permits(full_at, compute_time(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
+    assert [rate.count_permits(full_at, compute_time(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [
+        0,
+        1,
+        2,
+        3,
+        3,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(("limit", "per"), [(1, 3600), (10, 60), (3, 1), (7, 3), (1000, 1), (1, 0.3)])

@@ -25,7 +25,7 @@ from kombu.transport import virtual
 from kombu.utils.limits import TokenBucket
 
 from jobworker.transport.scripts import common as scripts
-from jobworker.worker.request import JobRequest
+from jobworker.worker.celery.request import JobRequest
 
 #: (owner, method, its parameters without self, where it is used)
 METHODS = [

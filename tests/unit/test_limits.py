@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.worker import processes
-from jobworker.worker.desk import ControlTable
-from jobworker.worker.limits import TERMINATE_TIMEOUT_SECONDS, CANCEL_TIMEOUT_SECONDS, TimeLimitEnforcer
+from jobworker.worker.control import process_tree
+from jobworker.worker.control.slots import ControlTable
+from jobworker.worker.control.time_limits import CANCEL_TIMEOUT_SECONDS, TERMINATE_TIMEOUT_SECONDS, TimeLimitEnforcer
 from tests.conftest import NOW
 
 
@@ -79,8 +79,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> TimeLimitDriver:
     def kill(pid: int, _: Iterable[Any] = ()) -> None:
         driver.record_signal("SIGKILL", pid)
 
-    monkeypatch.setattr(processes, "terminate_tree", ask_to_end)
-    monkeypatch.setattr(processes, "kill_tree", kill)
+    monkeypatch.setattr(process_tree, "terminate_tree", ask_to_end)
+    monkeypatch.setattr(process_tree, "kill_tree", kill)
     monkeypatch.setattr(os, "kill", lambda pid, number: driver.record_signal(signal.Signals(number).name, pid))
     return driver
 
@@ -128,7 +128,10 @@ def test_a_cancelled_attempt_has_time_to_end_by_itself(driver: TimeLimitDriver) 
     driver.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
     assert driver.signals == []
     driver.advance_to(CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS)
-    assert driver.signals == [(CANCEL_TIMEOUT_SECONDS, "SIGTERM", 1), (CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
+    assert driver.signals == [
+        (CANCEL_TIMEOUT_SECONDS, "SIGTERM", 1),
+        (CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1),
+    ]
     stop = driver.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.requested_by, stop.limit) == ("ann", None)
@@ -148,7 +151,12 @@ def test_many_are_watched_by_one_timer(driver: TimeLimitDriver) -> None:
     for attempt in attempts:
         driver.limits.watch_attempt(attempt, 0.0)
     driver.advance_to(10.0)
-    assert [(at, pid) for at, what, pid in driver.signals if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
+    assert [(at, pid) for at, what, pid in driver.signals if what == "SIGTERM"] == [
+        (7.0, 3),
+        (8.0, 2),
+        (9.0, 1),
+        (10.0, 0),
+    ]
 
 
 def test_limits_outlive_a_reconnection(driver: TimeLimitDriver) -> None:

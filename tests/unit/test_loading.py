@@ -11,7 +11,7 @@ from celery import _state
 
 from jobworker import loading
 from jobworker.domain.errors import ConfigurationError
-from jobworker.worker.task import JobApp
+from jobworker.worker.celery.task import JobApp
 
 
 @pytest.fixture

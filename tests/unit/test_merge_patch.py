@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import merge_patch
+from jobworker.domain.json import merge_patch
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import metadata
-from jobworker.domain.metadata import MAX_METADATA_BYTES, Metadata
+from jobworker.domain.executions import metadata
+from jobworker.domain.executions.metadata import MAX_METADATA_BYTES, Metadata
 
 _DEEP: list[Any] = []
 for _ in range(150):
@@ -102,5 +102,9 @@ def test_changes_make_the_mapping_again(mapping: Metadata) -> None:
     mapping["page"] = 9
     del mapping["done"]
     mapping["new"] = [1]
-    assert metadata.merge_changes({"page": 3, "done": ["a"], "stays": 1}, mapping.take_changes()) == {"page": 9, "new": [1], "stays": 1}
+    assert metadata.merge_changes({"page": 3, "done": ["a"], "stays": 1}, mapping.take_changes()) == {
+        "page": 9,
+        "new": [1],
+        "stays": 1,
+    }
     assert metadata.merge_changes(None, {"gone": None}) == {}

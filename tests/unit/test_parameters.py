@@ -7,9 +7,9 @@ from typing import Any, Literal, Optional
 
 import pytest
 
-from jobworker.domain import parameters
 from jobworker.domain.errors import InvalidParameters
-from jobworker.domain.parameters import VARIADIC, Parameter
+from jobworker.domain.jobs import parameters
+from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 
 
 class Format(enum.Enum):

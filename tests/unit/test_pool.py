@@ -10,7 +10,7 @@ from celery.concurrency.asynpool import AsynPool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.worker.pool import JobPool, SingleWriteSender
+from jobworker.worker.celery.pool import JobPool, SingleWriteSender
 
 
 class FakePipe:

@@ -9,7 +9,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.services import probe
 from jobworker.services.probe import Probe
 from tests.conftest import NOW
-from tests.waiting import until
+from tests.polling import until
 
 
 def test_an_answer_is_fresh_for_a_second() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import progress
+from jobworker.domain.executions import progress
 
 
 class Number:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from celery import Task
 
-from jobworker.domain import retry
 from jobworker.domain.errors import InvalidInput
-from jobworker.worker import retrying
+from jobworker.domain.jobs import retry
+from jobworker.worker.attempt import retries
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
@@ -127,5 +127,5 @@ def test_a_plan_adds_up() -> None:
 @pytest.mark.parametrize("when", [float("inf"), float("nan"), 1e300, 367 * 86400])
 def test_celerys_retry_that_no_clock_reaches_is_refused_where_it_is_asked_for(when: float) -> None:
     with pytest.raises(ValueError, match="at most 366 days away"):
-        retrying.to_seconds(when, Task())
-    assert (retrying.to_seconds(None, Task()), retrying.to_seconds(5, Task())) == (0.0, 5.0)
+        retries.to_seconds(when, Task())
+    assert (retries.to_seconds(None, Task()), retries.to_seconds(5, Task())) == (0.0, 5.0)

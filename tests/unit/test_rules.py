@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.rules import reading
-from jobworker.domain.rules.days import BusinessDayRule, RollConvention
-from jobworker.domain.rules.moments import IntervalRule
-from jobworker.domain.timetable import Rule, WallClockRule
+from jobworker.domain.schedules.rules import rule_parser
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule, RollConvention
+from jobworker.domain.schedules.rules.fixed import IntervalRule
+from jobworker.domain.schedules.timetable import Rule, WallClockRule
 
 
 def parse_utc(text: str) -> dt.datetime:
@@ -151,7 +151,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
     ],
 )
 def test_a_rule_names_times_on_the_wall_clock(described: dict[str, Any], begin: str, expected: list[str]) -> None:
-    assert list_first(2, reading.parse(described), begin) == expected
+    assert list_first(2, rule_parser.parse(described), begin) == expected
 
 
 CLOSED = {dt.date(2026, 5, 29), dt.date(2026, 8, 3), dt.date(2026, 8, 4)}
@@ -205,7 +205,9 @@ def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
     closed = {dt.date(2026, 1, 30), dt.date(2026, 2, 27)}
     late = BusinessDayRule(-1, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() not in closed)
     assert list_first(3, late, "2026-01-10 00:00") == ["2026-02-02 18:00", "2026-03-02 18:00", "2026-03-31 18:00"]
-    shut = BusinessDayRule(15, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() >= dt.date(2026, 2, 20))
+    shut = BusinessDayRule(
+        15, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() >= dt.date(2026, 2, 20)
+    )
     assert list_first(2, shut, "2026-01-01 00:00") == ["2026-02-20 18:00", "2026-03-20 18:00"]
 
 
@@ -233,8 +235,8 @@ def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
     ],
 )
 def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
-    rule = reading.parse(described)
-    assert reading.parse(rule.to_json()) == reading.load_rule(rule.to_json()) == rule
+    rule = rule_parser.parse(described)
+    assert rule_parser.parse(rule.to_json()) == rule_parser.load_rule(rule.to_json()) == rule
     assert rule.to_json()["kind"] == described["kind"]
 
 
@@ -250,5 +252,5 @@ def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
 )
 def test_what_names_nothing_for_long_is_told_soon(described: dict[str, Any]) -> None:
     """Each of them would go on searching until years end."""
-    rule = reading.parse(described)
+    rule = rule_parser.parse(described)
     assert list_first(1, rule, "2026-01-01 00:00") == []

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.rules import cron_reading, reading
-from jobworker.domain.rules.cron import CronRule
+from jobworker.domain.schedules.rules import cron_errors, rule_parser
+from jobworker.domain.schedules.rules.cron import CronRule
 
 
 def get_problem(rule: Any) -> list[tuple[str, str]]:
     with pytest.raises(InvalidInput) as caught:
-        reading.parse(rule)
+        rule_parser.parse(rule)
     return [(error.pointer, error.code) for error in caught.value.errors]
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, 
     described = {"kind": "cron", "expression": expression}
     assert get_problem(described) == [("/rule/expression", "bad_cron")]
     with pytest.raises(InvalidInput, match=re.escape(says)):
-        reading.parse(described)
+        rule_parser.parse(described)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, 
     ],
 )
 def test_what_cron_knows_is_read(expression: str) -> None:
-    assert reading.parse({"kind": "cron", "expression": expression}) == CronRule(expression)
+    assert rule_parser.parse({"kind": "cron", "expression": expression}) == CronRule(expression)
 
 
 TERMS = st.from_regex(
@@ -151,7 +151,7 @@ def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int)
     """The words about what is wrong are ours, the reading is cronsim's: what we find right, it must understand."""
     for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
         expression = " ".join(each)
-        if cron_reading.describe_problem(expression) is None:
+        if cron_errors.describe_problem(expression) is None:
             CronRule(expression).find_first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
 
 
@@ -190,7 +190,7 @@ def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int)
 )
 def test_a_wrong_recurrence_rule_is_refused_with_what_is_wrong(expression: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:
-        reading.parse({"kind": "rrule", "expression": expression})
+        rule_parser.parse({"kind": "rrule", "expression": expression})
     assert [error.pointer for error in caught.value.errors] == ["/rule/expression"]
 
 
@@ -207,7 +207,7 @@ def test_a_wrong_recurrence_rule_is_refused_with_what_is_wrong(expression: str, 
 )
 def test_what_would_be_right_is_told(described: Any, says: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(says)):
-        reading.parse(described)
+        rule_parser.parse(described)
 
 
 def test_every_problem_is_told_at_once() -> None:

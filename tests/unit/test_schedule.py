@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain import schedule
-from jobworker.domain.calendars import BusinessCalendar, Calendar, DateCalendar
+from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar, DateCalendar
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.rules.days import BusinessDayRule, RollConvention
-from jobworker.domain.schedule import MisfirePolicy, MissedOccurrencePolicy, OverlapPolicy, Schedule
-from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy
+from jobworker.domain.schedules import schedule
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule, RollConvention
+from jobworker.domain.schedules.schedule import MisfirePolicy, MissedOccurrencePolicy, OverlapPolicy, Schedule
+from jobworker.domain.schedules.time_zones import DstPolicy, FoldPolicy, GapPolicy
 
 MINIMAL_SCHEDULE: dict[str, Any] = {"name": "nightly", "job": "clean", "rule": {"kind": "daily", "time": "06:00"}}
 FULL_SCHEDULE: dict[str, Any] = {
@@ -168,7 +168,12 @@ def test_a_refusal_says_what_would_be_right(change: dict[str, Any], says: str) -
 def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
     found = schedule.parse(FULL_SCHEDULE)
     assert found.calendar_names == ("DE", "office", "stocktaking", "strike")
-    counting, office, taking, strike = BusinessCalendar(weekend=frozenset({4})), BusinessCalendar(), DateCalendar(), DateCalendar()
+    counting, office, taking, strike = (
+        BusinessCalendar(weekend=frozenset({4})),
+        BusinessCalendar(),
+        DateCalendar(),
+        DateCalendar(),
+    )
     known: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
     table = found.build_timetable(known)
     assert isinstance(table.rule, BusinessDayRule)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery import Task
 
-from jobworker.worker.task import JobApp, JobTask
+from jobworker.worker.celery.task import JobApp, JobTask
 
 
 def double(number: int) -> int:

@@ -4,17 +4,18 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.admission import Submission
-from jobworker.domain.dependencies import RequiredOutcome, UnmetDependencyAction
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.workflow import MAX_NEEDS, StepDependency, WorkflowStep, Workflow, plan_steps
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.workflows.dependency import RequiredOutcome, UnmetDependencyAction
+from jobworker.domain.workflows.workflow import MAX_NEEDS, StepDependency, Workflow, WorkflowStep, plan_steps
 
 JOB = Submission(job="load")
 
 
 def _make_workflow(on_failure: str | None = None, **steps: Any) -> Workflow:
     return Workflow(
-        {name: each if isinstance(each, WorkflowStep) else WorkflowStep(JOB, each) for name, each in steps.items()}, on_failure
+        {name: each if isinstance(each, WorkflowStep) else WorkflowStep(JOB, each) for name, each in steps.items()},
+        on_failure,
     )
 
 
@@ -47,7 +48,9 @@ def test_who_says_what_becomes_of_a_step_behind_a_failure() -> None:
         StepDependency("d", RequiredOutcome.SUCCESS, UnmetDependencyAction.SKIP),
         StepDependency("e", RequiredOutcome.FAILURE, UnmetDependencyAction.SKIP),
     ]
-    assert plan_steps(_make_workflow(a=[], b=["a"]))["b"] == [StepDependency("a", RequiredOutcome.SUCCESS, UnmetDependencyAction.SKIP)]
+    assert plan_steps(_make_workflow(a=[], b=["a"]))["b"] == [
+        StepDependency("a", RequiredOutcome.SUCCESS, UnmetDependencyAction.SKIP)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import zoneinfo
 
 import pytest
 
-from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import Timetable, recompute_for_zone, find_next_time
-from jobworker.transport.registry import WorkerAnnouncement
+from jobworker.domain.schedules.schedule import parse
+from jobworker.domain.schedules.timetable import Timetable, find_next_time, recompute_for_zone
+from jobworker.transport.worker_registry import WorkerAnnouncement
 
 UTC = dt.UTC
 
@@ -75,6 +75,8 @@ def test_an_end_that_the_last_occurrence_comes_to_lie_before() -> None:
 
 
 def test_a_worker_of_an_earlier_release_says_nothing_of_its_data() -> None:
-    announced = WorkerAnnouncement("w", "h", 1, "prefork", 1, (), (), "d", "v", dt.datetime(2026, 1, 1, tzinfo=UTC), "2026f")
+    announced = WorkerAnnouncement(
+        "w", "h", 1, "prefork", 1, (), (), "d", "v", dt.datetime(2026, 1, 1, tzinfo=UTC), "2026f"
+    )
     assert WorkerAnnouncement.from_text(announced.to_text()) == announced
     assert WorkerAnnouncement.from_text(announced.to_text().replace(', "zone_data": "2026f"', "")).zone_data == ""

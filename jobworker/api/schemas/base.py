@@ -6,7 +6,7 @@ import marshmallow as ma
 from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage, LimitField
-from jobworker.store.pages import DEFAULT_LIMIT, MAX_LIMIT
+from jobworker.store.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
 
 class StrictSchema(ma.Schema):
@@ -20,7 +20,9 @@ class StrictSchema(ma.Schema):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         known = ", ".join(sorted(each.data_key or name for name, each in self.load_fields.items()))
-        self.error_messages["unknown"] = CodedMessage("unknown_field", f"is not known here; known are: {known or 'none'}")
+        self.error_messages["unknown"] = CodedMessage(
+            "unknown_field", f"is not known here; known are: {known or 'none'}"
+        )
         self.error_messages["type"] = CodedMessage("wrong_type", "must be a JSON object")
 
 

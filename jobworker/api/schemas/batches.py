@@ -6,12 +6,19 @@ import marshmallow as ma
 from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage
-from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, number_field, text_field
+from jobworker.api.schemas.base import (
+    ResponseSchema,
+    StrictSchema,
+    datetime_field,
+    integer_field,
+    number_field,
+    text_field,
+)
 from jobworker.api.schemas.executions import STATES, BatchItemSchema, CompletionBodySchema, describe_condition
-from jobworker.domain.admission import MAX_CORRELATION_ID_LENGTH, Submission
-from jobworker.domain.dependencies import MAX_PARENTS, UnmetDependencyAction
-from jobworker.domain.workflow import MAX_STEPS, WorkflowStep, Workflow
-from jobworker.store.batches import BatchKind
+from jobworker.domain.jobs.admission import MAX_CORRELATION_ID_LENGTH, Submission
+from jobworker.domain.workflows.dependency import MAX_PARENTS, UnmetDependencyAction
+from jobworker.domain.workflows.workflow import MAX_STEPS, Workflow, WorkflowStep
+from jobworker.store.executions.batches import BatchKind
 
 _OTHERWISE_VALUES = [each.value for each in UnmetDependencyAction]
 _KIND_VALUES = [each.value for each in BatchKind]
@@ -33,7 +40,10 @@ class StepBodySchema(BatchItemSchema):
     on_failure = fields.String(
         load_default=None,
         allow_none=True,
-        metadata={"enum": [*_OTHERWISE_VALUES, None], "description": "What becomes of steps that need the success of this one."},
+        metadata={
+            "enum": [*_OTHERWISE_VALUES, None],
+            "description": "What becomes of steps that need the success of this one.",
+        },
     )
 
     @ma.post_load
@@ -85,7 +95,10 @@ class WorkflowBodySchema(StrictSchema):
         metadata={"example": {"extract": {"job": "extract"}, "load": {"job": "load", "needs": ["extract"]}}},
     )
     on_failure = fields.String(
-        load_default=None, allow_none=True, validate=ma.validate.OneOf(_OTHERWISE_VALUES), metadata={"description": "null: skip."}
+        load_default=None,
+        allow_none=True,
+        validate=ma.validate.OneOf(_OTHERWISE_VALUES),
+        metadata={"description": "null: skip."},
     )
     on_complete = fields.Nested(CompletionBodySchema, load_default=None, allow_none=True)
 

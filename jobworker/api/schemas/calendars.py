@@ -7,10 +7,10 @@ import marshmallow as ma
 from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage, DateField
-from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_field, integer_field, text_field
 from jobworker.api.schemas.revisions import RevisionBaseSchema
-from jobworker.domain.calendars import WEEKDAYS, BusinessCalendar, DateCalendar
-from jobworker.domain.job import JobOwner
+from jobworker.domain.calendars.calendars import WEEKDAYS, BusinessCalendar, DateCalendar
+from jobworker.domain.jobs.definition import JobOwner
 
 _STRING = {"type": "string"}
 _STRING_OR_NULL = {"type": ["string", "null"]}
@@ -31,7 +31,11 @@ _HOLIDAYS = {
 }
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "name": {"type": "string", "description": "Its own name.", "example": "office"},
-    "kind": {"type": "string", "enum": [BusinessCalendar.kind, DateCalendar.kind], "description": "Working time, or what is listed."},
+    "kind": {
+        "type": "string",
+        "enum": [BusinessCalendar.kind, DateCalendar.kind],
+        "description": "Working time, or what is listed.",
+    },
     "description": {"type": "string", "description": "For people."},
     "holidays": _HOLIDAYS,
     "weekend": {
@@ -102,7 +106,9 @@ class CalendarSummarySchema(ResponseSchema):
     name = fields.String()
     kind = fields.String(validate=ma.validate.OneOf([BusinessCalendar.kind, DateCalendar.kind]))
     description = fields.String()
-    owner = text_field("`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in JobOwner]))
+    owner = text_field(
+        "`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in JobOwner])
+    )
     revision = integer_field("Counts the changes; the ETag is made from it.")
     created_at = datetime_field("When it was first made.")
     changed_at = datetime_field("When it was last changed.")

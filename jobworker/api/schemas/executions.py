@@ -6,16 +6,29 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import CodedMessage, StrictIntegerField, DurationField, DateTimeField
-from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, number_field, text_field
+from jobworker.api.fields import CodedMessage, DateTimeField, DurationField, StrictIntegerField
+from jobworker.api.schemas.base import (
+    PageQuerySchema,
+    ResponseSchema,
+    StrictSchema,
+    datetime_field,
+    integer_field,
+    number_field,
+    text_field,
+)
 from jobworker.api.schemas.filters import ExecutionFilterSchema, check_id, check_text
 from jobworker.api.schemas.policies import policy_field
-from jobworker.domain import admission, job
-from jobworker.domain.admission import Submission
-from jobworker.domain.dead_letter import DeadLetterStatus
-from jobworker.domain.dependencies import MAX_PARENTS, RequiredOutcome, UnmetDependencyAction, DependencyResolution
-from jobworker.domain.execution import PRIORITIES, AttemptState, ExecutionState
-from jobworker.services.submission import MAX_BATCH_SIZE
+from jobworker.domain.executions.dead_letter import DeadLetterStatus
+from jobworker.domain.executions.execution import PRIORITIES, AttemptState, ExecutionState
+from jobworker.domain.jobs import admission, definition
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.workflows.dependency import (
+    MAX_PARENTS,
+    DependencyResolution,
+    RequiredOutcome,
+    UnmetDependencyAction,
+)
+from jobworker.services.submissions.submission import MAX_BATCH_SIZE
 
 STATES = [state.value for state in ExecutionState]
 _TIME_LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
@@ -24,7 +37,9 @@ _TIME_LIMIT = {"type": ["number", "string"], "description": "null: as the job sa
 def describe_condition(name: str) -> dict[str, Any]:
     """Describe one item of what has to end first: a text that names it, or an object with that text as `name`."""
     parent = {"type": "string"}
-    on, otherwise = ({"enum": [*(each.value for each in words), None]} for words in (RequiredOutcome, UnmetDependencyAction))
+    on, otherwise = (
+        {"enum": [*(each.value for each in words), None]} for words in (RequiredOutcome, UnmetDependencyAction)
+    )
     properties = {name: parent, "on": on, "otherwise": otherwise}
     detailed = {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
     return {"anyOf": [parent, detailed]}
@@ -53,7 +68,9 @@ class SubmissionBodySchema(StrictSchema):
         },
     )
     queue = fields.String(
-        load_default=None, allow_none=True, metadata={"pattern": f"^{job.QUEUE_NAME_PATTERN.pattern.removesuffix(chr(92) + 'Z')}$"}
+        load_default=None,
+        allow_none=True,
+        metadata={"pattern": f"^{definition.QUEUE_NAME_PATTERN.pattern.removesuffix(chr(92) + 'Z')}$"},
     )
     correlation_id = fields.String(
         load_default=None,
@@ -120,7 +137,9 @@ class BatchBodySchema(StrictSchema):
 
     name = fields.String(load_default=None, allow_none=True, metadata={"maxLength": 128})
     on_complete = fields.Nested(CompletionBodySchema, load_default=None, allow_none=True)
-    executions = fields.List(fields.Nested(BatchItemSchema), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH_SIZE})
+    executions = fields.List(
+        fields.Nested(BatchItemSchema), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH_SIZE}
+    )
 
     @ma.pre_load
     def check_size(self, data: Any, **_: Any) -> Any:
@@ -202,7 +221,9 @@ class ExecutionSchema(ResponseSchema):
     priority = fields.Integer()
     parameters = fields.Dict()
     result = fields.Raw(allow_none=True, metadata={"description": "What the job returned."})
-    result_file = fields.Nested(ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."})
+    result_file = fields.Nested(
+        ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."}
+    )
     error = fields.Nested(FailureSchema, allow_none=True)
     progress = fields.Nested(ProgressSchema, allow_none=True)
     metadata = fields.Dict(allow_none=True, metadata={"description": "What the job keeps with its execution."})
@@ -250,7 +271,9 @@ class ResultSchema(ResponseSchema):
     state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = fields.String(allow_none=True)
     result = fields.Raw(allow_none=True)
-    result_file = fields.Nested(ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."})
+    result_file = fields.Nested(
+        ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."}
+    )
     error = fields.Nested(FailureSchema, allow_none=True)
     finished_at = datetime_field("When it ended.", allow_none=True)
 
@@ -299,7 +322,10 @@ class DependencySchema(ResponseSchema):
     otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in UnmetDependencyAction]))
     outcome = fields.String(
         allow_none=True,
-        metadata={"enum": [*(each.value for each in DependencyResolution), None], "description": "null: it has not ended."},
+        metadata={
+            "enum": [*(each.value for each in DependencyResolution), None],
+            "description": "null: it has not ended.",
+        },
     )
     settled_at = datetime_field("When it ended.", allow_none=True)
 

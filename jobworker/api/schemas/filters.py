@@ -5,10 +5,10 @@ from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage, DateTimeField
 from jobworker.api.schemas.base import StrictSchema
-from jobworker.domain import admission
-from jobworker.domain.dead_letter import DEAD_LETTER_STATES
-from jobworker.domain.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.executions.dead_letter import DEAD_LETTER_STATES
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
+from jobworker.domain.jobs import admission
 
 _TIME = {"type": "string", "format": "date-time"}
 
@@ -40,7 +40,9 @@ class ExecutionFilterSchema(StrictSchema):
 class UnfinishedFilterSchema(ExecutionFilterSchema):
     """Which executions that have not ended."""
 
-    state = fields.String(validate=ma.validate.OneOf([state.value for state in ExecutionState if state not in FINAL_STATES]))
+    state = fields.String(
+        validate=ma.validate.OneOf([state.value for state in ExecutionState if state not in FINAL_STATES])
+    )
 
 
 class DeadLetterFilterSchema(ExecutionFilterSchema):

@@ -5,16 +5,16 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import StrictIntegerField, DurationField, StrictBooleanField
-from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.fields import DurationField, StrictBooleanField, StrictIntegerField
+from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_field, integer_field, text_field
 from jobworker.api.schemas.policies import POLICY_METADATA, policy_field
-from jobworker.domain import admission, job
-from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
+from jobworker.domain.executions.execution import DEFAULT_PRIORITY, PRIORITIES
+from jobworker.domain.jobs import admission, definition
 
 _DURATION = {"type": ["number", "string"], "example": 600}
 _PRIORITY = {"minimum": PRIORITIES.start, "maximum": PRIORITIES.stop - 1, "description": "9 is the most urgent."}
 _NAME = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$", "example": "nightly-export"}
-_QUEUE = {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,63}$", "example": job.DEFAULT_QUEUE}
+_QUEUE = {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,63}$", "example": definition.DEFAULT_QUEUE}
 _SCHEDULE = {
     "description": 'An interval {"kind": "interval", "every": seconds, "anchor"?} or a cron expression '
     '{"kind": "cron", "expression": "0 3 * * *", "zone"?: "Europe/Berlin"}.',
@@ -29,7 +29,7 @@ class DefinitionBodySchema(StrictSchema):
     task = fields.String(required=True, metadata={"example": "tasks.exports.process_data_export"})
     description = fields.String(load_default="", metadata={"maxLength": admission.MAX_DESCRIPTION_LENGTH})
     enabled = StrictBooleanField(load_default=True)
-    queue = fields.String(load_default=job.DEFAULT_QUEUE, metadata=_QUEUE)
+    queue = fields.String(load_default=definition.DEFAULT_QUEUE, metadata=_QUEUE)
     priority = StrictIntegerField(load_default=DEFAULT_PRIORITY, metadata=_PRIORITY)
     defaults = fields.Dict(
         load_default=dict, metadata={"description": "Parameters for executions that do not give them."}
@@ -40,7 +40,8 @@ class DefinitionBodySchema(StrictSchema):
         load_default=None, allow_none=True, metadata={**_DURATION, "description": "It starts within so long, or not."}
     )
     on_worker_lost = fields.String(
-        load_default=job.OnWorkerLost.RETRY.value, validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost])
+        load_default=definition.OnWorkerLost.RETRY.value,
+        validate=ma.validate.OneOf([each.value for each in definition.OnWorkerLost]),
     )
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
@@ -53,9 +54,9 @@ class DefinitionBodySchema(StrictSchema):
     unique = policy_field("unique")
 
     @ma.post_load
-    def to_definition(self, data: dict[str, Any], **_: Any) -> job.JobDefinition:
+    def to_definition(self, data: dict[str, Any], **_: Any) -> definition.JobDefinition:
         """The definition that the body describes; its meaning is checked by the use case."""
-        return job.JobDefinition.from_json(data)
+        return definition.JobDefinition.from_json(data)
 
 
 class ReplacementBodySchema(DefinitionBodySchema):
@@ -109,11 +110,12 @@ class JobSchema(ResponseSchema):
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
     expires = fields.Float(allow_none=True)
-    on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost]))
+    on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in definition.OnWorkerLost]))
     schedule = fields.Dict(allow_none=True)
     tags = fields.List(fields.String())
     owner = text_field(
-        "`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in job.JobOwner])
+        "`code`: changed there, not over the API.",
+        validate=ma.validate.OneOf([each.value for each in definition.JobOwner]),
     )
     revision = integer_field("Counts the changes; the ETag is made from it.")
     created_at = datetime_field("When it was first defined.")

@@ -5,17 +5,24 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import CodedMessage, StrictIntegerField, StrictBooleanField, LimitField, DateTimeField
-from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.fields import CodedMessage, DateTimeField, LimitField, StrictBooleanField, StrictIntegerField
+from jobworker.api.schemas.base import (
+    PageQuerySchema,
+    ResponseSchema,
+    StrictSchema,
+    datetime_field,
+    integer_field,
+    text_field,
+)
 from jobworker.api.schemas.executions import ExecutionSchema
 from jobworker.api.schemas.filters import check_text
 from jobworker.api.schemas.revisions import DifferenceSchema
 from jobworker.api.schemas.schedules import ScheduleBodySchema
-from jobworker.domain.schedule import OverlapPolicy
-from jobworker.domain.settling import OccurrenceOutcome
-from jobworker.services.backfill import MAX_LANES, BackfillOrder
-from jobworker.services.coming import ExpectedOutcome
-from jobworker.services.preview import MAX_OCCURRENCES
+from jobworker.domain.schedules.evaluation import OccurrenceOutcome
+from jobworker.domain.schedules.schedule import OverlapPolicy
+from jobworker.services.schedules.backfill import MAX_LANES, BackfillOrder
+from jobworker.services.schedules.preview import MAX_OCCURRENCES
+from jobworker.services.schedules.upcoming import ExpectedOutcome
 
 _TIME = {"type": "string", "format": "date-time"}
 _OUTCOMES = [each.value for each in OccurrenceOutcome]
@@ -28,8 +35,12 @@ MAX_LISTED_OCCURRENCES = 1000
 class OccurrenceQuerySchema(PageQuerySchema):
     """Which occurrences of a schedule."""
 
-    begin = DateTimeField(load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
-    end = DateTimeField(load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."})
+    begin = DateTimeField(
+        load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."}
+    )
+    end = DateTimeField(
+        load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."}
+    )
     outcome = fields.String(load_default=None, validate=ma.validate.OneOf(_OUTCOMES))
     upcoming = LimitField(None, MAX_OCCURRENCES)
 
@@ -87,11 +98,16 @@ class FiredSchema(ResponseSchema):
 class BackfillBodySchema(StrictSchema):
     """Which past occurrences are made up for, and how."""
 
-    begin = DateTimeField(required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
-    end = DateTimeField(required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."})
+    begin = DateTimeField(
+        required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."}
+    )
+    end = DateTimeField(
+        required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."}
+    )
     dry_run = StrictBooleanField(load_default=False, metadata={"description": "Only say what would be done."})
     order = fields.String(
-        load_default=BackfillOrder.OLDEST_FIRST.value, validate=ma.validate.OneOf([each.value for each in BackfillOrder])
+        load_default=BackfillOrder.OLDEST_FIRST.value,
+        validate=ma.validate.OneOf([each.value for each in BackfillOrder]),
     )
     concurrency = StrictIntegerField(
         load_default=1,
@@ -129,7 +145,8 @@ class BackfilledSchema(ResponseSchema):
     left_out = fields.Nested(NotFilledSchema)
     batch_id = text_field("The batch of the executions; null: there are none.", allow_none=True)
     occurrences = fields.List(
-        fields.Nested(FilledOccurrenceSchema), metadata={"description": f"The first {MAX_LISTED_OCCURRENCES} in the order of their runs."}
+        fields.Nested(FilledOccurrenceSchema),
+        metadata={"description": f"The first {MAX_LISTED_OCCURRENCES} in the order of their runs."},
     )
     links = fields.Dict(values=fields.String())
 
@@ -191,4 +208,6 @@ class SchedulePreviewSchema(ResponseSchema):
 def split_preview_body(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What of the body of a preview describes the schedule, and what says how to look at it."""
     preview_options = {name: body.pop(name) for name in ("count", "after", "calendars", "schedule")}
-    return {name: value for name, value in body.items() if value is not None or name not in ("name", "job")}, preview_options
+    return {
+        name: value for name, value in body.items() if value is not None or name not in ("name", "job")
+    }, preview_options

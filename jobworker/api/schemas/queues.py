@@ -3,8 +3,15 @@
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, number_field, text_field
-from jobworker.domain.execution import ExecutionState
+from jobworker.api.schemas.base import (
+    ResponseSchema,
+    StrictSchema,
+    datetime_field,
+    integer_field,
+    number_field,
+    text_field,
+)
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.queues import MAX_NOTE_LENGTH
 
 

@@ -2,10 +2,10 @@
 
 from marshmallow import fields
 
-from jobworker.api.fields import StrictIntegerField, DateTimeField
+from jobworker.api.fields import DateTimeField, StrictIntegerField
 from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_field, number_field
 from jobworker.api.schemas.policies import policy_field
-from jobworker.domain.retry import MAX_ATTEMPTS
+from jobworker.domain.jobs.retry import MAX_ATTEMPTS
 
 _START = {"type": "string", "format": "date-time", "description": "When attempt 1 fails; null: now."}
 _ATTEMPTS = {

@@ -3,7 +3,7 @@
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.schemas.base import ResponseSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.base import ResponseSchema, datetime_field, integer_field, text_field
 
 
 class RevisionBaseSchema(ResponseSchema):

@@ -7,14 +7,21 @@ import marshmallow as ma
 from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage, DateTimeField
-from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.base import (
+    PageQuerySchema,
+    ResponseSchema,
+    StrictSchema,
+    datetime_field,
+    integer_field,
+    text_field,
+)
 from jobworker.api.schemas.filters import check_text
 from jobworker.api.schemas.revisions import RevisionBaseSchema
-from jobworker.domain import schedule
-from jobworker.domain.execution import PRIORITIES
-from jobworker.domain.job import NAME_PATTERN
+from jobworker.domain.executions.execution import PRIORITIES
+from jobworker.domain.jobs.definition import NAME_PATTERN
+from jobworker.domain.schedules import schedule
 from jobworker.services.queues import MAX_NOTE_LENGTH
-from jobworker.store.schedule_lists import ScheduleStatus
+from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
 _SECONDS = "Seconds, or ISO 8601."
 _OVERLAP_VALUES = [each.value for each in schedule.OverlapPolicy]
@@ -136,7 +143,9 @@ class ScheduleQuerySchema(PageQuerySchema):
     """Which schedules to list."""
 
     job = fields.String(load_default=None, validate=check_text)
-    owner = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner]))
+    owner = fields.String(
+        load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner])
+    )
     state = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in ScheduleStatus]))
     calendar = fields.String(load_default=None, validate=check_text, metadata={"description": "Which use it."})
     overdue = fields.String(
@@ -239,7 +248,9 @@ class ScheduleSchema(ResponseSchema):
     paused = fields.Nested(SchedulePauseSchema, allow_none=True)
     next_at = datetime_field("The nominal time of what is due next; null: nothing is.", allow_none=True)
     settled_until = datetime_field("Up to here every occurrence is in the ledger.")
-    expected_by = datetime_field("When that is in the ledger at the latest; null: nobody waits for it.", allow_none=True)
+    expected_by = datetime_field(
+        "When that is in the ledger at the latest; null: nobody waits for it.", allow_none=True
+    )
     overdue = fields.Boolean(metadata={"description": "Whether that has passed."})
     runs = integer_field("Executions so far.")
     failures = integer_field("How many of them failed in a row, up to now.")

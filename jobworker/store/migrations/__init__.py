@@ -1,1 +1,1 @@
-"""The steps that lead from an empty database to `store.schema`; `store.migrate` walks them."""
+"""The steps that lead from an empty database to `store.tables.core`; `store.migrate` walks them."""

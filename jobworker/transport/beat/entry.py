@@ -9,9 +9,10 @@ from celery.schedules import BaseSchedule, schedstate
 from redbeat.decoder import RedBeatJSONDecoder, RedBeatJSONEncoder
 from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
 
-from jobworker.domain import calendar_reading, timetable
-from jobworker.domain.schedule import parse
-from jobworker.transport import entries
+from jobworker.domain.calendars import calendar_parser
+from jobworker.domain.schedules import timetable
+from jobworker.domain.schedules.schedule import parse
+from jobworker.transport.beat import entry_format
 
 #: What a whole schedule has besides, and nobody asks for here.
 _PLACEHOLDER_FIELDS = {"name": "entry", "job": "entry"}
@@ -24,7 +25,7 @@ class RuleSchedule(BaseSchedule):
         super().__init__(app=app)
         self.timetable_json = dict(timetable_json)
         inline = self.timetable_json.get("calendars", {})
-        calendars = {name: calendar_reading.parse(each) for name, each in inline.items()}
+        calendars = {name: calendar_parser.parse(each) for name, each in inline.items()}
         spec = {name: each for name, each in self.timetable_json.items() if name != "calendars"}
         self._timetable = parse({**_PLACEHOLDER_FIELDS, **spec}).build_timetable(calendars)
         self._cached_after: dt.datetime | None = None
@@ -33,7 +34,11 @@ class RuleSchedule(BaseSchedule):
     def find_next_after(self, moment: dt.datetime) -> dt.datetime | None:
         """The first occurrence strictly after `moment`. The latest answer is kept: many ask for the same one."""
         # Between what was asked and what was answered there is none.
-        if self._cached_after is None or moment < self._cached_after or (self._cached_occurrence is not None and moment >= self._cached_occurrence):
+        if (
+            self._cached_after is None
+            or moment < self._cached_after
+            or (self._cached_occurrence is not None and moment >= self._cached_occurrence)
+        ):
             self._cached_occurrence = timetable.find_next_time(self._timetable, moment)
             self._cached_after = moment
         return self._cached_occurrence
@@ -55,7 +60,7 @@ class RuleSchedule(BaseSchedule):
         return isinstance(other, RuleSchedule) and other.timetable_json == self.timetable_json
 
     def __repr__(self) -> str:
-        return f"<{entries.RULE_TYPE}: {self.timetable_json}>"
+        return f"<{entry_format.RULE_TYPE}: {self.timetable_json}>"
 
 
 class EntryDecoder(RedBeatJSONDecoder):
@@ -63,7 +68,7 @@ class EntryDecoder(RedBeatJSONDecoder):
 
     def dict_to_object(self, d: dict[str, Any]) -> Any:
         """Called for each JSON object, the inner ones first."""
-        if d.get("__type__") == entries.RULE_TYPE:
+        if d.get("__type__") == entry_format.RULE_TYPE:
             return RuleSchedule(d["rule"])
         return super().dict_to_object(d)
 
@@ -74,7 +79,7 @@ class EntryEncoder(RedBeatJSONEncoder):
     def default(self, obj: Any) -> Any:
         """Called for each value that JSON does not know."""
         if isinstance(obj, RuleSchedule):
-            return {"__type__": entries.RULE_TYPE, "rule": obj.timetable_json}
+            return {"__type__": entry_format.RULE_TYPE, "rule": obj.timetable_json}
         return super().default(obj)
 
 
@@ -96,14 +101,16 @@ class BeatEntry(RedBeatSchedulerEntry):
     def score(self) -> float:
         """The same for the sorted set, exact; below zero means never."""
         due_at = self.due_at
-        return -1.0 if due_at is None else float(entries.to_score(due_at))
+        return -1.0 if due_at is None else float(entry_format.to_score(due_at))
 
     def save(self) -> "BeatEntry":
         """Write the entry as it is (RedBeat's method is bound to its own encoder)."""
         names = ("name", "task", "args", "kwargs", "options", "schedule", "enabled")
         definition = {name: getattr(self, name) for name in names}
         with get_redis(self.app).pipeline() as pipeline:
-            pipeline.hset(self.key, entries.DEFINITION_FIELD, json.dumps(definition, cls=EntryEncoder, sort_keys=True))
+            pipeline.hset(
+                self.key, entry_format.DEFINITION_FIELD, json.dumps(definition, cls=EntryEncoder, sort_keys=True)
+            )
             pipeline.zadd(self.app.redbeat_conf.schedule_key, {self.key: self.score})
             pipeline.execute()
         return self

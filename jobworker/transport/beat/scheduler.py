@@ -18,9 +18,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobworker.domain.errors import ConfigurationError
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.transport import beat_keys, entries, keys
-from jobworker.transport.beat import scripts
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.transport import keys
+from jobworker.transport.beat import beat_keys, entry_format, scripts
 from jobworker.transport.beat.entry import BeatEntry, RuleSchedule
 
 _log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ class ScheduleSnapshot:
     def from_answer(cls, answer: list[Any]) -> "ScheduleSnapshot":
         """From the answer of `scripts.READ`."""
         now, following, due = answer
-        return cls(entries.from_score(now), _parse_times(following), tuple(DueEntry(*entry) for entry in due))
+        return cls(entry_format.from_score(now), _parse_times(following), tuple(DueEntry(*entry) for entry in due))
 
 
 class DueReport(NamedTuple):
@@ -79,7 +79,7 @@ class DueReport(NamedTuple):
 
     def to_arguments(self) -> tuple[bytes | str, ...]:
         """For `scripts.COMMIT`."""
-        score = "" if self.next_at is None else entries.to_score(self.next_at)
+        score = "" if self.next_at is None else entry_format.to_score(self.next_at)
         return *self.entry, score, self.data
 
 
@@ -115,7 +115,7 @@ class Scheduler(RedBeatScheduler):
             self._check_config(conf)
         except ConfigurationError as error:
             raise SystemExit(f"error: {error}") from None
-        self.leader_key = conf.lock_key or f"{entries.KEY_PREFIX}:lock"
+        self.leader_key = conf.lock_key or f"{entry_format.KEY_PREFIX}:lock"
         # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
         # Without a `lock_key` it leaves that to us.
         self.lock_key = None
@@ -164,11 +164,13 @@ class Scheduler(RedBeatScheduler):
     @property
     def info(self) -> str:
         """For Celery's banner."""
-        return f"       . schedule -> {entries.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
+        return f"       . schedule -> {entry_format.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
 
     def _check_config(self, conf: Any) -> None:
-        if conf.key_prefix != entries.KEY_PREFIX:
-            raise ConfigurationError(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
+        if conf.key_prefix != entry_format.KEY_PREFIX:
+            raise ConfigurationError(
+                f"redbeat_key_prefix must stay {entry_format.KEY_PREFIX!r}: the relay writes under it"
+            )
         if self.lock_timeout < _LOCK_TICKS * self.max_interval:
             raise ConfigurationError(
                 f"redbeat_lock_timeout is {self.lock_timeout:g} s; with beat_max_loop_interval (--max-interval) "
@@ -179,7 +181,7 @@ class Scheduler(RedBeatScheduler):
     def _run_tick(self) -> float:
         lock_ms = int(self.lock_timeout * 1000)
         answer = self._read(
-            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
+            keys=[self.leader_key, entry_format.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
             args=[self._token, lock_ms, self.name, BATCH_SIZE, DATA_VERSION],
         )
         self._log_role_change(answer is not None)
@@ -205,7 +207,7 @@ class Scheduler(RedBeatScheduler):
                 self._quarantine_entry(due, snapshot.now, str(error))
         if occurrences:
             arguments = [argument for occurrence in occurrences for argument in occurrence.to_arguments()]
-            self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
+            self._commit(keys=[self.leader_key, entry_format.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
         return [occurrence.next_at for occurrence in occurrences if occurrence.next_at is not None]
 
     def _build_report(self, entry: DueEntry, now: dt.datetime) -> DueReport:
@@ -214,18 +216,18 @@ class Scheduler(RedBeatScheduler):
         # What is left without its name is the same for all who run the same job at the same times.
         schedule = _decode_schedule(entry.definition.replace(b'"name": "%b"' % schedule_id.encode(), b'"name": ""', 1))
         try:
-            nominal = entries.from_score(entry.score)
+            nominal = entry_format.from_score(entry.score)
             # After a silence one report is enough: the relay looks at everything that was due until now.
             following = schedule.find_next_after(max(nominal, now))
         except (ValueError, OverflowError) as error:
             raise UnusableEntry(f"its next time cannot be computed: {error!r}") from error
-        return DueReport(entry, entries.encode_due_event(schedule_id, nominal), following)
+        return DueReport(entry, entry_format.encode_due_event(schedule_id, nominal), following)
 
     def _quarantine_entry(self, entry: DueEntry, now: dt.datetime, reason: str) -> None:
         score = entry.score.decode(errors="backslashreplace")
         record = json.dumps({"reason": reason, "score": score, "at": now.isoformat()})
         taken = self._quarantine(
-            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT_QUARANTINE],
+            keys=[self.leader_key, entry_format.SCHEDULE_KEY, keys.BEAT_QUARANTINE],
             args=[self._token, entry.key, entry.score, entry.definition, record],
         )
         if taken:
@@ -255,7 +257,7 @@ class Scheduler(RedBeatScheduler):
 
 def _parse_schedule_id(entry: DueEntry) -> str:
     try:
-        return entry.key.decode().removeprefix(entries.KEY_PREFIX)
+        return entry.key.decode().removeprefix(entry_format.KEY_PREFIX)
     except UnicodeDecodeError as error:
         raise UnusableEntry(f"its key cannot be read: {error!r}") from error
 
@@ -280,6 +282,6 @@ def _decode_schedule(definition: bytes) -> RuleSchedule:
 def _parse_times(score: bytes) -> tuple[dt.datetime, ...]:
     """When an entry with this score is due; nothing if there is none, or its score is no time that will come."""
     try:
-        return (entries.from_score(score),)
+        return (entry_format.from_score(score),)
     except (ValueError, OverflowError):
         return ()

@@ -47,7 +47,7 @@ return {now, following[2] or '', entries}
 )
 
 #: KEYS lock, schedule, events stream. ARGV token, then five per entry: key, score and definition as read,
-#: next score or "" for never, and the data of the `due` event (see `domain.events`).
+#: next score or "" for never, and the data of the `due` event (see `domain.executions.events`).
 #: Reports and advances each entry that is still as it was read. Answers how many, or -1 if the lock is lost.
 COMMIT = (
     _DEFINITION

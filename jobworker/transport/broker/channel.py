@@ -23,10 +23,10 @@ from kombu.transport import virtual
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.transport.broker.fetching import MAX_PREFETCH, QueueWeights
+from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.messages import FetchedMessage
 from jobworker.transport.broker.poller import CONNECTION_ERRORS, Poller
-from jobworker.transport.mailbox import Mailbox
-from jobworker.transport.messages import FetchedMessage
+from jobworker.transport.broker.prefetch import MAX_PREFETCH, QueueWeights
 from jobworker.transport.publisher import notify_workers
 from jobworker.transport.scripts.common import SEPARATOR
 from jobworker.transport.scripts.messages import ADOPT, FETCH

@@ -13,13 +13,13 @@ from typing import Any
 import structlog
 
 from jobworker.declare import Abort, Context, job
-from jobworker.domain import json_values
-from jobworker.domain.isolation import ContainerIsolation
+from jobworker.domain.jobs.isolation import ContainerIsolation
+from jobworker.domain.json import json_values
 from jobworker.settings import Settings
-from jobworker.worker.isolation import attended
-from jobworker.worker.isolation.attended import ProgramLog
-from jobworker.worker.isolation.program import ProgramEnd, Program
-from jobworker.worker.task import JobTask
+from jobworker.worker.celery.task import JobTask
+from jobworker.worker.isolation import program_job
+from jobworker.worker.isolation.program import Program, ProgramEnd
+from jobworker.worker.isolation.program_job import ProgramLog
 
 logger = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
             adopt=False,
             cleanup_commands=[[engine, "kill", name], [engine, "rm", "--force", name]],
         )
-        end = attended.run(program, self, log)
+        end = program_job.run(program, self, log)
         _check_end(end, policy, log.last_line)
         return _read_result(folder / _RESULT_NAME)
 
@@ -110,7 +110,7 @@ def _build_options(policy: ContainerIsolation, context: Context, name: str, fold
         # What it prints is kept with the execution, and nowhere else.
         "--log-driver=none",
     ]  # fmt: skip
-    options += [f"--env={name}={value}" for name, value in attended.make_variables(context).items()]
+    options += [f"--env={name}={value}" for name, value in program_job.make_variables(context).items()]
     if policy.memory is not None:
         options += [f"--memory={policy.memory}", f"--memory-swap={policy.memory}"]
     if policy.cpus is not None:

@@ -13,12 +13,12 @@ from urllib3.exceptions import HTTPError
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.declare import Abort, Context, Retry, Snooze, job
-from jobworker.domain.circuit import CircuitBreakerPolicy
-from jobworker.domain.egress import EgressPolicy
-from jobworker.transport.circuits import CircuitBreaker
-from jobworker.worker import exchange
-from jobworker.worker.exchange import MAX_BODY_SIZE, HttpResponse, RequestNotAllowed, HttpRequest
-from jobworker.worker.task import JobTask
+from jobworker.domain.jobs.circuit_breaker import CircuitBreakerPolicy
+from jobworker.domain.jobs.egress import EgressPolicy
+from jobworker.transport.circuit_breaker import CircuitBreaker
+from jobworker.worker.builtin import http_exchange
+from jobworker.worker.builtin.http_exchange import MAX_BODY_SIZE, HttpRequest, HttpResponse, RequestNotAllowed
+from jobworker.worker.celery.task import JobTask
 
 logger = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ def http_request(  # noqa: PLR0913  what a request takes
             raise Abort(f"headers must not have {name}: it follows from url and body")
     sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
-        answer = exchange.send_request(HttpRequest(method, url, sent, content), timeout, egress)
+        answer = http_exchange.send_request(HttpRequest(method, url, sent, content), timeout, egress)
     except RequestNotAllowed as error:
         raise Abort(f"{method} {target}: {error}") from None
     except ValueError as error:
@@ -99,7 +99,7 @@ def http_request(  # noqa: PLR0913  what a request takes
 
 def _parse_target(url: str) -> str:
     try:
-        return exchange.parse_origin(url)
+        return http_exchange.parse_origin(url)
     except ValueError as error:
         raise Abort(f"url is none: {error}") from None
 

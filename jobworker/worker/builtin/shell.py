@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobworker.declare import Abort, Context, job
-from jobworker.domain.isolation import ProcessIsolation
+from jobworker.domain.jobs.isolation import ProcessIsolation
 from jobworker.settings import Settings
-from jobworker.worker.isolation import attended
-from jobworker.worker.isolation.attended import ProgramLog
-from jobworker.worker.isolation.program import ResourceLimits, Program
-from jobworker.worker.task import JobTask
+from jobworker.worker.celery.task import JobTask
+from jobworker.worker.isolation import program_job
+from jobworker.worker.isolation.program import Program, ResourceLimits
+from jobworker.worker.isolation.program_job import ProgramLog
 
 #: Nothing of the worker's own environment: secrets of others stand there.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -28,14 +28,18 @@ def shell_run(self: Any, context: Context, command: list[str], input: str = "") 
     """
     _check_command(command, JobTask.get_job_runner().settings)
     policy = self.job_isolation()
-    limits = ResourceLimits(policy.memory, policy.cpu, policy.open_files) if isinstance(policy, ProcessIsolation) else ResourceLimits()
+    limits = (
+        ResourceLimits(policy.memory, policy.cpu, policy.open_files)
+        if isinstance(policy, ProcessIsolation)
+        else ResourceLimits()
+    )
     program = Program(
         command,
         stdin=input.encode(),
-        environment={**_ENVIRONMENT, **attended.make_variables(context)},
+        environment={**_ENVIRONMENT, **program_job.make_variables(context)},
         limits=limits,
     )
-    end = attended.run(program, self, ProgramLog())
+    end = program_job.run(program, self, ProgramLog())
     if end.exit_code != 0:
         raise CommandFailed(f"{command[0]}: {end}")
     return {"exit_code": end.exit_code}

@@ -17,15 +17,16 @@ from celery.app.utils import find_app
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.telemetry import logging as own_logging
+from jobworker.transport.broker.mailbox import Mailbox
 from jobworker.transport.client import connect_redis
-from jobworker.transport.mailbox import Mailbox
-from jobworker.worker import outcome, trace
-from jobworker.worker.desk import ControlTable, ControlSlot
-from jobworker.worker.isolation import keeper
-from jobworker.worker.isolation.wire import RunRequest, MessageWriter
-from jobworker.worker.reporter import StreamEntry, LogSender, StatusSource
-from jobworker.worker.runner import AttemptRunner
-from jobworker.worker.task import JobTask
+from jobworker.worker.attempt import outcome
+from jobworker.worker.attempt.log_sender import LogSender, StatusSource, StreamEntry
+from jobworker.worker.attempt.runner import AttemptRunner
+from jobworker.worker.celery import tracer
+from jobworker.worker.celery.task import JobTask
+from jobworker.worker.control.slots import ControlSlot, ControlTable
+from jobworker.worker.isolation import subreaper
+from jobworker.worker.isolation.protocol import MessageWriter, RunRequest
 
 #: What `celery -A` is told when a worker is started.
 _APP_MODULE = "jobworker"
@@ -129,15 +130,15 @@ def main() -> None:
     """Run the attempt that standard input tells of."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     words = _detach_stdin()
-    wire = MessageWriter(keeper.MESSAGE_DESCRIPTOR)
-    os.set_inheritable(keeper.MESSAGE_DESCRIPTOR, False)
+    wire = MessageWriter(subreaper.MESSAGE_DESCRIPTOR)
+    os.set_inheritable(subreaper.MESSAGE_DESCRIPTOR, False)
     order = RunRequest.from_line(words.readline())
     desk = ForwardingControlTable(wire)
     _prepare_process(order, wire, desk)
     signal.signal(signal.SIGUSR1, desk.on_soft_limit)
     threading.Thread(target=desk.read_commands, args=(words,), name="words", daemon=True).start()
     wire.send("begun", True)
-    answer = trace.run_plain(order.task, order.id, dict(order.request), order.payload, None, None)
+    answer = tracer.run_plain(order.task, order.id, dict(order.request), order.payload, None, None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     wire.send("ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])})
 
@@ -159,7 +160,9 @@ def _prepare_process(run_request: RunRequest, messages: MessageWriter, table: Co
     app.loader.import_default_modules()
     app.finalize()
     app.set_current()
-    mailbox = Mailbox(run_request.worker, run_request.code_version, clock, lambda: connect_redis(settings.redis_url), sys.exit)
+    mailbox = Mailbox(
+        run_request.worker, run_request.code_version, clock, lambda: connect_redis(settings.redis_url), sys.exit
+    )
     runner = AttemptRunner(settings, clock, run_request.worker, mailbox, run_request.code_version)
     runner.configure_single_job(table, ForwardingLogSender(messages))
     JobTask.runner = runner

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from jobworker.worker.isolation import keeper
-from jobworker.worker.isolation.deadlines import StopReason, ProgramDeadlines, DeadlineAction
-from jobworker.worker.isolation.output import LineSplitter, MessageParser
+from jobworker.worker.isolation import subreaper
+from jobworker.worker.isolation.deadlines import DeadlineAction, ProgramDeadlines, StopReason
+from jobworker.worker.isolation.pipe_reader import LineSplitter, MessageParser
 
 #: Seconds between two looks at the deadlines and at whether somebody cancelled.
 _POLL_INTERVAL_SECONDS = 0.2
@@ -129,7 +129,7 @@ class _ProgramProcess:
             self._report_pipe, report = _open_output_pipe(theirs)
             self._message_pipe, wire = _open_output_pipe(theirs)
             self._subreaper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
+                [sys.executable, "-I", "-S", str(Path(subreaper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder, env={},
             )  # fmt: skip

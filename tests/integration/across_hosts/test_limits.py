@@ -4,10 +4,10 @@ import collections
 import datetime as dt
 import signal
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_activity, list_started, start_two_workers
-from tests.waiting import until
+from tests.polling import until
 
 
 def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) -> None:

@@ -1,11 +1,11 @@
 """With real workers: urgent work overtakes a backlog, the rest has its share, a paused queue lets nothing start."""
 
 from jobworker.clock import SystemClock
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_started
-from tests.waiting import until
+from tests.polling import until
 
 SMALL_FEED_SETTINGS = {"JOBWORKER_FEED": "20"}
 

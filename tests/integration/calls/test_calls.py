@@ -4,11 +4,11 @@ import signal
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions
-from jobworker.store.executions import ExecutionRow
+from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 _PREAMBLE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
 
@@ -53,7 +53,9 @@ def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
 def test_calls_of_every_kind(called_engine: Engine) -> None:
     engine = called_engine
     own = "01a22dc7-fd10-7000-8000-000000000001"
-    assert call_task(engine, f"calls.called.apply_async(kwargs={{'number': 1}}, task_id='{own}', queue='critical')") == own
+    assert (
+        call_task(engine, f"calls.called.apply_async(kwargs={{'number': 1}}, task_id='{own}', queue='critical')") == own
+    )
     by_name = call_task(engine, "app.send_task('called', (2,), priority=1)")
     many = call_task(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
     dated = call_task(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
@@ -196,4 +198,6 @@ print(own.id, app.control.revoke("order-19", reply=True))
 """
     execution = engine.run_python(_PREAMBLE + code).split()[0]
     row = engine.wait_until_known_and_final(execution)
-    assert (row.state, row.reason) == (ExecutionState.CANCELLED, "revoked through Celery's remote control"), engine.read_log(worker)
+    assert (row.state, row.reason) == (ExecutionState.CANCELLED, "revoked through Celery's remote control"), (
+        engine.read_log(worker)
+    )

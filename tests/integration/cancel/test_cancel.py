@@ -2,12 +2,12 @@
 
 import pytest
 
-from jobworker.domain.execution import AttemptState, ExecutionState
+from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services import executions
-from jobworker.store.executions import ExecutionRow
+from jobworker.store.executions.executions import ExecutionRow
+from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
-from tests.offspring import filter_alive, list_started_pids, get_attempt_pid
-from tests.waiting import until
+from tests.polling import until
 
 #: From the request to Cancelled (s): what is promised.
 _MAX_CANCEL_SECONDS = 10.0
@@ -24,7 +24,10 @@ def prefork(lasting_engine: Engine) -> Engine:
 
 def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -> str:
     execution = engine.submit_one(job, **fields)
-    until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution), what=f"{job} to run")
+    until(
+        lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
+        what=f"{job} to run",
+    )
     return execution
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions, jobs
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 
 def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:

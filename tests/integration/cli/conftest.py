@@ -11,13 +11,13 @@ from click.testing import CliRunner, Result
 
 from jobworker.cli import main
 from jobworker.clock import SystemClock
-from jobworker.domain import fingerprint
-from jobworker.domain.dead_letter import DEAD_LETTER_STATES
-from jobworker.domain.execution import StateTransition, ExecutionState, merge_transition
-from jobworker.domain.parameters import Parameter
-from jobworker.services import catalogue
-from jobworker.store import history
-from jobworker.store.database import Database
+from jobworker.domain.executions import failure_fingerprint
+from jobworker.domain.executions.dead_letter import DEAD_LETTER_STATES
+from jobworker.domain.executions.execution import ExecutionState, StateTransition, merge_transition
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.services import task_catalog
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import history
 
 CommandRunner = Callable[..., Result]
 StateReporter = Callable[..., None]
@@ -54,7 +54,7 @@ def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> CommandRunner:
     """Runs `jobworker …` where one task, `clean`, is known and no Redis runs."""
-    catalogue.register_tasks(sqlite_database, SystemClock(), [_TASK], "v1")
+    task_catalog.register_tasks(sqlite_database, SystemClock(), [_TASK], "v1")
     environment = {
         "JOBWORKER_HOME": str(tmp_path / "var"),
         "JOBWORKER_DATABASE_URL": sqlite_url,
@@ -77,7 +77,11 @@ def report(sqlite_database: Database) -> StateReporter:
         move = StateTransition(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
         with sqlite_database.write() as connection:
             standing = merge_transition(history.get_many(connection, [execution])[execution].standing, move)
-            dead = {execution: fingerprint.compute_fingerprint(standing.error, "clean")} if standing.state in DEAD_LETTER_STATES else {}
+            dead = (
+                {execution: failure_fingerprint.compute_fingerprint(standing.error, "clean")}
+                if standing.state in DEAD_LETTER_STATES
+                else {}
+            )
             history.update_standings(connection, {execution: standing}, dead)
             history.insert_transitions(connection, [move])
 

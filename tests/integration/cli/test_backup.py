@@ -10,17 +10,20 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.store import backup, migrate, queues, schema
-from jobworker.store.database import Database
+from jobworker.store import backup, migrate, queues
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
 from tests.conftest import NOW
 from tests.integration.cli.conftest import CommandRunner
 
 
-def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: CommandRunner, sqlite_database: Database, tmp_path: Path) -> None:
+def test_the_copy_is_whole_and_writers_do_not_wait_for_it(
+    run: CommandRunner, sqlite_database: Database, tmp_path: Path
+) -> None:
     for number in range(10):
         with sqlite_database.write() as connection:
             rows = [{"name": f"{number}-{each}", "created_at": NOW, "pause_note": "x" * 250} for each in range(2_000)]
-            connection.execute(sa.insert(schema.queues), rows)
+            connection.execute(sa.insert(core.queues), rows)
     clock, over, waits = SystemClock(), threading.Event(), [0.0]
 
     def write() -> None:

@@ -12,16 +12,16 @@ from typing import Any
 import orjson
 import pytest
 
-from jobworker.cli import telling
+from jobworker.cli import formatting
 from jobworker.clock import SystemClock
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import executions, log_lines, progress
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.log_lines import LogLine
-from jobworker.store.progress import ExecutionProgress
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions, log_lines, progress
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.executions.log_lines import LogLine
+from jobworker.store.executions.progress import ExecutionProgress
 from tests.conftest import NOW
-from tests.integration.cli.conftest import StateReporter, CommandRunner
+from tests.integration.cli.conftest import CommandRunner, StateReporter
 from tests.servers import find_free_port
 
 
@@ -81,7 +81,9 @@ def test_submit_passes_its_options_on(run: CommandRunner, sqlite_database: Datab
 
 def test_submit_after_others(run: CommandRunner, sqlite_database: Database) -> None:
     first, second = (run("submit", "clean", "days=1").stdout.strip() for _ in range(2))
-    row = _get_row(sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip())
+    row = _get_row(
+        sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip()
+    )
     assert (row.state, row.waiting_for) == (ExecutionState.WAITING, 2)
     refused = run("submit", "clean", "days=1", "--after", "x")
     assert refused.exit_code == 2
@@ -122,7 +124,9 @@ def test_submit_for_a_moment(run: CommandRunner, sqlite_database: Database) -> N
         (["clean", "days=1", "--due-at", "2031-01-01T00:00:00Z", "--delay", "1"], "not both"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_submitted(run: CommandRunner, arguments: list[str], complaint: str) -> None:
+def test_what_is_wrong_is_said_and_nothing_is_submitted(
+    run: CommandRunner, arguments: list[str], complaint: str
+) -> None:
     done = run("submit", *arguments)
 
     assert done.exit_code == 2
@@ -193,7 +197,7 @@ def test_following_tells_the_whole_story(
         progress.update(connection, {execution: ExecutionProgress(ExecutionState.RUNNING, 1, said, None)})
     report(execution, ExecutionState.SUCCEEDED, result=["a"])
 
-    assert telling.follow_execution(sqlite_database, SystemClock(), execution) == 0
+    assert formatting.follow_execution(sqlite_database, SystemClock(), execution) == 0
 
     told = capsys.readouterr().out
     parts = ["Queued by cli", "Running (attempt 1) by worker:w1", "3/10 removing", "INFO looking around", "Succeeded"]
@@ -269,7 +273,9 @@ def test_a_database_that_cannot_be_made_is_named(run: CommandRunner) -> None:
         ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
     ],
 )
-def test_bad_settings_are_an_error_without_traceback(run: CommandRunner, variable: str, value: str, complaint: str) -> None:
+def test_bad_settings_are_an_error_without_traceback(
+    run: CommandRunner, variable: str, value: str, complaint: str
+) -> None:
     done = run("submit", "clean", "days=1", **{variable: value})
 
     assert done.exit_code == 2

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import selection
-from jobworker.store import executions
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from tests.integration.cli.conftest import StateReporter, CommandRunner
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.services.bulk import actions
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from tests.integration.cli.conftest import CommandRunner, StateReporter
 
 _ERROR = {"type": "OSError", "message": "disk full", "traceback": None}
 
@@ -45,7 +45,7 @@ def test_redrive_goes_on_until_nothing_is_left(
 ) -> None:
     letters = [_create_dead_letter(run, report) for _ in range(3)]
     assert run("dead-letters", "redrive", "--job", "clean", "--dry-run").stdout == "3 would be redriven\n"
-    monkeypatch.setattr(selection.Selection.__init__, "__kwdefaults__", {**_get_selection_defaults(), "limit": 2})
+    monkeypatch.setattr(actions.Selection.__init__, "__kwdefaults__", {**_get_selection_defaults(), "limit": 2})
 
     done = run("dead-letters", "redrive", "--job", "clean", "--patch", '{"days": 7}', "--note", "larger disk")
 
@@ -60,8 +60,8 @@ def test_redrive_goes_on_until_nothing_is_left(
 
 
 def _get_selection_defaults() -> dict[str, object]:
-    made = selection.Selection()
-    return {name: getattr(made, name) for name in selection.Selection.__dataclass_fields__}
+    made = actions.Selection()
+    return {name: getattr(made, name) for name in actions.Selection.__dataclass_fields__}
 
 
 def test_what_cannot_be_redriven_is_told(run: CommandRunner, report: StateReporter) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.services import schedules
-from jobworker.store import executions
-from jobworker.store.database import Database
+from jobworker.services.schedules import schedules
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
 from tests.integration.cli.conftest import CommandRunner
 
 _NIGHTLY = "schedule('nightly', job='clean', rule=daily('02:00'), zone='Europe/Berlin', parameters={'days': 90})"

@@ -7,13 +7,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from jobworker.clock import ManualClock, SystemClock
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import schedules
-from jobworker.services import zone_data as services
-from jobworker.store.database import Database
-from jobworker.store.schedules import ScheduleRow
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.services.schedules import schedules, time_zone_updates
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data
-from tests.conformance.timetables import ScheduleDriver
+from tests.conformance.schedule_driver import ScheduleDriver
 from tests.integration.cli.conftest import CommandRunner
 from tests.integration.http.conftest import create_api_driver
 
@@ -27,11 +26,15 @@ def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
     """A schedule that a relay with earlier data worked out: by them 06:00 in Vancouver is 14:00 in UTC."""
     earlier = zone_data.create_tzdata_package(tmp_path / "earlier", OLD, {"America/Vancouver": "America/Los_Angeles"})
     with zone_data.use_tzdata(earlier, OLD):
-        services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
-        return ScheduleDriver(sqlite_database).put_schedule("office", MORNING, rule=_DAILY_SIX, zone="America/Vancouver")
+        time_zone_updates.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
+        return ScheduleDriver(sqlite_database).put_schedule(
+            "office", MORNING, rule=_DAILY_SIX, zone="America/Vancouver"
+        )
 
 
-def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_database: Database, run: CommandRunner) -> None:
+def test_what_will_move_is_told_before_it_does(
+    moved: ScheduleRow, sqlite_database: Database, run: CommandRunner
+) -> None:
     told = "office (America/Vancouver): next at 2036-12-01T13:00:00+00:00 instead of 2036-12-01T14:00:00+00:00"
     doctor = run("doctor").stdout
     assert f"time_zone_data: {DATA_VERSION}" in doctor
@@ -43,7 +46,7 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
     assert told in warning
 
     with capture_logs() as logged:
-        services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
+        time_zone_updates.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
     moves = [each["why"] for each in logged if each["event"] == "schedule_moved"]
     assert moves == [f"{told} (1:00:00 earlier)"]
     assert "schedule moves" not in run("doctor").stdout
@@ -53,5 +56,5 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
 def test_data_that_cannot_be_read_stop_no_relay(moved: ScheduleRow, sqlite_database: Database) -> None:
     with sqlite_database.write() as connection:
         connection.exec_driver_sql("UPDATE zone_data SET zones = x'00'")
-    services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
+    time_zone_updates.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 
 def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine, tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions, queues
 from jobworker.store import workers
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.publisher import get_list_name
+from tests.child_processes import filter_alive, list_started_pids
 from tests.engine import Engine
-from tests.offspring import filter_alive, list_started_pids
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 #: The Redis list of the default queue at the default priority.
 _LIST = get_list_name("default", 5)
@@ -58,7 +58,8 @@ def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
     until(lambda: engine.count_ends()[held, 1], what="the frozen worker's job to come to its own end")
     sleeper.send_signal(signal.SIGCONT)
     until(
-        lambda: "worker_was_given_up" in engine.read_log(sleeper) and not sleeper.is_alive(), what="the fenced worker to end"
+        lambda: "worker_was_given_up" in engine.read_log(sleeper) and not sleeper.is_alive(),
+        what="the fenced worker to end",
     )
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
     assert engine.get(held) == row

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions
 from jobworker.transport import keys
 from tests.engine import Engine
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 
 def test_every_outcome_on_one_worker(any_engine: Engine) -> None:

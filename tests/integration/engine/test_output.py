@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.transport import beat_keys
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.transport.beat import beat_keys
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 
 def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:

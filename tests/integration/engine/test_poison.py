@@ -3,12 +3,12 @@
 import signal
 from pathlib import Path
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import dead_letters, executions
-from jobworker.store.filters import ExecutionFilters
+from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 
 def _start_solo_workers(engine: Engine, count: int) -> list[ServerProcess]:
@@ -73,6 +73,8 @@ def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_a
     assert engine.get(held).state is ExecutionState.FAILED
     starts = engine.count_starts()
     assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
-    lost = [row for key in wanted for row in executions.list_attempts(engine.database, key).items if row.state == "Lost"]
+    lost = [
+        row for key in wanted for row in executions.list_attempts(engine.database, key).items if row.state == "Lost"
+    ]
     assert lost
     assert all(row.started_at is None and "before it began" in (row.reason or "") for row in lost)

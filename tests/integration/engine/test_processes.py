@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
+from tests.child_processes import filter_alive, kill_processes, list_started_pids
 from tests.engine import Engine
-from tests.offspring import filter_alive, list_started_pids, kill_processes
-from tests.waiting import until
+from tests.polling import until
 
 _SQUARES = {"process": 0, "pool": [0, 1, 4], "executor": [0, 1, 4]}
 

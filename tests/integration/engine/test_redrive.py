@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import cancelling, dead_letters, executions
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.services import dead_letters, executions
+from jobworker.services.bulk import cancellation
+from jobworker.services.bulk.actions import Selection
 from jobworker.services.dead_letters import RedriveOptions
-from jobworker.services.selection import Selection
-from jobworker.store.filters import ExecutionFilters
+from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 
 def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: Engine, tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_everything_that_a_filter_names_stops_or_never_starts(any_engine: Engine
     until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
 
     wanted = Selection(filters=ExecutionFilters(job="wait_for_file"))
-    done = cancelling.cancel_executions(engine.database, engine.clock, wanted, "tester")
+    done = cancellation.cancel_executions(engine.database, engine.clock, wanted, "tester")
     assert done.done == 35
     assert engine.wait_until_all_final() == {"Cancelled": 35, "Succeeded": 5}
     assert {engine.get(key).cancel_requested_by for key in [*running, *queued, *later]} == {"tester"}

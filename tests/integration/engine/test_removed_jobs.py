@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.errors import JobRemoved
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from tests.engine import Engine
-from tests.waiting import until
+from tests.polling import until
 
 _JOB = """
 from jobworker import job

@@ -16,16 +16,17 @@ import sqlalchemy as sa
 from flask import Flask
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.domain.parameters import Parameter
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import Parameter
 from jobworker.settings import Settings
-from jobworker.store import jobs, schema, tasks
-from jobworker.store.database import Database
+from jobworker.store import jobs, tasks
+from jobworker.store.engine.database import Database
+from jobworker.store.tables import core
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app
-from tests.integration.http.described import OpenApiTestClient
+from tests.integration.http.openapi_client import OpenApiTestClient
+from tests.polling import TIMEOUT_SECONDS, until
 from tests.servers import ServerProcess, find_free_port
-from tests.waiting import TIMEOUT_SECONDS, until
 
 EXPORT_TASK = TaskRow(
     name="tasks.exports.export",
@@ -65,7 +66,7 @@ class ApiDriver:
 
     def update_execution(self, execution_id: str, **values: Any) -> None:
         """Say something about an execution that a worker would have reported."""
-        table = schema.executions
+        table = core.executions
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
 
@@ -89,7 +90,9 @@ class ApiDriver:
             message=message,
         )
 
-    def insert_worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), is_gone: bool = False) -> None:
+    def insert_worker(
+        self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), is_gone: bool = False
+    ) -> None:
         """Let a worker be there that runs the export."""
         now = SystemClock().now()
         self.insert_row(
@@ -114,12 +117,12 @@ class ApiDriver:
     def insert_row(self, table: str, **values: Any) -> None:
         """One row."""
         with self.database.write() as connection:
-            connection.execute(sa.insert(schema.metadata.tables[table]).values(**values))
+            connection.execute(sa.insert(core.metadata.tables[table]).values(**values))
 
     def count_rows(self, table: str) -> int:
         """How many rows a table has."""
         with self.database.read() as connection:
-            found = connection.scalar(sa.select(sa.func.count()).select_from(schema.metadata.tables[table]))
+            found = connection.scalar(sa.select(sa.func.count()).select_from(core.metadata.tables[table]))
         return found or 0
 
 

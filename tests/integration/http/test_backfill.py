@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.job import JobOwner
-from jobworker.services import backfill
-from jobworker.store import calendars, jobs
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.services.schedules import backfill
+from jobworker.store import jobs
+from jobworker.store.schedules import calendar_rows
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_occurrences import URL, insert_occurrences, list_occurrences
 from tests.integration.http.test_schedules import create_schedule, set_due
@@ -87,7 +87,7 @@ def test_the_range_is_half_open(api: ApiDriver) -> None:
 def test_calendars_hold_for_the_past_too(api: ApiDriver) -> None:
     with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-02", "2026-03-04"]}
-        calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+        calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
     create_schedule(api, exclude=["off"])
     done = request_backfill(api).json
     assert (list_days(done["occurrences"]), done["left_out"]) == ([1, 3, 5], {**NO_OUTCOMES, "forbidden": 2})

@@ -149,7 +149,12 @@ def test_a_batch_that_is_over_or_not_there(api: ApiDriver) -> None:
 
 
 def test_triggers_in_definitions(api: ApiDriver) -> None:
-    body = {"name": "after", "task": "tasks.exports.export", "defaults": PARAMETERS, "trigger_after": [{"job": "export"}]}
+    body = {
+        "name": "after",
+        "task": "tasks.exports.export",
+        "defaults": PARAMETERS,
+        "trigger_after": [{"job": "export"}],
+    }
     made = api.client.post("/api/v1/jobs", json=body)
     assert made.status_code == 201
     assert made.json["trigger_after"] == [{"job": "export", "on": "success", "parameters": {}}]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain import icalendar_reading
-from jobworker.domain.calendars import DateCalendar
-from jobworker.domain.icalendar_reading import ICalendarContents
-from jobworker.domain.job import JobOwner
-from jobworker.services import calendar_editing
+from jobworker.domain.calendars.calendars import DateCalendar
+from jobworker.domain.calendars.icalendar import parser
+from jobworker.domain.calendars.icalendar.parser import ICalendarContents
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.services.calendars import calendar_changes
 from tests.integration.http.conftest import ApiDriver
 from tests.unit.icalendar_files import APPLE
 
@@ -133,14 +133,14 @@ def test_options_are_true_or_left_out(api: ApiDriver) -> None:
 
 def test_one_file_is_read_at_a_time(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, done = threading.Event(), threading.Event()
-    read = icalendar_reading.parse
+    read = parser.parse
 
     def slow(*given: Any) -> ICalendarContents:
         reading.set()
         assert done.wait(DEADLINE)
         return read(*given)
 
-    monkeypatch.setattr(icalendar_reading, "parse", slow)
+    monkeypatch.setattr(parser, "parse", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(import_file, api, make_file(1))
         assert reading.wait(DEADLINE)
@@ -176,7 +176,7 @@ def test_working_time_is_not_replaced_by_dates(api: ApiDriver) -> None:
 def test_what_code_declares_is_not_replaced(api: ApiDriver) -> None:
     with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
-        calendar_editing.save(connection, "releases", dates, JobOwner.CODE, "code:v1", SystemClock().now())
+        calendar_changes.save(connection, "releases", dates, JobOwner.CODE, "code:v1", SystemClock().now())
     response = import_file(api, make_file(1), match="*")
     assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 

@@ -7,10 +7,11 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.calendars import DateCalendar
-from jobworker.domain.job import JobOwner
-from jobworker.services import calendar_editing
-from jobworker.store import calendars, schema
+from jobworker.domain.calendars.calendars import DateCalendar
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.services.calendars import calendar_changes
+from jobworker.store.schedules import calendar_rows
+from jobworker.store.tables import core
 from tests.integration.http.conftest import ApiDriver
 
 BUSINESS_CALENDAR: dict[str, Any] = {
@@ -100,7 +101,9 @@ def test_everything_that_is_wrong_is_said_at_once(api: ApiDriver) -> None:
     expected = {"/name": "not_allowed", "/weekend/0": "not_allowed", "/holidays/0/country": "unknown_country"}
     assert found == expected
     assert "did you mean DE (Germany)?" in response.json["detail"]
-    assert api.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
+    assert (
+        api.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
+    )
     wrong_kind = request_calendar(api, DATES_CALENDAR, weekend=["saturday"]).json["errors"]
     assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
 
@@ -188,7 +191,7 @@ def test_countries(api: ApiDriver) -> None:
 def test_what_code_declares_is_changed_there(api: ApiDriver) -> None:
     with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
-        calendar_editing.save(connection, "black-outs", dates, JobOwner.CODE, "code:v1", SystemClock().now())
+        calendar_changes.save(connection, "black-outs", dates, JobOwner.CODE, "code:v1", SystemClock().now())
     assert api.client.get(f"{ROOT}/black-outs").json["owner"] == "code"
     deleted = api.client.delete(f"{ROOT}/black-outs", headers={"If-Match": "*"})
     for response in (replace_calendar(api, DATES_CALENDAR, "black-outs"), deleted):
@@ -227,9 +230,16 @@ def test_schedules_follow_their_calendar(any_api: ApiDriver) -> None:
     create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
     first = create_schedule(any_api, "first", rule, calendar="office", zone="Europe/Berlin")
-    weekly = create_schedule(any_api, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
+    weekly = create_schedule(
+        any_api, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"]
+    )
     before = dt.datetime.fromisoformat(first["next_at"])
-    assert replace_calendar(any_api, {**BUSINESS_CALENDAR, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
+    assert (
+        replace_calendar(
+            any_api, {**BUSINESS_CALENDAR, "holidays": [], "closed": [before.date().isoformat()]}
+        ).status_code
+        == 200
+    )
     after = any_api.client.get("/api/v1/schedules/first").json
     following = dt.datetime.fromisoformat(after["next_at"])
     assert before < following <= before + dt.timedelta(days=4)
@@ -245,17 +255,17 @@ def test_what_is_due_is_settled_as_the_calendar_was(any_api: ApiDriver) -> None:
     made = create_schedule(any_api, "first", rule, calendar="office")
     now = SystemClock().now()
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    table = schema.job_schedules
+    table = core.job_schedules
     with any_api.database.write() as connection:
         # Nobody has looked since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
         connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
     assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
     with any_api.database.read() as connection:
-        ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == made["id"])
-        settled = list(connection.scalars(ledger.order_by(schema.occurrences.c.scheduled_for)))
+        ledger = sa.select(core.occurrences.c.scheduled_for).where(core.occurrences.c.schedule_id == made["id"])
+        settled = list(connection.scalars(ledger.order_by(core.occurrences.c.scheduled_for)))
         row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()
-        assert calendars.get_current_revisions(connection, ["office"])["office"][0] == 2
+        assert calendar_rows.get_current_revisions(connection, ["office"])["office"][0] == 2
     assert settled
     assert all(moment.weekday() < 5 for moment in settled)
     assert row.settled_until >= now

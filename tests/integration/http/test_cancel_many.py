@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import audit
 from tests.integration.http.conftest import ApiDriver
 
@@ -64,7 +64,9 @@ def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
     assert {each["id"] for each in done["sample"]} == {
         made[state] for state in ("Scheduled", "Queued", "Running", "Retrying")
     }
-    assert {state: _get_execution(any_api, key)["state"] for state, key in made.items()} == {state: state for state in made}
+    assert {state: _get_execution(any_api, key)["state"] for state, key in made.items()} == {
+        state: state for state in made
+    }
     assert _get_execution(any_api, made["Queued"])["cancel_requested_at"] is None
 
 

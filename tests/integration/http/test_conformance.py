@@ -19,14 +19,14 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from jobworker.api import events
+from jobworker.api.endpoints import events
 from jobworker.clock import SystemClock
 from jobworker.domain.ids import IdFactory
 from jobworker.files.local import LocalFiles
-from jobworker.services import preparing
-from jobworker.store import schedules
-from jobworker.store.database import Database
-from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
+from jobworker.services.submissions import preparation
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 
 _CASE_COUNT = int(os.environ.get("JOBWORKER_TEST_CASES", "10"))
 
@@ -97,8 +97,8 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) 
     database = Database(f"sqlite:///{file}")
     with pytest.MonkeyPatch.context() as patch:
         ids = _CountedIds()
-        patch.setattr(preparing, "_id_factory", ids)
-        patch.setattr(schedules, "_ids", ids)
+        patch.setattr(preparation, "_id_factory", ids)
+        patch.setattr(schedule_rows, "_ids", ids)
         # Else the stream of an execution that has not ended lasts for minutes.
         patch.setattr(events, "_MAX_STREAM_SECONDS", 0.0)
         insert_export_job(database)

@@ -12,12 +12,13 @@ import structlog
 from flask.testing import FlaskClient
 from sqlalchemy.dialects import postgresql
 
-from jobworker.api import events
-from jobworker.services import following, plans
-from jobworker.store import schema
-from jobworker.store.columns import Json
+from jobworker.api.endpoints import events
+from jobworker.services import execution_stream
+from jobworker.services.schedules import compiler
+from jobworker.store.engine.columns import Json
+from jobworker.store.tables import core
 from tests.integration.http.conftest import ApiDriver
-from tests.waiting import until
+from tests.polling import until
 
 #: What no GET reads: the relay does, or a POST.
 _UNREAD_COLUMNS = {
@@ -33,7 +34,7 @@ _UNREAD_COLUMNS = {
 
 _COLUMNS = [
     pytest.param(table.name, column.name, id=f"{table.name}.{column.name}")
-    for table in schema.metadata.sorted_tables
+    for table in core.metadata.sorted_tables
     for column in table.c
     if isinstance(column.type, Json) and (table.name, column.name) not in _UNREAD_COLUMNS
 ]
@@ -77,7 +78,12 @@ _WRONG_VALUES: tuple[Any, ...] = (None, -1e30, "x", [{}], {"x": [None]})
 def _generate_malformed(original: Any) -> Iterator[str]:
     """JSON that is not what stood there: wrong types, missing and extra members, huge and deep values."""
     yield from ("null", "0", "-1.5", "true", '"text"', "[]", "{}", "[null]", "[{}]", '[["x"]]', '{"a": {"b": []}}')
-    yield from (_DEEP_JSON, '{"type": ' + _DEEP_JSON + "}", json.dumps("x" * 1_000_000), json.dumps({"name": "x" * 300_000}))
+    yield from (
+        _DEEP_JSON,
+        '{"type": ' + _DEEP_JSON + "}",
+        json.dumps("x" * 1_000_000),
+        json.dumps({"name": "x" * 300_000}),
+    )
     if isinstance(original, dict):
         for name in original:
             yield json.dumps({key: value for key, value in original.items() if key != name})
@@ -87,13 +93,25 @@ def _generate_malformed(original: Any) -> Iterator[str]:
 
 
 #: What only SQLite can hold.
-_INVALID_JSON: tuple[Any, ...] = ("", "no JSON", "{", '{"a": 1', "NaN", '"\\ud800"', "[" * 5000, b"\xff\x00", 5, 1.5, "\0")
+_INVALID_JSON: tuple[Any, ...] = (
+    "",
+    "no JSON",
+    "{",
+    '{"a": 1',
+    "NaN",
+    '"\\ud800"',
+    "[" * 5000,
+    b"\xff\x00",
+    5,
+    1.5,
+    "\0",
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_LATE_LINES_SECONDS", 0.0)
-    monkeypatch.setattr(following, "_LOG_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(execution_stream, "_LOG_TIMEOUT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -113,8 +131,8 @@ def create_two_of_everything(api: ApiDriver) -> dict[str, str]:
     names = {}
     api.insert_worker()
     with api.database.write() as connection:
-        task = connection.execute(sa.select(schema.tasks)).mappings().one()
-        connection.execute(sa.insert(schema.tasks).values({**task, "name": "bad"}))
+        task = connection.execute(sa.select(core.tasks)).mappings().one()
+        connection.execute(sa.insert(core.tasks).values({**task, "name": "bad"}))
     for name in ("bad", "good"):
         job = {"name": name, "task": "bad" if name == "bad" else task["name"], "retry": {"max_attempts": 3}}
         job |= {"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 60}, "tags": ["x"]}
@@ -125,9 +143,9 @@ def create_two_of_everything(api: ApiDriver) -> dict[str, str]:
         _create_resource(api, "schedules", {**schedule, "parameters": {"user_id": "u"}})
         before = api.submit_accepted(job=name)["id"]
         api.enter_state(before, 1, "Succeeded", result={"n": 1})
-        names[name] = api.submit_accepted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
-            "id"
-        ]
+        names[name] = api.submit_accepted(
+            job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}}
+        )["id"]
         failure = {"type": "KeyError", "message": "x", "traceback": "t"}
         options = {"error": failure, "dead_letter": "open", "fingerprint": name, "finished_at": task["updated_at"]}
         api.enter_state(names[name], 1, "Failed", **options)
@@ -156,7 +174,7 @@ def _match_bad_row(table: sa.Table, names: dict[str, str]) -> Any:
     if table.name in ("schedule_revisions", "occurrences"):
         return (
             table.c.schedule_id
-            == sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad").scalar_subquery()
+            == sa.select(core.job_schedules.c.id).where(core.job_schedules.c.name == "bad").scalar_subquery()
         )
     if table.name in ("transitions", "execution_logs"):
         last = table.c.state == "Failed" if table.name == "transitions" else sa.true()
@@ -180,7 +198,7 @@ def _get_items(response: Any) -> int:
 def test_no_malformed_value_makes_a_get_fail(
     any_api: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
 ) -> None:
-    table, sqlite = schema.metadata.tables[table_name], any_api.database.is_sqlite
+    table, sqlite = core.metadata.tables[table_name], any_api.database.is_sqlite
     where = _match_bad_row(table, made)
     with any_api.database.read() as connection:
         content = connection.scalar(sa.select(table.c[column]).where(where))
@@ -191,7 +209,7 @@ def test_no_malformed_value_makes_a_get_fail(
         raw = sa.literal(value) if sqlite else sa.cast(sa.literal(value, sa.Text), postgresql.JSONB)
         with any_api.database.write() as connection:
             connection.execute(sa.update(table).where(where).values({column: sa.type_coerce(raw, sa.types.NullType())}))
-        plans._cache.clear()
+        compiler._cache.clear()
         for url in lists:
             response = client.get(url)
             assert response.status_code == 200, (url, str(value)[:100], response.json)
@@ -205,7 +223,7 @@ def test_no_malformed_value_makes_a_get_fail(
 def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_api: ApiDriver) -> None:
     for name in ("bad", "good"):
         _create_resource(any_api, "jobs", {"name": name, "task": "tasks.exports.export"})
-    jobs = schema.job_definitions
+    jobs = core.job_definitions
     with any_api.database.write() as connection:
         good = connection.scalar(sa.select(jobs.c.definition).where(jobs.c.name == "bad"))
         connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition={"name": "bad"}))
@@ -250,13 +268,11 @@ def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
     api.insert_log_line(names["bad"], 1, "line")
     api.create_queue("slow")
     with api.database.read() as connection:
-        [schedule] = connection.scalars(
-            sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad")
-        )
+        [schedule] = connection.scalars(sa.select(core.job_schedules.c.id).where(core.job_schedules.c.name == "bad"))
     api.insert_row("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
     api.insert_row("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
     with api.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(logged_through="1-1", turned_at=now))
+        connection.execute(sa.update(core.relay_state).values(logged_through="1-1", turned_at=now))
 
 
 @contextlib.contextmanager
@@ -294,9 +310,13 @@ def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: s
     made = create_two_of_everything(api)
     create_rows_without_json(api, made)
     client = FlaskClient(api.app, api.app.response_class)
-    table = schema.metadata.tables[table_name]
+    table = core.metadata.tables[table_name]
     where = _match_bad_row(table, made)
-    paths = (*_LIST_PATHS.get(table_name, ()), *_RELATED_PATHS.get(table_name, ()), *_PLAIN_COLUMN_PATHS.get(table_name, ()))
+    paths = (
+        *_LIST_PATHS.get(table_name, ()),
+        *_RELATED_PATHS.get(table_name, ()),
+        *_PLAIN_COLUMN_PATHS.get(table_name, ()),
+    )
     urls = [path if path[0] == "/" else f"/api/v1/{path.format(**made)}" for path in paths]
     problems = []
     for column in table.c:
@@ -306,7 +326,7 @@ def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: s
             continue
         for value in _GARBAGE_VALUES[:2] if column.type.python_type is str else _GARBAGE_VALUES:
             with corrupt_column(api, column, value, where):
-                plans._cache.clear()
+                compiler._cache.clear()
                 for url in (*urls, "/metrics"):
                     response = client.get(url)
                     if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
@@ -319,7 +339,7 @@ def test_a_line_that_cannot_be_read_does_not_end_a_log(api: ApiDriver) -> None:
     execution = api.submit_accepted()["id"]
     for number in range(1, 6):
         api.insert_log_line(execution, number, f"line {number}")
-    lines = schema.execution_logs
+    lines = core.execution_logs
     for seq in ("2", "3"):
         column = lines.c.seq == f"{int(seq):013}-00000"
         with api.database.write() as connection:

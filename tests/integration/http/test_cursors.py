@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.store.pages import Paginator
+from jobworker.store.pagination import Paginator
 from tests.integration.http.conftest import ApiDriver
 
 _NUL = "a\0b"
@@ -71,7 +71,9 @@ def test_every_list_refuses_forged_keys(any_api: ApiDriver, made: dict[str, str]
 
 
 @pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
-def test_actions_on_many_refuse_forged_bookmarks(any_api: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
+def test_actions_on_many_refuse_forged_bookmarks(
+    any_api: ApiDriver, made: dict[str, str], path: str, name: str
+) -> None:
     for key in _BOOKMARKS:
         forged = _forge_cursor(name, {}, key.format(**made) if "{" in key else key)
         response = any_api.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})

@@ -7,12 +7,13 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
-from jobworker.domain.job import JobDefinition, JobOwner
-from jobworker.relay.record import record_events
-from jobworker.services import selection
-from jobworker.store import audit, jobs, schema
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.relay.event_recorder import record_events
+from jobworker.services.bulk import actions
+from jobworker.store import audit, jobs
+from jobworker.store.tables import core
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 DEAD_LETTERS = "/api/v1/dead-letters"
@@ -59,7 +60,10 @@ def _post_action(api: ApiDriver, action: str, **body: Any) -> dict[str, Any]:
 
 
 def test_what_ends_badly_is_an_open_dead_letter(any_api: ApiDriver) -> None:
-    failed, late = _create_dead_letter(any_api), _create_dead_letter(any_api, EventKind.TIMED_OUT, _make_error("TimeLimitExceeded"))
+    failed, late = (
+        _create_dead_letter(any_api),
+        _create_dead_letter(any_api, EventKind.TIMED_OUT, _make_error("TimeLimitExceeded")),
+    )
     fine = any_api.submit_accepted()["id"]
     _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
     shown = any_api.client.get(DEAD_LETTERS).json["items"]
@@ -112,7 +116,9 @@ def test_groups_say_how_many_failed_alike_and_since_when(any_api: ApiDriver) -> 
     one = _create_dead_letter(any_api, error=_make_error("KeyError"))
     first, second = any_api.client.get(f"{DEAD_LETTERS}/groups").json["items"]
     assert (first["count"], first["example"]["id"]) == (3, many[-1])
-    assert (first["first_seen"], first["last_seen"]) == tuple(_get_execution(any_api, many[at])["finished_at"] for at in (0, 2))
+    assert (first["first_seen"], first["last_seen"]) == tuple(
+        _get_execution(any_api, many[at])["finished_at"] for at in (0, 2)
+    )
     assert (second["count"], second["example"]["id"]) == (1, one)
     assert [each["id"] for each in any_api.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
 
@@ -166,8 +172,10 @@ def test_parameters_are_patched_and_checked_for_each_by_itself(any_api: ApiDrive
     assert (done["done"], done["refused"], len(done["problems"])) == (0, 2, 2)
     assert (done["problems"][0]["id"], done["problems"][0]["pointer"]) == (wrong, "/parameters/rows")
     with any_api.database.write() as connection:
-        jobs.upsert(connection, JobDefinition("other", EXPORT_TASK.name, enabled=False), JobOwner.CODE, "x", SystemClock().now())
-        connection.execute(sa.update(schema.executions).where(schema.executions.c.id == wrong).values(job="other"))
+        jobs.upsert(
+            connection, JobDefinition("other", EXPORT_TASK.name, enabled=False), JobOwner.CODE, "x", SystemClock().now()
+        )
+        connection.execute(sa.update(core.executions).where(core.executions.c.id == wrong).values(job="other"))
     done = _post_action(any_api, "redrive", all=True)
     assert [(each["id"], each["code"]) for each in done["problems"]] == [(wrong, "job_disabled")]
     assert ([each["id"] for each in done["sample"]], _list_dead_letters(any_api)) == ([fine], [wrong])
@@ -218,7 +226,7 @@ def test_a_rate_spreads_when_they_are_due_over_several_requests(any_api: ApiDriv
 
 
 def test_many_are_worked_off_in_bounded_transactions(any_api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(actions, "CHUNK_SIZE", 2)
     letters = [_create_dead_letter(any_api) for _ in range(5)]
     wrong = _create_dead_letter(any_api, parameters={"user_id": "u-9", "rows": 1})
     done = _post_action(any_api, "redrive", all=True, limit=3, note="the disk is larger now")
@@ -246,7 +254,10 @@ def test_discarded_it_is_left_at_that(any_api: ApiDriver) -> None:
     done = _post_action(any_api, "discard", filter={"job": "export"}, note="all of them")
     assert [each["id"] for each in done["sample"]] == many
     assert _list_dead_letters(any_api) == []
-    assert (_get_execution(any_api, one)["dead_letter_note"], _get_execution(any_api, one)["state"]) == ("a test", "Failed")
+    assert (_get_execution(any_api, one)["dead_letter_note"], _get_execution(any_api, one)["state"]) == (
+        "a test",
+        "Failed",
+    )
     fine = any_api.submit_accepted()["id"]
     refused = any_api.client.post(f"/api/v1/executions/{fine}/discard")
     assert (refused.status_code, refused.json["code"]) == (409, "not_a_dead_letter")
@@ -298,7 +309,9 @@ def test_what_somebody_decided_stays_whatever_is_reported_later(any_api: ApiDriv
         ({"filter": {"created_after": "2026-01-01T00:00:00"}}, "/filter/created_after", "naive_time"),
     ],
 )
-def test_what_is_meant_must_be_clear(api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str) -> None:
+def test_what_is_meant_must_be_clear(
+    api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str
+) -> None:
     response = api.client.post(f"/api/v1/{action}", json=body)
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]

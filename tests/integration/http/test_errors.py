@@ -8,10 +8,11 @@ import pytest
 import structlog
 from flask import Flask
 
-from jobworker.store import executions, schema
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.tables import core
 from jobworker.web import create_app
-from tests.integration.http.conftest import ApiDriver, insert_export_job, make_settings, create_api_driver
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job, make_settings
 
 JSON_MEDIA_TYPE = "application/json"
 SUBMIT_PATH = "/api/v1/jobs/export/executions"
@@ -53,7 +54,19 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_api: ApiDriver) -> None:
 
 
 #: As they stand in a URL: not ASCII, half a surrogate pair, no UTF-8, NUL, digits of another script, too many digits.
-_UNUSUAL_SEGMENTS = ("", "%C3%A9", "%ED%A0%80", "%FF", "%00", "%D9%A3", "9" * 5000, "-1", "1e999", "%2B", "%F0%9F%92%A9")
+_UNUSUAL_SEGMENTS = (
+    "",
+    "%C3%A9",
+    "%ED%A0%80",
+    "%FF",
+    "%00",
+    "%D9%A3",
+    "9" * 5000,
+    "-1",
+    "1e999",
+    "%2B",
+    "%F0%9F%92%A9",
+)
 
 
 def test_no_value_in_a_url_is_too_unusual(any_api: ApiDriver) -> None:
@@ -160,7 +173,9 @@ def test_a_body_that_is_said_to_be_something_else(api: ApiDriver, content_type: 
 
 def test_a_suffix_of_json_is_json(api: ApiDriver) -> None:
     body = b'{"parameters": {"user_id": "u"}}'
-    assert api.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
+    assert (
+        api.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
+    )
 
 
 def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
@@ -205,7 +220,7 @@ def test_an_unexpected_error_is_logged_and_shows_nothing(api: ApiDriver, monkeyp
 def _drop_table(database_url: str, table: str) -> Flask:
     database = Database(database_url)
     with database.write() as connection:
-        schema.metadata.tables[table].drop(connection)
+        core.metadata.tables[table].drop(connection)
     database.dispose()
     return create_app(make_settings(database_url))
 

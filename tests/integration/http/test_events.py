@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from jobworker.api.room import MAX_STREAMS
+from jobworker.api.context import MAX_STREAMS
 from jobworker.clock import ManualClock
-from jobworker.domain.job_log import DroppedLines
-from jobworker.services import following
-from jobworker.store import log_lines
+from jobworker.domain.executions.log_limits import DroppedLines
+from jobworker.services import execution_stream
+from jobworker.store.executions import log_lines
 from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver
-from tests.integration.http.reading import ServerSentEvent, parse_events
+from tests.integration.http.sse_client import ServerSentEvent, parse_events
 
 FAILURE = {"type": "E", "message": "no", "traceback": ""}
 
@@ -108,7 +108,12 @@ def test_but_not_for_ever(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
     _get_last_log_seq(patient, "1999-7")
-    assert [each.kind for each in EventStreamReader(patient, made).read_rest()] == ["state", "state", *["comment"] * 5, "end"]
+    assert [each.kind for each in EventStreamReader(patient, made).read_rest()] == [
+        "state",
+        "state",
+        *["comment"] * 5,
+        "end",
+    ]
 
 
 def _get_last_log_seq(api: ApiDriver, event_id: str) -> None:
@@ -164,7 +169,7 @@ def test_a_client_goes_on_where_it_left(patient: ApiDriver) -> None:
 
 
 def test_many_lines_come_in_their_order(patient: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_MAX_LINES_PER_POLL", 10)
+    monkeypatch.setattr(execution_stream, "_MAX_LINES_PER_POLL", 10)
     made = patient.submit_accepted()["id"]
     for number in range(35):
         patient.insert_log_line(made, number, f"line {number}")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.integration.http.conftest import ApiDriver
-from tests.waiting import TIMEOUT_SECONDS
+from tests.polling import TIMEOUT_SECONDS
 
 UNKNOWN_PATH = "/api/v1/executions/0199aaaa-0000-7000-8000-000000000000"
 
@@ -69,7 +69,9 @@ class TestReason:
 
     def test_without_workers_a_queued_execution_says_so(self, api: ApiDriver) -> None:
         made = api.submit_accepted()
-        assert api.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
+        assert (
+            api.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
+        )
         [listed] = api.client.get("/api/v1/executions").json["items"]
         assert listed["reason"] == "no live worker offers task tasks.exports.export"
 

@@ -10,8 +10,8 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.files.local import LocalFiles
-from jobworker.store.database import Database
-from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
+from jobworker.store.engine.database import Database
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 
 HERE = socket.gethostname()
 
@@ -136,9 +136,7 @@ def test_a_link_that_a_job_left_leads_nowhere(api: ApiDriver, execution: str, ho
     (home / "secret").write_text("secret")
     (folder / "link").symlink_to(home / "secret")
     os.mkfifo(folder / "pipe")
-    assert [item["name"] for item in api.client.get(f"/api/v1/executions/{execution}/files").json["items"]] == [
-        "a.txt"
-    ]
+    assert [item["name"] for item in api.client.get(f"/api/v1/executions/{execution}/files").json["items"]] == ["a.txt"]
     for name in ("link", "pipe"):
         assert _get_file(api, execution, name).json["code"] == "file_not_found"
 

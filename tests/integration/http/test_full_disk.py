@@ -13,12 +13,12 @@ from jobworker.clock import SystemClock
 from jobworker.services import doctor
 from jobworker.services.doctor import Level
 from jobworker.store import migrate
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 from tests.conftest import skip_or_fail
-from tests.integration.http.conftest import insert_export_job, make_settings, create_api_driver
-from tests.integration.http.test_operations import _record_activity, _list_failed_checks
+from tests.integration.http.conftest import create_api_driver, insert_export_job, make_settings
+from tests.integration.http.test_operations import _list_failed_checks, _record_activity
+from tests.polling import until
 from tests.servers import RedisServer, run_server
-from tests.waiting import until
 
 #: Of the file system (MiB): the database, Redis's data, and some room.
 _DISK_MEGABYTES = 16
@@ -64,7 +64,10 @@ def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
         with server.create_client() as client:
             client.set("anything", os.urandom(10_000))
         assert api.submit().status_code == 503
-        until(lambda: {"database", "disk", "redis"} <= _list_failed_checks(api.client.get("/readyz")), what="all to be noticed")
+        until(
+            lambda: {"database", "disk", "redis"} <= _list_failed_checks(api.client.get("/readyz")),
+            what="all to be noticed",
+        )
         response = api.client.get("/readyz")
         assert (response.status_code, response.json["status"]) == (503, "unready")
         assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobworker.api.room import MAX_STREAMS_PER_CLIENT
-from jobworker.store.database import Database
+from jobworker.api.context import MAX_STREAMS_PER_CLIENT
+from jobworker.store.engine.database import Database
 from tests.integration.http.conftest import insert_export_job, run_web_client
-from tests.waiting import TIMEOUT_SECONDS, until
+from tests.polling import TIMEOUT_SECONDS, until
 
 _SUBMIT_PATH = "/api/v1/jobs/export/executions"
 

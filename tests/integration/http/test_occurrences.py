@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.job import JobOwner
-from jobworker.store import calendars, jobs, schema
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.store import jobs
+from jobworker.store.schedules import calendar_rows
+from jobworker.store.tables import core
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_schedules import create_schedule, set_due
 
@@ -137,7 +138,7 @@ class TestAhead:
     def test_what_a_calendar_forbids_is_told(self, api: ApiDriver) -> None:
         with api.database.write() as connection:
             spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
-            calendars.upsert(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
+            calendar_rows.upsert(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
         create_schedule(api, exclude=["days-off"])
         found = list_occurrences(api, "?upcoming=2&from=2031-07-01T00:00:00Z")
         assert [each["outcome"] for each in found] == ["expected", "skipped_calendar", "expected"]
@@ -151,7 +152,7 @@ class TestAhead:
                 "paused_by": "api",
                 "paused_until": dt.datetime(2031, 7, 2, tzinfo=dt.UTC),
             }
-            connection.execute(sa.update(schema.job_schedules).values(values))
+            connection.execute(sa.update(core.job_schedules).values(values))
         found = list_occurrences(api, "?upcoming=5&from=2031-07-01T00:00:00Z")
         assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
         assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"

@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker.clock import SystemClock
-from jobworker.domain.schedule import ScheduleOwner, parse
-from jobworker.domain.zones import DATA_VERSION
-from jobworker.store import schedules, schema, zone_data
-from jobworker.store.database import Database
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import schedule_rows, time_zone_data
+from jobworker.store.tables import core
 from jobworker.transport import keys
 from jobworker.web import create_app
-from tests.integration.http.conftest import ApiDriver, insert_export_job, make_settings, create_api_driver
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job, make_settings
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -27,7 +28,7 @@ def _record_activity(api: ApiDriver, relay_age: float = 0, beat_age: float = 0) 
     now = SystemClock().now()
     values = {"turned_at": now - dt.timedelta(seconds=relay_age), "beat_tick_at": now - dt.timedelta(seconds=beat_age)}
     with api.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(**values))
+        connection.execute(sa.update(core.relay_state).values(**values))
 
 
 @pytest.fixture
@@ -78,9 +79,9 @@ def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: Ap
 
 def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: str) -> None:
     with ready.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(leader="alpha:7"))
-        zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
-        connection.execute(sa.update(schema.workers).values(host="beta", zone_data="2024b (tzdata 2024.2)"))
+        connection.execute(sa.update(core.relay_state).values(leader="alpha:7"))
+        time_zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
+        connection.execute(sa.update(core.workers).values(host="beta", zone_data="2024b (tzdata 2024.2)"))
     with redis.Redis.from_url(redis_url) as client:
         client.hset(keys.BEAT, mapping={"leader": "gamma:9", "zone_data": "2024b (tzdata 2024.2)"})
     with capture_logs() as logged:
@@ -98,7 +99,7 @@ def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: 
 def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: ApiDriver) -> None:
     problem = {"what": "redis key jw:worker:w9", "detail": "it is no announcement of a worker", "at": "2026-01-01"}
     with ready.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(problems=[problem]))
+        connection.execute(sa.update(core.relay_state).values(problems=[problem]))
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (200, "ready")
     assert "redis key jw:worker:w9: it is no announcement" in response.json["checks"]["content"]["detail"]
@@ -107,7 +108,7 @@ def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(read
 @pytest.mark.parametrize("problems", [1, "x", {"a": 1}, [1, None, {"what": 1}, {"detail": "x"}]])
 def test_problems_of_the_relay_that_cannot_be_read_are_none(ready: ApiDriver, problems: Any) -> None:
     with ready.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(problems=problems))
+        connection.execute(sa.update(core.relay_state).values(problems=problems))
     assert ready.client.get("/readyz").status_code == 200
 
 
@@ -166,7 +167,7 @@ def _create_overdue_schedules(api: ApiDriver, **ago: float) -> None:
         for name, seconds in ago.items():
             given = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
             at = now - dt.timedelta(seconds=seconds)
-            schedules.upsert(connection, given, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
+            schedule_rows.upsert(connection, given, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
 
 
 def test_schedules_that_are_overdue_are_named(ready: ApiDriver) -> None:
@@ -190,7 +191,7 @@ def test_not_all_that_are_overdue_are_named(ready: ApiDriver) -> None:
 def test_nobody_waits_for_what_is_paused_or_disabled(ready: ApiDriver) -> None:
     _create_overdue_schedules(ready, paused=600, disabled=600)
     with ready.database.write() as connection:
-        table = schema.job_schedules
+        table = core.job_schedules
         now = SystemClock().now()
         connection.execute(sa.update(table).where(table.c.name == "paused").values(paused_at=now))
         connection.execute(sa.update(table).where(table.c.name == "disabled").values(enabled=False))
@@ -239,7 +240,11 @@ def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis
     with database._writer.begin() as holder:
         holder.execute(sa.text("LOCK TABLE executions IN EXCLUSIVE MODE"))
         response = api.client.get("/readyz")
-    assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (503, "unready", {"database"})
+    assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (
+        503,
+        "unready",
+        {"database"},
+    )
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
     database.dispose()
 
@@ -256,7 +261,9 @@ def test_a_database_that_is_frozen_is_told_within_seconds(
         response = api.client.get("/readyz")
         assert time.monotonic() - began < 5.0
     checks = response.json["checks"]
-    assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(response)
+    assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(
+        response
+    )
     assert "the database does not answer: a read has not come to its end" in checks["database"]["detail"]
     assert checks["workers"]["detail"].startswith("not known: the database has not answered")
     database.dispose()

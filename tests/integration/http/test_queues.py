@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobOwner
-from jobworker.store import audit, jobs, queues, schema
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.store import audit, jobs, queues
+from jobworker.store.tables import core
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 PAUSE_PATH, RESUME_PATH = "/api/v1/queues/default/pause", "/api/v1/queues/default/resume"
@@ -116,7 +117,7 @@ def test_why_nobody_attends_to_it(any_api: ApiDriver) -> None:
     execution = any_api.submit_accepted()["id"]
     silent = SystemClock().now() - dt.timedelta(seconds=60)
     with any_api.database.write() as connection:
-        connection.execute(schema.relay_state.update().values(turned_at=silent))
+        connection.execute(core.relay_state.update().values(turned_at=silent))
     reasons = any_api.client.get(f"/api/v1/executions/{execution}/why").json["reasons"]
     assert reasons[0]["code"] == "no_relay"
     assert str(silent.year) in reasons[0]["message"]

@@ -60,7 +60,9 @@ def test_what_never_was(api: ApiDriver) -> None:
     assert api.client.get("/api/v1/jobs/nightly/revisions/x").status_code == 404
 
 
-def _create_finished_execution(api: ApiDriver, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any) -> str:
+def _create_finished_execution(
+    api: ApiDriver, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any
+) -> str:
     made: str = api.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
     api.enter_state(made, 1, state, worker=worker, code_version=version)
     return made
@@ -77,7 +79,9 @@ def test_what_is_different_from_the_last_success(any_api: ApiDriver) -> None:
     good = _create_finished_execution(any_api, "Succeeded")
     bad = _create_finished_execution(any_api, "Failed", "celery@one:2:b")
     _change_job(any_api, 1, priority=9)
-    worse = _create_finished_execution(any_api, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60)
+    worse = _create_finished_execution(
+        any_api, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60
+    )
     found = any_api.client.get(f"/api/v1/executions/{bad}/changes").json
     assert (found["last_success"]["id"], found["differences"]) == (good, [])
     assert _get_differences(any_api, worse) == [

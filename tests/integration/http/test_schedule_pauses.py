@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.schedule import ScheduleOwner
-from jobworker.store import schema
+from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.store.tables import core
 from tests.integration.http.conftest import ApiDriver
 from tests.integration.http.test_occurrences import URL, list_occurrences
 from tests.integration.http.test_schedules import create_schedule, insert_declared_schedule, set_due
@@ -127,4 +127,4 @@ def test_a_schedule_must_be_there(api: ApiDriver, action: str) -> None:
 
 def _update_schedule(api: ApiDriver, **values: Any) -> None:
     with api.database.write() as connection:
-        connection.execute(sa.update(schema.job_schedules).values(values))
+        connection.execute(sa.update(core.job_schedules).values(values))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.job import JobOwner
-from jobworker.store import calendars, jobs
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.store import jobs
+from jobworker.store.schedules import calendar_rows
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_schedules import create_schedule
 
@@ -120,7 +120,7 @@ def test_calendars_that_are_not_saved(api: ApiDriver) -> None:
 def test_an_unsaved_calendar_goes_before_the_saved_one(api: ApiDriver) -> None:
     with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-28"]}
-        calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+        calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
     saved = get_preview(api, exclude=["off"], count=1)["occurrences"]
     assert saved[0]["outcome"] == "skipped_calendar"
     other = {"off": {"kind": "dates", "days": ["2026-03-30"]}}

@@ -11,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import JobDefinition
-from jobworker.domain.job import JobOwner
-from jobworker.domain.parameters import Parameter
-from jobworker.domain.schedule import ScheduleOwner, parse
-from jobworker.store import calendars, jobs, schedules, schema, tasks
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.store import jobs, tasks
+from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.tables import core
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 DAILY_RULE = {"kind": "daily", "time": "06:00"}
@@ -42,12 +43,12 @@ def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) ->
     now = SystemClock().now()
     with api.database.write() as connection:
         given = parse({**SCHEDULE, "name": name})
-        schedules.upsert(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
+        schedule_rows.upsert(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
 
 
 def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
     """Let something of a schedule be due at a moment, and nobody have looked since then."""
-    table = schema.job_schedules
+    table = core.job_schedules
     with api.database.write() as connection:
         values = {"settled_until": at - dt.timedelta(minutes=1), "next_at": at}
         connection.execute(sa.update(table).where(table.c.name == name).values(values))
@@ -206,7 +207,7 @@ class TestCalendars:
         now = SystemClock().now()
         with any_api.database.write() as connection:
             for name, spec in (("office", {"kind": "business"}), ("fair", {"kind": "dates", "days": ["2026-05-04"]})):
-                calendars.upsert(connection, name, spec, JobOwner.API, "api", now)
+                calendar_rows.upsert(connection, name, spec, JobOwner.API, "api", now)
         return any_api
 
     def test_they_are_shown_and_found_by_them(self, office: ApiDriver) -> None:
@@ -305,16 +306,16 @@ class TestChange:
     def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_api: ApiDriver) -> None:
         spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
         with any_api.database.write() as connection:
-            calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+            calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
         found = create_schedule(any_api, exclude=["off"], zone="Asia/Tokyo")["id"]
         at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
         row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
         any_api.insert_row("occurrences", schedule_id=found, **row)
         assert any_api.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
         with any_api.database.write() as connection:
-            off = calendars.get(connection, "off")
+            off = calendar_rows.get(connection, "off")
             assert off is not None
-            calendars.delete(connection, off, "api", SystemClock().now())
+            calendar_rows.delete(connection, off, "api", SystemClock().now())
         [revision] = any_api.client.get(f"/api/v1/schedules/{found}/revisions").json["items"]
         assert (revision["schedule"], revision["definition"]["exclude"]) == ("morning", ["off"])
         assert any_api.client.get(revision["links"]["self"]).json == revision

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.store.database import Database
-from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
-from tests.integration.http.test_served import server
+from jobworker.store.engine.database import Database
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
+from tests.integration.http.test_real_server import server
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 #: As many clients as the server has threads.
 _CLIENT_COUNT = 64
@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_to_the_client(api: ApiDriver) -> None:
 
 
 def test_a_log_that_a_reader_keeps_long_is_told(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobworker.store.write_ahead_log.MAX_LOG_BYTES", 0)
+    monkeypatch.setattr("jobworker.store.engine.write_ahead_log.MAX_LOG_BYTES", 0)
     with api.database.read() as connection:
         connection.execute(sa.text("SELECT count(*) FROM executions"))
         answer = api.submit()

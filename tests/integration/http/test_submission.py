@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.json_values import MAX_DEPTH
+from jobworker.domain.json.json_values import MAX_DEPTH
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 ONE_HOUR_LATER = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).replace(microsecond=0)
@@ -29,7 +29,12 @@ def test_a_submission_is_a_committed_row(any_api: ApiDriver) -> None:
 
 def test_left_out_fields_come_from_the_definition(api: ApiDriver) -> None:
     api.create_queue("slow")
-    definition = {"name": "weekly", "task": EXPORT_TASK.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
+    definition = {
+        "name": "weekly",
+        "task": EXPORT_TASK.name,
+        "defaults": {"user_id": "all", "rows": 5},
+        "queue": "slow",
+    }
     assert api.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
     shown = api.submit_accepted({"parameters": {"rows": 7}}, job="weekly")
     assert (shown["parameters"], shown["queue"], shown["priority"]) == ({"user_id": "all", "rows": 7}, "slow", 1)

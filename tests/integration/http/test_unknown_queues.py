@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.store import schema
+from jobworker.store.tables import core
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 UNKNOWN_QUEUE = "critcal"
@@ -94,9 +94,9 @@ def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_api: ApiDri
     again = f"/api/v1/executions/{ended}"
     assert any_api.client.post(f"{again}/rerun").json["queue"] == "mail"
     with any_api.database.write() as connection:
-        connection.execute(schema.queues.delete())
+        connection.execute(core.queues.delete())
     assert _get_problem(any_api.client.post(f"{again}/rerun"))["pointer"] == "/queue"
     with any_api.database.write() as connection:
-        connection.execute(schema.executions.update().where(schema.executions.c.id == ended).values(dead_letter="open"))
+        connection.execute(core.executions.update().where(core.executions.c.id == ended).values(dead_letter="open"))
     done = any_api.client.post("/api/v1/dead-letters/redrive", json={"ids": [ended]}).json
     assert (done["done"], [each["code"] for each in done["problems"]]) == (0, ["unknown_queue"])

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from jobworker.store.database import Database
-from jobworker.transport import keys, wake
-from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
+from jobworker.store.engine.database import Database
+from jobworker.transport import keys, notifier
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
@@ -33,7 +33,7 @@ def test_redis_is_frozen(
     sqlite_database: Database, own_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With this patience, whoever waits for Redis waits longer than the test may take.
-    monkeypatch.setattr(wake, "_NOTIFY_TIMEOUT_SECONDS", 3600.0)
+    monkeypatch.setattr(notifier, "_NOTIFY_TIMEOUT_SECONDS", 3600.0)
     server = own_redis()
     insert_export_job(sqlite_database)
     api = create_api_driver(sqlite_database, REDIS_URL=server.url)

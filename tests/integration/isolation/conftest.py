@@ -9,12 +9,12 @@ import pytest
 
 from jobworker.services import executions
 from jobworker.store import migrate
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.story import LogRow
+from jobworker.store.engine.database import Database
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.executions.timeline import LogRow
 from tests.engine import Engine, run_engine
-from tests.servers import ServerProcess, RedisServer, run_server
-from tests.waiting import until
+from tests.polling import until
+from tests.servers import RedisServer, ServerProcess, run_server
 
 #: The pools on which isolated jobs are tried.
 POOLS = ["prefork", "threads"]

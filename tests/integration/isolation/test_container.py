@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain import policies
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services import jobs
-from jobworker.store.executions import ExecutionRow
+from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 MIB = 1024**2
 CONTAINER_ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)

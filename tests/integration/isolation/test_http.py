@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.domain import policies
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services import executions, jobs
-from jobworker.store.executions import ExecutionRow
+from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, wait_for_log_line
+from tests.polling import until
 from tests.servers import find_free_port
-from tests.waiting import until
 
 SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
 
@@ -129,7 +129,9 @@ def test_it_is_in_the_catalogue(engine: Engine) -> None:
 
 
 def test_what_is_sent_and_what_comes_back(engine: Engine, site: HttpTestServer) -> None:
-    as_json = submit_request(engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"})
+    as_json = submit_request(
+        engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"}
+    )
     as_text = submit_request(engine, f"{site.url}/echo", method="PUT", body="plain")
     moved = submit_request(engine, f"{site.url}/moved")
     accepted = submit_request(engine, f"{site.url}/missing", success_codes="200, 400-404")
@@ -211,7 +213,9 @@ def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: HttpTestSer
         return all(engine.get(execution).state is ExecutionState.RETRYING for execution in put_off)
 
     until(all_wait, what="executions that wait")
-    assert wait_for_result(engine, submit_request(engine, f"{site.url}/other"))["status"] == 200, "another job has its own circuit"
+    assert wait_for_result(engine, submit_request(engine, f"{site.url}/other"))["status"] == 200, (
+        "another job has its own circuit"
+    )
     assert "is open: it failed several times in a row" in (engine.get(put_off[0]).reason or "")
     assert not [path for path in site.request_counts if path.startswith("/after")]
 

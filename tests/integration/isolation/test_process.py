@@ -7,16 +7,24 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.services import executions
-from jobworker.store import story
-from jobworker.store.executions import ExecutionRow
-from jobworker.worker.isolation.keeper import find_descendants
+from jobworker.store.executions import timeline
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.worker.isolation.subreaper import find_descendants
 from tests.engine import Engine
-from tests.integration.isolation.conftest import POOLS, run_engine_in, get_error, list_log_lines, list_start_pids, wait_for_log_line, wait_until_started
+from tests.integration.isolation.conftest import (
+    POOLS,
+    get_error,
+    list_log_lines,
+    list_start_pids,
+    run_engine_in,
+    wait_for_log_line,
+    wait_until_started,
+)
 from tests.integration.isolation.test_program import is_alive
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 MIB = 1024**2
 
@@ -179,7 +187,9 @@ def test_it_calls_and_is_called_from_python(engine: Engine) -> None:
 
 def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
     engine.wait_until_final(engine.submit_one("goes_elsewhere"))
-    rows = [engine.wait_until_final(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)]
+    rows = [
+        engine.wait_until_final(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)
+    ]
     assert [row.result for row in rows] == [1, 1]
 
 
@@ -232,7 +242,7 @@ def test_gigabytes_fill_nothing(engine: Engine, worker: ServerProcess) -> None:
 
     def what_is_missing() -> bool:
         with engine.database.read() as connection:
-            lasts = [story.list_logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
+            lasts = [timeline.list_logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
         return all("not kept" in last for last in lasts)
 
     until(what_is_missing, what="a last line in each log that says what is missing")

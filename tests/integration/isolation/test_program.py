@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.worker.isolation.deadlines import StopReason, ProgramDeadlines
-from jobworker.worker.isolation.output import MAX_OUTPUT_SIZE
-from jobworker.worker.isolation.program import ProgramEnd, ResourceLimits, Program, run
-from tests.waiting import until
+from jobworker.worker.isolation.deadlines import ProgramDeadlines, StopReason
+from jobworker.worker.isolation.pipe_reader import MAX_OUTPUT_SIZE
+from jobworker.worker.isolation.program import Program, ProgramEnd, ResourceLimits, run
+from tests.polling import until
 
 MIB = 1024**2
 CLOCK = SystemClock()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
 
@@ -29,7 +29,10 @@ def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
     row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, {"exit_code": 0}), row.error
     assert wait_for_log_line(engine, execution, "given").logger == "stdout"
-    assert (wait_for_log_line(engine, execution, "problem").logger, wait_for_log_line(engine, execution, "problem").level) == (
+    assert (
+        wait_for_log_line(engine, execution, "problem").logger,
+        wait_for_log_line(engine, execution, "problem").level,
+    ) == (
         "stderr",
         "WARNING",
     )
@@ -60,9 +63,13 @@ def test_failures_say_why(engine: Engine) -> None:
 
 
 def test_time_limits_hold_on_every_pool(engine: Engine) -> None:
-    hard = submit_command(engine, SH, "-c", "trap '' TERM; echo begun; sleep 600 & while :; do sleep 0.1; done", time_limit=1)
+    hard = submit_command(
+        engine, SH, "-c", "trap '' TERM; echo begun; sleep 600 & while :; do sleep 0.1; done", time_limit=1
+    )
     soft = submit_command(engine, SLEEP, "600", soft_time_limit=1, time_limit=30)
-    tidy = submit_command(engine, SH, "-c", "trap 'echo tidy; exit 0' TERM; while :; do sleep 0.1; done", soft_time_limit=1)
+    tidy = submit_command(
+        engine, SH, "-c", "trap 'echo tidy; exit 0' TERM; while :; do sleep 0.1; done", soft_time_limit=1
+    )
     row = engine.wait_until_final(hard)
     assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "hard time limit exceeded")
     row = engine.wait_until_final(soft)

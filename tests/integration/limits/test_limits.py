@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from jobworker.domain.execution import AttemptState, ExecutionState
+from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services import executions
+from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
-from tests.offspring import filter_alive, list_started_pids, get_attempt_pid
-from tests.waiting import until
+from tests.polling import until
 
 #: Recorded within so long after the limit (s): what is promised.
 _MAX_STOP_SECONDS = 5.0
@@ -46,7 +46,9 @@ def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, st
     until(lambda: not filter_alive(started), what=f"the end of {started}")
     [attempt] = executions.list_attempts(engine.database, execution).items
     assert attempt.state is AttemptState.TIMED_OUT
-    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "another process has taken its place"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
+        "another process has taken its place"
+    )
 
 
 def test_a_job_that_survives_its_hard_limit_by_swallowing_everything_is_timed_out_all_the_same(running: Engine) -> None:
@@ -63,7 +65,9 @@ def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     told = ("WARNING", "its soft time limit of 0.5 s has passed")
-    until(lambda: told in _list_log_lines(engine, execution), what=f"{told}; told: {_list_log_lines(engine, execution)}")
+    until(
+        lambda: told in _list_log_lines(engine, execution), what=f"{told}; told: {_list_log_lines(engine, execution)}"
+    )
 
 
 def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(running: Engine) -> None:
@@ -75,7 +79,9 @@ def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(r
     assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed", "what it was extended by counts"
-    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5))
+    row = engine.wait_until_final(
+        engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5)
+    )
     assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the soft time limit of 1 s passed"
@@ -115,10 +121,15 @@ def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(e
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
     until(lambda: not filter_alive(started), what=f"the end of {started}")
     row = engine.wait_until_final(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
-    assert (row.state, row.reason) == (ExecutionState.SUCCEEDED, "succeeded after its soft time limit of 0.5 s had passed")
+    assert (row.state, row.reason) == (
+        ExecutionState.SUCCEEDED,
+        "succeeded after its soft time limit of 0.5 s had passed",
+    )
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
     assert row.state is ExecutionState.SUCCEEDED
-    assert engine.wait_until_final(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, "without a limit as ever"
+    assert engine.wait_until_final(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, (
+        "without a limit as ever"
+    )
 
 
 def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> None:
@@ -133,7 +144,9 @@ def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> 
     assert row.error["type"] == "TimeLimitNotKept"
     assert "--pool prefork" in row.error["message"]
     assert not engine.is_running(execution)
-    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "nothing else is disturbed"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
+        "nothing else is disturbed"
+    )
 
 
 def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
@@ -176,5 +189,7 @@ def test_a_plain_celery_task_has_its_limits_too(running: Engine, limit: str) -> 
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}
     sender = Celery(broker=engine.redis_url, set_as_current=False)
     sender.send_task("plain_and_slow", kwargs={"path": str(path)}, queue="default", **options)
-    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "the only process is free again"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
+        "the only process is free again"
+    )
     assert path.exists() is (limit == "soft_time_limit")

@@ -10,23 +10,24 @@ import pytest
 import redis
 
 from jobworker.clock import ManualClock
-from jobworker.domain import limits
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.job import JobDefinition, JobOwner
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.jobs import limits
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.event_recorder import record_events
 from jobworker.relay.loop import Relay
 from jobworker.relay.problems import RelayProblems
-from jobworker.relay.read import EventBatch, StreamOffsets, StreamReader
-from jobworker.relay.record import record_events
+from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReader
 from jobworker.settings import Settings
-from jobworker.store import dispatch, executions, jobs, relay_state
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
+from jobworker.store import jobs, relay_state
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dispatch, executions
+from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.claims import Claims
 from jobworker.transport.publisher import Publisher, get_list_name
-from tests.conformance.worlds import insert_executions, make_execution
+from tests.conformance.factories import insert_executions, make_execution
 
 SEND = JobDefinition("send", "tasks.mail.send")
 
@@ -58,7 +59,9 @@ class DispatchDriver:
         made = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
         made.workers = [make_worker(self.clock.now())]
         with self.database.write() as connection:
-            assert relay_state.acquire_leadership(connection, name, self.clock.now(), relay_state.get(connection).tenure)
+            assert relay_state.acquire_leadership(
+                connection, name, self.clock.now(), relay_state.get(connection).tenure
+            )
         return made
 
     def resign_leadership(self) -> None:

@@ -10,16 +10,18 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker import every, schedule
-from jobworker.declare.schedules import collect_declarations
-from jobworker.domain import events, policies
-from jobworker.domain.admission import Submission
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import schedule_sync
-from jobworker.store import queues, relay_state, schema
+from jobworker.declare.declarations import collect_declarations
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services.schedules import sync
+from jobworker.store import queues, relay_state
 from jobworker.store.queues import QueueRow
+from jobworker.store.tables import core
 from jobworker.transport import keys
-from tests.conformance.household import ExecutionDriver
+from tests.conformance.execution_driver import ExecutionDriver
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 from tests.integration.relay.test_unexpected_content import announce_worker
 
@@ -78,13 +80,13 @@ def list_json_columns(table: sa.Table) -> list[str]:
     return [column.name for column in table.columns if type(column.type).__name__ == "Json"]
 
 
-@pytest.mark.parametrize("column", list_json_columns(schema.executions))
+@pytest.mark.parametrize("column", list_json_columns(core.executions))
 def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_running(
     running: CorruptRowDriver, column: str
 ) -> None:
     spoilt = [running.driver.submit() for _ in TEXTS]
     for execution, text in zip(spoilt, TEXTS, strict=True):
-        running.corrupt_column(schema.executions, column, text, id=execution)
+        running.corrupt_column(core.executions, column, text, id=execution)
     good = running.driver.submit()
     running.run_turns()
     assert good in running.driver.list_published()
@@ -102,7 +104,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
     given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
-    running.corrupt_column(schema.executions, "parameters", "[1]", id=spoilt)
+    running.corrupt_column(core.executions, "parameters", "[1]", id=spoilt)
     running.run_turns(6)
     row = running.driver.get_execution(spoilt)
     assert (row.state, row.error) == (
@@ -119,16 +121,18 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
 @pytest.mark.parametrize(
     ("table", "column"),
     [
-        (schema.job_definitions, "definition"),
-        (schema.job_revisions, "definition"),
-        (schema.tasks, "parameters"),
-        (schema.tasks, "options"),
-        (schema.workers, "queues"),
-        (schema.workers, "tasks"),
+        (core.job_definitions, "definition"),
+        (core.job_revisions, "definition"),
+        (core.tasks, "parameters"),
+        (core.tasks, "options"),
+        (core.workers, "queues"),
+        (core.workers, "tasks"),
     ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
+def test_what_a_job_or_worker_is_known_by_cannot_be_read(
+    running: CorruptRowDriver, table: sa.Table, column: str
+) -> None:
     key = {"tasks": "name", "workers": "id", "job_revisions": "job"}.get(table.name, "name")
     value = {"tasks": "tasks.any", "workers": "w8"}.get(table.name, "load")
     running.run_turns(6)
@@ -143,7 +147,9 @@ def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: CorruptRowDriv
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: CorruptRowDriver, limited: bool) -> None:
+def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(
+    running: CorruptRowDriver, limited: bool
+) -> None:
     """They are more than a round chooses, and wait until the revision can be read."""
     driver = running.driver
     given, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
@@ -152,26 +158,26 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(runnin
     key = {"job": "resend", "revision": 1}
     with driver.database.read() as connection:
         before = connection.execute(sa.text("SELECT definition FROM job_revisions WHERE job = 'resend'")).scalar_one()
-    running.corrupt_column(schema.job_revisions, "definition", "[1]", **key)
+    running.corrupt_column(core.job_revisions, "definition", "[1]", **key)
     driver.clock.advance(1)
     [good] = driver.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
     running.run_turns(4)
     assert driver.list_published() == {good}
     assert "revision 1 of job resend" in running.read_problems()
     running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
-    running.corrupt_column(schema.job_revisions, "definition", before, **key)
+    running.corrupt_column(core.job_revisions, "definition", before, **key)
     driver.clock.advance(30)
     running.run_turns(2)
     assert spoilt[0] in driver.list_published()
 
 
-@pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])
+@pytest.mark.parametrize(("table", "column"), [(core.batches, "on_complete"), (core.job_triggers, "parameters")])
 def test_what_should_follow_an_end_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
     house = running.executions
     house.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
     for text in TEXTS:
         batch, [first] = house.submit_batch(Submission(job="load"))
-        if table is schema.batches:
+        if table is core.batches:
             running.corrupt_column(table, column, text, id=batch)
         else:
             running.corrupt_column(table, column, text, job="report")
@@ -186,7 +192,9 @@ GARBAGE_VALUES: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
 def list_plain_columns(table: sa.Table) -> list[str]:
     return [
-        column.name for column in table.columns if not column.primary_key and column.name not in list_json_columns(table)
+        column.name
+        for column in table.columns
+        if not column.primary_key and column.name not in list_json_columns(table)
     ]
 
 
@@ -199,29 +207,29 @@ def create_row_of_each(running: CorruptRowDriver) -> None:
     with running.driver.database.write() as connection:
         queues.create(connection, "slow", "ann", now)
         queues.update_pause(connection, QueueRow("slow", now, "ann", "why"))
-        connection.execute(schema.rate_buckets.insert().values(key="r", full_at=now))
-        connection.execute(schema.unique_keys.insert().values(key="u", execution_id=first, taken_at=now))
+        connection.execute(core.rate_buckets.insert().values(key="r", full_at=now))
+        connection.execute(core.unique_keys.insert().values(key="u", execution_id=first, taken_at=now))
         values = {"execution_id": first, "attempt": 1, "state": ExecutionState.RUNNING.value, "started_at": now}
-        connection.execute(schema.attempts.insert().values(values))
+        connection.execute(core.attempts.insert().values(values))
     with collect_declarations() as declared:
         schedule("hourly", job="load", rule=every(5))
-    schedule_sync.apply_declarations(running.driver.database, running.driver.clock, declared, "code:v1")
+    sync.apply_declarations(running.driver.database, running.driver.clock, declared, "code:v1")
 
 
 @pytest.mark.parametrize(
     "table",
     [
-        schema.workers,
-        schema.queues,
-        schema.tasks,
-        schema.job_definitions,
-        schema.job_triggers,
-        schema.batches,
-        schema.dependencies,
-        schema.attempts,
-        schema.job_schedules,
-        schema.rate_buckets,
-        schema.unique_keys,
+        core.workers,
+        core.queues,
+        core.tasks,
+        core.job_definitions,
+        core.job_triggers,
+        core.batches,
+        core.dependencies,
+        core.attempts,
+        core.job_schedules,
+        core.rate_buckets,
+        core.unique_keys,
     ],
     ids=str,
 )
@@ -249,10 +257,13 @@ def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(
     running.run_turns(6)
     given, _ = policies.normalize({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
     limited = replace(SEND, policies=given)
-    for column in list_plain_columns(schema.executions):
-        spoilt = [*running.driver.submit_many(SEND, len(GARBAGE_VALUES)), *running.driver.submit_many(limited, len(GARBAGE_VALUES))]
+    for column in list_plain_columns(core.executions):
+        spoilt = [
+            *running.driver.submit_many(SEND, len(GARBAGE_VALUES)),
+            *running.driver.submit_many(limited, len(GARBAGE_VALUES)),
+        ]
         for execution, value in zip(spoilt, GARBAGE_VALUES * 2, strict=True):
-            running.corrupt_column(schema.executions, column, value, id=execution)
+            running.corrupt_column(core.executions, column, value, id=execution)
         good = [running.driver.submit(), *running.driver.submit_many(limited, 1)]
         running.run_turns(6)  # Those that come first under their limits fail one after the other.
         assert running.driver.list_published().issuperset(good), column
@@ -271,20 +282,22 @@ def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_o
     given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
-    running.corrupt_column(schema.executions, column, b"\xff\xfe", id=spoilt)
+    running.corrupt_column(core.executions, column, b"\xff\xfe", id=spoilt)
     running.run_turns(6)
     with running.driver.database.read() as connection:
-        query = sa.select(schema.executions.c.state).where(schema.executions.c.id == spoilt)
+        query = sa.select(core.executions.c.state).where(core.executions.c.id == spoilt)
         assert connection.scalar(query) == ExecutionState.FAILED
     assert good in running.driver.list_published()
     assert f"{column} has the wrong type" in running.read_problems()
 
 
-@pytest.mark.parametrize("column", [name for name in list_plain_columns(schema.relay_state) if name != "leader"])
-def test_a_relay_starts_whatever_stands_in_the_row_of_relays(running: CorruptRowDriver, column: str, redis_url: str) -> None:
+@pytest.mark.parametrize("column", [name for name in list_plain_columns(core.relay_state) if name != "leader"])
+def test_a_relay_starts_whatever_stands_in_the_row_of_relays(
+    running: CorruptRowDriver, column: str, redis_url: str
+) -> None:
     for value in GARBAGE_VALUES:
-        running.corrupt_column(schema.relay_state, "leader", None, id=1)
-        running.corrupt_column(schema.relay_state, column, value, id=1)
+        running.corrupt_column(core.relay_state, "leader", None, id=1)
+        running.corrupt_column(core.relay_state, column, value, id=1)
         running.relay = create_relay(running.driver, redis_url)
         good = running.driver.submit()
         running.run_turns(2)

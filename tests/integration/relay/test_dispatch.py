@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from jobworker.domain import policies
-from jobworker.domain.events import Event, EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.relay.record import DeclinedMessage, record_events
-from jobworker.store import dispatch
+from jobworker.domain.executions.events import Event, EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.relay.event_recorder import DeclinedMessage, record_events
+from jobworker.store.executions import dispatch
 from jobworker.transport.publisher import get_list_names
 from tests.integration.relay.conftest import SEND, DispatchDriver
 
@@ -68,7 +68,9 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(driver: DispatchDriver)
     executions = [driver.submit() for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for name in ("old", "older"):
-            driver.dispatcher.record_declined_messages(DeclinedMessage(execution, 1, SEND.task, name) for execution in executions)
+            driver.dispatcher.record_declined_messages(
+                DeclinedMessage(execution, 1, SEND.task, name) for execution in executions
+            )
         driver.dispatcher.record_declined_messages([DeclinedMessage(executions[0], 1, "tasks.other", "old")])
     assert [(line["event"], line["task"], line["worker"]) for line in logs] == [
         ("task_declined", SEND.task, "old"),
@@ -84,11 +86,17 @@ def test_a_cancellation_waits_while_a_worker_may_yet_start_it(driver: DispatchDr
     driver.mark_fetched(execution)
     driver.request_cancel(execution)
     assert driver.dispatcher.cancel_queued() == 0
-    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (ExecutionState.QUEUED, True)
+    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (
+        ExecutionState.QUEUED,
+        True,
+    )
 
     driver.mark_returned(execution)
     assert driver.dispatcher.cancel_queued() == 1
-    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (ExecutionState.CANCELLED, False)
+    assert (driver.get_execution(execution).state, driver.dispatcher.has_undecided_revocations) == (
+        ExecutionState.CANCELLED,
+        False,
+    )
 
 
 def test_one_that_waits_does_not_hold_up_the_others(driver: DispatchDriver) -> None:
@@ -98,12 +106,17 @@ def test_one_that_waits_does_not_hold_up_the_others(driver: DispatchDriver) -> N
     driver.request_cancel(held)
     driver.request_cancel(free)
     assert driver.dispatcher.cancel_queued() == 1
-    assert (driver.get_execution(held).state, driver.get_execution(free).state) == (ExecutionState.QUEUED, ExecutionState.CANCELLED)
+    assert (driver.get_execution(held).state, driver.get_execution(free).state) == (
+        ExecutionState.QUEUED,
+        ExecutionState.CANCELLED,
+    )
     assert driver.dispatcher.has_undecided_revocations
 
 
 @pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])
-def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(driver: DispatchDriver, overrides: dict[str, Any] | None) -> None:
+def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(
+    driver: DispatchDriver, overrides: dict[str, Any] | None
+) -> None:
     wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
     broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
     executions = driver.submit_many(broken, 2, overrides=overrides)

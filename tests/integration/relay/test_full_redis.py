@@ -6,17 +6,17 @@ import pytest
 import redis
 
 from jobworker.clock import ManualClock
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.relay.loop import Relay
 from jobworker.store import relay_state
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def set_memory_limit(client: redis.Redis, megabytes: float) -> None:
     client.config_set("maxmemory", int(megabytes * 1024 * 1024))
 
 
-def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_driver: DispatchDriver, relay: Relay) -> None:
+def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(
+    own_driver: DispatchDriver, relay: Relay
+) -> None:
     running, queued = own_driver.submit(), own_driver.submit()
     own_driver.request_cancel(queued)
     for kind in (EventKind.RUNNING, EventKind.SUCCEEDED):
@@ -91,6 +93,8 @@ def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own
         used = int(client.info("memory")["used_memory"])
         set_memory_limit(client, used / 1024 / 1024 + 3)
         executions = [key for _ in range(6) for key in engine.submit("echo", 50, value="x" * 30_000)]
-        until(lambda: all(engine.get(key).state is ExecutionState.SUCCEEDED for key in executions), within=100, every=0.5)
+        until(
+            lambda: all(engine.get(key).state is ExecutionState.SUCCEEDED for key in executions), within=100, every=0.5
+        )
         assert int(client.info("memory")["used_memory"]) < used + 6 * 1024 * 1024
     assert {engine.get(key).attempt for key in executions} == {1}

@@ -5,9 +5,9 @@ import datetime as dt
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.relay.leadership import SILENT_AFTER_SECONDS
 from jobworker.relay.steps import NotLeader
 from jobworker.transport import keys
@@ -66,7 +66,9 @@ def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayH
     assert waited == SILENT_AFTER_SECONDS
 
 
-def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver) -> None:
+def test_a_frozen_leader_that_wakes_up_writes_nothing(
+    hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver
+) -> None:
     leader, other = hosts
     execution = driver.submit()
     assert leader.run_turn()

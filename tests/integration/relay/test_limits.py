@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import redis
 
-from jobworker.domain import policies
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
-from jobworker.store import limits
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.store.executions import limit_usage
 from tests.integration.relay.conftest import SEND, DispatchDriver
 
 SECOND = dt.timedelta(seconds=1)
@@ -154,8 +154,8 @@ def test_buckets_that_are_full_are_forgotten(driver: DispatchDriver) -> None:
     driver.submit(make_limited_job(rate_limit={"limit": 1, "per": 10}))
     driver.dispatch()
     with driver.database.write() as connection:
-        assert limits.delete_full_buckets(connection, driver.clock.now()) == 0
-        assert limits.delete_full_buckets(connection, driver.clock.now() + 11 * SECOND) == 1
+        assert limit_usage.delete_full_buckets(connection, driver.clock.now()) == 0
+        assert limit_usage.delete_full_buckets(connection, driver.clock.now() + 11 * SECOND) == 1
 
 
 def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(driver: DispatchDriver) -> None:
@@ -195,7 +195,7 @@ def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(driv
 
 
 def test_thousands_of_keys_have_their_turn(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobworker.relay.choose._MAX_KEYS", 10)
+    monkeypatch.setattr("jobworker.relay.selection._MAX_KEYS", 10)
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
     executions = [driver.submit(definition, **make_tenant_values(f"t{number:02}")) for number in range(25)]
     rounds = [driver.dispatch() for _ in range(4)]

@@ -5,14 +5,16 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker.relay.loop import Relay
-from jobworker.relay.read import EventBatch, StreamOffsets
 from jobworker.relay.steps import NotLeader
+from jobworker.relay.stream_reader import EventBatch, StreamOffsets
 from jobworker.settings import Settings
-from jobworker.store import schema, zone_data
-from jobworker.transport import entries, keys
+from jobworker.store.schedules import time_zone_data
+from jobworker.store.tables import core
+from jobworker.transport import keys
+from jobworker.transport.beat import entry_format
 from tests.integration.relay.conftest import DispatchDriver, make_worker
 from tests.integration.test_beat import HOURLY, BeatSchedule, put_foreign_value
-from tests.integration.test_projection import BeatSyncDriver
+from tests.integration.test_beat_sync import BeatSyncDriver
 
 pytestmark = pytest.mark.every_redis
 
@@ -55,7 +57,7 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(driver: Dispatc
 
 
 @pytest.mark.parametrize("provider", ["redbeat", "internal"])
-@pytest.mark.parametrize("key", [entries.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
+@pytest.mark.parametrize("key", [entry_format.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
 def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     driver: DispatchDriver, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +65,9 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     relay = Relay(
         driver.database, redis_url, driver.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
-    house = BeatSyncDriver(driver.database, BeatSchedule(driver.client), driver.clock, relay._maintenance._beat_synchronizer)
+    house = BeatSyncDriver(
+        driver.database, BeatSchedule(driver.client), driver.clock, relay._maintenance._beat_synchronizer
+    )
     relay._reader = RecordingReader()  # type: ignore[assignment]
     relay.run_turn()
     put_foreign_value(driver.client, key, "text")
@@ -77,14 +81,16 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
             assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(driver: DispatchDriver, redis_url: str) -> None:
+def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(
+    driver: DispatchDriver, redis_url: str
+) -> None:
     relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
     with driver.database.write() as connection:
-        zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
+        time_zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
     with capture_logs() as logged:
         for renewals in range(2):
             with driver.database.write() as connection:
-                connection.execute(sa.update(schema.relay_state).values(leader="other:1", renewals=renewals))
+                connection.execute(sa.update(core.relay_state).values(leader="other:1", renewals=renewals))
             with pytest.raises(NotLeader):
                 relay.run_turn()
             driver.clock.advance(60)

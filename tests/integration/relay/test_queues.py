@@ -8,12 +8,14 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.events import EventKind
-from jobworker.relay.choose import DispatchCandidate
-from jobworker.store import dispatch, queues, schema
+from jobworker.domain.executions.events import EventKind
+from jobworker.relay.selection import DispatchCandidate
+from jobworker.store import queues
+from jobworker.store.executions import dispatch
 from jobworker.store.queues import QueueRow
+from jobworker.store.tables import core
 from jobworker.transport.publisher import Message
-from tests.conformance.worlds import insert_executions, make_execution
+from tests.conformance.factories import insert_executions, make_execution
 from tests.integration.relay.conftest import SEND, DispatchDriver
 from tests.integration.relay.test_limits import make_limited_job
 
@@ -23,7 +25,9 @@ pytestmark = pytest.mark.every_redis
 def set_paused(driver: DispatchDriver, paused: bool = True) -> None:
     with driver.database.write() as connection:
         queues.upsert_many(connection, ["default"], driver.clock.now())
-        queues.update_pause(connection, QueueRow("default", driver.clock.now(), "ann") if paused else QueueRow("default"))
+        queues.update_pause(
+            connection, QueueRow("default", driver.clock.now(), "ann") if paused else QueueRow("default")
+        )
 
 
 def run_messages(driver: DispatchDriver, *executions: str) -> None:
@@ -207,7 +211,7 @@ def test_paused_queues_without_messages_cost_a_round_nothing(driver: DispatchDri
     names = [f"stopped-{number:04}" for number in range(1000)]
     with driver.database.write() as connection:
         queues.upsert_many(connection, names, driver.clock.now())
-        connection.execute(sa.update(schema.queues).values(paused_at=driver.clock.now(), paused_by="ann"))
+        connection.execute(sa.update(core.queues).values(paused_at=driver.clock.now(), paused_by="ann"))
     assert _count_queries(driver) == (4, 400), "some of them each second, for messages of which SQL does not know"
     assert _count_queries(driver) == (3, 0)
     called = driver.submit(queue=names[150])
@@ -221,7 +225,9 @@ def test_paused_queues_without_messages_cost_a_round_nothing(driver: DispatchDri
 def _make_message(driver: DispatchDriver, execution: str, queue: str) -> Message:
     with driver.database.read() as connection:
         rows = dispatch.get_many(connection, [execution])
-        [message] = driver.dispatcher._build_messages(connection, [DispatchCandidate(each, 5) for each in rows]).values()
+        [message] = driver.dispatcher._build_messages(
+            connection, [DispatchCandidate(each, 5) for each in rows]
+        ).values()
     assert message.queue == queue
     return message
 

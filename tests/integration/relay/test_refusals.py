@@ -7,11 +7,11 @@ import pytest
 import structlog.testing
 
 from jobworker.clock import ManualClock
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.relay.event_recorder import record_events
 from jobworker.relay.loop import Relay
-from jobworker.relay.record import record_events
 from jobworker.settings import Settings
 from jobworker.transport import keys
 from tests.integration.relay.conftest import DispatchDriver
@@ -31,7 +31,9 @@ def relay(driver: DispatchDriver, redis_url: str, clock: ManualClock) -> Relay:
     return made
 
 
-def record_report(driver: DispatchDriver, kind: EventKind, execution: str, data: str = "{}", attempt: int | str = 1) -> None:
+def record_report(
+    driver: DispatchDriver, kind: EventKind, execution: str, data: str = "{}", attempt: int | str = 1
+) -> None:
     fields: Any = {"kind": kind.value, "execution": execution, "attempt": attempt, "data": data}
     driver.client.xadd(keys.EVENTS, fields)
 
@@ -54,7 +56,9 @@ def record_report(driver: DispatchDriver, kind: EventKind, execution: str, data:
         (EventKind.LOST, '{"worker": {}}'),
     ],
 )
-def test_an_end_that_cannot_be_recorded_is_a_failure(driver: DispatchDriver, relay: Relay, kind: EventKind, data: str) -> None:
+def test_an_end_that_cannot_be_recorded_is_a_failure(
+    driver: DispatchDriver, relay: Relay, kind: EventKind, data: str
+) -> None:
     refused, before, after = driver.submit_many(SEND, 3)
     relay.run_turn()
     record_report(driver, EventKind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
@@ -86,14 +90,19 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(driver: DispatchDriver, rel
         (EventKind.METADATA, f'{{"a": {make_deep(5000)}}}', 1),
     ],
 )
-def test_what_is_no_end_is_passed_over(driver: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str) -> None:
+def test_what_is_no_end_is_passed_over(
+    driver: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str
+) -> None:
     [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
     with structlog.testing.capture_logs() as logged:
         record_report(driver, kind, execution, data, attempt)
         record_report(driver, EventKind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
         relay.run_turn()
-    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (
+        ExecutionState.SUCCEEDED,
+        1,
+    )
     [error] = [each for each in logged if each["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
 
@@ -108,7 +117,10 @@ def test_metadata_that_cannot_be_kept_leave_the_result_alone(driver: DispatchDri
         f'{{"result": 1, "metadata": {{"a": {make_deep(300)}}}, "progress": {{"done": 1}}}}',
     )
     relay.run_turn()
-    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (
+        ExecutionState.SUCCEEDED,
+        1,
+    )
 
 
 def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
@@ -118,13 +130,16 @@ def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
     relay.run_turn()
     record_report(driver, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     with monkeypatch.context() as broken:
-        broken.setattr("jobworker.store.dispatch.expire_executions", lambda *_: 1 / 0)
+        broken.setattr("jobworker.store.executions.dispatch.expire_executions", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 relay.run_turn()
     assert driver.get_execution(execution).state is ExecutionState.QUEUED
     relay.run_turn()
-    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (
+        ExecutionState.SUCCEEDED,
+        1,
+    )
 
 
 def test_a_report_that_was_refused_in_passing_is_recorded(
@@ -143,4 +158,7 @@ def test_a_report_that_was_refused_in_passing_is_recorded(
     monkeypatch.setattr("jobworker.relay.loop.record_events", fails_once)
     relay.run_turn()
     assert not once
-    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
+    assert (driver.get_execution(execution).state, driver.get_execution(execution).result) == (
+        ExecutionState.SUCCEEDED,
+        1,
+    )

@@ -11,14 +11,14 @@ import redis
 import structlog
 from structlog.testing import capture_logs
 
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.relay import watch
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.relay import maintenance
 from jobworker.store import relay_state, workers
 from jobworker.transport import keys
 from jobworker.transport.publisher import get_list_names
-from jobworker.transport.registry import UnreadableKey
+from jobworker.transport.worker_registry import UnreadableKey
 from tests.conftest import NOW
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 
@@ -145,7 +145,9 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: RelayDriver, key: 
 @pytest.mark.parametrize(
     "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOGUE, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
 )
-def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: RelayDriver, pattern: str, log: LogEntries) -> None:
+def test_a_key_of_one_worker_execution_or_queue_stops_nothing(
+    running: RelayDriver, pattern: str, log: LogEntries
+) -> None:
     name = pattern.format(worker="w9", digest="d", execution="e", queue="default")
     texts = [*_GARBAGE, *(("string", text) for text in TEXTS)]
     for kind, text in texts:
@@ -197,7 +199,7 @@ def test_announcements_with_values_of_other_types_are_left_out(running: RelayDri
     for name, value in itertools.product(names, VALUES):
         announce_worker(running.client, "default", **{name: value})
         for announcement in running.relay._maintenance._registry.list_announcements(seen.append):
-            watch._to_row(announcement, NOW)
+            maintenance._to_row(announcement, NOW)
     assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
     assert all(each.reason.startswith("it is no announcement of a worker: ") for each in seen)
     running.run_turns(2)
@@ -224,7 +226,9 @@ def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Relay
 
 
 @pytest.mark.parametrize("kind", [*EventKind, "unheard_of"])
-def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: RelayDriver, kind: str, log: LogEntries) -> None:
+def test_events_with_values_of_other_types_are_skipped_one_by_one(
+    anywhere: RelayDriver, kind: str, log: LogEntries
+) -> None:
     running = anywhere
     execution = running.driver.submit()
     for name, value in itertools.product(FIELDS, VALUES):
@@ -261,7 +265,9 @@ def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Re
 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
-def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: RelayDriver, key: str, log: LogEntries) -> None:
+def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(
+    anywhere: RelayDriver, key: str, log: LogEntries
+) -> None:
     line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
     right: dict[Any, Any] = events.encode(EventKind.LOG, anywhere.driver.submit(), 1, line)
     data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
@@ -281,7 +287,9 @@ def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywh
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReportRefused")
 
 
-def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(running: RelayDriver, log: LogEntries) -> None:
+def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(
+    running: RelayDriver, log: LogEntries
+) -> None:
     odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
     running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
     running.run_turns(2)

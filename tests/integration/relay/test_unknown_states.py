@@ -6,23 +6,22 @@ from dataclasses import asdict
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.admission import Submission
 from jobworker.domain.errors import UnreadableRow
-from jobworker.domain.execution import ExecutionState
-from jobworker.store import (
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from jobworker.store import triggers, unreadable_rows
+from jobworker.store.executions import (
     batches,
-    dependencies,
-    filters,
+    dependency_rows,
+    execution_filters,
     history,
     progress,
-    schema,
-    settling,
-    story,
-    triggers,
+    timeline,
     unique_keys,
-    unreadable,
 )
-from jobworker.store.unique_keys import UniqueKeyRequest
+from jobworker.store.executions.unique_keys import UniqueKeyRequest
+from jobworker.store.schedules import due_schedules
+from jobworker.store.tables import core
 from tests.integration.relay.conftest import DispatchDriver
 from tests.integration.relay.test_corrupt_rows import CorruptRowDriver
 
@@ -35,14 +34,12 @@ def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str],
     after = [house.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
     claim = UniqueKeyRequest("key", bad, None, None, running.driver.clock.now())
     with database.write() as connection:
-        connection.execute(schema.unique_keys.insert().values(**asdict(claim)))
-        connection.execute(
-            sa.update(schema.executions).values(schedule_id="s").where(schema.executions.c.job == "extract")
-        )
-    running.corrupt_column(schema.executions, "state", "Lost", id=bad)
-    running.corrupt_column(schema.transitions, "state", "Lost", execution_id=bad)
-    running.corrupt_column(schema.dependencies, "condition", "maybe", execution_id=after[0])
-    running.corrupt_column(schema.job_triggers, "condition", "maybe", job="report", after="load")
+        connection.execute(core.unique_keys.insert().values(**asdict(claim)))
+        connection.execute(sa.update(core.executions).values(schedule_id="s").where(core.executions.c.job == "extract"))
+    running.corrupt_column(core.executions, "state", "Lost", id=bad)
+    running.corrupt_column(core.transitions, "state", "Lost", execution_id=bad)
+    running.corrupt_column(core.dependencies, "condition", "maybe", execution_id=after[0])
+    running.corrupt_column(core.job_triggers, "condition", "maybe", job="report", after="load")
     return batch, [bad, good], after
 
 
@@ -55,22 +52,26 @@ def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
     with running.driver.database.write() as connection:
         assert history.get_many(connection, [bad, good]).keys() == {good}
         assert progress.get_many(connection, [bad, good]).keys() == {good}
-        assert [row.id for row in dependencies.find_ended(connection, [bad, good])] == []
+        assert [row.id for row in dependency_rows.find_ended(connection, [bad, good])] == []
         with pytest.raises(UnreadableRow):
-            dependencies.lock_parents(connection, [bad, good])
-        assert [edge.execution_id for edge in dependencies.list_unresolved(connection, [bad, good], 10)] == [after[1]]
-        assert [edge.execution_id for edge in dependencies.list_unresolved_by_child(connection, after)] == [after[1]]
-        assert dependencies.list_parents(connection, after[0]).items == []
-        assert len(dependencies.list_parents(connection, after[1]).items) == 1
+            dependency_rows.lock_parents(connection, [bad, good])
+        assert [edge.execution_id for edge in dependency_rows.list_unresolved(connection, [bad, good], 10)] == [
+            after[1]
+        ]
+        assert [edge.execution_id for edge in dependency_rows.list_unresolved_by_child(connection, after)] == [after[1]]
+        assert dependency_rows.list_parents(connection, after[0]).items == []
+        assert len(dependency_rows.list_parents(connection, after[1]).items) == 1
         assert [row.trigger.job for row in triggers.list_after(connection, ["extract", "load"])] == ["extract"]
-        assert filters.count_by_state(connection, [schema.executions.c.job == "extract"], None) == {ExecutionState.QUEUED: 1}
+        assert execution_filters.count_by_state(connection, [core.executions.c.job == "extract"], None) == {
+            ExecutionState.QUEUED: 1
+        }
         assert batches.count_by_state(connection, [batch]) == {batch: {ExecutionState.QUEUED: 1}}
         assert [row.execution_id for row in batches.list_steps(connection, batch)] == [good]
-        assert story.list_all_transitions(connection, bad) == []
+        assert timeline.list_all_transitions(connection, bad) == []
         assert unique_keys.acquire(connection, claim) is None
-        connection.execute(sa.update(schema.executions).values(batch_id=None))
-        assert settling.list_unfinished_executions(connection, "s") == [(good, ExecutionState.QUEUED)]
-    assert unreadable.problem_log.get_problems().keys() >= {
+        connection.execute(sa.update(core.executions).values(batch_id=None))
+        assert due_schedules.list_unfinished_executions(connection, "s") == [(good, ExecutionState.QUEUED)]
+    assert unreadable_rows.problem_log.get_problems().keys() >= {
         f"standing of execution {bad}",
         f"progress of execution {bad}",
         f"state of execution {bad}",

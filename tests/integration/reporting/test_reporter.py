@@ -10,17 +10,17 @@ import pytest
 import redis
 
 from jobworker.clock import SystemClock
-from jobworker.domain import job_log
-from jobworker.domain.job_log import MAX_LOG_BYTES, DroppedLines
+from jobworker.domain.executions import log_limits
+from jobworker.domain.executions.log_limits import MAX_LOG_BYTES, DroppedLines
 from jobworker.settings import Settings
 from jobworker.transport import keys
-from jobworker.worker import reporter as reporters
-from jobworker.worker.attempt_reporter import AttemptReporter
-from jobworker.worker.delivery import Delivery
-from jobworker.worker.link import RedisConnection
-from jobworker.worker.reporter import LogSender
+from jobworker.worker.attempt import log_sender
+from jobworker.worker.attempt.delivery import Delivery
+from jobworker.worker.attempt.log_sender import LogSender
+from jobworker.worker.attempt.reporter import AttemptReporter
+from jobworker.worker.redis_connection import RedisConnection
+from tests.polling import until
 from tests.servers import find_free_port
-from tests.waiting import until
 
 DELIVERY = Delivery("e1", 1, "talk", None, "c", None, "t", {}, {"page": 1})
 
@@ -35,7 +35,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing leaves by itself; the test says when."""
-    monkeypatch.setattr(reporters, "_SEND_DELAY_SECONDS", 3600.0)
+    monkeypatch.setattr(log_sender, "_SEND_DELAY_SECONDS", 3600.0)
 
 
 def create_reporter(url: str) -> LogSender:
@@ -80,21 +80,21 @@ def test_the_end_of_an_attempt_waits_for_its_last_lines(client: redis.Redis, red
 def test_lines_that_find_no_room_are_counted_in_their_place(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MAX_LINES", 10)
+    monkeypatch.setattr(log_sender, "_MAX_LINES", 10)
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
     for number in range(25):
         attempt.log_line(f"line {number}")
     reporter.flush()
     attempt.log_line("line 25")
-    lost = DroppedLines(15, sum(job_log.compute_line_size(f"line {number}") for number in range(10, 25)))
+    lost = DroppedLines(15, sum(log_limits.compute_line_size(f"line {number}") for number in range(10, 25)))
     for number in range(26, 50):
         attempt.log_line(f"line {number}")
     attempt.close()
     # Ten lines, the word about the rest, then eight more beside it, and the word about the last.
     expected = [f"line {number}" for number in (*range(10), *range(25, 34))]
     told = list_log_lines(client)
-    assert told[10] == job_log.format_gap_notice(lost)
+    assert told[10] == log_limits.format_gap_notice(lost)
     assert [line for line in told if not line.startswith("[lost")] == expected
     assert told[-1].startswith("[lost: 16 lines")
 
@@ -111,8 +111,8 @@ def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
 def test_while_the_relay_is_behind_lines_wait_here(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MAX_LOG_STREAM_SIZE", 300_000)
-    monkeypatch.setattr(reporters, "_MAX_BATCH_ENTRIES", 10)
+    monkeypatch.setattr(log_sender, "_MAX_LOG_STREAM_SIZE", 300_000)
+    monkeypatch.setattr(log_sender, "_MAX_BATCH_ENTRIES", 10)
     attempt = create_attempt_reporter(create_reporter(redis_url))
     said = [f"{number} " + "x" * 1_000 for number in range(2_000)]
     for line in said:
@@ -136,7 +136,7 @@ def test_while_the_relay_is_behind_lines_wait_here(
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporters, "_RETRY_DELAY_SECONDS", 3600.0)
+    monkeypatch.setattr(log_sender, "_RETRY_DELAY_SECONDS", 3600.0)
     reporter = create_reporter(f"redis://127.0.0.1:{find_free_port()}/0")
     tried: list[int] = []
     really = reporter._try_send
@@ -152,7 +152,7 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
         attempt.report_progress(1)
         assert attempt.close()["progress"]["done"] == 1
     assert tried == [1], "it knows by now that nobody answers"
-    monkeypatch.setattr(reporters, "_RETRY_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(log_sender, "_RETRY_DELAY_SECONDS", 0.0)
     reporter.flush()
     assert tried == [1, 50]
 
@@ -161,7 +161,7 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_attempt_stops_at_its_limit_and_counts_on(client: redis.Redis, redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
-    size = job_log.compute_line_size("x" * 10_000)
+    size = log_limits.compute_line_size("x" * 10_000)
     for _ in range(MAX_LOG_BYTES // size + 500):
         attempt.log_line("x" * 10_000)
         reporter.flush()
@@ -189,7 +189,7 @@ def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -
     ended = attempt.close()
     ticks = list_entries(client, keys.EVENTS)
     assert {kind for kind, _ in ticks} == {"progress", "metadata"}
-    assert len(ticks) <= 2 * ((time.monotonic() - began) / reporters._SEND_DELAY_SECONDS + 1)
+    assert len(ticks) <= 2 * ((time.monotonic() - began) / log_sender._SEND_DELAY_SECONDS + 1)
     last = ended.get("progress") or [data for kind, data in ticks if kind == "progress"][-1]
     assert last["done"] == number
 
@@ -211,7 +211,7 @@ def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_ur
 def test_while_the_relay_is_behind_news_wait_here(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MAX_EVENT_STREAM_LENGTH", 1)
+    monkeypatch.setattr(log_sender, "_MAX_EVENT_STREAM_LENGTH", 1)
     attempt = create_attempt_reporter(create_reporter(redis_url))
     for number in range(2):
         attempt.report_progress(number)

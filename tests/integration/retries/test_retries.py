@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
+from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions
-from jobworker.store.executions import ExecutionRow
+from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 
 
@@ -72,7 +72,9 @@ def test_a_policy_goes_before_the_options_of_celery(at_work: Engine) -> None:
 def test_what_the_job_says_goes_before_the_policy(at_work: Engine, job: str) -> None:
     row = submit_and_wait(at_work, job)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
-    assert list_retry_reasons(at_work, row.id) == ["the other side said so" if job == "says_when" else "the job asked for a retry"]
+    assert list_retry_reasons(at_work, row.id) == [
+        "the other side said so" if job == "says_when" else "the job asked for a retry"
+    ]
 
 
 def test_a_plain_task_asks_until_nothing_is_left(at_work: Engine) -> None:

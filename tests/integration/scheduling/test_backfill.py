@@ -2,8 +2,8 @@
 
 import datetime as dt
 
-from jobworker.services import backfill, schedules
-from jobworker.services.backfill import BackfillRequest, BackfillResult, BackfillOrder
+from jobworker.services.schedules import backfill, schedules
+from jobworker.services.schedules.backfill import BackfillOrder, BackfillRequest, BackfillResult
 from tests.engine import Engine
 
 BEGIN = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

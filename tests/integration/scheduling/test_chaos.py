@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobworker.store.database import Database
-from jobworker.transport import entries
+from jobworker.store.engine.database import Database
+from jobworker.transport.beat import entry_format
 from tests.engine import run_engine
-from tests.integration.scheduling.town import FAST_BEAT_APP, LEADER_LOCK_SECONDS, DEFAULT_BEAT_APP, ScheduleCluster
+from tests.integration.scheduling.cluster import DEFAULT_BEAT_APP, FAST_BEAT_APP, LEADER_LOCK_SECONDS, ScheduleCluster
+from tests.polling import until
 from tests.servers import PostgresServer, RedisServer, run_server
-from tests.waiting import until
 
 #: The database, and who says what is due.
 SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
@@ -157,7 +157,9 @@ def test_redis_forgets_everything(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once(check_starts=False):
         cluster.client.flushall()
         if cluster.has_beats:
-            until(lambda: cluster.client.zcard(entries.SCHEDULE_KEY) == len(cluster.specs), 60.0, what="all entries")
+            until(
+                lambda: cluster.client.zcard(entry_format.SCHEDULE_KEY) == len(cluster.specs), 60.0, what="all entries"
+            )
         cluster.wait_until_all_fire()
 
 

@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import pausing, schedules
-from jobworker.services.schedules import ScheduleView
-from jobworker.store import executions, schema
-from jobworker.store import schedules as stored
-from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import ExecutionFilters
-from jobworker.store.schedules import ScheduleRow
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.services.schedules import pauses, schedules
+from jobworker.services.schedules.schedules import ScheduleView
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+from jobworker.store.tables import core
 from tests.engine import Engine, run_engine
-from tests.servers import ServerProcess, RedisServer
-from tests.waiting import until
+from tests.polling import until
+from tests.servers import RedisServer, ServerProcess
 
 _FIRING_TIMEOUT_SECONDS = 60.0
 
@@ -53,13 +54,13 @@ class SchedulingProviderDriver:
     def get_schedule(self, name: str = "tick") -> ScheduleRow:
         """The schedule as it stands."""
         with self.engine.database.read() as connection:
-            found = stored.get_by_name(connection, name)
+            found = schedule_rows.get_by_name(connection, name)
         assert found is not None
         return found
 
     def list_occurrences(self, name: str = "tick") -> list[Any]:
         """Its rows, by nominal time."""
-        table, schedule_id = schema.occurrences, self.get_schedule(name).id
+        table, schedule_id = core.occurrences, self.get_schedule(name).id
         with self.engine.database.read() as connection:
             query = sa.select(table).where(table.c.schedule_id == schedule_id).order_by(table.c.scheduled_for)
             return list(connection.execute(query))
@@ -77,7 +78,11 @@ class SchedulingProviderDriver:
 
     def wait_until_fired(self, count: int, name: str = "tick") -> None:
         """Wait until so many occurrences have fired."""
-        until(lambda: self.list_outcomes(name).count("fired") >= count, _FIRING_TIMEOUT_SECONDS, what=f"{count} occurrences of {name}")
+        until(
+            lambda: self.list_outcomes(name).count("fired") >= count,
+            _FIRING_TIMEOUT_SECONDS,
+            what=f"{count} occurrences of {name}",
+        )
 
 
 @pytest.fixture(params=["redbeat", "internal"])
@@ -135,7 +140,10 @@ def test_a_relay_that_was_away_makes_up_for_what_was_due(driver: SchedulingProvi
 
 def test_overlap_is_seen_while_an_execution_runs(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
-    until(lambda: driver.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _FIRING_TIMEOUT_SECONDS)
+    until(
+        lambda: driver.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"],
+        _FIRING_TIMEOUT_SECONDS,
+    )
     driver.wait_until_fired(2, "skips")
     first, second = driver.list_executions("skips")[:2]
     assert driver.engine.wait_until_final(first.id).finished_at is not None
@@ -151,7 +159,11 @@ def test_the_next_one_cancels_the_one_that_runs(driver: SchedulingProviderDriver
     assert driver.engine.wait_until_final(first.id).state is ExecutionState.CANCELLED
     driver.engine.wait_for_state(second.id, ExecutionState.RUNNING)
     driver.engine.cancel(second.id)
-    until(lambda: "exhausted" in driver.list_outcomes("takes_over"), _FIRING_TIMEOUT_SECONDS, what="the row after the last run")
+    until(
+        lambda: "exhausted" in driver.list_outcomes("takes_over"),
+        _FIRING_TIMEOUT_SECONDS,
+        what="the row after the last run",
+    )
     assert driver.get_schedule("takes_over").next_at is None
 
 
@@ -161,7 +173,7 @@ def test_a_pause_ends_by_itself_and_makes_up(driver: SchedulingProviderDriver) -
     now = driver.engine.clock.now()
     with driver.engine.database.write() as connection:
         until_moment = now + dt.timedelta(seconds=3)
-        pausing.pause_schedule(connection, driver.get_schedule(), "a moment", until_moment, "test", now)
+        pauses.pause_schedule(connection, driver.get_schedule(), "a moment", until_moment, "test", now)
     until(lambda: driver.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
     held_up = [row for row in driver.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]

@@ -5,15 +5,15 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from jobworker.domain import events
-from jobworker.domain.events import EventKind
-from jobworker.domain.execution import ExecutionState
-from jobworker.services import schedules
-from jobworker.store import schema
+from jobworker.domain.executions import events
+from jobworker.domain.executions.events import EventKind
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.services.schedules import schedules
+from jobworker.store.tables import core
 from jobworker.transport import keys
 from tests.engine import Engine
+from tests.polling import until
 from tests.servers import RedisServer
-from tests.waiting import until
 
 
 def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence_of_its_own(
@@ -40,7 +40,7 @@ def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
-        assert list(connection.execute(sa.select(schema.occurrences))) == []
+        assert list(connection.execute(sa.select(core.occurrences))) == []
         assert schedules.find(connection, "tick").next_at == known.row.next_at
 
 
@@ -50,6 +50,6 @@ def _report_due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
 
 def _count_unread(server: RedisServer, engine: Engine) -> bool:
     with engine.database.read() as connection:
-        read = connection.scalar(sa.select(schema.relay_state.c.events_offset))
+        read = connection.scalar(sa.select(core.relay_state.c.events_offset))
     with contextlib.closing(server.create_client()) as client:
         return bool(client.xrange(keys.EVENTS, min=f"({read}", max="+"))

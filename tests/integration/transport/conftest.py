@@ -7,7 +7,7 @@ import pytest
 
 from tests.engine import Engine
 from tests.integration.transport.proxy import RedisProxy
-from tests.integration.transport.yard import TransportDriver
+from tests.integration.transport.transport_driver import TransportDriver
 from tests.servers import RedisServer
 
 

@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobworker.clock import ManualClock
-from jobworker.domain.events import EventKind
+from jobworker.domain.executions.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.broker.fetching import PrefetchEstimator
+from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.messages import PendingReport
+from jobworker.transport.broker.prefetch import PrefetchEstimator
 from jobworker.transport.claims import Claim
-from jobworker.transport.mailbox import Mailbox
-from jobworker.transport.messages import PendingReport
 from jobworker.transport.publisher import Message, Publisher, get_list_names
-from jobworker.transport.registry import WorkerRegistry
 from jobworker.transport.scripts.messages import ADOPT, FETCH
+from jobworker.transport.worker_registry import WorkerRegistry
 from tests.servers import RedisServer
 
 _SLOTS = 3
@@ -119,7 +119,9 @@ class _WorkerModel:
             assert len(self._send(self.late_requests.pop())) == 1, "no message, just a word"
 
     def adopt(self) -> None:
-        flat: Any = self.world.client.eval(ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.allocate_tags())
+        flat: Any = self.world.client.eval(
+            ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.allocate_tags()
+        )
         held = zip(flat[0::2], flat[1::2], strict=True)
         unknown = sorted((int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.mailbox.get_tags())
         entries = []

@@ -8,8 +8,8 @@ from typing import Any
 from celery import Celery
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import TransportDriver, make_running_check
-from tests.waiting import until
+from tests.integration.transport.transport_driver import TransportDriver, make_running_check
+from tests.polling import until
 
 
 def test_dead_workers_messages_run_elsewhere(driver: TransportDriver, tmp_path: Path) -> None:
@@ -46,7 +46,10 @@ def test_frozen_worker_wakes_fenced_and_ends_without_a_word(driver: TransportDri
     until(make_running_check(driver, held))
     until(lambda: all(driver.list_event_kinds(execution) == ["running"] for execution in held))
     frozen.send_signal(signal.SIGSTOP)
-    until(lambda: all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held), what="both to be lost")
+    until(
+        lambda: all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held),
+        what="both to be lost",
+    )
     gate.touch()
     frozen.send_signal(signal.SIGCONT)
     until(lambda: not frozen.is_alive(), what="the fenced worker to end")

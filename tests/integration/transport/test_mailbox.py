@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from jobworker.clock import ManualClock
-from jobworker.domain.events import EventKind
+from jobworker.domain.executions.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.claims import ClaimResult, Claim
-from jobworker.transport.mailbox import WorkerFenced, Mailbox
-from jobworker.transport.messages import PendingReport
+from jobworker.transport.broker.mailbox import Mailbox, WorkerFenced
+from jobworker.transport.broker.messages import PendingReport
+from jobworker.transport.claims import Claim, ClaimResult
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -82,7 +82,9 @@ def mailbox_driver(redis_url: str, clock: ManualClock) -> Iterator[_MailboxDrive
 
 
 @pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
-def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(mailbox_driver: _MailboxDriver, in_the_way: str) -> None:
+def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(
+    mailbox_driver: _MailboxDriver, in_the_way: str
+) -> None:
     mailbox_driver.receive_messages(1, starting=1)
     ticket = mailbox_driver.start_next()
     assert mailbox_driver.mailbox.flush()
@@ -98,7 +100,9 @@ def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(mailb
     assert mailbox_driver.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
-def test_many_large_results_leave_a_few_at_a_time(mailbox_driver: _MailboxDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_large_results_leave_a_few_at_a_time(
+    mailbox_driver: _MailboxDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mailbox_driver.slots = 40
     mailbox_driver.receive_messages(40, starting=40)
     tickets = [mailbox_driver.start_next() for _ in range(40)]
@@ -161,7 +165,11 @@ def test_start_and_end_leave_together_with_the_acknowledgement(mailbox_driver: _
     mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
     assert mailbox_driver.list_events() == []
     assert mailbox_driver.mailbox.flush()
-    assert mailbox_driver.list_events() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
+    assert mailbox_driver.list_events() == [
+        ("running", one.execution),
+        ("running", two.execution),
+        ("succeeded", one.execution),
+    ]
     assert set(mailbox_driver.client.hgetall(_INFLIGHT)) == {two.token, "#"}
     assert mailbox_driver.mailbox.flush()
     assert len(mailbox_driver.list_events()) == 3
@@ -227,15 +235,17 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(mailbox_driver: _Mail
     mailbox_driver.clock.advance(0.3)
     mailbox_driver.mailbox.requeue_late()
     mailbox_driver.mailbox.flush()
-    assert [json.loads(text)["headers"]["jobworker"]["execution"] for text in mailbox_driver.client.lrange("q", 0, -1)[::-1]] == [
-        ticket.execution for ticket in tickets[1:]
-    ]
+    assert [
+        json.loads(text)["headers"]["jobworker"]["execution"] for text in mailbox_driver.client.lrange("q", 0, -1)[::-1]
+    ] == [ticket.execution for ticket in tickets[1:]]
     assert mailbox_driver.client.get(keys.RUN.format(execution=tickets[1].execution)) == "0 finished - -"
     assert mailbox_driver.client.llen(keys.READY.format(queue="q")) == 1
     assert mailbox_driver.list_events() == [("running", tickets[0].execution)]
 
 
-def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(mailbox_driver: _MailboxDriver) -> None:
+def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(
+    mailbox_driver: _MailboxDriver,
+) -> None:
     [one, two] = mailbox_driver.receive_messages(2, starting=1)
     mailbox_driver.start_next()
     mailbox_driver.mailbox.requeue_all()

@@ -7,8 +7,8 @@ import pytest
 
 from jobworker.transport.broker.channel import _FETCH_SHA
 from tests.integration.transport.proxy import RedisProxy, RequestPredicate
-from tests.integration.transport.yard import TransportDriver, make_running_check
-from tests.waiting import until
+from tests.integration.transport.transport_driver import TransportDriver, make_running_check
+from tests.polling import until
 
 
 def _is_fetch(sent: bytes) -> bool:
@@ -22,7 +22,9 @@ def _reports_kind(what: str) -> RequestPredicate:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(driver: TransportDriver, proxy: RedisProxy, pool: str) -> None:
+def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(
+    driver: TransportDriver, proxy: RedisProxy, pool: str
+) -> None:
     worker = driver.start_worker("--pool", pool, JOBWORKER_REDIS_URL=proxy.url)
     driver.expect_only_done(driver.publish())
     proxy.drop_answer_to(_is_fetch)
@@ -34,7 +36,9 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(driver: TransportDr
 
 
 @pytest.mark.parametrize("what", ["tell", "end"])
-def test_report_whose_answer_is_lost_is_told_once(driver: TransportDriver, proxy: RedisProxy, what: str, tmp_path: Path) -> None:
+def test_report_whose_answer_is_lost_is_told_once(
+    driver: TransportDriver, proxy: RedisProxy, what: str, tmp_path: Path
+) -> None:
     driver.start_worker(JOBWORKER_REDIS_URL=proxy.url)
     driver.expect_only_done(driver.publish())  # From here on Redis knows the scripts.
     gate = tmp_path / "gate"
@@ -49,9 +53,13 @@ def test_report_whose_answer_is_lost_is_told_once(driver: TransportDriver, proxy
     driver.expect_only_done([*held, *driver.publish(count=10)])
 
 
-def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(driver: TransportDriver, proxy: RedisProxy) -> None:
+def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(
+    driver: TransportDriver, proxy: RedisProxy
+) -> None:
     frozen = driver.start_worker("--pool", "threads", wait=False)
-    unheard = driver.start_worker("--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url)
+    unheard = driver.start_worker(
+        "--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url
+    )
     driver.wait_until_ready(frozen, unheard)
     # The first message of an empty queue: whoever waits for it is frozen, and killed.
     frozen.send_signal(signal.SIGSTOP)
@@ -79,7 +87,12 @@ def test_worker_killed_under_load_again_and_again(driver: TransportDriver) -> No
         until(lambda done=done: len(driver.list_events()) > done + 20, every=0.001)  # type: ignore[misc]
         worker.terminate(signal.SIGKILL)
     driver.start_worker()
-    until(lambda: {execution for kind, execution, _ in driver.list_events() if kind in ("succeeded", "lost")} == set(executions))
+    until(
+        lambda: (
+            {execution for kind, execution, _ in driver.list_events() if kind in ("succeeded", "lost")}
+            == set(executions)
+        )
+    )
     until(driver.is_empty)
     lost = {execution for kind, execution, _ in driver.list_events() if kind == "lost"}
     starts = driver.engine.count_starts()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.transport.yard import TransportDriver, make_running_check
-from tests.waiting import until
+from tests.integration.transport.transport_driver import TransportDriver, make_running_check
+from tests.polling import until
 
 
 def _sort_by_start(driver: TransportDriver, executions: list[str]) -> list[str]:

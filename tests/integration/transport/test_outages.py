@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import TransportDriver, make_running_check
+from tests.integration.transport.transport_driver import TransportDriver, make_running_check
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 #: A pool each on a queue of its own, and how many jobs it runs at a time.
 _POOLS = {"prefork": ("critical", 2), "threads": ("default", 2), "solo": ("background", 1)}
@@ -80,7 +80,9 @@ def _restart_redis(driver: TransportDriver, down: float) -> None:
     driver.server.start()
 
 
-def test_connections_dropped_every_second_under_load(driver: TransportDriver, workers: dict[str, ServerProcess]) -> None:
+def test_connections_dropped_every_second_under_load(
+    driver: TransportDriver, workers: dict[str, ServerProcess]
+) -> None:
     names, executions = set(driver.list_workers()), []
     for _ in range(10):
         for _ in range(10):

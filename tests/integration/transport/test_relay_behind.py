@@ -1,13 +1,15 @@
 """The relay is away for long: the stream of events stops growing, and what was held back runs later."""
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import TransportDriver
-from tests.waiting import until
+from tests.integration.transport.transport_driver import TransportDriver
+from tests.polling import until
 
 #: So short that a worker's grace, four leases, passes within the test.
 _LEASE_SECONDS = "1"
 
-_FILL_STREAM_SCRIPT = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
+_FILL_STREAM_SCRIPT = (
+    "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
+)
 
 
 def test_workers_begin_nothing_new_until_events_are_read(driver: TransportDriver) -> None:
@@ -15,7 +17,9 @@ def test_workers_begin_nothing_new_until_events_are_read(driver: TransportDriver
         driver.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
     worker = driver.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     executions = driver.publish(count=5)
-    until(lambda: driver.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
+    until(
+        lambda: driver.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay"
+    )
     worker.check_alive()
     assert driver.client.xlen(keys.EVENTS) == 100_001
     driver.client.xtrim(keys.EVENTS, maxlen=0)

@@ -8,9 +8,9 @@ from jobworker.clock import ManualClock
 from jobworker.transport.client import connect_redis
 from jobworker.transport.publisher import get_list_names
 from jobworker.worker.watchdog import Watchdog
-from tests.integration.transport.yard import TransportDriver
+from tests.integration.transport.transport_driver import TransportDriver
+from tests.polling import until
 from tests.servers import ServerProcess
-from tests.waiting import until
 
 #: So short that four leases, a worker's grace, pass within a test.
 _LEASE_SECONDS = "1"

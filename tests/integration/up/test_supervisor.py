@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.guardian import OrphanReaper
+from jobworker.orphan_reaper import OrphanReaper
 from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
 from jobworker.up.supervisor import RestartBackoff, StopStage, Supervisor
-from tests.supervised import is_alive, list_group_members
-from tests.waiting import TIMEOUT_SECONDS
+from tests.polling import TIMEOUT_SECONDS
+from tests.up_process import is_alive, list_group_members
 
 
 def _make_python_service(name: str, code: str) -> Service:
@@ -28,7 +28,9 @@ class _InProcessSupervisor(Supervisor):
 
     def __init__(self, folder: Path, backoff: RestartBackoff | None = None) -> None:
         self.guardian = OrphanReaper()
-        super().__init__(self.guardian, ProcessOutput(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
+        super().__init__(
+            self.guardian, ProcessOutput(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff
+        )
 
     def stop_service(self, name: str, patience: float = TIMEOUT_SECONDS, insist: bool = False) -> bool:
         """Stop a single service."""
@@ -95,7 +97,9 @@ def test_a_signal_that_killed_it_is_named(make: SupervisorFactory, capsys: Outpu
 
 def test_a_last_line_without_end_is_shown(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
-    code = supervisor.run(_make_python_service("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ)
+    code = supervisor.run(
+        _make_python_service("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ
+    )
 
     lines = [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines() if " once | " in line]
     assert code == 7

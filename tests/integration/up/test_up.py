@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from jobworker.up.redis_server import EmbeddedRedis
+from tests.polling import until
 from tests.servers import RedisServer, find_other_redis
-from tests.supervised import ROOT, UpProcess, is_alive, make_environment, list_group_members
-from tests.waiting import until
+from tests.up_process import ROOT, UpProcess, is_alive, list_group_members, make_environment
 
 _SLEEP_COMMAND = "sleep 600"
 
@@ -348,6 +348,10 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: UpStar
 
 
 def test_no_beat_is_started_where_the_relay_looks_itself(start: UpStarter) -> None:
-    up = start(f"beat: {_SIGNAL_RECORDER_COMMAND} beat", f"web: {_SIGNAL_RECORDER_COMMAND} web", JOBWORKER_SCHEDULING_PROVIDER="internal")
+    up = start(
+        f"beat: {_SIGNAL_RECORDER_COMMAND} beat",
+        f"web: {_SIGNAL_RECORDER_COMMAND} web",
+        JOBWORKER_SCHEDULING_PROVIDER="internal",
+    )
     up.wait_for_output("| ready")
     assert set(up.list_service_pids()) == {"redis", "db", "web"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.store.database import Database
+from jobworker.store.engine.database import Database
 from tests.engine import run_engine
-from tests.integration.workflows.yard import WorkflowDriver
+from tests.integration.workflows.workflow_driver import WorkflowDriver
 from tests.servers import PostgresServer, RedisServer, run_server
 
 
@@ -33,7 +33,9 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def own_driver(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[WorkflowDriver]:
+def own_driver(
+    tmp_path: Path, database: Database, database_url: str, own_server: RedisServer
+) -> Iterator[WorkflowDriver]:
     """Nothing started yet, for this test alone."""
     with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield WorkflowDriver(engine)

@@ -3,10 +3,10 @@
 import signal
 from pathlib import Path
 
-from jobworker.domain.admission import Submission
-from jobworker.domain.execution import ExecutionState
-from tests.integration.workflows.yard import WorkflowDriver, make_step
-from tests.waiting import until
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
+from tests.polling import until
 
 
 def _make_path(name: str) -> dict[str, str]:
@@ -49,7 +49,9 @@ def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_driver: WorkflowDriv
     assert {row.cancel_requested_by for row in own_driver.list_executions(batch_id=batch)} == {"tester"}
 
 
-def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(
+    own_driver: WorkflowDriver, tmp_path: Path
+) -> None:
     engine, done = own_driver.engine, tmp_path / "done"
     relay, _ = engine.start()
     for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.execution import ExecutionState
-from jobworker.domain.job import JobDefinition
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services import jobs
-from tests.integration.workflows.yard import WorkflowDriver, make_step
-from tests.waiting import until
+from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
+from tests.polling import until
 
 
 def _make_reference(source: str) -> dict[str, str]:
@@ -22,7 +22,12 @@ def test_results_go_from_step_to_step_and_meet_again(driver: WorkflowDriver) -> 
         start=make_step("noop", parameters={"number": 5}),
         left=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 10}),
         right=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 20}),
-        total=make_step("plain_celery_task", "left", "right", parameters={"left": _make_reference("left"), "right": _make_reference("right")}),
+        total=make_step(
+            "plain_celery_task",
+            "left",
+            "right",
+            parameters={"left": _make_reference("left"), "right": _make_reference("right")},
+        ),
     )
     status = driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.SUCCEEDED: 4}
@@ -37,7 +42,9 @@ def test_a_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
     steps: dict[str, Any] = {"s0": make_step("noop", parameters={"number": 0})}
     for number in range(1, 20):
         before = f"s{number - 1}"
-        steps[f"s{number}"] = make_step("plain_celery_task", before, parameters={"left": _make_reference(before), "right": 1})
+        steps[f"s{number}"] = make_step(
+            "plain_celery_task", before, parameters={"left": _make_reference(before), "right": 1}
+        )
     batch, ids = driver.submit_workflow(**steps)
     driver.wait_until_completed(batch)
     assert driver.engine.get(ids["s19"]).result == 19
@@ -53,7 +60,9 @@ def test_what_becomes_of_steps_behind_a_failure(driver: WorkflowDriver, failing:
         continues=make_step("noop", {"step": "bad", "otherwise": "continue"}),
         handler=make_step("noop", {"step": "bad", "on": "failure"}),
         elsewhere=make_step("noop"),
-        last=make_step("noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))),
+        last=make_step(
+            "noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))
+        ),
     )
     assert driver.wait_for_final_states(ids) == {
         "bad": ExecutionState.FAILED, "skips": ExecutionState.SKIPPED, "behind_skip": ExecutionState.SKIPPED, "fails": ExecutionState.FAILED,
@@ -99,7 +108,9 @@ def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_driver: Wor
     done = tmp_path / "done"
     parent = engine.submit_one("wait_for_file", parameters={"path": str(done)})
     child = engine.submit_one("noop", depends_on=[parent])
-    batch, _ = own_driver.submit_workflow(first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first"))
+    batch, _ = own_driver.submit_workflow(
+        first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first")
+    )
     until(lambda: engine.is_running(parent))
     relay.terminate(signal.SIGKILL)
     done.touch()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.up import child, log_files
+from jobworker.up import log_files, process
 from jobworker.up.log_files import LogFile
 from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
-from tests.waiting import until
+from tests.polling import until
 
 _TIME = "2026-11-30T18:41:43.603013Z"
 
@@ -49,7 +49,9 @@ def test_unimportant_records_are_kept_and_not_printed(
         ["8962:M 30 Nov 2026 18:41:40.606 # WARNING Memory overcommit must be enabled!"],
     ],
 )
-def test_what_matters_is_printed_and_kept(output: ProcessOutput, capsys: pytest.CaptureFixture[str], lines: list[str]) -> None:
+def test_what_matters_is_printed_and_kept(
+    output: ProcessOutput, capsys: pytest.CaptureFixture[str], lines: list[str]
+) -> None:
     output.write_lines("web", lines)
 
     assert _read_printed(capsys) == lines
@@ -75,9 +77,9 @@ def test_only_line_feeds_end_a_line(output: ProcessOutput, capsys: pytest.Captur
 
 
 def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_MAX_LINE_SIZE", 3)
-    monkeypatch.setattr(child, "_CHUNK_SIZE", 6)
-    running = child.ServiceProcess(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
+    monkeypatch.setattr(process, "_MAX_LINE_SIZE", 3)
+    monkeypatch.setattr(process, "_CHUNK_SIZE", 6)
+    running = process.ServiceProcess(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
     lines: list[bytes] = []
 
     def read() -> bool:
@@ -91,7 +93,7 @@ def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_only_line_feeds_end_the_last_lines_of_a_process() -> None:
-    running = child.ServiceProcess(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
+    running = process.ServiceProcess(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
     running.start_command()
     until(lambda: running.returncode is not None, within=30, what="its end")
     assert running.close() == [b"a\rb", b"", b"c"]

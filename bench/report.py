@@ -1,0 +1,101 @@
+"""What was measured, and the one table that every run ends with."""
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure is asked to reach: the median over the rounds of something made of ours and stock's."""
+
+    description: str
+    compute: Callable[[float, float], float]
+    limit: float
+    higher_is_better: bool = False
+
+    def is_reached(self, pairs: Iterable[tuple[float, float]]) -> bool:
+        """Whether it is, by (ours, stock's) of each round."""
+        value = statistics.median(self.compute(ours, stock) for ours, stock in pairs)
+        return value >= self.limit if self.higher_is_better else value <= self.limit
+
+
+def expect_ratio_at_least(limit: float) -> Target:
+    """Ours must be so many times stock's, or more."""
+    return Target(f"≥ {limit:g} ×", _compute_ratio, limit, higher_is_better=True)
+
+
+def expect_ratio_at_most(limit: float) -> Target:
+    """Ours must be this part of stock's, or less."""
+    return Target(f"≤ {limit:g} ×", _compute_ratio, limit)
+
+
+def expect_excess_at_most(limit: float) -> Target:
+    """Ours may be so much more than stock's."""
+    return Target(f"≤ stock + {limit:g}", lambda ours, stock: ours - stock, limit)
+
+
+def expect_at_most(limit: float) -> Target:
+    """Ours must not be more, whatever stock does."""
+    return Target(f"≤ {limit:g}" if limit else "0", lambda ours, _: ours, limit)
+
+
+def _compute_ratio(ours: float, stock: float) -> float:
+    return ours / stock
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One thing measured once. `stock` holds a value for each way in which stock Celery was run; none if it cannot."""
+
+    name: str
+    unit: str
+    ours: float
+    stock: Mapping[str, float] = field(default_factory=dict)
+    target: Target | None = None
+
+
+class Report:
+    """Collects figures and prints their medians."""
+
+    def __init__(self) -> None:
+        self._measurements: dict[str, list[Measurement]] = {}
+
+    def add(self, measurement: Measurement) -> None:
+        """Keep a figure, and show on stderr how the run goes."""
+        self._measurements.setdefault(measurement.name, []).append(measurement)
+        stock = ", ".join(f"stock {how} {value:.2f}".replace("  ", " ") for how, value in measurement.stock.items())
+        print(
+            f"{measurement.name}: ours {measurement.ours:.2f}, {stock or 'stock –'} {measurement.unit}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def print(self) -> None:
+        """One line for each thing measured, in markdown: medians of the rounds, and the median of their ratios."""
+        print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
+        for what, measurements in self._measurements.items():
+            print(f"| {what} | {' | '.join(_format_cells(measurements))} |")
+
+
+def _format_cells(measurements: list[Measurement]) -> list[str]:
+    ours = statistics.median(figure.ours for figure in measurements)
+    how, stock = _choose_best_baseline(measurements) or ("", 0.0)
+    pairs = [(figure.ours, figure.stock.get(how, 0.0)) for figure in measurements]
+    # Of each round, since both were measured in the same minutes.
+    ratio = f"{statistics.median(mine / theirs for mine, theirs in pairs):.2f}" if stock else "–"
+    baseline_text = f"{stock:.1f}{f' ({how})' if how else ''}" if measurements[0].stock else "–"
+    bar = measurements[0].target
+    verdict = f"{bar.description}: {'reached' if bar.is_reached(pairs) else '**missed**'}" if bar else "–"
+    return [f"{ours:.1f}", baseline_text, ratio, verdict, measurements[0].unit]
+
+
+def _choose_best_baseline(measurements: list[Measurement]) -> tuple[str, float] | None:
+    """Of several ways to run stock Celery the one that does best here, so that nothing is gained by its settings."""
+    medians = {how: statistics.median(figure.stock[how] for figure in measurements) for how in measurements[0].stock}
+    if not medians:
+        return None
+    bar = measurements[0].target
+    choose = max if bar and bar.higher_is_better else min
+    return choose(medians.items(), key=lambda pair: pair[1])

@@ -1,0 +1,31 @@
+"""What every measure of the transport is handed."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.probe import JobProbe
+from bench.transport.systems import CeleryTransport, JobWorkerTransport
+
+
+@dataclass
+class TransportContext:
+    """Makes sides, each in a folder of its own. `environment` goes to the processes of both."""
+
+    folder: Path
+    probe: JobProbe
+    environment: Mapping[str, str]
+    _folder_numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def make_jobworker(self, **settings: str) -> JobWorkerTransport:
+        """JobWorker's side, with JOBWORKER_* settings by their short names."""
+        environment = {f"JOBWORKER_{name.upper()}": value for name, value in settings.items()}
+        return JobWorkerTransport(self._make_folder_path("ours"), {**self.environment, **environment})
+
+    def make_celery(self, visibility: str | None = None) -> CeleryTransport:
+        """Stock Celery's side."""
+        return CeleryTransport(self._make_folder_path("stock"), self.environment, visibility)
+
+    def _make_folder_path(self, side: str) -> Path:
+        return self.folder / f"{side}-{next(self._folder_numbers)}"

@@ -1,0 +1,94 @@
+"""What operators and their machines look at: /healthz, /readyz, /metrics, and / as a signpost."""
+
+from typing import Any
+
+from flask import Response
+from marshmallow import fields
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.context import get_context
+from jobworker.api.responses import make_json_response
+from jobworker.api.schemas.base import ResponseSchema, text_field
+from jobworker.services.health import CheckResult
+
+blueprint = Blueprint("operations", __name__, description="For operators.")
+
+#: What must be right for work to be accepted; the rest must be right for it to be run on time.
+_REQUIRED_CHECKS = frozenset({"database", "migrations"})
+
+
+class HealthCheckSchema(ResponseSchema):
+    """One check."""
+
+    status = text_field("ok or failed")
+    detail = fields.String()
+
+
+class ReadinessSchema(ResponseSchema):
+    """All checks by name."""
+
+    status = text_field("`ready`; `degraded`: work is accepted, and runs when the failed checks pass again; `unready`.")
+    checks = fields.Dict(values=fields.Nested(HealthCheckSchema))
+
+
+class SignpostSchema(ResponseSchema):
+    """Where things are."""
+
+    name = fields.String()
+    links = fields.Dict(values=fields.String())
+
+
+@blueprint.get("/")
+@blueprint.document_response(200, SignpostSchema(), "Links.")
+def signpost() -> Response:
+    """Say where things are."""
+    links = {
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "tasks": "/api/v1/tasks",
+        "jobs": "/api/v1/jobs",
+        "executions": "/api/v1/executions",
+        "ready": "/readyz",
+        "metrics": "/metrics",
+    }
+    return make_json_response({"name": "JobWorker", "links": links})
+
+
+@blueprint.get("/healthz")
+@blueprint.document_response(
+    200, {"type": "object", "properties": {"status": {"type": "string"}}}, "This process answers."
+)
+def healthz() -> Response:
+    """Is this process alive? Asks nobody else."""
+    return make_json_response({"status": "alive"})
+
+
+@blueprint.get("/readyz")
+@blueprint.document_response(200, ReadinessSchema(), "Work is accepted and run.")
+@blueprint.document_response(503, ReadinessSchema(), "Something is missing.")
+def readyz() -> Response:
+    """Is everything there that work needs to be accepted and run? 503, in the same form, if not."""
+    checks = get_context().health.run_checks()
+    get_context().health.log_warnings(checks)
+    status = _summarize_status(checks)
+    shown: dict[str, Any] = {
+        each.name: {"status": "ok" if each.ok else "failed", "detail": each.detail} for each in checks
+    }
+    return make_json_response({"status": status, "checks": shown}, 200 if status == "ready" else 503)
+
+
+@blueprint.get("/metrics")
+@blueprint.document_response(200, {"type": "string"}, "Prometheus' text format.", content_type="text/plain")
+def metrics() -> Response:
+    """Figures for Prometheus."""
+    context = get_context()
+    content = context.metrics.render(context.health.collect_census(), context.clock.now())
+    return Response(content, content_type=CONTENT_TYPE_LATEST)
+
+
+def _summarize_status(checks: list[CheckResult]) -> str:
+    failed = {each.name for each in checks if not each.ok}
+    if failed & _REQUIRED_CHECKS:
+        return "unready"
+    return "degraded" if failed else "ready"

@@ -1,0 +1,96 @@
+"""Submitting work: one execution, or up to 10,000 at once."""
+
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import headers, serializers
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.context import ACTOR, get_context
+from jobworker.api.responses import make_json_response
+from jobworker.api.schemas.executions import BatchBodySchema, BatchSchema, ExecutionSchema, SubmissionBodySchema
+from jobworker.domain.errors import (
+    IdempotencyKeyReused,
+    InvalidDependency,
+    InvalidParameters,
+    JobDisabled,
+    JobNotFound,
+    JobRemoved,
+    TaskNotFound,
+    UnknownQueue,
+)
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services import executions
+from jobworker.services.submissions import submission
+from jobworker.services.workflows.batch_completion import BatchOptions
+from jobworker.store.executions.executions import ExecutionRow
+
+blueprint = Blueprint(
+    "submissions",
+    __name__,
+    url_prefix=serializers.ROOT,
+    description="Submit work. A 2xx answer is a committed row: it will run, whatever happens to the rest.",
+)
+
+_LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("/jobs/<string:name>/executions")
+@blueprint.arguments(SubmissionBodySchema(), required=False)
+@blueprint.document_response(202, ExecutionSchema(), "Accepted.", headers=_LOCATION)
+@blueprint.document_response(200, ExecutionSchema(), "It ended while the client preferred to wait.", headers=_LOCATION)
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
+@blueprint.document_problems(
+    JobNotFound,
+    TaskNotFound,
+    JobDisabled,
+    JobRemoved,
+    IdempotencyKeyReused,
+    InvalidParameters,
+    InvalidDependency,
+    UnknownQueue,
+)
+def submit(body: dict[str, Any], name: str) -> Response:
+    """Run a job, now or later."""
+    request = Submission(job=name, **body)
+    row, replayed = submission.submit(
+        get_context().database, get_context().clock, request, ACTOR, headers.read_idempotency_key()
+    )
+    if not replayed:
+        get_context().record_submissions(1)
+    return _make_submission_response(row)
+
+
+@blueprint.post("/executions/batch")
+@blueprint.arguments(BatchBodySchema())
+@blueprint.allow_large_body()
+@blueprint.document_response(202, BatchSchema(), "All are accepted.")
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY)
+@blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
+def submit_batch(body: dict[str, Any]) -> Response:
+    """Run many executions: all are accepted, or none if one of them is wrong."""
+    options = BatchOptions(name=body["name"], on_complete=body["on_complete"])
+    accepted = submission.submit_batch(
+        get_context().database, get_context().clock, body["executions"], ACTOR, headers.read_idempotency_key(), options
+    )
+    if not accepted.replayed:
+        get_context().record_submissions(len(accepted.execution_ids))
+    return make_json_response(serializers.serialize_batch(accepted), 202)
+
+
+def _make_submission_response(row: ExecutionRow) -> Response:
+    """202, or 200 with the result if the client preferred to wait and it ended in time."""
+    seconds = headers.read_preferred_wait()
+    # Waiting is a favour: when too many wait already, the answer is 202 at once.
+    has_waited = seconds > 0 and get_context().waiting_requests.acquire(blocking=False)
+    if has_waited:
+        try:
+            row = executions.wait_for_end(get_context().database, get_context().clock, row.id, seconds)
+        finally:
+            get_context().waiting_requests.release()
+    extra = {"Preference-Applied": f"wait={seconds}"} if has_waited else {}
+    status = 200 if has_waited and row.state in FINAL_STATES else 202
+    return make_json_response(
+        serializers.serialize_execution(row), status, {"Location": f"{serializers.ROOT}/executions/{row.id}", **extra}
+    )

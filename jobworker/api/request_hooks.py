@@ -1,0 +1,64 @@
+"""What is done for every request, whichever endpoint it is for: its id, its time, its count."""
+
+import re
+import uuid
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+
+from jobworker.api.context import get_context
+from jobworker.api.server import REJECTION_KEY
+from jobworker.domain.json import json_values
+
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=-]{0,127}\Z")
+
+#: Methods that metrics tell apart: a client can invent as many as it likes, and each would make series of its own.
+_COUNTED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+#: Route shown in metrics for a URL that leads nowhere: the URL itself would make a series of its own.
+_NO_ROUTE = "none"
+
+
+def register(app: Flask) -> None:
+    """Put these steps around every request to `app`."""
+    app.url_value_preprocessor(_replace_nul_in_names)
+    app.before_request(_start_request)
+    app.after_request(_finish_request)
+
+
+def _replace_nul_in_names(_endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Replace NUL in what a path names, as Werkzeug does with bytes that are no text: PostgreSQL refuses to compare it.
+
+    Nothing can have such a name, so each view answers as for any other name that does not exist.
+    """
+    if values:
+        values.update({name: json_values.sanitize_text(each) for name, each in values.items() if isinstance(each, str)})
+
+
+def _start_request() -> None:
+    request_id = request.headers.get("X-Request-ID", "")
+    g.request_id = request_id if _VALID_REQUEST_ID.match(request_id) else uuid.uuid4().hex
+    g.began = get_context().clock.monotonic()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+    if REJECTION_KEY in request.environ:
+        rejection = request.environ[REJECTION_KEY]
+        if rejection is not None:
+            raise rejection
+    else:
+        get_context().origins.check(request.method, request.path, request.headers)
+    if request.path.startswith("/api/"):
+        get_context().check_schema()
+
+
+def _finish_request(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    metrics = get_context().metrics
+    route = request.url_rule.rule if request.url_rule else _NO_ROUTE
+    method = request.method if request.method in _COUNTED_METHODS else "other"
+    metrics.requests.labels(method, route, response.status_code).inc()
+    metrics.request_seconds.labels(method, route).observe(get_context().clock.monotonic() - g.began)
+    return response

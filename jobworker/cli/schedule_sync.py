@@ -1,0 +1,89 @@
+"""`jobworker schedules plan` and `apply`: what code declares, beside what is in force."""
+
+from collections.abc import Sequence
+
+import click
+
+from jobworker import loading
+from jobworker.cli import common, formatting
+from jobworker.clock import SystemClock
+from jobworker.declare import declarations
+from jobworker.declare.declarations import Declarations
+from jobworker.domain.errors import ConfigurationError
+from jobworker.services.schedules import sync
+from jobworker.services.schedules.sync import SyncChange, SyncOutcome
+from jobworker.settings import Settings
+from jobworker.telemetry import plain_text
+
+_SIGNS = {
+    SyncOutcome.CREATED: ("+", "green"),
+    SyncOutcome.RESTORED: ("+", "green"),
+    SyncOutcome.CHANGED: ("~", "yellow"),
+    SyncOutcome.RETIRED: ("-", "red"),
+    SyncOutcome.REMOVED: ("-", "red"),
+    SyncOutcome.REFUSED: ("!", "red"),
+}
+
+
+@click.command()
+@click.option("--exit-code", "tells", is_flag=True, help="Exit with 1 if there is a difference.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def plan(context: click.Context, /, exit_code: bool, as_json: bool) -> None:
+    """Show what the schedules in code would change, and change nothing."""
+    settings = common.start_command()
+    desired = require_declarations(settings)
+    with common.open_database(settings) as database:
+        changes = sync.plan_changes(database, SystemClock(), desired)
+    _print_changes(changes, as_json)
+    context.exit(1 if exit_code and changes else 0)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def apply(context: click.Context, /, as_json: bool) -> None:
+    """Make schedules as code says, as the relay does when it starts; exit code 1 if some of them cannot be."""
+    settings = common.start_command()
+    desired = require_declarations(settings)
+    with common.open_database(settings) as database:
+        changes = sync.apply_declarations(database, SystemClock(), desired, common.get_actor())
+    _print_changes(changes, as_json)
+    context.exit(1 if any(change.step is SyncOutcome.REFUSED for change in changes) else 0)
+
+
+def require_declarations(settings: Settings) -> Declarations:
+    """What the code here declares; raises `Misconfigured` unless all of it can be read."""
+    result = declarations.load_declarations(settings.schedules)
+    if result.broken_modules:
+        raise ConfigurationError("\n".join(_describe_broken_module(module) for module in result.broken_modules))
+    return result
+
+
+def _describe_broken_module(module: loading.BrokenModule) -> str:
+    """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
+    kind, _, message = module.error.partition(": ")
+    if kind.endswith(ConfigurationError.__name__):
+        return message
+    return f"{module} ({module.module} does not import)"
+
+
+def _print_changes(changes: Sequence[SyncChange], as_json: bool) -> None:
+    if as_json:
+        for change in changes:
+            click.echo(formatting.format_json(change))
+        return
+    for change in changes:
+        sign, color = _SIGNS[change.step]
+        place = f"  ({change.place})" if change.place else ""
+        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=color) + place)
+        if change.reason:
+            click.echo(f"    {plain_text.to_one_line(change.reason)}")
+        for warning in change.warnings:
+            click.echo(click.style(f"    {plain_text.to_one_line(warning)}", fg="yellow"))
+        for line in formatting.format_differences(change.differences):
+            click.echo(f"    {line}")
+        for moment in change.next:
+            click.echo(f"    next {formatting.format_time(moment)}")
+    if not changes:
+        click.echo("everything is as code says")

@@ -1,0 +1,283 @@
+"""Named calendars: which times of which days belong to them, on a wall clock (naive times).
+
+A *business* calendar holds working time: every day but weekends, holidays and what else is closed, within business
+hours if there are any. A *dates* calendar holds what is listed: days, windows of time, the holidays of countries.
+A schedule may be kept to the times that a calendar holds, or away from them.
+
+As JSON (what is absent has its default; `domain.calendars.calendar_parser` reads it):
+
+{"kind": "business", "description", "weekend": ["saturday", "sunday"], "holidays": [{"country": "DE", "subdivision"}],
+ "closed": {"2026-12-24": "Christmas Eve"}, "opened": ["2026-12-19"], "hours": {"monday": ["09:00-12:30", …], …}}
+{"kind": "dates", "description", "days": {"2026-12-24": "stocktaking"}, "holidays": […],
+ "windows": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}]}
+"""
+
+import datetime as dt
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from jobworker.domain.calendars import public_holidays
+
+_DAY = dt.timedelta(days=1)
+
+#: So far ahead is looked for the next time that a calendar holds (days).
+_MAX_DAYS_AHEAD = 3660
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+#: From one time to another of a day; `None` as the end is midnight.
+TimeRange = tuple[dt.time, dt.time | None]
+
+
+class Calendar(Protocol):
+    """What schedules ask of a calendar."""
+
+    kind: ClassVar[str]
+
+    @property
+    def description(self) -> str:
+        """What somebody says about it."""
+        ...
+
+    def is_time_included(self, time: dt.datetime) -> bool:
+        """Whether this time belongs to it."""
+        ...
+
+    def find_day_name(self, day: dt.date) -> str | None:
+        """What a day is called in it, if it has a name."""
+        ...
+
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
+        """The times of a day that belong to it, ascending."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CountryHolidays:
+    """The public holidays of a country, or of a part of it (ISO 3166 codes)."""
+
+    country: str
+    subdivision: str | None = None
+
+    def find_day_name(self, day: dt.date) -> str | None:
+        """The name of the holiday on this day."""
+        return public_holidays.get_holidays(self.country, self.subdivision, day.year).get(day)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"country": self.country, "subdivision": self.subdivision}
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessCalendar:
+    """Working time. `weekend` holds days of the week (0 is Monday); `opened` goes before everything that closes.
+
+    With `hours`, the days of the week that have none are closed; a day in `opened` then is open all day.
+    """
+
+    kind: ClassVar[str] = "business"
+    weekend: frozenset[int] = frozenset({5, 6})
+    holidays: Sequence[CountryHolidays] = ()
+    closed: Mapping[dt.date, str] = field(default_factory=dict)
+    opened: frozenset[dt.date] = frozenset()
+    hours: Mapping[int, Sequence[TimeRange]] | None = None
+    description: str = ""
+
+    def is_business_day(self, day: dt.date) -> bool:
+        """Whether anybody works on this day."""
+        if day in self.opened:
+            return True
+        weekday = day.weekday()
+        if weekday in self.weekend or (self.hours is not None and not self.hours.get(weekday)):
+            return False
+        return day not in self.closed and _find_holiday(self.holidays, day) is None
+
+    def find_day_name(self, day: dt.date) -> str | None:
+        """Why the day is closed, weekends apart."""
+        return self.closed.get(day) or _find_holiday(self.holidays, day)
+
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
+        """The business hours of the day."""
+        if not self.is_business_day(day):
+            return ()
+        return _WHOLE_DAY if self.hours is None else self.hours.get(day.weekday()) or _WHOLE_DAY
+
+    def is_time_included(self, time: dt.datetime) -> bool:
+        """Whether somebody works at this time."""
+        return _is_within(time.time(), self.get_time_ranges(time.date()))
+
+    def list_business_days(self, first: dt.date) -> list[dt.date]:
+        """Those of the month that begins with `first`."""
+        days = []
+        day = first
+        while day.month == first.month:
+            if self.is_business_day(day):
+                days.append(day)
+            if day == dt.date.max:
+                break
+            day += _DAY
+        return days
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        hours = self.hours
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "weekend": [WEEKDAYS[day] for day in sorted(self.weekend)],
+            "holidays": [each.to_json() for each in self.holidays],
+            "closed": _serialize_days(self.closed),
+            "opened": [day.isoformat() for day in sorted(self.opened)],
+            "hours": None
+            if hours is None
+            else {WEEKDAYS[day]: [format_time_range(part) for part in hours[day]] for day in sorted(hours)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarWindow:
+    """The times from `begin` up to `end` (naive, `end` not included)."""
+
+    begin: dt.datetime
+    end: dt.datetime
+    name: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"from": _format_local_time(self.begin), "to": _format_local_time(self.end), "name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class DateCalendar:
+    """What is listed: days with their names, windows with theirs, and holidays."""
+
+    kind: ClassVar[str] = "dates"
+    days: Mapping[dt.date, str] = field(default_factory=dict)
+    windows: Sequence[CalendarWindow] = ()
+    holidays: Sequence[CountryHolidays] = ()
+    description: str = ""
+    #: The windows without overlaps, by time, for looking up: where they begin, and where they end.
+    _begins: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
+    _ends: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the windows."""
+        merged = _merge_windows(self.windows)
+        object.__setattr__(self, "_begins", [begin for begin, _ in merged])
+        object.__setattr__(self, "_ends", [end for _, end in merged])
+
+    def find_day_name(self, day: dt.date) -> str | None:
+        """What the day, or a window that touches it, is called."""
+        midnight = dt.datetime.combine(day, dt.time())
+        touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
+        return self.days.get(day) or _find_holiday(self.holidays, day) or next(touching, None)
+
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
+        """The times of the day that are listed."""
+        if day in self.days or _find_holiday(self.holidays, day) is not None:
+            return _WHOLE_DAY
+        return list(self._windows_on(day))
+
+    def is_time_included(self, time: dt.datetime) -> bool:
+        """Whether this time is listed."""
+        at = bisect_right(self._begins, time) - 1
+        if at >= 0 and time < self._ends[at]:
+            return True
+        day = time.date()
+        return day in self.days or _find_holiday(self.holidays, day) is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "days": _serialize_days(self.days),
+            "windows": [each.to_json() for each in sorted(self.windows, key=lambda window: window.begin)],
+            "holidays": [each.to_json() for each in self.holidays],
+        }
+
+    def _windows_on(self, day: dt.date) -> Iterator[TimeRange]:
+        midnight = dt.datetime.combine(day, dt.time())
+        for at in range(bisect_right(self._ends, midnight), len(self._begins)):
+            begin, end = self._begins[at], self._ends[at]
+            if begin.date() > day:
+                return
+            yield begin.time() if begin > midnight else dt.time(), end.time() if end.date() == day else None
+
+
+_WHOLE_DAY: Sequence[TimeRange] = ((dt.time(), None),)
+
+
+def format_time_range(time_range: TimeRange) -> str:
+    """A part of a day as it is written: `09:00-17:00`."""
+    begin, end = time_range
+    return f"{_format_time(begin)}-{'24:00' if end is None else _format_time(end)}"
+
+
+def find_next_included_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
+    """The first time from `time` on that the calendar holds; None: not within ten years."""
+    day = time.date()
+    for _ in range(_MAX_DAYS_AHEAD):
+        for begin, end in calendar.get_time_ranges(day):
+            if day > time.date() or end is None or end > time.time():
+                return max(time, dt.datetime.combine(day, begin))
+        day += _DAY
+    return None
+
+
+def find_next_excluded_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
+    """The first time from `time` on that the calendar does not hold; None: not within ten years."""
+    day, found = time.date(), time
+    for _ in range(_MAX_DAYS_AHEAD):
+        for begin, end in calendar.get_time_ranges(day):
+            if dt.datetime.combine(day, begin) > found:
+                return found
+            if end is None:
+                found = dt.datetime.combine(day + _DAY, dt.time())
+            else:
+                found = max(found, dt.datetime.combine(day, end))
+        if found.date() == day:
+            return found
+        day += _DAY
+    return None
+
+
+def _is_within(time: dt.time, time_ranges: Sequence[TimeRange]) -> bool:
+    return any(begin <= time and (end is None or time < end) for begin, end in time_ranges)
+
+
+def _find_holiday(holidays: Iterable[CountryHolidays], day: dt.date) -> str | None:
+    for each in holidays:
+        if name := each.find_day_name(day):
+            return name
+    return None
+
+
+def _merge_windows(windows: Iterable[CalendarWindow]) -> list[tuple[dt.datetime, dt.datetime]]:
+    """Where windows begin and end that neither overlap nor touch, by time."""
+    merged: list[tuple[dt.datetime, dt.datetime]] = []
+    for window in sorted(windows, key=lambda each: each.begin):
+        if merged and window.begin <= merged[-1][1]:
+            begin, end = merged.pop()
+            merged.append((begin, max(end, window.end)))
+        else:
+            merged.append((window.begin, window.end))
+    return merged
+
+
+def _serialize_days(days: Mapping[dt.date, str]) -> dict[str, str]:
+    return {day.isoformat(): days[day] for day in sorted(days)}
+
+
+def _format_time(time: dt.time) -> str:
+    return time.isoformat("seconds" if time.second else "minutes")
+
+
+def _format_local_time(time: dt.datetime) -> str:
+    return time.isoformat(timespec="seconds" if time.second else "minutes")

@@ -1,0 +1,245 @@
+"""iCalendar files (RFC 5545), as calendar programs export them, read into days and windows of time.
+
+Events are expanded within a range of days: repetitions with their exceptions, occurrences that were moved or cancelled,
+and each time on the wall clock of one zone. A file with an event that cannot be read is refused, with an error for each
+such event: a black-out that is silently missing would be noticed too late. An event that is read and adds nothing is
+reported with its reason.
+"""
+
+import datetime as dt
+import zoneinfo
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jobworker.domain.calendars.calendar_parser import MAX_DATES, MAX_NAME_LENGTH
+from jobworker.domain.calendars.calendars import CalendarWindow
+from jobworker.domain.calendars.icalendar.content_lines import (
+    ICalendarComponent,
+    ICalendarTooLarge,
+    ParsingEffort,
+    build_file_error,
+    parse_calendars,
+    quote_text,
+)
+from jobworker.domain.calendars.icalendar.events import (
+    CANCELLED_REASON,
+    CalendarEvent,
+    UnreadableCalendarEvent,
+    get_name,
+    get_uid,
+    parse_event,
+)
+from jobworker.domain.calendars.icalendar.series import EventSeries, build_series
+from jobworker.domain.calendars.icalendar.time_zones import ICalendarTimeZones
+from jobworker.domain.calendars.icalendar.values import clean_text
+from jobworker.domain.errors import FieldError, InvalidInput
+
+#: Problems that are told; the rest is counted.
+_MAX_PROBLEMS = 20
+
+#: Items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1 s.
+_MAX_ITEMS = {"RDATE": MAX_DATES, "EXDATE": MAX_DATES, "RRULE": 1000, "EXRULE": 200}
+
+#: Objects of these methods (RFC 5546) announce events; CANCEL takes them back, and the others answer an invitation.
+_PUBLISHING_METHODS = ("", "PUBLISH", "REQUEST", "ADD")
+
+_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedComponent:
+    """An event, or another component, that adds nothing to the calendar, and why."""
+
+    uid: str | None
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ICalendarContents:
+    """What a file says: days with their names and windows, on the wall clock of `zone` (None: no time needs one)."""
+
+    events: int
+    zone: str | None
+    days: Mapping[dt.date, str]
+    windows: Sequence[CalendarWindow]
+    left_out: Sequence[SkippedComponent]
+
+
+@dataclass(slots=True)
+class _ParsingResult:
+    """What has been read of a file so far."""
+
+    events: list[CalendarEvent] = field(default_factory=list)
+    left_out: list[SkippedComponent] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    days: defaultdict[dt.date, list[str]] = field(default_factory=lambda: defaultdict(list))
+    windows: set[CalendarWindow] = field(default_factory=set)
+
+    def skip_event(self, event: CalendarEvent, reason: str) -> None:
+        self.left_out.append(SkippedComponent(event.printable_uid, event.name, reason))
+
+    def check_problems(self) -> None:
+        """Raise `InvalidInput` with the events that cannot be read."""
+        if not self.problems:
+            return
+        told = self.problems[:_MAX_PROBLEMS]
+        more = f"; and {len(self.problems) - len(told)} more" if len(self.problems) > len(told) else ""
+        raise InvalidInput("; ".join(told) + more, [FieldError("", "bad_icalendar", each) for each in told])
+
+
+def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> ICalendarContents:
+    """Return what the file has on the days from `first` up to `end`; raises `InvalidInput` with what cannot be read.
+
+    `zone` None: the file's own. `include_free`: also events that do not block time (TRANSP:TRANSPARENT).
+    """
+    found = _ParsingResult()
+    try:
+        objects = parse_calendars(file)
+        effort = ParsingEffort()
+        zones = ICalendarTimeZones(objects, effort)
+        components = _parse_events(objects, zones, found, include_free)
+        every = _build_series(found)
+        found.check_problems()
+        counting = [event for each in every for event in each.events if event.reason is None]
+        key, tz = _choose_zone(zone, objects, zones, counting)
+        _expand(every, tz, (first, end), found, effort)
+    except ICalendarTooLarge as error:
+        message = f"{error} (read from {first} to {end}); split it, or let its rules end"
+        raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
+    named = {day: "; ".join(dict.fromkeys(names))[:MAX_NAME_LENGTH] for day, names in sorted(found.days.items())}
+    ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))
+    return ICalendarContents(components, key, named, ordered, found.left_out)
+
+
+def _parse_events(
+    objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, result: _ParsingResult, include_free: bool
+) -> int:
+    """Read the events of all calendar objects; returns how many there are."""
+    count = 0
+    parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
+    for name, most in _MAX_ITEMS.items():
+        items = sum(line.value.count(",") + 1 for _, part in parts for line in part.get_properties(name))
+        if items > most:
+            raise ICalendarTooLarge(f"{name} of the file's events lists {items} items, more than {most}")
+    for calendar in objects:
+        _check_calendar(calendar)
+    for calendar, part in parts:
+        method = calendar.get_text("METHOD")
+        count += part.name == "VEVENT"
+        if part.name != "VEVENT":
+            _skip_component(part, f"it is a {clean_text(part.name, MAX_NAME_LENGTH)}; events (VEVENT) are read", result)
+        elif method not in (*_PUBLISHING_METHODS, "CANCEL"):
+            _skip_component(
+                part, f"METHOD:{clean_text(method, MAX_NAME_LENGTH)} makes it an answer to an invitation", result
+            )
+        else:
+            try:
+                result.events.append(parse_event(part, zones.find_zone, include_free, method == "CANCEL"))
+            except UnreadableCalendarEvent as error:
+                result.problems.append(str(error))
+    return count
+
+
+def _skip_component(part: ICalendarComponent, reason: str, result: _ParsingResult) -> None:
+    uid = get_uid(part)
+    result.left_out.append(SkippedComponent(uid and clean_text(uid, MAX_NAME_LENGTH), get_name(part), reason))
+
+
+def _check_calendar(calendar: ICalendarComponent) -> None:
+    """Refuse what looks like a calendar of RFC 5545, and is read in another way."""
+    version, scale = calendar.get_text("VERSION"), calendar.get_text("CALSCALE")
+    if version not in ("", "2.0"):
+        raise build_file_error(f"VERSION is {quote_text(version)}; export it as iCalendar, VERSION:2.0")
+    if scale not in ("", "GREGORIAN"):
+        raise build_file_error(f"CALSCALE is {quote_text(scale)}; only GREGORIAN is read")
+
+
+def _build_series(result: _ParsingResult) -> list[EventSeries]:
+    """Return the events that count, each with those that stand for occurrences of it."""
+    current: dict[object, CalendarEvent] = {}
+    for at, event in enumerate(result.events):
+        key = (event.uid, event.recurrence_id) if event.uid else at
+        other = current.get(key)
+        older = event if other is not None and other.sequence > event.sequence else other
+        if older is not event:
+            current[key] = event
+        if older is not None:
+            result.skip_event(older, "the file has a later version of it")
+    cancelled = {
+        event.uid
+        for event in current.values()
+        if event.uid and event.recurrence_id is None and event.reason == CANCELLED_REASON
+    }
+    kept = []
+    for event in current.values():
+        if event.uid in cancelled:
+            result.skip_event(event, CANCELLED_REASON)
+            continue
+        kept.append(event)
+        if event.reason is not None:
+            result.skip_event(event, event.reason)
+    return build_series(kept, result.problems)
+
+
+def _choose_zone(
+    zone: str | None, objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, events: Sequence[CalendarEvent]
+) -> tuple[str | None, dt.tzinfo | None]:
+    """Return on which clock the times are shown, name and zone; None: no time needs one."""
+    if zone is not None:
+        return zone, zoneinfo.ZoneInfo(zone)
+    used = {event.zone_key: event.tz for event in events if event.zone_key is not None}
+    if not used:
+        return None, None
+    stated = {each.get_properties("X-WR-TIMEZONE")[0].value for each in objects if each.get_properties("X-WR-TIMEZONE")}
+    if len(stated) == 1:
+        try:
+            tz = zones.find_zone(stated.pop())
+        except ValueError:
+            pass
+        else:
+            return str(getattr(tz, "key", tz)), tz
+    used.pop("UTC", None)
+    if len(used) == 1:
+        return used.popitem()
+    message = (
+        "zone is needed: the file has times in UTC or in several zones, and does not say on which wall clock they are "
+        "meant; give an IANA time zone such as Europe/Berlin"
+    )
+    raise InvalidInput(message, [FieldError("zone", "missing", message)])
+
+
+def _expand(
+    all_series: Sequence[EventSeries],
+    zone: dt.tzinfo | None,
+    date_range: tuple[dt.date, dt.date],
+    result: _ParsingResult,
+    effort: ParsingEffort,
+) -> None:
+    """Enter what the events come to; raises `TooMuch` before that takes long."""
+    counting = [series for series in all_series if series.has_active_events]
+    for series in counting:
+        series.charge_effort(*date_range, effort)
+    for series in counting:
+        entered = set()
+        for event, begin, until in series.iterate_occurrences(*date_range, zone, effort):
+            entered.add(id(event))
+            _add_occurrence(result, event.name, begin, until)
+            if len(result.days) > MAX_DATES or len(result.windows) > MAX_DATES:
+                raise ICalendarTooLarge(f"the file has more than {MAX_DATES} days or windows")
+        for event in series.events:
+            if event.reason is None and id(event) not in entered:
+                result.skip_event(event, f"nothing of it is from {date_range[0]} to {date_range[1]}")
+
+
+def _add_occurrence(
+    result: _ParsingResult, name: str, begin: dt.date | dt.datetime, until: dt.date | dt.datetime
+) -> None:
+    if isinstance(begin, dt.datetime) and isinstance(until, dt.datetime):
+        result.windows.add(CalendarWindow(begin, until, name))
+        return
+    day = begin
+    while day < until:
+        result.days[day].append(name)
+        day += _DAY

@@ -1,0 +1,1 @@
+"""Executions: states, events, blockers, and rules for what is kept of them."""

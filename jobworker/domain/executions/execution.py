@@ -1,0 +1,250 @@
+"""One execution of a job: its states, the moves between them, and how reports are merged.
+
+Waiting     Accepted, and it depends on others. When the last of them has ended as it should, the relay moves it to
+            Scheduled or Queued; when one has ended otherwise, to Skipped or Failed, as the dependency says.
+Scheduled   Accepted, due later. The submission puts it here; the relay moves it to Queued when it is due.
+Queued      Due. The relay publishes it as soon as nothing speaks against it; a worker's claim moves it to Running.
+            A message that no worker can start ends it: Skipped or Failed.
+Running     A worker holds it. The worker's report moves it on; if the worker dies, the relay does.
+Retrying    An attempt failed and another is due later. The relay moves it to Queued when it is due.
+Succeeded   Final. The job returned.
+Failed      Final. No attempt is left, or the job said that none would help, or its message could not be started.
+TimedOut    Final. A time limit ended it and no attempt is left.
+Cancelled   Final. Somebody stopped it.
+Skipped     Final. It was not run (or not again), for the reason given.
+
+Reports from workers may arrive late, twice or out of order. `merge` is commutative, associative and
+idempotent, so the row ends the same whatever the order.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class ExecutionState(StrEnum):
+    """Where an execution stands."""
+
+    WAITING = "Waiting"
+    SCHEDULED = "Scheduled"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    RETRYING = "Retrying"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+    CANCELLED = "Cancelled"
+    SKIPPED = "Skipped"
+
+
+class AttemptState(StrEnum):
+    """How one attempt stands. A Failed one may have been followed by another.
+
+    Lost: its worker died. Interrupted: its worker was shut down. Snoozed: the job put it off. An attempt that never
+    ran has no state.
+    """
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+    CANCELLED = "Cancelled"
+    LOST = "Lost"
+    INTERRUPTED = "Interrupted"
+    SNOOZED = "Snoozed"
+
+
+FINAL_STATES = frozenset(
+    {
+        ExecutionState.SUCCEEDED,
+        ExecutionState.FAILED,
+        ExecutionState.TIMED_OUT,
+        ExecutionState.CANCELLED,
+        ExecutionState.SKIPPED,
+    }
+)
+
+#: Who may follow whom. The chart in docs/states.md is rendered from this table.
+ALLOWED_TRANSITIONS: Mapping[ExecutionState, frozenset[ExecutionState]] = {
+    ExecutionState.WAITING: frozenset(
+        {
+            ExecutionState.SCHEDULED,
+            ExecutionState.QUEUED,
+            ExecutionState.FAILED,
+            ExecutionState.CANCELLED,
+            ExecutionState.SKIPPED,
+        }
+    ),
+    ExecutionState.SCHEDULED: frozenset({ExecutionState.QUEUED, ExecutionState.CANCELLED, ExecutionState.SKIPPED}),
+    ExecutionState.QUEUED: frozenset(
+        {ExecutionState.RUNNING, ExecutionState.FAILED, ExecutionState.CANCELLED, ExecutionState.SKIPPED}
+    ),
+    ExecutionState.RUNNING: frozenset(
+        {
+            ExecutionState.RETRYING,
+            ExecutionState.SUCCEEDED,
+            ExecutionState.FAILED,
+            ExecutionState.TIMED_OUT,
+            ExecutionState.CANCELLED,
+        }
+    ),
+    ExecutionState.RETRYING: frozenset({ExecutionState.QUEUED, ExecutionState.CANCELLED}),
+    ExecutionState.SUCCEEDED: frozenset(),
+    ExecutionState.FAILED: frozenset(),
+    ExecutionState.TIMED_OUT: frozenset(),
+    ExecutionState.CANCELLED: frozenset(),
+    ExecutionState.SKIPPED: frozenset(),
+}
+
+#: Order of the states within one attempt. Queued after attempt n waits for attempt n + 1.
+_RANK: Mapping[ExecutionState, int] = {
+    ExecutionState.WAITING: -1,
+    ExecutionState.SCHEDULED: 0,
+    ExecutionState.RUNNING: 1,
+    ExecutionState.RETRYING: 2,
+    ExecutionState.QUEUED: 3,
+    ExecutionState.SUCCEEDED: 4,
+    ExecutionState.FAILED: 4,
+    ExecutionState.TIMED_OUT: 4,
+    ExecutionState.CANCELLED: 4,
+    ExecutionState.SKIPPED: 4,
+}
+
+#: A job that put itself off this often fails: each time costs a row that is kept.
+MAX_SNOOZES = 1000
+
+#: Highest and lowest priority that a submission may ask for; 9 is the most urgent.
+PRIORITIES = range(10)
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StateTransition:
+    """One reported change of state: who, when, why, and what came of it.
+
+    `event_id` orders reports: the pair of numbers of the Redis stream entry it came with. Not `ran`: it is about
+    what follows attempt `attempt` and never started.
+    """
+
+    execution: str
+    attempt: int
+    state: ExecutionState
+    event_id: tuple[int, int]
+    at: dt.datetime
+    actor: str
+    reason: str | None = None
+    worker: str | None = None
+    token: str | None = None
+    code_version: str | None = None
+    due_at: dt.datetime | None = None
+    result: Any = None
+    result_file: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    runtime: float | None = None
+    lost: bool = False
+    interrupted: bool = False
+    ran: bool = True
+    snoozed: bool = False
+    timed_out: bool = False
+
+
+class MergedExecution(NamedTuple):
+    """What is known about an execution: two registers, each a maximum over the reports seen, and three sets.
+
+    The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
+    register (started_…, worker, token, code_version) the latest attempt's start, so that a start
+    which arrives after the end still completes the picture. The sets hold the attempts that used up no retry.
+    """
+
+    state: ExecutionState
+    attempt: int = 0
+    event_id: tuple[int, int] = (0, 0)
+    reason: str | None = None
+    due_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    result: Any = None
+    result_file: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    started_attempt: int = 0
+    started_at: dt.datetime | None = None
+    worker: str | None = None
+    token: str | None = None
+    code_version: str | None = None
+    lost_attempts: frozenset[int] = frozenset()
+    interrupted_attempts: frozenset[int] = frozenset()
+    snoozed_attempts: frozenset[int] = frozenset()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in FINAL_STATES
+
+
+def _precedence(attempt: int, state: ExecutionState, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
+    # The earlier of two equal reports wins, hence the minus signs.
+    return (attempt, _RANK[state], -event_id[0], -event_id[1])
+
+
+def compute_rank(attempt: int, state: ExecutionState) -> tuple[int, int]:
+    """Where a state of an attempt stands in the story of its execution; later chapters compare greater."""
+    return attempt, _RANK[state]
+
+
+def merge_transition(previous: MergedExecution, transition: StateTransition) -> MergedExecution:
+    """The standing after taking notice of one more report.
+
+    Within an attempt a final state absorbs every other; a report about an older attempt changes
+    nothing; of two final states the one reported first stays.
+    """
+    merged = previous
+    if transition.lost and transition.attempt not in merged.lost_attempts:
+        merged = merged._replace(lost_attempts=merged.lost_attempts | {transition.attempt})
+    if transition.interrupted and transition.attempt not in merged.interrupted_attempts:
+        merged = merged._replace(interrupted_attempts=merged.interrupted_attempts | {transition.attempt})
+    if transition.snoozed and transition.attempt not in merged.snoozed_attempts:
+        merged = merged._replace(snoozed_attempts=merged.snoozed_attempts | {transition.attempt})
+    if transition.due_at and (merged.due_at is None or transition.due_at > merged.due_at):
+        merged = merged._replace(due_at=transition.due_at)
+    if transition.state is ExecutionState.RUNNING:
+        merged = _merge_start(merged, transition)
+    theirs = _precedence(transition.attempt, transition.state, transition.event_id)
+    if theirs <= _precedence(merged.attempt, merged.state, merged.event_id):
+        return merged
+    final = transition.state in FINAL_STATES
+    return merged._replace(
+        state=transition.state,
+        attempt=transition.attempt,
+        event_id=transition.event_id,
+        reason=transition.reason,
+        finished_at=transition.at if final else None,
+        result=transition.result if final else None,
+        result_file=transition.result_file if final else None,
+        error=transition.error,
+    )
+
+
+def _merge_start(previous: MergedExecution, transition: StateTransition) -> MergedExecution:
+    current = (previous.started_attempt, -_to_timestamp(previous.started_at), previous.token or "")
+    if (transition.attempt, -_to_timestamp(transition.at), transition.token or "") <= current:
+        return previous
+    return previous._replace(
+        started_attempt=transition.attempt,
+        started_at=transition.at,
+        worker=transition.worker,
+        token=transition.token,
+        code_version=transition.code_version,
+    )
+
+
+def _to_timestamp(at: dt.datetime | None) -> float:
+    return at.timestamp() if at else 0.0
+
+
+def count_used_retries(attempt: int, uncounted_attempts: int) -> int:
+    """How many retries of its policy an execution has used once `attempt` attempts were started.
+
+    `uncounted_attempts` of them used none up: they were lost or interrupted with their worker, or the job put them off.
+    """
+    return max(0, attempt - 1 - uncounted_attempts)

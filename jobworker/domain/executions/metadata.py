@@ -1,0 +1,103 @@
+"""A small mapping that a job keeps with its execution while it runs."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from jobworker.domain.json import json_values
+
+#: Most that all of it may take (bytes of JSON).
+MAX_METADATA_BYTES = 16 * 1024
+
+#: Longest name (characters).
+_MAX_NAME_LENGTH = 128
+
+
+class Metadata(MutableMapping[str, Any]):
+    """Names and JSON values. What is assigned is checked at once; `ValueError` says what is wrong with it.
+
+    Values are copies: a list that was read and appended to has to be assigned again. `changed` is called after
+    each change; `take` answers what has changed since the last time, with None for what was deleted.
+    """
+
+    def __init__(self, values: Mapping[str, Any], on_change: Callable[[], None]) -> None:
+        self._values = {name: json.dumps(value, separators=(",", ":")) for name, value in values.items()}
+        self._changes: dict[str, Any] = {}
+        self._changed = on_change
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Any:
+        return json.loads(self._values[name])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if value is None:
+            raise ValueError(f"metadata {name!r} cannot be None; use `del` to remove it")
+        text = _encode_value(name, value)
+        with self._lock:
+            others = sum(_compute_entry_size(each, kept) for each, kept in self._values.items() if each != name)
+            if others + _compute_entry_size(name, text) > MAX_METADATA_BYTES:
+                raise ValueError(f"metadata {name!r} does not fit: all of it may be {MAX_METADATA_BYTES} bytes of JSON")
+            self._values[name] = text
+            self._changes[name] = json.loads(text)
+        self._changed()
+
+    def __delitem__(self, name: str) -> None:
+        with self._lock:
+            del self._values[name]
+            self._changes[name] = None
+        self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Metadata({dict(self)!r})"
+
+    def reset_after_fork(self) -> None:
+        """Forget, in a process that was forked, what has changed and who held the lock."""
+        self._lock = threading.Lock()
+        self._changes = {}
+
+    def take_changes(self) -> dict[str, Any]:
+        """What has changed since this was last called."""
+        with self._lock:
+            changes, self._changes = self._changes, {}
+        return changes
+
+    def restore_changes(self, changes: Mapping[str, Any]) -> None:
+        """What was taken could not be passed on; it is to be taken again, unless it has changed since."""
+        with self._lock:
+            self._changes = {**changes, **self._changes}
+
+
+def merge_changes(stored: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping after the changes of `Metadata.take`."""
+    return {name: value for name, value in {**(stored or {}), **changes}.items() if value is not None}
+
+
+def compute_size(values: Mapping[str, Any]) -> int:
+    """What a mapping takes of `MAX_METADATA`."""
+    return sum(_compute_entry_size(name, json.dumps(value, separators=(",", ":"))) for name, value in values.items())
+
+
+def _compute_entry_size(name: str, text: str) -> int:
+    # Quotes, colon and comma.
+    return len(name.encode("utf-8", "replace")) + len(text) + 4
+
+
+def _encode_value(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_LENGTH:
+        raise ValueError(f"metadata is named by text of 1 to {_MAX_NAME_LENGTH} characters, not {name!r:.100}")
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata {name!r} is a {type(value).__name__} that is not JSON: {error}") from None
+    try:
+        json_values.check({name: value})
+    except json_values.UnacceptableValue as error:
+        raise ValueError(f"metadata {name!r} hold {error}") from None
+    return text

@@ -1,0 +1,1 @@
+"""Job definitions: parameters, policies, and the checks of submissions."""

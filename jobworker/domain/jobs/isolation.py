@@ -1,0 +1,144 @@
+"""Where a job runs, and what it may use there: `isolation` in a definition.
+
+{"mode": "in_process"}   in a process or thread of the worker, as Celery does; the default
+{"mode": "process"}      in a process of its own, which is gone when the attempt is, with all that it started
+    memory       bytes that each process may take, 64 MiB or more
+    cpu          seconds of CPU time that each process may use
+    open_files   files that each process may have open, 32 or more
+{"mode": "container"}    the job is the command of an image, for the task `container.run`
+    image        its name, as the engine knows it
+    command      what to run instead of the image's own command
+    memory       bytes that the container may take, 6 MiB or more
+    cpus         CPUs that it may use at a time, such as 0.5
+    processes    how many processes and threads it may have; 256 if absent
+    network      none (the default), or the name of one of the engine's networks
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from jobworker.domain.json.json_reader import JsonObjectReader
+
+#: The task that runs containers.
+CONTAINER_TASK = "container.run"
+
+#: Bounds of memory (bytes): Python with our own code needs 50 MB, and engines refuse less than 6 MiB.
+_MIN_PROCESS_MEMORY = 64 * 1024**2
+_MIN_CONTAINER_MEMORY = 6 * 1024**2
+_MAX_MEMORY = 2**50
+
+_MAX_CPU_SECONDS = 366 * 24 * 3600
+_MIN_OPEN_FILES, _MAX_OPEN_FILES = 32, 1_000_000
+_MIN_CPUS, _MAX_CPUS = 0.01, 4096.0
+_MAX_PROCESSES = 1_000_000
+_DEFAULT_PROCESSES = 256
+_MAX_ARGUMENT_LENGTH, _MAX_ARGUMENTS = 4096, 256
+
+#: What engines take for names of images and networks. None begins like an option.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}\Z")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+
+
+class IsolationMode(StrEnum):
+    """Where an attempt runs."""
+
+    IN_PROCESS = "in_process"
+    PROCESS = "process"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True, slots=True)
+class InProcessIsolation:
+    """In a process or thread of the worker."""
+
+    mode = IsolationMode.IN_PROCESS
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"mode": self.mode.value}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIsolation:
+    """In a process of its own. None: no other limit than the worker's own."""
+
+    mode = IsolationMode.PROCESS
+    memory: int | None = None
+    cpu: int | None = None
+    open_files: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"mode": self.mode.value, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerIsolation:
+    """In a container. `command` empty: the image's own."""
+
+    mode = IsolationMode.CONTAINER
+    image: str
+    command: tuple[str, ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
+    processes: int = _DEFAULT_PROCESSES
+    network: str = "none"
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"mode": self.mode.value, **asdict(self), "command": list(self.command)}
+
+
+Isolation = InProcessIsolation | ProcessIsolation | ContainerIsolation
+
+
+def parse(value: object, where: str = "/isolation") -> Isolation:
+    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    read = JsonObjectReader(value, where)
+    read.require("mode")
+    mode = read.get_choice("mode", list(IsolationMode), IsolationMode.IN_PROCESS)
+    made = _PARSERS[IsolationMode(mode)](read)
+    read.finish()
+    return made
+
+
+def _parse_in_process(_: JsonObjectReader) -> InProcessIsolation:
+    return InProcessIsolation()
+
+
+def _parse_process(reader: JsonObjectReader) -> ProcessIsolation:
+    return ProcessIsolation(
+        memory=reader.get_integer("memory", _MIN_PROCESS_MEMORY, _MAX_MEMORY),
+        cpu=reader.get_integer("cpu", 1, _MAX_CPU_SECONDS),
+        open_files=reader.get_integer("open_files", _MIN_OPEN_FILES, _MAX_OPEN_FILES),
+    )
+
+
+def _parse_container(reader: JsonObjectReader) -> ContainerIsolation:
+    reader.require("image")
+    return ContainerIsolation(
+        image=_get_matching_text(reader, "image", _IMAGE) or "",
+        command=reader.get_texts("command", _MAX_ARGUMENT_LENGTH, _MAX_ARGUMENTS),
+        memory=reader.get_integer("memory", _MIN_CONTAINER_MEMORY, _MAX_MEMORY),
+        cpus=reader.get_number("cpus", _MIN_CPUS, _MAX_CPUS),
+        processes=reader.get_integer("processes", 1, _MAX_PROCESSES) or _DEFAULT_PROCESSES,
+        network=_get_matching_text(reader, "network", _NETWORK) or "none",
+    )
+
+
+_PARSERS: Mapping[IsolationMode, Callable[[JsonObjectReader], Isolation]] = {
+    IsolationMode.IN_PROCESS: _parse_in_process,
+    IsolationMode.PROCESS: _parse_process,
+    IsolationMode.CONTAINER: _parse_container,
+}
+
+
+def _get_matching_text(reader: JsonObjectReader, name: str, allowed: re.Pattern[str]) -> str | None:
+    found = reader.get_text(name, 255)
+    if found is not None and not allowed.match(found):
+        reader.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
+        return None
+    return found

@@ -1,0 +1,1 @@
+"""JSON from clients: strict reading, the values that are kept, and merge patches."""

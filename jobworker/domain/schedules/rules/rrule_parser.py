@@ -1,0 +1,179 @@
+"""Reading what RFC 5545 calls a recurrence rule: `FREQ=WEEKLY;BYDAY=MO,WE`, strictly."""
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+#: What RRULE calls days, in the order of the week.
+WEEKDAY_CODES = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+
+#: A rule with COUNT is gone through from its start; `max_runs` of a schedule counts farther.
+MAX_COUNT = 1000
+
+#: A period is skipped so often at most: every 366th day, week, month.
+_MAX_INTERVAL = 366
+
+#: BYSETPOS looks at all the times of a period.
+_MAX_TIMES_PER_DAY = 24
+
+_UNTIL = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d))?\Z", re.ASCII)
+_DAY = re.compile(r"([+-]?\d{1,2})?(MO|TU|WE|TH|FR|SA|SU)\Z", re.ASCII)
+
+
+class RRuleFrequency(StrEnum):
+    """The length of a period."""
+
+    HOURLY = "HOURLY"
+    DAILY = "DAILY"
+    WEEKLY = "WEEKLY"
+    MONTHLY = "MONTHLY"
+    YEARLY = "YEARLY"
+
+
+@dataclass(frozen=True, slots=True)
+class RRuleParts:
+    """A rule as it was read. Numbers below zero count from the end; an empty tuple is a part that is not there.
+
+    `days` holds (n, day of the week, 0 is Monday); n is None where no number was given.
+    """
+
+    frequency: RRuleFrequency
+    interval: int = 1
+    count: int | None = None
+    until: dt.datetime | None = None
+    week_start: int = 0
+    months: tuple[int, ...] = ()
+    weeks: tuple[int, ...] = ()
+    year_days: tuple[int, ...] = ()
+    month_days: tuple[int, ...] = ()
+    days: tuple[tuple[int | None, int], ...] = ()
+    hours: tuple[int, ...] = ()
+    minutes: tuple[int, ...] = ()
+    seconds: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+
+
+def parse(expression: str) -> RRuleParts:
+    """The parts of a rule; raises `ValueError` that says what is wrong and what would be right."""
+    given: dict[str, str] = {}
+    for each in expression.strip().upper().removeprefix("RRULE:").rstrip(";").split(";"):
+        name, equals, text = each.partition("=")
+        if not equals or name not in _PART_PARSERS:
+            raise ValueError(
+                f"{each!r} is no part of a rule; they are {', '.join(f'{known}=' for known in _PART_PARSERS)}"
+            )
+        if name in given:
+            raise ValueError(f"{name} is there more than once")
+        given[name] = text
+    if "FREQ" not in given:
+        raise ValueError("FREQ is missing; an example is FREQ=WEEKLY;BYDAY=MO,WE")
+    parts = RRuleParts(**{_PART_PARSERS[name][0]: _PART_PARSERS[name][1](name, text) for name, text in given.items()})
+    _check(parts)
+    return parts
+
+
+def _check(parts: RRuleParts) -> None:
+    """What RFC 5545 rules out, because nobody could say what it means."""
+    frequency, monthly = parts.frequency, (RRuleFrequency.MONTHLY, RRuleFrequency.YEARLY)
+    refused = {
+        "COUNT and UNTIL exclude each other": parts.count and parts.until,
+        "BYWEEKNO goes with FREQ=YEARLY only": parts.weeks and frequency is not RRuleFrequency.YEARLY,
+        "BYYEARDAY goes with FREQ=YEARLY or HOURLY only": parts.year_days
+        and frequency not in (RRuleFrequency.YEARLY, RRuleFrequency.HOURLY),
+        "BYMONTHDAY does not go with FREQ=WEEKLY": parts.month_days and frequency is RRuleFrequency.WEEKLY,
+        "a number in BYDAY, such as 2MO, goes with FREQ=MONTHLY or YEARLY only, and not with BYWEEKNO": any(
+            number for number, _ in parts.days
+        )
+        and (frequency not in monthly or parts.weeks),
+        "BYSETPOS goes with FREQ=WEEKLY, MONTHLY or YEARLY only, and with another BY… part": parts.positions
+        and (frequency not in (RRuleFrequency.WEEKLY, *monthly) or not _has_other_parts(parts)),
+        f"BYSETPOS goes with at most {_MAX_TIMES_PER_DAY} times a day": parts.positions
+        and max(1, len(parts.hours)) * max(1, len(parts.minutes)) * max(1, len(parts.seconds)) > _MAX_TIMES_PER_DAY,
+    }
+    for message, wrong in refused.items():
+        if wrong:
+            raise ValueError(message)
+
+
+def _has_other_parts(parts: RRuleParts) -> bool:
+    return any((parts.months, parts.weeks, parts.year_days, parts.month_days, parts.days, parts.hours, parts.minutes))
+
+
+def _parse_frequency(_: str, text: str) -> RRuleFrequency:
+    if text in ("SECONDLY", "MINUTELY"):
+        raise ValueError(f"FREQ={text} is too often for a recurrence rule; use an interval or a cron expression")
+    try:
+        return RRuleFrequency(text)
+    except ValueError:
+        raise ValueError(f"FREQ must be one of {', '.join(RRuleFrequency)}") from None
+
+
+def _parse_until(name: str, text: str) -> dt.datetime:
+    found = _UNTIL.match(text)
+    if found is None and text.endswith("Z") and _UNTIL.match(text[:-1]):
+        message = f"{name}={text} is in UTC, and a rule knows no zone; write the same on the schedule's own clock"
+        raise ValueError(f"{message}, without the Z")
+    if found is None:
+        message = (
+            f"{name} must be a time on the schedule's own clock such as 20261231T180000, or a date such as 20261231"
+        )
+        raise ValueError(message)
+    year, month, day, hour, minute, second = (int(number or 0) for number in found.groups())
+    try:
+        date, time = dt.date(year, month, day), dt.time(hour, minute, second)
+    except ValueError as error:
+        raise ValueError(f"{name}={text} does not exist: {error}") from None
+    # A date alone means the whole day.
+    return dt.datetime.combine(date, time if found[4] else dt.time.max)
+
+
+def _parse_day(name: str, text: str) -> tuple[int | None, int]:
+    found = _DAY.match(text)
+    if found is None or (found[1] and not 0 < abs(int(found[1])) <= 53):
+        raise ValueError(f"{name} must list days such as MO, or the second Monday as 2MO, the last one as -1MO")
+    return (int(found[1]) if found[1] else None), WEEKDAY_CODES.index(found[2])
+
+
+def _parse_week_start(name: str, text: str) -> int:
+    if text not in WEEKDAY_CODES:
+        raise ValueError(f"{name} must be one of {', '.join(WEEKDAY_CODES)}")
+    return WEEKDAY_CODES.index(text)
+
+
+def _number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
+    """One number; where it may be negative, it may not be zero."""
+
+    def number(name: str, text: str) -> int:
+        found = int(text) if re.fullmatch(r"[+-]?\d{1,5}", text, re.ASCII) else None
+        if found is None or not lowest <= found <= highest or (lowest < 0 and found == 0):
+            between = f"{lowest} to {highest}" + (", and not 0" if lowest < 0 else "")
+            raise ValueError(f"{name} must be {between}; {text!r} is not")
+        return found
+
+    return number
+
+
+def _list_parser(parse_item: Callable[[str, str], Any]) -> Callable[[str, str], tuple[Any, ...]]:
+    return lambda name, text: tuple(dict.fromkeys(parse_item(name, each) for each in text.split(",")))
+
+
+#: Each part: its field of `Parts`, and how it is read.
+_PART_PARSERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
+    "FREQ": ("frequency", _parse_frequency),
+    "INTERVAL": ("interval", _number_parser(1, _MAX_INTERVAL)),
+    "COUNT": ("count", _number_parser(1, MAX_COUNT)),
+    "UNTIL": ("until", _parse_until),
+    "WKST": ("week_start", _parse_week_start),
+    "BYMONTH": ("months", _list_parser(_number_parser(1, 12))),
+    "BYWEEKNO": ("weeks", _list_parser(_number_parser(-53, 53))),
+    "BYYEARDAY": ("year_days", _list_parser(_number_parser(-366, 366))),
+    "BYMONTHDAY": ("month_days", _list_parser(_number_parser(-31, 31))),
+    "BYDAY": ("days", _list_parser(_parse_day)),
+    "BYHOUR": ("hours", _list_parser(_number_parser(0, 23))),
+    "BYMINUTE": ("minutes", _list_parser(_number_parser(0, 59))),
+    "BYSECOND": ("seconds", _list_parser(_number_parser(0, 59))),
+    "BYSETPOS": ("positions", _list_parser(_number_parser(-366, 366))),
+}

@@ -1,0 +1,1 @@
+"""Workflows, dependencies, triggers and references to results."""

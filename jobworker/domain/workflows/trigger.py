@@ -1,0 +1,88 @@
+"""Jobs that start after others: `trigger_after` of a definition is a list.
+
+job         the job after whose executions this one starts
+on          the end that counts: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled and Skipped)
+parameters  for the executions that it starts, over the definition's defaults; they may refer to the result of the
+            execution that ended: `{"$from": "extract", "path": "/file"}`, where `extract` is that job
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.json import json_values
+from jobworker.domain.json.json_reader import JsonObjectReader
+from jobworker.domain.workflows import result_references
+from jobworker.domain.workflows.dependency import RequiredOutcome
+
+#: After so many jobs may one start.
+MAX_TRIGGERS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One job after which another starts."""
+
+    job: str
+    on: RequiredOutcome = RequiredOutcome.SUCCESS
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"job": self.job, "on": self.on.value, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerPolicy:
+    """The whole policy."""
+
+    items: tuple[Trigger, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As stored and shown."""
+        return [each.to_json() for each in self.items]
+
+
+def parse(value: Any, where: str) -> TriggerPolicy:
+    """The policy; raises `InvalidInput` with every problem."""
+    if not isinstance(value, list) or len(value) > MAX_TRIGGERS:
+        message = f"trigger_after must be a list of at most {MAX_TRIGGERS} objects"
+        raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
+    found: list[Trigger] = []
+    problems: list[FieldError] = []
+    for at, each in enumerate(value):
+        place = where + format_pointer(at)
+        try:
+            one = _parse_trigger(each, place)
+        except InvalidInput as error:
+            problems.extend(error.errors)
+            continue
+        if any((one.job, one.on) == (other.job, other.on) for other in found):
+            message = f"{one.on} of job {one.job} is named more than once"
+            problems.append(FieldError(place, "repeated", message))
+        found.append(one)
+    if problems:
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
+    return TriggerPolicy(tuple(found))
+
+
+def _parse_trigger(value: Any, where: str) -> Trigger:
+    described = JsonObjectReader(value, where)
+    job = described.get_text("job", 128) or ""
+    described.require("job")
+    on = RequiredOutcome(described.get_choice("on", list(RequiredOutcome), RequiredOutcome.SUCCESS))
+    parameters = described.get_value("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        described.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
+        parameters = None
+    try:
+        json_values.check(parameters)
+    except json_values.UnacceptableValue as error:
+        # From Python anything can come.
+        described.add_problem("parameters", "not_kept", f"parameters hold {error}")
+        parameters = None
+    if job:
+        described.problems.extend(result_references.validate(parameters or {}, {job}, f"{where}/parameters"))
+    described.finish()
+    return Trigger(job, on, parameters or {})

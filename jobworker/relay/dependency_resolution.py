@@ -1,0 +1,83 @@
+"""The step of a turn that lets go on what waited for others, and the chores beside it."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.workflows.dependency import ParentExecution
+from jobworker.services.workflows import resolution
+from jobworker.services.workflows.resolution import ResolutionResult
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import batches, cancellation, dependency_rows
+from jobworker.store.executions.batches import BatchRow
+
+logger = structlog.get_logger(__name__)
+
+#: Parents, or batches, that one round of the sweep looks at.
+_SWEEP_BATCH_SIZE = 500
+
+#: Members of each cancelled batch that one transaction ends.
+_CANCEL_BATCH_SIZE = 1000
+
+
+class DependencyResolver:
+    """What is still to be let go on. Nothing here has to survive: the sweep finds it again."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._unresolved: Sequence[ParentExecution] = ()
+        self._parent_cursor = self._batch_cursor = ""
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there is something to do although nobody reports anything."""
+        return bool(self._unresolved)
+
+    def resolve_dependents(
+        self, connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime
+    ) -> ResolutionResult:
+        """Let go on what these ends, and those left over, allow. Once it is committed, call `done` with the answer."""
+        return resolution.resolve_dependents(connection, ended, now, self._unresolved)
+
+    def mark_committed(self, released: ResolutionResult) -> None:
+        """It is committed."""
+        self._unresolved = released.unfinished
+
+    def cancel_batches(self) -> None:
+        """Carry out requests to cancel whole batches, in one transaction: nothing of them is dispatched after this."""
+        with self._database.read() as connection:
+            asked = batches.list_cancelling(connection)
+        if not asked:
+            return
+        with self._database.write() as connection:
+            for batch in asked:
+                self._cancel_batch(connection, batch)
+
+    def resolve_stranded(self) -> None:
+        """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
+        with self._database.read() as connection:
+            parents = dependency_rows.list_parents_after(connection, self._parent_cursor, _SWEEP_BATCH_SIZE)
+            ended = dependency_rows.find_ended(connection, parents)
+            opened = batches.list_open_after(connection, self._batch_cursor, _SWEEP_BATCH_SIZE)
+            complete = [each for each in opened if not batches.has_unfinished(connection, each)]
+        self._parent_cursor = parents[-1] if len(parents) == _SWEEP_BATCH_SIZE else ""
+        self._batch_cursor = opened[-1] if len(opened) == _SWEEP_BATCH_SIZE else ""
+        pending = {each.id for each in self._unresolved}
+        ended = [each for each in ended if each.id not in pending]
+        if ended or complete:
+            logger.warning("stranded", parents=len(ended), batches=len(complete))
+            with self._database.write() as connection:
+                released = resolution.resolve_missed(connection, ended, complete, self._clock.now())
+            self._unresolved = [*self._unresolved, *released.unfinished]
+
+    def _cancel_batch(self, connection: sa.Connection, batch: BatchRow) -> None:
+        now, actor = self._clock.now(), batch.cancel_requested_by or "api"
+        stopped = batches.request_cancel_members(connection, batch)
+        idle = batches.list_waiting(connection, batch.id, _CANCEL_BATCH_SIZE)
+        ended = cancellation.cancel_waiting(connection, idle, actor, f"its {batch.kind} was cancelled", now)
+        resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, ended), now)
+        logger.info("batch_cancelling", batch=batch.id, asked=stopped, ended=len(ended))

@@ -1,0 +1,201 @@
+"""What goes out next: of each queue the most urgent, past the gates, as far as there is room in Redis.
+
+Room is counted by urgency: a message may go if fewer than `feed` wait in its own list and the more urgent ones, so
+what is urgent never waits for what is not. When there is no room for all, one in ten goes to what was overtaken.
+"""
+
+import datetime as dt
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from cachetools import LRUCache
+
+from jobworker.domain.executions import blockers
+from jobworker.domain.executions.execution import PRIORITIES
+from jobworker.relay.capacity import Capacity
+from jobworker.relay.fair_queue import OVERTAKEN_SHARE, FairQueue, FairQueueItem, RoundRobinHistory
+from jobworker.store.executions import dispatch, limit_usage
+from jobworker.store.executions.dispatch import ReadyExecution
+from jobworker.store.executions.limit_usage import LimitedExecution, QueueBacklog
+from jobworker.store.queues import ReadyQueue as Waiting
+from jobworker.store.workers import WorkerRow
+from jobworker.transport.publisher import get_list_name, get_list_names
+
+#: Queues of which is remembered how their turns stand.
+_MAX_QUEUES = 10_000
+
+#: Limit keys of a queue that one round looks at; the next round goes on with the others.
+_MAX_KEYS = 1000
+
+
+class DispatchCandidate(NamedTuple):
+    """An execution to publish, and the priority that decides about its list."""
+
+    row: ReadyExecution
+    urgency: int
+
+    @property
+    def publication(self) -> tuple[str, int, int]:
+        """What `dispatch.mark_published` takes."""
+        return self.row.id, self.row.attempt, self.urgency
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityBand:
+    """Priorities for which there is the same room."""
+
+    priorities: range
+    available: int
+
+
+@dataclass(slots=True)
+class DispatchRound:
+    """What one round has decided: what goes out, and how full the buckets are afterwards.
+
+    `refused` says whether limits held anything up, `next_at` when a rate opens again.
+    """
+
+    candidates: list[DispatchCandidate] = field(default_factory=list)
+    buckets: Mapping[str, dt.datetime] = field(default_factory=dict)
+    is_limited: bool = False
+    next_permit_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class DispatchSelector:
+    """Decides round after round; what it remembers in between is only about fairness, and may be lost."""
+
+    feed: int
+    ageing: dt.timedelta
+    _history: RoundRobinHistory = field(default_factory=RoundRobinHistory)
+    _key_cursors: LRUCache[str, str] = field(default_factory=lambda: LRUCache(_MAX_QUEUES))
+    _overtaken_credit: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_MAX_QUEUES))
+
+    def select(
+        self,
+        connection: sa.Connection,
+        ready_queues: Sequence[Waiting],
+        depths: Mapping[str, int],
+        workers: Sequence[WorkerRow],
+        now: dt.datetime,
+        excluded_revisions: Sequence[str] = (),
+    ) -> DispatchRound:
+        """One round over the queues in which something may run; `depths` are those of the lists in Redis.
+
+        `excluded_revisions` names revisions of jobs whose executions stay where they are.
+        """
+        places = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
+        round = DispatchRound()
+        for queue in ready_queues:
+            tasks = sorted(blockers.find_runnable_tasks(queue.name, workers))
+            bands = self._compute_bands(queue.name, depths)
+            if tasks and bands[0].available > 0:
+                backlog = QueueBacklog(queue.name, tasks, excluded_revisions)
+                heads = self._read_heads(connection, backlog) if places and queue.limited else []
+                line = self._build_fair_queue(connection, backlog, heads, places) if places and heads else None
+                round.candidates += self._select_from_queue(connection, backlog, bands, line, now)
+                round.candidates += _load_unreadable(connection, heads)
+        if places:
+            round.buckets, round.is_limited, round.next_permit_at = (
+                places.updated_buckets,
+                places.is_limited,
+                places.next_permit_at,
+            )
+        return round
+
+    def _select_from_queue(
+        self,
+        connection: sa.Connection,
+        backlog: QueueBacklog,
+        bands: Sequence[PriorityBand],
+        fair_queue: FairQueue | None,
+        now: dt.datetime,
+    ) -> list[DispatchCandidate]:
+        chosen: list[DispatchCandidate | FairQueueItem] = []
+        for band in bands:
+            left = band.available - len(chosen)
+            if left <= 0:
+                break
+            free = dispatch.list_ready(connection, backlog, left, band.priorities)
+            chosen += itertools.islice(_merge_by_urgency(free, fair_queue, band.priorities.start), left)
+        complete = _load_rows(connection, chosen)
+        if len(complete) < bands[-1].available:
+            return complete
+        return complete + self._select_overtaken(connection, backlog, complete, now)
+
+    def _select_overtaken(
+        self, connection: sa.Connection, backlog: QueueBacklog, chosen: Sequence[DispatchCandidate], now: dt.datetime
+    ) -> list[DispatchCandidate]:
+        """When there was no room for all: what goes beyond the room, which shrinks by as much for the next round."""
+        owed = self._overtaken_credit.get(backlog.queue, 0) + len(chosen)
+        self._overtaken_credit[backlog.queue] = owed % OVERTAKEN_SHARE
+        if owed < OVERTAKEN_SHARE or not chosen:
+            return []
+        urgency = chosen[-1].urgency
+        found = dispatch.list_overtaken(connection, backlog, urgency, now - self.ageing, owed // OVERTAKEN_SHARE)
+        return [DispatchCandidate(row, urgency) for row in found]
+
+    def _compute_bands(self, queue: str, depths: Mapping[str, int]) -> list[PriorityBand]:
+        """The priorities from the most urgent down, together as long as there is the same room."""
+        names = get_list_names(queue)
+        waiting = list(itertools.accumulate(depths[name] for name in names))
+        room = {name: self.feed - count for name, count in zip(names, waiting, strict=True)}
+        bands: list[PriorityBand] = []
+        for priority in reversed(PRIORITIES):
+            here = room[get_list_name(queue, priority)]
+            if bands and bands[-1].available == here:
+                bands[-1] = replace(bands[-1], priorities=range(priority, bands[-1].priorities.stop))
+            else:
+                bands.append(PriorityBand(range(priority, priority + 1), here))
+        return bands
+
+    def _read_heads(self, connection: sa.Connection, backlog: QueueBacklog) -> list[LimitedExecution]:
+        after = self._key_cursors.get(backlog.queue, "")
+        heads = limit_usage.list_heads(connection, backlog, after, _MAX_KEYS)
+        self._key_cursors[backlog.queue] = heads[-1].limit_key if len(heads) == _MAX_KEYS else ""
+        return heads
+
+    def _build_fair_queue(
+        self, connection: sa.Connection, backlog: QueueBacklog, heads: Sequence[LimitedExecution], capacity: Capacity
+    ) -> FairQueue:
+        readable = [head for head in heads if head.is_readable]
+        capacity.load_limits(connection, [head.limit_key for head in readable])
+        return FairQueue(connection, backlog, readable, capacity, self._history, self.ageing)
+
+
+def _merge_by_urgency(
+    unlimited: Iterable[ReadyExecution], fair_queue: FairQueue | None, min_priority: int
+) -> Iterator[DispatchCandidate | FairQueueItem]:
+    """Both, the more urgent first and then the older. What is under limits is taken only when its turn has come."""
+    rows = iter(unlimited)
+    row = next(rows, None)
+    while True:
+        top = fair_queue.peek(min_priority) if fair_queue else None
+        if fair_queue and top and (row is None or (-top.urgency, top.head.due_at) < (-row.priority, row.due_at)):
+            yield fair_queue.pop()
+        elif row is not None:
+            yield DispatchCandidate(row, row.priority)
+            row = next(rows, None)
+        else:
+            return
+
+
+def _load_unreadable(connection: sa.Connection, heads: Iterable[LimitedExecution]) -> list[DispatchCandidate]:
+    """Return those whose limits cannot be told: `dispatch.check` refuses them, so they fail and leave their key."""
+    ids = [head.id for head in heads if not head.is_readable]
+    return [DispatchCandidate(row, PRIORITIES.start) for row in dispatch.get_many(connection, ids)]
+
+
+def _load_rows(
+    connection: sa.Connection, chosen: Sequence[DispatchCandidate | FairQueueItem]
+) -> list[DispatchCandidate]:
+    """Of what is under limits only the ids were read so far."""
+    ids = [each.head.id for each in chosen if isinstance(each, FairQueueItem)]
+    rows = {row.id: row for row in dispatch.get_many(connection, ids)} if ids else {}
+    return [
+        DispatchCandidate(rows[each.head.id], each.urgency) if isinstance(each, FairQueueItem) else each
+        for each in chosen
+    ]

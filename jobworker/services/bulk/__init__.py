@@ -1,0 +1,1 @@
+"""Actions on many executions, in bounded transactions."""

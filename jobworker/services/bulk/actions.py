@@ -1,0 +1,199 @@
+"""Doing something to many executions: which are meant, and working them off in bounded transactions.
+
+A request takes at most `MOST` executions, `CHUNK` in one transaction, so that neither the relay nor others
+wait for long. What is left is said, with a cursor to go on from. Each execution is looked at once: those
+that the action leaves as they are do not come up again.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.ids import is_id
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import execution_filters
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.pagination import Paginator, parse_id_key, parse_time_key
+from jobworker.store.tables import core
+
+#: So many executions one request works off, and one transaction.
+MAX_EXECUTIONS = 10_000
+CHUNK_SIZE = 500
+
+#: So many executions that it concerned, and so many problems, an answer names.
+_SAMPLE_SIZE = 10
+_MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which executions: these, or those that pass the filters, or, only if somebody says so, all.
+
+    `cursor` is the `next` of the request before.
+    """
+
+    ids: Sequence[str] | None = None
+    filters: ExecutionFilters | None = None
+    all: bool = False
+    limit: int = MAX_EXECUTIONS
+    cursor: str | None = None
+    dry_run: bool = False
+
+    def check(self) -> None:
+        """Raise `InvalidInput` unless it is clear what is meant."""
+        empty = self.filters is None or self.filters == ExecutionFilters()
+        given = [name for name, is_given in (("ids", self.ids), ("filter", not empty), ("all", self.all)) if is_given]
+        if len(given) > 1:
+            message = f"give one of {', '.join(given)}, not several"
+            raise InvalidInput(message, [FieldError(f"/{given[1]}", "ambiguous", message)])
+        if not given:
+            message = 'say which: ids, or a filter that names something; {"all": true} means every one'
+            raise InvalidInput(message, [FieldError("/filter", "missing", message)])
+        if self.ids is not None:
+            _check_ids(self.ids)
+        if not 0 < self.limit <= MAX_EXECUTIONS:
+            message = f"limit must be 1 to {MAX_EXECUTIONS}"
+            raise InvalidInput(message, [FieldError("/limit", "not_allowed", message)])
+
+    def build_listing(self, action: str) -> "Paginator[BulkCursor]":
+        """What a cursor of this action belongs to."""
+        named = asdict(self.filters) if self.filters else {}
+        return Paginator(action, {**named, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFailure:
+    """An execution that was left as it is, and why."""
+
+    id: str
+    pointer: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What came of one chunk: the executions it was done to (id → its rerun, if there is one), and the others.
+
+    `until`: when the last of them is due, if they were put off.
+    """
+
+    done: Mapping[str, str | None]
+    refused: Sequence[BulkFailure] = ()
+    until: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class BulkResult:
+    """What came of a request.
+
+    `matched`: the executions that are meant, by their states, of this request and those after it. `left`: how many
+    of them the next request would begin with. `until`: when the last one is due that was put off.
+    """
+
+    dry_run: bool
+    matched: dict[ExecutionState, int]
+    left: int = 0
+    done: int = 0
+    refused: int = 0
+    sample: list[tuple[str, str | None]] = field(default_factory=list)
+    problems: list[BulkFailure] = field(default_factory=list)
+    until: dt.datetime | None = None
+    next: str | None = None
+
+    def add(self, part: ChunkResult) -> None:
+        """Count a chunk."""
+        self.done += len(part.done)
+        self.refused += len({each.id for each in part.refused})
+        self.sample.extend(list(part.done.items())[: _SAMPLE_SIZE - len(self.sample)])
+        self.problems.extend(part.refused[: _MAX_PROBLEMS - len(self.problems)])
+        self.until = part.until or self.until
+
+
+@dataclass(frozen=True, slots=True)
+class BulkAction:
+    """One kind of thing that can be done: its name, and of which executions (a condition, and what it is called)."""
+
+    name: str
+    where: Sequence[Any]
+    code: str
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkCursor:
+    """How far the request before has come: its last id, and the time from which on nothing is due yet."""
+
+    after: str | None = None
+    until: dt.datetime | None = None
+
+    @classmethod
+    def parse(cls, key: str) -> "BulkCursor":
+        """Parse the key of a cursor; raises `ValueError`."""
+        after, _, until = key.partition(" ")
+        return cls(parse_id_key(after), parse_time_key(until) if until else None)
+
+    def to_key(self) -> str:
+        """The inverse of `read`."""
+        return f"{self.after} {self.until.isoformat()}" if self.until else str(self.after)
+
+
+#: Does something to these executions; in a dry run it finds out what would be done.
+ChunkHandler = Callable[[Sequence[str]], ChunkResult]
+
+
+def parse_cursor(action: BulkAction, selection: Selection) -> BulkCursor:
+    """Where this request begins; raises what is wrong with the selection."""
+    selection.check()
+    return selection.build_listing(action.name).parse_cursor(selection.cursor) or BulkCursor()
+
+
+def run_in_chunks(database: Database, action: BulkAction, selection: Selection, handler: ChunkHandler) -> BulkResult:
+    """Do `handler` to the executions of the selection, chunk by chunk."""
+    begin = parse_cursor(action, selection)
+    where = [*action.where, *_build_conditions(selection)]
+    with database.read() as connection:
+        done = BulkResult(selection.dry_run, execution_filters.count_by_state(connection, where, begin.after))
+        chosen = execution_filters.list_ids(connection, where, begin.after, selection.limit)
+        if selection.ids and selection.cursor is None:
+            known = execution_filters.list_ids(connection, [_build_ids_condition(selection.ids)], None, MAX_EXECUTIONS)
+            meant = set(execution_filters.list_ids(connection, where, None, MAX_EXECUTIONS))
+            done.add(
+                ChunkResult({}, [_build_failure(action, key, set(known)) for key in selection.ids if key not in meant])
+            )
+    for start in range(0, len(chosen), CHUNK_SIZE):
+        done.add(handler(chosen[start : start + CHUNK_SIZE]))
+    done.left = sum(done.matched.values()) - len(chosen)
+    if done.left:
+        done.next = selection.build_listing(action.name).build_cursor(BulkCursor(chosen[-1], done.until).to_key())
+    return done
+
+
+def _build_conditions(selection: Selection) -> Iterator[Any]:
+    if selection.ids is not None:
+        yield _build_ids_condition(selection.ids)
+    elif selection.filters is not None:
+        yield from execution_filters.build_conditions(selection.filters)
+
+
+def _build_ids_condition(ids: Sequence[str]) -> Any:
+    return core.executions.c.id.in_(ids)
+
+
+def _build_failure(action: BulkAction, key: str, existing_ids: set[str]) -> BulkFailure:
+    if key in existing_ids:
+        return BulkFailure(key, "/ids", action.code, f"execution {key} {action.refusal}")
+    return BulkFailure(key, "/ids", "execution_not_found", f"there is no execution {key}")
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    if len(ids) > MAX_EXECUTIONS:
+        message = f"ids must have at most {MAX_EXECUTIONS} items, not {len(ids)}"
+        raise InvalidInput(message, [FieldError("/ids", "not_allowed", message)])
+    wrong = [at for at, each in enumerate(ids) if not is_id(each)]
+    if wrong:
+        message = "ids must hold ids of executions"
+        raise InvalidInput(message, [FieldError(f"/ids/{at}", "not_allowed", message) for at in wrong[:_MAX_PROBLEMS]])

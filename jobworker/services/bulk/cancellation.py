@@ -1,0 +1,45 @@
+"""Cancelling many executions by filter."""
+
+from collections.abc import Sequence
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.services.bulk import actions
+from jobworker.services.bulk.actions import BulkAction, BulkResult, ChunkResult, Selection
+from jobworker.services.workflows import resolution
+from jobworker.store import audit
+from jobworker.store.audit import AuditEntry
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import cancellation, dependency_rows
+from jobworker.store.tables import core
+
+_CANCEL_ACTION = BulkAction(
+    "cancel", [core.executions.c.state.in_(cancellation.UNFINISHED_STATES)], "not_cancellable", "has ended already"
+)
+
+
+def cancel_executions(database: Database, clock: Clock, selection: Selection, actor: str) -> BulkResult:
+    """See to it that executions which have not ended do not start, or stop.
+
+    What waits is Cancelled here; what is queued or runs is asked to stop, and the relay carries it out.
+    """
+    wanted = selection.filters and selection.filters.state
+    if wanted in FINAL_STATES:
+        message = f"state {wanted} is final; only what has not ended can be cancelled"
+        raise InvalidInput(message, [FieldError("/filter/state", "not_allowed", message)])
+    now = clock.now()
+
+    def work(ids: Sequence[str]) -> ChunkResult:
+        if selection.dry_run:
+            return ChunkResult(dict.fromkeys(ids))
+        with database.write() as connection:
+            cancelled = cancellation.cancel_waiting(connection, ids, actor, f"cancelled by {actor}", now)
+            asked = cancellation.request_cancel(connection, ids, actor, now)
+            resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, cancelled), now)
+            if cancelled or asked:
+                told = {"cancelled": cancelled, "asked": asked}
+                audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, told))
+        return ChunkResult(dict.fromkeys(sorted([*cancelled, *asked])))
+
+    return actions.run_in_chunks(database, _CANCEL_ACTION, selection, work)

@@ -1,0 +1,1 @@
+"""Use cases of calendars: query, change, import."""

@@ -1,0 +1,159 @@
+"""Calendars are created, changed and removed; the schedules that name them follow."""
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.calendars.calendar_parser import parse
+from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar
+from jobworker.domain.errors import (
+    CalendarExists,
+    CalendarInUse,
+    CalendarOwnedByCode,
+    FieldError,
+    InvalidInput,
+    PreconditionFailed,
+)
+from jobworker.domain.jobs import admission
+from jobworker.domain.jobs.definition import NAME_PATTERN, JobOwner
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
+from jobworker.domain.schedules.schedule import Schedule, ScheduleState
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.services.calendars import calendars as values
+from jobworker.services.schedules import evaluator
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+#: The revisions that a change may replace; None: whichever is current.
+ExpectedRevisions = Collection[int] | None
+
+#: So many schedules are named to somebody who cannot remove their calendar.
+_MAX_NAMES_SHOWN = 20
+
+
+def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> CalendarRow:
+    """Add a calendar; raises `CalendarExists`, and `InvalidInput` with everything that is wrong with it."""
+    name, calendar = _parse_named_calendar(spec)
+    with database.write() as connection:
+        if calendar_rows.get(connection, name):
+            raise CalendarExists(f"calendar {name} exists already; change it with PUT and If-Match")
+        return save(connection, name, calendar, JobOwner.API, actor, clock.now())
+
+
+def change(
+    database: Database, clock: Clock, name: str, spec: Mapping[str, Any], expected: ExpectedRevisions, actor: str
+) -> CalendarRow:
+    """Replace a calendar, if its current revision is one of those expected.
+
+    What is due by now is settled as the calendar was; afterwards it is as it is described.
+    """
+    if spec.get("name", name) != name:
+        message = f"name is {spec['name']!r}, but the URL says {name}; a calendar cannot be renamed"
+        raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+    with database.write() as connection:
+        lock_for_change(connection, name, expected)
+        _, calendar = _parse_named_calendar({**spec, "name": name})
+        return save(connection, name, calendar, JobOwner.API, actor, clock.now())
+
+
+def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
+    """Remove a calendar that no schedule names; its revisions stay. Raises `CalendarInUse`."""
+    with database.write() as connection:
+        delete_unused(connection, lock_for_change(connection, name, expected), actor, clock.now())
+
+
+def save(
+    connection: sa.Connection, name: str, calendar: Calendar, owner: JobOwner, actor: str, now: dt.datetime
+) -> CalendarRow:
+    """Insert the calendar or change it, and let the schedules follow that name it.
+
+    Raises `CalendarInUse` if some count business days by it, and it would have none any more.
+    """
+    before, spec = calendar_rows.get(connection, name, lock=True), calendar.to_json()
+    if before is None or before.spec == spec:
+        return calendar_rows.upsert(connection, name, spec, owner, actor, now)
+    users = calendar_rows.lock_using_schedules(connection, name)
+    counting = [
+        row for row in users if row.schedule.calendar == name and isinstance(row.schedule.rule, BusinessDayRule)
+    ]
+    if counting and not isinstance(calendar, BusinessCalendar):
+        message = f"calendar {name} cannot become a list of dates: business days are counted by it in {_format_names(counting)}"
+        raise CalendarInUse(message)
+    settled = [evaluator.evaluate_now(connection, row, now) if _is_due(row, now) else row for row in users]
+    changed = calendar_rows.upsert(connection, name, spec, owner, actor, now)
+    _update_next_times(connection, settled, now)
+    return changed
+
+
+def delete_unused(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> None:
+    """Remove a calendar that no schedule names. Raises `CalendarInUse`."""
+    users = calendar_rows.lock_using_schedules(connection, row.name)
+    if users:
+        them = "it" if len(users) == 1 else "them"
+        message = f"calendar {row.name} is named by {_format_names(users)}; change or delete {them} first"
+        raise CalendarInUse(message)
+    calendar_rows.delete(connection, row, actor, now)
+
+
+def lock_for_change(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> CalendarRow:
+    """The calendar, if it may be changed over the API, by somebody who knows its current revision."""
+    row = values.find(connection, name, lock=True)
+    if expected is not None and row.revision not in expected:
+        message = f"calendar {name} is at revision {row.revision} now; read it again, then repeat the change"
+        raise PreconditionFailed(message)
+    if row.owner is JobOwner.CODE:
+        raise CalendarOwnedByCode(f"calendar {name} is declared in code; change it there (schedules/*.py)")
+    return row
+
+
+def check_name(name: object, location: str = "/name") -> None:
+    """Raise `InvalidInput` if no calendar can have this name."""
+    if not isinstance(name, str) or not NAME_PATTERN.match(name):
+        message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
+        raise InvalidInput(message, [FieldError(location, "not_allowed", message)])
+
+
+def _parse_named_calendar(spec: Mapping[str, Any]) -> tuple[str, Calendar]:
+    """The name and the calendar; raises `InvalidInput` with all that is wrong with both."""
+    name, problems = spec.get("name"), list[FieldError]()
+    try:
+        check_name(name)
+    except InvalidInput as error:
+        problems.extend(error.errors)
+    try:
+        calendar = parse({field: value for field, value in spec.items() if field != "name"})
+    except InvalidInput as error:
+        problems.extend(error.errors)
+    admission.raise_for_problems(problems)
+    return str(name), calendar
+
+
+def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
+    return row.next_at is not None and row.next_at <= now
+
+
+def _update_next_times(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
+    """Work out anew when schedules are due. What their calendars only forbid is seen when it is due."""
+    moving = [(row, schedule) for row in rows if _depends_on_business_days(row, schedule := row.schedule)]
+    named = {name for _, schedule in moving for name in schedule.calendar_names}
+    found = values.load_calendars(connection, named)
+    coming = {
+        row.id: find_next_time(schedule.build_timetable(found), max(now, row.settled_until)) for row, schedule in moving
+    }
+    schedule_rows.update_next_due(connection, coming, now)
+
+
+def _depends_on_business_days(row: ScheduleRow, schedule: Schedule) -> bool:
+    ended = schedule.max_runs is not None and row.runs >= schedule.max_runs
+    return row.state is not ScheduleState.RETIRED and not ended and isinstance(schedule.rule, BusinessDayRule)
+
+
+def _format_names(rows: Sequence[ScheduleRow]) -> str:
+    names = sorted(row.name for row in rows)
+    more = f" and {len(names) - _MAX_NAMES_SHOWN} more" if len(names) > _MAX_NAMES_SHOWN else ""
+    return f"{'schedule' if len(names) == 1 else 'schedules'} {', '.join(names[:_MAX_NAMES_SHOWN])}{more}"

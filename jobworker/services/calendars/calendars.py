@@ -1,0 +1,174 @@
+"""Calendars as they stand and as they were; the values that timetables are made with."""
+
+import datetime as dt
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.domain.calendars.calendar_parser import parse
+from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar, TimeRange
+from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFound, UnreadableRow, format_pointer
+from jobworker.domain.executions import comparison
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
+from jobworker.domain.schedules.schedule import Schedule
+from jobworker.services import suggestions
+from jobworker.store import unreadable_rows
+from jobworker.store.engine.database import Database
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
+from jobworker.store.schedules import calendar_rows
+from jobworker.store.schedules.calendar_rows import CalendarRevisionRow, CalendarRow
+
+#: Databases keep no higher number.
+_MAX_REVISION = 2**31 - 1
+
+#: So many calendars of a database are kept as values; then all are forgotten, and those in use come back.
+_CACHE_SIZE = 500
+
+#: By database and name: the revision, since when it is current, and the calendar.
+_cache: weakref.WeakKeyDictionary[sa.Engine, dict[str, tuple[tuple[int, dt.datetime], Calendar]]]
+_cache = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarRevisionView:
+    """A revision of a calendar, and JSON pointers to what it changed; None for the first."""
+
+    row: CalendarRevisionRow
+    changed_fields: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarDay:
+    """A day in a calendar: its name if it has one, and its times that the calendar holds."""
+
+    day: dt.date
+    name: str | None
+    parts: Sequence[TimeRange]
+
+
+def load_calendars(connection: sa.Connection, names: Collection[str], lock: bool = False) -> Mapping[str, Calendar]:
+    """The calendars of these names; raises `CalendarNotFound` with the names that come close, or `UnreadableRow`.
+
+    Whoever enters a schedule takes them with `lock`: then none is removed, or changed, before that transaction ends.
+    """
+    if not names:
+        return {}
+    current = calendar_rows.get_current_revisions(connection, names, lock)
+    missing = [name for name in names if name not in current]
+    if missing:
+        raise make_not_found_error(connection, *missing)
+    kept = _cache.setdefault(connection.engine, {})
+    found = {name: kept[name][1] for name in names if name in kept and kept[name][0] == current[name]}
+    for row in (
+        calendar_rows.get_many(connection, current.keys() - found.keys()).values() if len(found) < len(current) else ()
+    ):
+        with unreadable_rows.convert_errors(f"calendar {row.name}"):
+            found[row.name] = parse(row.spec)
+        if len(kept) >= _CACHE_SIZE:
+            kept.clear()
+        kept[row.name] = (row.revision, row.changed_at), found[row.name]
+    broken = [name for name in names if name not in found]
+    if broken:
+        raise UnreadableRow(f"calendar {broken[0]} cannot be read; /readyz says why")
+    return found
+
+
+def validate_schedule_calendars(connection: sa.Connection, schedule: Schedule, location: str = "") -> list[FieldError]:
+    """What is wrong with the calendars that a schedule names, place by place."""
+    places = {format_pointer("calendar"): schedule.calendar} if schedule.calendar else {}
+    for field in ("require", "exclude"):
+        places |= {format_pointer(field, at): name for at, name in enumerate(getattr(schedule, field))}
+    there = calendar_rows.get_current_revisions(connection, schedule.calendar_names)
+    found = []
+    for place, name in places.items():
+        if name not in there:
+            found.append(
+                FieldError(location + place, "unknown_calendar", make_not_found_error(connection, name).detail)
+            )
+    counted = schedule.calendar if isinstance(schedule.rule, BusinessDayRule) else None
+    if counted in there and not isinstance(load_calendars(connection, [counted])[counted], BusinessCalendar):
+        message = f"calendar {counted} lists dates; business days are counted by a calendar of kind business"
+        found.append(FieldError(location + "/calendar", "not_allowed", message))
+    return found
+
+
+def get(database: Database, name: str) -> CalendarRow:
+    """One calendar; raises `CalendarNotFound`."""
+    with database.read() as connection:
+        return find(connection, name)
+
+
+def find(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow:
+    """The calendar of this name; raises `CalendarNotFound` with the names that come close."""
+    row = calendar_rows.get(connection, name, lock) if name.isprintable() else None
+    if row is None:
+        raise make_not_found_error(connection, name)
+    return row
+
+
+def list_days(database: Database, name: str, first: dt.date, count: int) -> list[CalendarDay]:
+    """What the calendar says about `count` days: those that it holds, or has names for. Raises `CalendarNotFound`."""
+    with database.read() as connection:
+        calendar = load_calendars(connection, [name])[name]
+    some = (first + dt.timedelta(days=number) for number in range(count))
+    found = (CalendarDay(day, calendar.find_day_name(day), calendar.get_time_ranges(day)) for day in some)
+    return [each for each in found if each.parts or each.name]
+
+
+def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
+    """Calendars by name."""
+    with database.read() as connection:
+        return calendar_rows.list_page(connection, limit, cursor)
+
+
+def list_revisions(
+    database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[CalendarRevisionView]:
+    """The revisions of a calendar, the latest first; they outlive it. Raises `CalendarNotFound`."""
+    with database.read() as connection:
+        if not name.isprintable():
+            raise make_not_found_error(connection, name)
+        found = calendar_rows.list_revisions(connection, name, limit, cursor)
+        if not found.items:
+            find(connection, name)
+            return found.replace_items([])
+        before = calendar_rows.get_revision(connection, name, found.items[-1].revision - 1)
+    older = [*found.items[1:], before]
+    return found.replace_items([_to_revision_view(one, was) for one, was in zip(found.items, older, strict=True)])
+
+
+def get_revision(database: Database, name: str, number: int) -> CalendarRevisionView:
+    """One revision; raises `CalendarNotFound`, `RevisionNotFound`."""
+    with database.read() as connection:
+        row = (
+            calendar_rows.get_revision(connection, name, number)
+            if number <= _MAX_REVISION and name.isprintable()
+            else None
+        )
+        if row is None:
+            latest = find(connection, name).revision
+            raise RevisionNotFound(f"calendar {name} has no revision {number}; the latest is {latest}")
+        return _to_revision_view(row, calendar_rows.get_revision(connection, name, number - 1))
+
+
+def _to_revision_view(row: CalendarRevisionRow, before: CalendarRevisionRow | None) -> CalendarRevisionView:
+    if before is None:
+        return CalendarRevisionView(row, None)
+    return CalendarRevisionView(
+        row, [each.pointer for each in comparison.compare_values("spec", before.spec, row.spec)]
+    )
+
+
+def make_not_found_error(connection: sa.Connection, *names: str) -> CalendarNotFound:
+    """The error for calendars that do not exist."""
+    return CalendarNotFound(
+        "; ".join(_describe_unknown(name, calendar_rows.list_nearby_names(connection, name)) for name in names)
+    )
+
+
+def _describe_unknown(name: str, neighbors: Sequence[str]) -> str:
+    if not neighbors:
+        return f"there is no calendar {name[:128]!r}, nor any other yet: POST /api/v1/calendars makes one"
+    return suggestions.describe_unknown("calendar", name, neighbors, "GET /api/v1/calendars")

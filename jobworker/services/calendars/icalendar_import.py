@@ -1,0 +1,140 @@
+"""iCalendar files become calendars of dates."""
+
+import contextlib
+import datetime as dt
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.calendars.calendar_parser import parse
+from jobworker.domain.calendars.calendars import DateCalendar
+from jobworker.domain.calendars.icalendar import parser
+from jobworker.domain.calendars.icalendar.parser import ICalendarContents
+from jobworker.domain.errors import CalendarNotFound, FieldError, InvalidInput, PreconditionRequired, ServiceBusy
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.domain.schedules.time_zones import get_zone_names, suggest_zone
+from jobworker.services.calendars import calendar_changes
+from jobworker.services.calendars.calendar_changes import ExpectedRevisions
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import calendar_rows
+from jobworker.store.schedules.calendar_rows import CalendarRow
+
+#: Events are taken from so long ago, for backfills, to so far ahead. Who needs more imports again some year.
+_LOOKBACK = dt.timedelta(days=366)
+_LOOKAHEAD = dt.timedelta(days=3660)
+
+#: Events that an error message names which add nothing.
+_MAX_EVENTS_SHOWN = 20
+
+#: Held while a file is read: that is CPU time, and the threads of a process share one interpreter.
+_READ_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarImportRequest:
+    """What somebody wants to be read: `zone` None is the file's own.
+
+    `include_free`: events that are marked as free time count, too.
+    Who `replaces` a calendar knows one of the `expected` revisions (None: whichever is current).
+    """
+
+    name: str
+    file: bytes
+    zone: str | None = None
+    include_free: bool = False
+    dry_run: bool = False
+    replaces: bool = False
+    expected: ExpectedRevisions = None
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarImportResult:
+    """What came of it: the contents of the file, and the calendar as it is now; in a dry run, as it was (or None)."""
+
+    contents: ICalendarContents
+    first: dt.date
+    end: dt.date
+    spec: Mapping[str, Any]
+    row: CalendarRow | None
+    created: bool
+    changed: bool
+
+
+def import_calendar(
+    database: Database, clock: Clock, request: CalendarImportRequest, actor: str
+) -> CalendarImportResult:
+    """Make a calendar of what the file lists, or let it replace what a calendar lists; holidays stay.
+
+    A dry run also shows a file that lists nothing, with what was left out. Raises `InvalidInput` with everything that
+    cannot be read, `Busy` while another file is read, and what `calendar_editing.change` raises.
+    """
+    _check_request(request)
+    now = clock.now()
+    first, end = (now - _LOOKBACK).date(), (now + _LOOKAHEAD).date()
+    with _hold_read_lock():
+        contents = parser.parse(request.file, request.zone, first, end, request.include_free)
+    if not contents.days and not contents.windows and not request.dry_run:
+        message = f"the calendar would be empty: {_explain_empty(contents)}"
+        raise InvalidInput(message, [FieldError("", "empty", message)])
+    with database.write() as connection:
+        before = _lock_current(connection, request)
+        calendar = replace(_parse_dates(before), days=contents.days, windows=contents.windows)
+        spec = calendar.to_json()
+        changed = before is None or before.spec != spec
+        row = before
+        if not request.dry_run:
+            row = calendar_changes.save(connection, request.name, calendar, JobOwner.API, actor, now)
+    return CalendarImportResult(contents, first, end, spec, row, before is None, changed)
+
+
+@contextlib.contextmanager
+def _hold_read_lock() -> Iterator[None]:
+    """Let one file be read at a time; raises `Busy`."""
+    if not _READ_LOCK.acquire(blocking=False):
+        raise ServiceBusy("another iCalendar file is being read; repeat this import in a moment")
+    try:
+        yield
+    finally:
+        _READ_LOCK.release()
+
+
+def _explain_empty(contents: ICalendarContents) -> str:
+    """Return why a file lists nothing."""
+    if not contents.left_out:
+        return "the file has no events (VEVENT)"
+    named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MAX_EVENTS_SHOWN]]
+    more = f"; and {len(contents.left_out) - len(named)} more" if len(contents.left_out) > len(named) else ""
+    return f"nothing of the file's {contents.events} events is left; {'; '.join(named)}{more}"
+
+
+def _check_request(request: CalendarImportRequest) -> None:
+    calendar_changes.check_name(request.name)
+    if request.zone is not None and request.zone not in get_zone_names():
+        message = f"{request.zone[:100]!r} is not an IANA time zone; {suggest_zone(request.zone[:100])}"
+        raise InvalidInput(message, [FieldError("zone", "unknown_zone", message)])
+
+
+def _lock_current(connection: sa.Connection, request: CalendarImportRequest) -> CalendarRow | None:
+    """The calendar, if there is one: then the caller must have said which revision is to be replaced."""
+    if calendar_rows.get(connection, request.name, lock=True) is None:
+        if request.replaces:
+            raise CalendarNotFound(f"there is no calendar {request.name!r} to replace; without If-Match it is made")
+        return None
+    if not request.replaces and not request.dry_run:
+        message = f"calendar {request.name} is there already: send If-Match with its ETag to replace what it lists"
+        raise PreconditionRequired(message)
+    row = calendar_changes.lock_for_change(connection, request.name, request.expected)
+    if row.spec["kind"] != DateCalendar.kind:
+        message = f"calendar {request.name} is of kind {row.spec['kind']}; events make one of kind {DateCalendar.kind}"
+        raise InvalidInput(message, [FieldError("name", "not_allowed", message)])
+    return row
+
+
+def _parse_dates(before: CalendarRow | None) -> DateCalendar:
+    calendar = parse(before.spec) if before else DateCalendar()
+    assert isinstance(calendar, DateCalendar), "others are refused"
+    return calendar

@@ -1,0 +1,35 @@
+"""Who takes a request to cancel revokes in Redis at once what is queued: the relay may be away, and workers go on.
+
+Nothing depends on it: the relay does the same again, and only then writes Cancelled.
+"""
+
+import redis
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain.errors import DatabaseBusy
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import batches, stop_requests
+from jobworker.transport.claims import Claims
+
+logger = structlog.get_logger(__name__)
+
+#: So many at a time; the relay takes care of the others.
+_BATCH_SIZE = 1000
+
+
+def revoke_cancelled(database: Database, client: redis.Redis) -> None:
+    """See to it that nothing queued starts whose cancellation was asked for. Raises `redis.RedisError`."""
+    try:
+        with database.read() as connection:
+            cancelled = batches.list_cancelling(connection)
+        if cancelled:
+            with database.write() as connection:
+                for batch in cancelled:
+                    batches.request_cancel_members(connection, batch)
+        with database.read() as connection:
+            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+    except (sa.exc.SQLAlchemyError, DatabaseBusy) as error:
+        logger.debug("revocation_left_to_the_relay", error=str(error))
+        return
+    Claims(client).revoke([(row.id, row.attempt + 1) for row in asked])

@@ -1,0 +1,1 @@
+"""Use cases of schedules: change, evaluate, preview, backfill, simulate."""

@@ -1,0 +1,142 @@
+"""What schedules say, read and made ready once for each revision: settling 10,000 of them leaves no time to parse."""
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain.calendars.calendars import Calendar
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.schedules.schedule import Schedule, load_schedule
+from jobworker.domain.schedules.timetable import Timetable
+from jobworker.services.calendars import calendars as calendar_services
+from jobworker.store import unreadable_rows
+from jobworker.store.schedules import calendar_rows, due_schedules
+
+logger = structlog.get_logger(__name__)
+
+#: So many are kept (a few KB each).
+_CACHE_SIZE = 20_000
+
+
+#: What reading raises when somebody has written nonsense into SQL.
+_READ_ERRORS = (InvalidInput, *unreadable_rows.READ_ERRORS)
+
+#: What working out when a schedule is due raises, if its rule or its calendars are nonsense all the same.
+EVALUATION_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class ScheduleIdentity(Protocol):
+    """What has to be known of a schedule to find its plan."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchedule:
+    """A revision of a schedule, the calendars that it names, and when it is due."""
+
+    revision: int
+    schedule: Schedule
+    calendars: Mapping[str, Calendar]
+    timetable: Timetable
+
+
+_cache: dict[str, CompiledSchedule] = {}
+
+#: Schedules that cannot be read, by id and revision: each is named in the log once.
+_unreadable_revisions: set[tuple[str, int]] = set()
+
+
+def compile_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, CompiledSchedule]:
+    """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
+    read = _parse_schedules(connection, rows)
+    named = {name for schedule in read.values() for name in schedule.calendar_names}
+    calendars = _load_calendars(connection, named) if named else {}
+    found: dict[str, CompiledSchedule] = {}
+    for row in rows:
+        schedule = read.get(row.id)
+        if schedule is None:
+            continue
+        plan = _compile_schedule(row, schedule, calendars)
+        if plan is not None:
+            found[row.id] = plan
+    return found
+
+
+def count_unreadable() -> int:
+    """How many have been refused."""
+    return len(_unreadable_revisions)
+
+
+def report_unreadable(row: ScheduleIdentity, error: Exception) -> None:
+    """Say once that a schedule cannot be settled. Somebody has to mend it; the others must not wait for that."""
+    if (row.id, row.revision) not in _unreadable_revisions:
+        _unreadable_revisions.add((row.id, row.revision))
+        logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
+    unreadable_rows.problem_log.add(f"schedule {row.name}", repr(error))
+
+
+def _parse_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, Schedule]:
+    """What each of them says, from memory if that is of this revision."""
+    found = {row.id: plan.schedule for row in rows if (plan := _get_cached(row)) is not None}
+    new = [row for row in rows if row.id not in found]
+    specs = due_schedules.get_specs(connection, [row.id for row in new]) if new else {}
+    for row in new:
+        try:
+            found[row.id] = _check_calendar_names(load_schedule(specs[row.id]))
+        except _READ_ERRORS as error:
+            report_unreadable(row, error)
+    return found
+
+
+def _check_calendar_names(schedule: Schedule) -> Schedule:
+    """The schedule, if its calendars are named by text; what reads many at once relies on that."""
+    if not all(isinstance(name, str) for name in schedule.calendar_names):
+        raise TypeError(f"calendars are named {list(schedule.calendar_names)!r}"[:200])
+    return schedule
+
+
+def _load_calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
+    """Those of these calendars that are there and can be read; a calendar that has not changed is the same object."""
+    there = calendar_rows.get_current_revisions(connection, names)
+    try:
+        return calendar_services.load_calendars(connection, there)
+    except _READ_ERRORS:
+        found: dict[str, Calendar] = {}
+        for name in there:
+            with contextlib.suppress(*_READ_ERRORS):
+                found.update(calendar_services.load_calendars(connection, [name]))
+        return found
+
+
+def _compile_schedule(
+    row: ScheduleIdentity, schedule: Schedule, calendars: Mapping[str, Calendar]
+) -> CompiledSchedule | None:
+    kept = _get_cached(row)
+    try:
+        named = {name: calendars[name] for name in schedule.calendar_names}
+        if kept is not None and all(kept.calendars[name] is named[name] for name in named):
+            return kept
+        plan = CompiledSchedule(row.revision, schedule, named, schedule.build_timetable(named))
+    except _READ_ERRORS as error:
+        report_unreadable(row, error)
+        return None
+    _cache.pop(row.id, None)
+    _cache[row.id] = plan
+    if len(_cache) > _CACHE_SIZE:
+        del _cache[next(iter(_cache))]
+    return plan
+
+
+def _get_cached(row: ScheduleIdentity) -> CompiledSchedule | None:
+    plan = _cache.get(row.id)
+    return plan if plan is not None and plan.revision == row.revision else None

@@ -1,0 +1,259 @@
+"""Settling schedules: every occurrence that is due gets its row in the ledger, and those that fire their execution.
+
+Many schedules at once, in one transaction: what is looked up is looked up once, and what is written is written in bulk.
+Who says that something is due, and how often, does not matter: everything since the last settlement is settled.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import Conflict
+from jobworker.domain.schedules import evaluation
+from jobworker.domain.schedules.evaluation import Decision, EvaluationContext, OccurrenceOutcome, UnfinishedRuns
+from jobworker.domain.schedules.schedule import OverlapPolicy, ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.timetable import find_next_time, iterate_occurrences
+from jobworker.services.schedules import compiler, execution_factory, occurrence_writer
+from jobworker.services.schedules.compiler import CompiledSchedule
+from jobworker.services.schedules.occurrence_writer import EvaluatedSchedule, OccurrenceResult, ScheduleResult
+from jobworker.services.submissions import preparation
+from jobworker.services.submissions.preparation import JobCatalog
+from jobworker.store.schedules import due_schedules, schedule_rows
+from jobworker.store.schedules.due_schedules import DueSchedule, ScheduleProgress
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+#: So many occurrences of one schedule are settled at a time; the others wait for the next turn.
+_BATCH_SIZE = 1000
+
+#: Before somebody changes a schedule so many such parts are settled and no more: others want to write, too.
+_MAX_BATCHES = 100
+
+#: So far ahead (s) may be due what somebody says is due: the clocks of two hosts are never quite equal.
+_MAX_CLOCK_SKEW = dt.timedelta(seconds=60)
+
+_TICK = dt.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSummary:
+    """How many executions were made, and which schedules have more that is due: id, up to when."""
+
+    count: int = 0
+    unfinished: Mapping[str, dt.datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _DueSchedule:
+    """A schedule in this settlement: what is due of it, and the first nominal time after that."""
+
+    row: DueSchedule
+    compiled: CompiledSchedule
+    horizon: dt.datetime
+    due_times: Sequence[dt.datetime]
+    next_time: dt.datetime | None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more that is due already."""
+        return self.next_time is not None and self.next_time <= self.horizon
+
+    def iterate_remaining(self) -> Iterator[dt.datetime]:
+        """What is due and not settled in this turn."""
+        if self.next_time is None or not self.has_more:
+            return iter(())
+        return chain(
+            [self.next_time], iterate_occurrences(self.compiled.timetable, self.next_time, self.horizon + _TICK)
+        )
+
+
+def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> EvaluationSummary:
+    """Settle these schedules up to now, or a little later if somebody says that they are due then."""
+    rows = due_schedules.get_many(connection, sorted(due))
+    found = compiler.compile_schedules(connection, rows)
+    turns = []
+    for row in rows:
+        horizon = max(now, min(due[row.id], now + _MAX_CLOCK_SKEW))
+        turn = _find_due(row, found[row.id], horizon) if row.id in found and row.next_at else None
+        turns += [turn] if turn else []
+    known = preparation.load_catalog(connection, {turn.row.job for turn in turns})
+    entered = occurrence_writer.record_results(
+        connection, [_evaluate(connection, turn, known, now) for turn in turns], known, now
+    )
+    due_schedules.update_progress(connection, map(_compute_progress, turns, entered))
+    more = {turn.row.id: turn.horizon for turn in turns if turn.has_more}
+    for turn, done in zip(turns, entered, strict=True):
+        if done.exhausted:
+            more.pop(turn.row.id, None)
+    return EvaluationSummary(sum(len(done.prepared) for done in entered), more)
+
+
+def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
+    """Settle everything of a schedule that is due by now, before it is changed; answers how it stands then.
+
+    Raises `Conflict` if that is too much for one transaction.
+    """
+    more: Mapping[str, dt.datetime] = {row.id: now}
+    for _ in range(_MAX_BATCHES):
+        more = evaluate_due(connection, more, now).unfinished
+        if not more:
+            settled = schedule_rows.get_by_id(connection, row.id)
+            assert settled is not None, "it is locked"
+            return settled
+    raise Conflict(
+        f"more than {_MAX_BATCHES * _BATCH_SIZE} occurrences of schedule {row.name} are due and not settled yet; "
+        "the relay settles them step by step: try again later"
+    )
+
+
+def evaluate_job_schedule(connection: sa.Connection, job: str, now: dt.datetime) -> None:
+    """Settle what is due of the schedule in a job's definition, before that is changed or removed."""
+    row = schedule_rows.get_by_name(connection, job)
+    if row is not None and row.owner is ScheduleOwner.JOB:
+        evaluate_now(connection, row, now)
+
+
+def fire_now(
+    connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: OverlapPolicy | None = None
+) -> Decision:
+    """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too.
+
+    `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, `JobDisabled`, and
+    `JobRemoved`.
+    """
+    if row.state is ScheduleState.RETIRED:
+        message = f"schedule {row.name} is retired, code declares it no more: it cannot be fired; submit job {row.job}"
+        raise Conflict(message)
+    [due], plan = (
+        due_schedules.get_many(connection, [row.id]),
+        compiler.compile_schedules(connection, [row]).get(row.id),
+    )
+    if plan is None:
+        raise Conflict(f"schedule {row.name} cannot be read; change it first")
+    known = preparation.load_catalog(connection, [row.job])
+    execution_factory.check_not_closed(known, row.job, f"schedule {row.name} cannot be fired")
+    situation = EvaluationContext(now, overlap=overlap or plan.schedule.overlap)
+    return _fire_extra(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
+
+
+def fire_at_start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
+    """One more occurrence, due now, of each of these schedules that says `run_at_start`; answers how many fired."""
+    rows = due_schedules.get_many(connection, sorted(ids))
+    found = compiler.compile_schedules(connection, rows)
+    known = preparation.load_catalog(connection, {row.job for row in rows})
+    count = 0
+    for row in rows:
+        plan = found.get(row.id)
+        if plan is not None and plan.schedule.run_at_start and _can_fire_at_start(row, plan, now):
+            situation = execution_factory.build_evaluation_context(row, plan, known, UnfinishedRuns(), now)
+            count += _fire_extra(connection, row, plan, known, situation, reason).prepared is not None
+    return count
+
+
+def record_extra_occurrences(
+    connection: sa.Connection,
+    schedule: EvaluatedSchedule,
+    catalog: JobCatalog,
+    now: dt.datetime,
+    overwrite: bool = False,
+) -> ScheduleResult:
+    """Enter occurrences that are not the next ones of the rule; `overwrite`: their rows are there already."""
+    [entered] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
+    row = schedule.row
+    runs = row.runs + len(entered.prepared)
+    state = _compute_state(row, schedule.compiled, runs, row.next_at)
+    due_schedules.update_progress(connection, [ScheduleProgress(row.id, row.settled_until, row.next_at, runs, state)])
+    return entered
+
+
+def _fire_extra(
+    connection: sa.Connection,
+    row: DueSchedule,
+    compiled: CompiledSchedule,
+    catalog: JobCatalog,
+    context: EvaluationContext,
+    reason: str,
+) -> OccurrenceResult:
+    """One occurrence that is due at this moment."""
+    line = occurrence_writer.load_unfinished(connection, row, context.overlap)
+    [decision] = evaluation.evaluate([context.now], replace(context, unfinished=line.unfinished_runs))
+    if decision.outcome is OccurrenceOutcome.FIRED:
+        decision = replace(decision, reason=reason)
+    [entry] = record_extra_occurrences(
+        connection, EvaluatedSchedule(row, compiled, [decision], line), catalog, context.now
+    ).occurrence_results
+    return entry
+
+
+def _find_due(row: DueSchedule, compiled: CompiledSchedule, horizon: dt.datetime) -> _DueSchedule | None:
+    """What of a schedule is due by `horizon`."""
+    try:
+        if not is_in_force(row):
+            return _DueSchedule(row, compiled, horizon, (), find_next_time(compiled.timetable, horizon))
+        due: list[dt.datetime] = []
+        following = row.next_at
+        if following is not None and following <= row.settled_until:  # What it really is has not been worked out.
+            following = find_next_time(compiled.timetable, row.settled_until)
+        while following is not None and following <= horizon and len(due) < _BATCH_SIZE:
+            due.append(following)
+            following = find_next_time(compiled.timetable, following)
+    except compiler.EVALUATION_ERRORS as error:
+        compiler.report_unreadable(row, error)
+        return None
+    return _DueSchedule(row, compiled, horizon, due, following)
+
+
+def is_in_force(row: DueSchedule) -> bool:
+    """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
+    return row.enabled and row.state != ScheduleState.RETIRED
+
+
+def _can_fire_at_start(row: DueSchedule, compiled: CompiledSchedule, now: dt.datetime) -> bool:
+    """Whether the bounds of a schedule let it have an occurrence at this moment that its rule does not name."""
+    if (
+        not is_in_force(row)
+        or row.state == ScheduleState.EXHAUSTED
+        or not execution_factory.is_in_bounds(compiled.timetable, now)
+    ):
+        return False
+    # So far its initial delay goes. Settled before its time is, else, only what two clocks do not agree about.
+    return not compiled.schedule.initial_delay or now >= row.settled_until
+
+
+def _evaluate(
+    connection: sa.Connection, due_schedule: _DueSchedule, catalog: JobCatalog, now: dt.datetime
+) -> EvaluatedSchedule:
+    """What becomes of what is due."""
+    row, plan = due_schedule.row, due_schedule.compiled
+    if not due_schedule.due_times:
+        return EvaluatedSchedule(row, plan, [])
+    line = occurrence_writer.load_unfinished(connection, row, plan.schedule.overlap)
+    situation = execution_factory.build_evaluation_context(row, plan, catalog, line.unfinished_runs, now)
+    return EvaluatedSchedule(
+        row, plan, evaluation.evaluate(due_schedule.due_times, situation, due_schedule.iterate_remaining()), line
+    )
+
+
+def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> ScheduleProgress:
+    """How far the schedule has come."""
+    row = due_schedule.row
+    if not is_in_force(row):
+        return ScheduleProgress(row.id, due_schedule.horizon, due_schedule.next_time, row.runs, row.state)
+    until = max(row.settled_until, due_schedule.due_times[-1]) if due_schedule.due_times else row.settled_until
+    following = None if entered.exhausted else due_schedule.next_time
+    runs = row.runs + len(entered.prepared)
+    return ScheduleProgress(row.id, until, following, runs, _compute_state(row, due_schedule.compiled, runs, following))
+
+
+def _compute_state(row: DueSchedule, compiled: CompiledSchedule, runs: int, following: dt.datetime | None) -> str:
+    """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger.
+
+    What is retired stays so, whatever a backfill or the end of a pause adds to it.
+    """
+    if row.state == ScheduleState.RETIRED:
+        return row.state
+    most = compiled.schedule.max_runs
+    over = following is None or (most is not None and runs >= most)
+    return ScheduleState.EXHAUSTED.value if over else row.state

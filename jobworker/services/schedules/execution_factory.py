@@ -1,0 +1,154 @@
+"""From an occurrence that fires to its execution: what schedule, job and task say together, worked out once."""
+
+import datetime as dt
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import orjson
+
+from jobworker.domain.errors import InvalidParameters, JobDisabled, JobRemoved
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs import limits, start_deadline
+from jobworker.domain.jobs.limits import ExecutionKeys
+from jobworker.domain.schedules import jitter
+from jobworker.domain.schedules.evaluation import EvaluationContext, PausePeriod, UnfinishedRuns
+from jobworker.domain.schedules.timetable import Timetable, describe_exclusion
+from jobworker.services.schedules.compiler import CompiledSchedule
+from jobworker.services.submissions import preparation
+from jobworker.services.submissions.preparation import JobCatalog
+from jobworker.store.executions.executions import NewExecution
+from jobworker.store.jobs import JobRow
+from jobworker.store.schedules.due_schedules import DueSchedule
+from jobworker.store.tasks import TaskRow
+
+#: So many patterns are kept (a few KB each).
+_CACHE_SIZE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionTemplate:
+    """What all executions that ask for the same have in common: the fields of `NewExecution`.
+
+    `problem`: why its parameters are refused, if they are.
+    """
+
+    fields: Mapping[str, Any]
+    expires: float | None
+    problem: str | None
+
+
+#: By what they depend on. Thousands of schedules may start the same job with the same parameters.
+_templates: dict[tuple[object, ...], ExecutionTemplate] = {}
+
+
+def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
+    """Why nothing of this job may run."""
+    job = catalog.jobs.get(name)
+    if job is None:
+        return f"there is no job {name}"
+    if not job.definition.enabled:
+        return f"job {name} is disabled"
+    task = catalog.tasks.get(job.definition.task)
+    return preparation.describe_removed(name, task) if task is not None and task.removed_at is not None else None
+
+
+def check_not_closed(catalog: JobCatalog, name: str, what: str) -> None:
+    """Raise `JobRemoved` or `JobDisabled`, saying that `what` cannot be done, if nothing of this job may run."""
+    why = get_closed_reason(catalog, name)
+    if why is not None:
+        job = catalog.jobs.get(name)
+        raise (JobRemoved if job and job.definition.enabled else JobDisabled)(f"{what}: {why}")
+
+
+def is_in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
+    """Whether a moment that the rule does not name lies between the start and the end of a schedule."""
+    begun = timetable.start is None or moment >= timetable.start
+    return begun and (timetable.end is None or moment < timetable.end)
+
+
+def build_evaluation_context(
+    row: DueSchedule, compiled: CompiledSchedule, catalog: JobCatalog, busy: UnfinishedRuns, now: dt.datetime
+) -> EvaluationContext:
+    """Everything that decides about occurrences of a schedule now."""
+    schedule, pause = compiled.schedule, None
+    if row.paused_at is not None:
+        note = f": {row.pause_note}" if row.pause_note else ""
+        why = f"paused by {row.paused_by} at {row.paused_at.isoformat(timespec='seconds')}{note}"
+        pause = PausePeriod(row.paused_at, row.paused_until, why)
+    return EvaluationContext(
+        now=now,
+        misfire=schedule.misfire,
+        overlap=schedule.overlap,
+        runs=row.runs,
+        max_runs=schedule.max_runs,
+        pause=pause,
+        unavailable_reason=get_closed_reason(catalog, row.job),
+        find_forbidden_reason=functools.partial(describe_exclusion, compiled.timetable),
+        unfinished=busy,
+    )
+
+
+def get_template(compiled: CompiledSchedule, catalog: JobCatalog, now: dt.datetime) -> ExecutionTemplate:
+    """What the executions of a schedule are like. Its parameters are checked like those of a submission."""
+    schedule = compiled.schedule
+    job = catalog.jobs[schedule.job]
+    task = catalog.tasks.get(job.definition.task)
+    given = orjson.dumps(schedule.parameters, option=orjson.OPT_SORT_KEYS) if schedule.parameters else b""
+    asked = (schedule.job, job.revision, task.updated_at if task else None, schedule.queue, schedule.priority, given)
+    made = _templates.get(asked)
+    if made is None:
+        made = _templates[asked] = _build_template(compiled, job, task, now)
+        if len(_templates) > _CACHE_SIZE:
+            del _templates[next(iter(_templates))]
+    return made
+
+
+def build_occurrence_execution(
+    row: DueSchedule,
+    compiled: CompiledSchedule,
+    template: ExecutionTemplate,
+    nominal_time: dt.datetime,
+    now: dt.datetime,
+) -> NewExecution:
+    """The execution of one occurrence. It is due at its nominal time and its share of what spreads it, or now."""
+    schedule, key = compiled.schedule, preparation.make_id(now)
+    spread = jitter.compute_delay(row.id, nominal_time, schedule.jitter, schedule.spread)
+    due_at, state = now, ExecutionState.QUEUED
+    if spread and nominal_time + spread > now:
+        due_at, state = nominal_time + spread, ExecutionState.SCHEDULED
+    own = {
+        "id": key,
+        "correlation_id": key,
+        "schedule_id": row.id,
+        "scheduled_for": nominal_time,
+        "due_at": due_at,
+        "state": state,
+        "expires_at": start_deadline.compute_deadline(due_at, template.expires),
+    }
+    return NewExecution(**{**template.fields, **own})
+
+
+def _build_template(
+    compiled: CompiledSchedule, job: JobRow, task: TaskRow | None, now: dt.datetime
+) -> ExecutionTemplate:
+    schedule, definition = compiled.schedule, job.definition
+    given: Mapping[str, object] = {**definition.defaults, **schedule.parameters}
+    problem = None
+    if task is not None:
+        try:
+            given = preparation.check_parameters(task.parameters, given, "/parameters")
+        except InvalidParameters as error:
+            problem = error.detail
+    accepted = task.parameters if task else ()
+    keys = ExecutionKeys() if problem else limits.compute_keys(definition.name, definition.policies, given, accepted)
+    own = {
+        "queue": schedule.queue or definition.queue,
+        "priority": definition.priority if schedule.priority is None else schedule.priority,
+        **keys._asdict(),
+    }
+    made = preparation.build_execution(definition, job.revision, given, now, **own)
+    return ExecutionTemplate(
+        {each.name: getattr(made, each.name) for each in fields(made)}, definition.expires, problem
+    )

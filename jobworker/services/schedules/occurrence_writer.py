@@ -1,0 +1,247 @@
+"""Entering what was decided: rows of the ledger, executions, what these wait for, and whom they take the place of."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import UniqueKeyConflict
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.schedules.evaluation import Decision, OccurrenceOutcome, UnfinishedRuns
+from jobworker.domain.schedules.schedule import OverlapPolicy
+from jobworker.domain.workflows.dependency import Dependency, RequiredOutcome
+from jobworker.services.schedules import execution_factory, failure_counter
+from jobworker.services.schedules.compiler import CompiledSchedule
+from jobworker.services.submissions import preparation, uniqueness
+from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
+from jobworker.services.workflows import dependency_checks, resolution
+from jobworker.store.executions import cancellation, dependency_rows, executions
+from jobworker.store.executions.dependency_rows import ResolvedExecution
+from jobworker.store.executions.executions import NewExecution
+from jobworker.store.schedules import due_schedules, occurrence_rows
+from jobworker.store.schedules.due_schedules import DueSchedule
+from jobworker.store.schedules.occurrence_rows import OccurrenceRow
+
+#: An execution waits for so many of the oldest that are unfinished, which run, and of the latest, which wait as well:
+#: whoever waits for the latest waits for all of them, unless somebody cancels these.
+_MAX_OLDEST_DEPENDENCIES = _MAX_LATEST_DEPENDENCIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedExecutions:
+    """Executions of a schedule that have not ended, the oldest first; whether any of them waits for the others."""
+
+    ids: Sequence[str] = ()
+    has_waiting: bool = False
+
+    @property
+    def unfinished_runs(self) -> UnfinishedRuns:
+        """What the overlap policy asks about."""
+        return UnfinishedRuns(self.ids[0] if self.ids else None, self.has_waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedSchedule:
+    """A schedule, and what was decided about occurrences of it."""
+
+    row: DueSchedule
+    compiled: CompiledSchedule
+    decisions: Sequence[Decision]
+    unfinished: UnfinishedExecutions = UnfinishedExecutions()
+
+
+@dataclass(frozen=True, slots=True)
+class OccurrenceResult:
+    """What became of an occurrence, and its execution."""
+
+    decision: Decision
+    prepared: PreparedExecution | None = None
+    #: Why it cannot run.
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleResult:
+    """What was entered for one schedule."""
+
+    occurrence_results: Sequence[OccurrenceResult]
+
+    @property
+    def prepared(self) -> Sequence[PreparedExecution]:
+        """The executions."""
+        return [each.prepared for each in self.occurrence_results if each.prepared is not None]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is due any more."""
+        return (
+            bool(self.occurrence_results)
+            and self.occurrence_results[-1].decision.outcome is OccurrenceOutcome.EXHAUSTED
+        )
+
+
+def load_unfinished(connection: sa.Connection, row: DueSchedule, overlap: OverlapPolicy) -> UnfinishedExecutions:
+    """The executions that a new one may have to wait for."""
+    if row.oldest is None or overlap in (OverlapPolicy.ALLOW, OverlapPolicy.SKIP):
+        return UnfinishedExecutions([row.oldest] if row.oldest else [])
+    found = due_schedules.list_unfinished_executions(connection, row.id)
+    return UnfinishedExecutions([each for each, _ in found], any(state is ExecutionState.WAITING for _, state in found))
+
+
+def record_results(
+    connection: sa.Connection,
+    evaluated: Sequence[EvaluatedSchedule],
+    catalog: JobCatalog,
+    now: dt.datetime,
+    overwrite: bool = False,
+) -> list[ScheduleResult]:
+    """Write down what was decided, in bulk; answers what was entered for each. `overwrite`: over what is in the ledger."""
+    keys: dict[str, str] = {}
+    entered = [
+        ScheduleResult(_build_occurrence_results(connection, occasion, catalog, keys, now)) for occasion in evaluated
+    ]
+    rows = [row for one, done in zip(evaluated, entered, strict=True) for row in _build_rows(one.row.id, done, now)]
+    if overwrite:
+        occurrence_rows.update(connection, rows)
+    elif refused := occurrence_rows.insert(connection, rows):
+        entered = [
+            ScheduleResult([_remove_refused(each, refused) for each in done.occurrence_results]) for done in entered
+        ]
+    _insert_executions(connection, evaluated, entered, now)
+    _fail_unrunnable(connection, entered, now)
+    _cancel_replaced(connection, evaluated, now)
+    return entered
+
+
+def _build_occurrence_results(
+    connection: sa.Connection,
+    schedule: EvaluatedSchedule,
+    catalog: JobCatalog,
+    acquired_keys: dict[str, str],
+    now: dt.datetime,
+) -> list[OccurrenceResult]:
+    """The executions of those that fire, each after those before it; `acquired_keys` are the unique ones taken by now."""
+    entries: list[OccurrenceResult] = []
+    ids = list(schedule.unfinished.ids)
+    for decision in schedule.decisions:
+        if decision.outcome is not OccurrenceOutcome.FIRED:
+            entries.append(OccurrenceResult(decision))
+            continue
+        like = execution_factory.get_template(schedule.compiled, catalog, now)
+        made = execution_factory.build_occurrence_execution(
+            schedule.row, schedule.compiled, like, decision.nominal, now
+        )
+        taken = _find_duplicate(connection, made, catalog, acquired_keys, now) if made.unique_key else None
+        if taken is not None:
+            entries.append(
+                OccurrenceResult(replace(decision, outcome=OccurrenceOutcome.SKIPPED_DUPLICATE, reason=taken))
+            )
+            continue
+        waits = decision.waits and like.problem is None
+        before = [Dependency(each, RequiredOutcome.ANY) for each in _limit_dependencies(ids)] if waits else []
+        entries.append(
+            OccurrenceResult(decision, preparation.add_dependencies(PreparedExecution(made), before), like.problem)
+        )
+        ids.append(made.id)
+    return entries
+
+
+def _limit_dependencies(ids: Sequence[str]) -> Sequence[str]:
+    return (
+        ids
+        if len(ids) <= _MAX_OLDEST_DEPENDENCIES + _MAX_LATEST_DEPENDENCIES
+        else [*ids[:_MAX_OLDEST_DEPENDENCIES], *ids[-_MAX_LATEST_DEPENDENCIES:]]
+    )
+
+
+def _find_duplicate(
+    connection: sa.Connection,
+    execution: NewExecution,
+    catalog: JobCatalog,
+    acquired_keys: dict[str, str],
+    now: dt.datetime,
+) -> str | None:
+    """Why another execution stands for this occurrence. Those that are about to be made are in no table yet."""
+    first = acquired_keys.setdefault(execution.unique_key or "", execution.id)
+    if first != execution.id:
+        return f"execution {first} stands for it"
+    try:
+        decided = uniqueness.acquire_keys(connection, [execution], catalog.get_unique_policies(), now)
+    except UniqueKeyConflict as error:
+        return error.detail
+    resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, decided.cancelled), now)
+    [answer] = decided.ids
+    return f"execution {answer} stands for it" if answer != execution.id else None
+
+
+def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
+    for entry in entered.occurrence_results:
+        decision = entry.decision
+        made = entry.prepared.row.id if entry.prepared else None
+        yield OccurrenceRow(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
+
+
+def _remove_refused(entry: OccurrenceResult, refused: Collection[str]) -> OccurrenceResult:
+    """The entry without executions that must not be: the ledger has another one for their occurrence."""
+    if entry.prepared is None or entry.prepared.row.id in refused:
+        return replace(entry, prepared=None)
+    depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
+    if len(depends_on) == len(entry.prepared.depends_on):
+        return entry
+    left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": ExecutionState.QUEUED}
+    row = replace(entry.prepared.row, **left)
+    return replace(entry, prepared=replace(entry.prepared, row=row, depends_on=depends_on))
+
+
+def _insert_executions(
+    connection: sa.Connection,
+    evaluated: Sequence[EvaluatedSchedule],
+    entered: Sequence[ScheduleResult],
+    now: dt.datetime,
+) -> None:
+    """The executions, and what they wait for."""
+    made = [each for done in entered for each in done.prepared]
+    waiting = [each for each in made if each.depends_on]
+    ended = dependency_checks.check_parents(connection, made) if waiting else {}
+    actors = [f"schedule:{one.row.name}" for one, done in zip(evaluated, entered, strict=True) for _ in done.prepared]
+    executions.insert_for_actors(connection, [each.row for each in made], actors, now)
+    dependency_checks.insert(connection, waiting)
+    if ended:
+        resolution.resolve_new_dependents(connection, [each.row.id for each in waiting], ended, now)
+
+
+def _fail_unrunnable(connection: sa.Connection, entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
+    """What its task does not accept fails at once, where everybody looks for failures."""
+    refused = [
+        (entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared
+    ]
+    failed = [_build_failure(row, problem) for row, problem in refused if problem is not None]
+    if not failed:
+        return
+    dependency_rows.update_resolved(connection, failed, now)
+    resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, [each.id for each in failed]), now)
+    ended = [
+        failure_counter.EndedExecution(row.schedule_id or "", row.id, ExecutionState.FAILED)
+        for row, problem in refused
+        if problem
+    ]
+    failure_counter.count_failures(connection, ended, now)
+
+
+def _build_failure(row: NewExecution, problem: str) -> ResolvedExecution:
+    error = {"type": "InvalidParameters", "message": problem, "traceback": None}
+    return ResolvedExecution(row.id, ExecutionState.FAILED, problem, row.due_at, row.parameters, row.expires_at, error)
+
+
+def _cancel_replaced(connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], now: dt.datetime) -> None:
+    """Cancel what has to make room for an occurrence."""
+    for occasion in evaluated:
+        taking = next((each for each in occasion.decisions if each.cancels), None)
+        if taking is None:
+            continue
+        actor = f"schedule:{occasion.row.name}"
+        reason = f"the occurrence of {taking.nominal.isoformat(timespec='seconds')} takes its place"
+        ended = cancellation.cancel_waiting(connection, occasion.unfinished.ids, actor, reason, now)
+        cancellation.request_cancel(connection, occasion.unfinished.ids, actor, now)
+        resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, ended), now)

@@ -1,0 +1,137 @@
+"""Occurrences of a schedule: what became of those that were due, what is ahead, and one more by hand."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Conflict, FieldError, IdempotencyKeyReused, InvalidInput
+from jobworker.domain.schedules.schedule import OverlapPolicy, Schedule, load_schedule
+from jobworker.domain.schedules.timetable import Timetable
+from jobworker.services.schedules import compiler, evaluator, execution_factory, schedules, upcoming
+from jobworker.services.schedules.upcoming import ExpectedOccurrence
+from jobworker.services.submissions import commit, preparation
+from jobworker.services.submissions.commit import IdempotencyKey, SubmissionContext
+from jobworker.store import unreadable_rows
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions, idempotency
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.executions.idempotency import IdempotencyRecord
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
+from jobworker.store.schedules import occurrence_queries, schedule_rows
+from jobworker.store.schedules.occurrence_queries import OccurrenceFilters
+from jobworker.store.schedules.occurrence_rows import OccurrenceRow
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+
+@dataclass(frozen=True, slots=True)
+class FiredOccurrence:
+    """An occurrence that somebody wanted, and its execution; None: the overlap policy left it out."""
+
+    timetable: Timetable
+    occurrence: OccurrenceRow
+    execution: ExecutionRow | None
+
+
+def list_recorded(
+    database: Database, name: str, time_range: OccurrenceFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> tuple[Timetable, Page[OccurrenceRow]]:
+    """What became of the occurrences of a schedule, the latest first; by its id also of one that was removed.
+
+    Raises `ScheduleNotFound`, and `InvalidInput` for a range that ends before it begins.
+    """
+    _check_range(time_range)
+    with database.read() as connection:
+        kept = schedules.find_reference(connection, name)
+        with unreadable_rows.convert_errors(f"schedule {kept.name}"):
+            known = (
+                get_timetable(connection, kept.row)
+                if kept.row
+                else _build_timetable_without_calendars(load_schedule(kept.spec))
+            )
+        return known, occurrence_queries.list_page(connection, kept.id, time_range, limit, cursor)
+
+
+def list_upcoming(
+    database: Database, name: str, time_range: OccurrenceFilters, count: int
+) -> Sequence[ExpectedOccurrence]:
+    """Of the next `count` occurrences that are not settled yet, those that are wanted; raises what `past` raises."""
+    _check_range(time_range)
+    begin, end = time_range.begin, time_range.end
+    with database.read() as connection:
+        row = schedules.find(connection, name)
+        rules = get_timetable(connection, row)
+        closed = execution_factory.get_closed_reason(preparation.load_catalog(connection, [row.job]), row.job)
+    after = row.settled_until
+    if begin is not None and begin > after:
+        after = begin - dt.timedelta(microseconds=1)
+    with unreadable_rows.convert_errors(f"schedule {row.name}"):
+        found = upcoming.list_expected_for_schedule(row, rules, closed, after, count)
+    return [each for each in found if end is None or each.at < end]
+
+
+def get_timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
+    """When a schedule is due; raises `Conflict` if that cannot be read."""
+    plan = compiler.compile_schedules(connection, [row]).get(row.id)
+    if plan is None:
+        message = f"schedule {row.name} cannot be read by this version, or a calendar of it is gone; change it"
+        raise Conflict(message)
+    return plan.timetable
+
+
+def _check_range(time_range: OccurrenceFilters) -> None:
+    if time_range.begin is not None and time_range.end is not None and time_range.end <= time_range.begin:
+        message = f"to must be later than from, {time_range.begin.isoformat()}"
+        raise InvalidInput(message, [FieldError("to", "not_allowed", message)])
+
+
+def _build_timetable_without_calendars(schedule: Schedule) -> Timetable:
+    """Of a schedule that was removed: its calendars may be others by now, or gone."""
+    return replace(schedule, calendar=None, require=(), exclude=()).build_timetable({})
+
+
+def fire(
+    database: Database,
+    clock: Clock,
+    name: str,
+    overlap: OverlapPolicy | None,
+    actor: str,
+    idempotency_key: IdempotencyKey | None = None,
+) -> FiredOccurrence:
+    """One more occurrence, now. Asked again under the same key, it is the one of then."""
+    asked = commit.compute_fingerprint([name, overlap], "fire")
+    request = SubmissionContext(actor, clock.now(), idempotency_key, asked)
+    with database.write() as connection:
+        row = schedules.find(connection, name)
+        # Who brings the same key at the same moment waits here.
+        schedule_rows.lock(connection, row.id)
+        earlier = commit.find_replay(connection, request)
+        if earlier is not None:
+            return _load_fired(connection, row, earlier.execution_ids[0])
+        decision = evaluator.fire_now(connection, row, request.now, actor, overlap)
+        occurrence = occurrence_queries.get(connection, row.id, decision.nominal)
+        assert occurrence is not None, "it was just entered"
+        if occurrence.execution_id is None:
+            return FiredOccurrence(get_timetable(connection, row), occurrence, None)
+        _reserve_key(connection, request, occurrence.execution_id)
+        return _load_fired(connection, row, occurrence.execution_id)
+
+
+def _load_fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> FiredOccurrence:
+    execution = executions.get(connection, execution_id)
+    assert execution is not None, "executions are kept"
+    assert execution.scheduled_for is not None, "it was made by a schedule"
+    occurrence = occurrence_queries.get(connection, row.id, execution.scheduled_for)
+    assert occurrence is not None, "an occurrence is kept"
+    return FiredOccurrence(get_timetable(connection, row), occurrence, execution)
+
+
+def _reserve_key(connection: sa.Connection, request: SubmissionContext, execution_id: str) -> None:
+    once = request.idempotency_key
+    if once is None:
+        return
+    answer = IdempotencyRecord(once.key, request.fingerprint, [execution_id], None, request.now)
+    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=once.ttl)) is not None:
+        raise IdempotencyKeyReused(f"Idempotency-Key {once.key} was used for another request; use a new key")

@@ -1,0 +1,122 @@
+"""Pauses of schedules. Occurrences leave rows all the same; what becomes of them, the end of the pause says."""
+
+import datetime as dt
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.json import json_reader
+from jobworker.domain.schedules import evaluation
+from jobworker.domain.schedules.evaluation import OccurrenceOutcome
+from jobworker.domain.schedules.schedule import MisfirePolicy, MissedOccurrencePolicy
+from jobworker.services.schedules import compiler, evaluator, execution_factory, occurrence_writer
+from jobworker.services.schedules.occurrence_writer import EvaluatedSchedule
+from jobworker.services.submissions import preparation
+from jobworker.store import audit
+from jobworker.store.audit import AuditEntry
+from jobworker.store.schedules import due_schedules, occurrence_rows, schedule_rows
+from jobworker.store.schedules.schedule_rows import SchedulePauseRecord, ScheduleRow
+
+
+def pause_schedule(
+    connection: sa.Connection,
+    row: ScheduleRow,
+    note: str | None,
+    until: dt.datetime | None,
+    actor: str,
+    now: dt.datetime,
+) -> ScheduleRow:
+    """Let nothing fire from now on, until somebody resumes it or `until` has come. In a pause: changes note and end."""
+    json_reader.check_note(note)
+    if until is not None and until <= now:
+        message = f"until {until.isoformat()} is past; leave it out to pause until somebody resumes the schedule"
+        raise InvalidInput(message, [FieldError("/until", "past_time", message)])
+    if row.paused_until is not None and row.paused_until <= now:
+        row = resume_schedule(connection, row, "relay", now)
+    since = row.paused_at or now
+    return _save_pause(connection, row, SchedulePauseRecord(since, actor, note, until), "schedule.pause", actor, now)
+
+
+def resume_schedule(
+    connection: sa.Connection,
+    row: ScheduleRow,
+    actor: str,
+    now: dt.datetime,
+    policy: MissedOccurrencePolicy | None = None,
+) -> ScheduleRow:
+    """End a pause. `policy` says what becomes of the occurrences that it held up; None: the schedule does."""
+    row = evaluator.evaluate_now(connection, row, now)
+    if row.paused_at is None:
+        return row
+    _fire_held_up(connection, row, actor, now, policy)
+    due_schedules.update_failures(connection, {row.id: 0})
+    return _save_pause(connection, row, SchedulePauseRecord(), "schedule.resume", actor, now)
+
+
+def end_expired_pause(connection: sa.Connection, schedule_id: str, now: dt.datetime) -> None:
+    """End a pause that has come to its end, unless more is due than can be settled now: then another time."""
+    if evaluator.evaluate_due(connection, {schedule_id: now}, now).unfinished:
+        return
+    row = schedule_rows.get_by_id(connection, schedule_id)
+    if row is not None and row.paused_until is not None and row.paused_until <= now:
+        resume_schedule(connection, row, "relay", now)
+
+
+def _fire_held_up(
+    connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: MissedOccurrencePolicy | None
+) -> None:
+    """Fire those of the occurrences that were held up which should be made up for."""
+    [due], plan = (
+        due_schedules.get_many(connection, [row.id]),
+        compiler.compile_schedules(connection, [row]).get(row.id),
+    )
+    if plan is None or row.paused_at is None:
+        return
+    schedule = plan.schedule
+    wanted = policy or schedule.on_resume
+    if wanted is MissedOccurrencePolicy.SKIP or not evaluator.is_in_force(due):
+        return
+    known = preparation.load_catalog(connection, [row.job])
+    line = occurrence_writer.load_unfinished(connection, due, schedule.overlap)
+    situation = replace(
+        execution_factory.build_evaluation_context(due, plan, known, line.unfinished_runs, now),
+        misfire=MisfirePolicy(wanted, 0.0, schedule.misfire.max_occurrences),
+        pause=None,
+        # When they were due, calendars allowed them.
+        find_forbidden_reason=_allow_all,
+    )
+    most = schedule.misfire.max_occurrences if wanted is MissedOccurrencePolicy.CATCH_UP else 1
+    held_up = occurrence_rows.list_skipped_by_pause(connection, row.id, row.paused_at, most)
+    reason = f"held up by a pause, and made up for when {actor} ended it"
+    decided = evaluation.evaluate(held_up, situation)
+    fired = [replace(each, reason=reason) for each in decided if each.outcome is OccurrenceOutcome.FIRED]
+    evaluator.record_extra_occurrences(
+        connection, EvaluatedSchedule(due, plan, fired, line), known, now, overwrite=True
+    )
+
+
+def _allow_all(_: dt.datetime) -> None:
+    return None
+
+
+def _save_pause(
+    connection: sa.Connection, row: ScheduleRow, paused: SchedulePauseRecord, action: str, actor: str, now: dt.datetime
+) -> ScheduleRow:
+    schedule_rows.update_pause(connection, row.id, paused)
+    audit.record(
+        connection,
+        AuditEntry(now, actor, action, row.name, _to_audit(SchedulePauseRecord.from_row(row)), _to_audit(paused)),
+    )
+    written = schedule_rows.get_by_id(connection, row.id)
+    assert written is not None, "it was just written"
+    return written
+
+
+def _to_audit(paused: SchedulePauseRecord) -> dict[str, str | None]:
+    return {
+        "paused_at": paused.paused_at.isoformat() if paused.paused_at else None,
+        "paused_by": paused.paused_by,
+        "pause_note": paused.pause_note,
+        "paused_until": paused.paused_until.isoformat() if paused.paused_until else None,
+    }

@@ -1,0 +1,202 @@
+"""What a schedule would do if it were saved: its next moments, and what is different from the one that is."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.calendars import calendar_parser
+from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.executions import comparison
+from jobworker.domain.executions.comparison import Difference
+from jobworker.domain.jobs import admission
+from jobworker.domain.schedules import description, next_times
+from jobworker.domain.schedules import schedule as schedule_rules
+from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
+from jobworker.domain.schedules.schedule import Schedule
+from jobworker.domain.schedules.timetable import Timetable
+from jobworker.services import lookup
+from jobworker.services.calendars import calendar_changes, calendars
+from jobworker.services.schedules import execution_factory, schedules, validation
+from jobworker.services.schedules.upcoming import (
+    ExpectedOccurrence,
+    ExpectedOutcome,
+    apply_skip_reason,
+    build_start_occurrence,
+    list_expected,
+)
+from jobworker.services.submissions import preparation
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+#: So many moments are worked out at most.
+MAX_OCCURRENCES = 1000
+
+#: Stands for the name, and the job, of a schedule that has none yet.
+_PLACEHOLDER = "unnamed"
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRequest:
+    """What is to be looked at: a schedule as JSON, whose name and job may be left out.
+
+    `count` moments after `after` (None: now); `calendars` as JSON, by name, go before those that are saved;
+    `saved` names the schedule with which it is compared.
+    """
+
+    spec: Mapping[str, Any]
+    count: int
+    after: dt.datetime | None = None
+    calendars: Mapping[str, Any] = field(default_factory=dict)
+    saved: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleComparison:
+    """What is different from a saved schedule: fields, and which of the next moments come, and go, up to `until`.
+
+    `until` None: for ever.
+    """
+
+    row: ScheduleRow
+    fields: Sequence[Difference]
+    comes: Sequence[dt.datetime]
+    goes: Sequence[dt.datetime]
+    until: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewResult:
+    """The schedule as it was understood, as JSON, and when it would be due."""
+
+    schedule: Mapping[str, Any]
+    in_words: str
+    warnings: Sequence[str]
+    moments: Sequence[ExpectedOccurrence]
+    compared: ScheduleComparison | None
+
+
+def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) -> PreviewResult:
+    """Work out what a schedule would do; raises `InvalidInput` with everything that is wrong with it."""
+    with database.read() as connection:
+        saved = schedules.find(connection, request.saved) if request.saved is not None else None
+        names = {"name": saved.name, "job": saved.job} if saved else {"name": _PLACEHOLDER, "job": _PLACEHOLDER}
+        wanted = schedule_rules.parse({**names, **request.spec})
+        inline = _parse_inline_calendars(request.calendars)
+        problems = _validate_calendars(connection, wanted, inline)
+        if saved or "job" in request.spec:
+            problems += validation.validate_job(connection, wanted)
+        admission.raise_for_problems(problems)
+        lookup.check_queue(connection, wanted.queue, "/queue")
+        known = calendars.load_calendars(connection, [name for name in wanted.calendar_names if name not in inline])
+        closed = _get_closed_reason(connection, wanted) if saved or "job" in request.spec else None
+        now = clock.now()
+        begin, timetable = request.after or now, wanted.build_timetable({**known, **inline})
+        moments = _list_moments(request, wanted, timetable, saved, now) if wanted.enabled else []
+        compared = _compare(connection, saved, wanted, timetable, begin, request.count) if saved else None
+    unnamed = {name: None for name in names if saved is None and name not in request.spec}
+    warnings = [*_list_warnings(wanted, closed), *next_times.compute_warnings(timetable, begin)]
+    shown = [apply_skip_reason(each, closed) for each in moments]
+    return PreviewResult(
+        {**wanted.to_json(), **unnamed}, description.describe_schedule(wanted), warnings, shown, compared
+    )
+
+
+def _get_closed_reason(connection: sa.Connection, schedule: Schedule) -> str | None:
+    return execution_factory.get_closed_reason(preparation.load_catalog(connection, [schedule.job]), schedule.job)
+
+
+def _list_warnings(schedule: Schedule, closed_reason: str | None) -> Iterator[str]:
+    if not schedule.enabled:
+        yield "it is not enabled: nothing is due"
+    if closed_reason is not None:
+        yield f"{closed_reason}: its occurrences are left out"
+
+
+def _list_moments(
+    request: PreviewRequest, schedule: Schedule, timetable: Timetable, saved: ScheduleRow | None, now: dt.datetime
+) -> list[ExpectedOccurrence]:
+    """What is due next. A schedule that is not saved would be created now."""
+    begin, count = request.after or now, _limit_count(request.count, schedule, saved)
+    if saved is None and schedule.initial_delay:
+        return list_expected(timetable, max(begin, now + dt.timedelta(seconds=schedule.initial_delay)), count)
+    at_once = (
+        saved is None
+        and request.after is None
+        and schedule.run_at_start
+        and execution_factory.is_in_bounds(timetable, now)
+    )
+    first = [build_start_occurrence(timetable, now)] if at_once and count else []
+    fires = sum(each.outcome is ExpectedOutcome.FIRE for each in first)
+    return [*first, *list_expected(timetable, begin, count - fires)]
+
+
+def _limit_count(count: int, schedule: Schedule, saved: ScheduleRow | None) -> int:
+    if schedule.max_runs is None:
+        return count
+    return max(0, min(count, schedule.max_runs - (saved.runs if saved else 0)))
+
+
+def _compare(
+    connection: sa.Connection,
+    saved: ScheduleRow,
+    schedule: Schedule,
+    timetable: Timetable,
+    after: dt.datetime,
+    count: int,
+) -> ScheduleComparison:
+    was = saved.schedule.build_timetable(calendars.load_calendars(connection, saved.schedule.calendar_names))
+    (old, old_end), (new, new_end) = _list_firing_times(was, after, count), _list_firing_times(timetable, after, count)
+    until = min((end for end in (old_end, new_end) if end is not None), default=None)
+    comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
+    goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)
+    fields = list(comparison.compare_values("schedule", saved.spec, schedule.to_json()))
+    return ScheduleComparison(saved, fields, comes, goes, until)
+
+
+def _list_firing_times(
+    timetable: Timetable, after: dt.datetime, count: int
+) -> tuple[list[dt.datetime], dt.datetime | None]:
+    """The next moments at which something starts, ascending, and up to when that is all; None: for ever."""
+    found = [each.at for each in next_times.compute_upcoming(timetable, after, count) if each.fires]
+    return found, found[-1] if len(found) == count else None
+
+
+def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
+    """Calendars that are not saved."""
+    found: dict[str, Calendar] = {}
+    problems: list[FieldError] = []
+    for name, spec in specs.items():
+        try:
+            calendar_changes.check_name(name, format_pointer("calendars", name))
+            found[name] = calendar_parser.parse(spec, format_pointer("calendars", name))
+        except InvalidInput as error:
+            problems += error.errors
+    admission.raise_for_problems(problems)
+    return found
+
+
+def _validate_calendars(
+    connection: sa.Connection, schedule: Schedule, inline_calendars: Mapping[str, Calendar]
+) -> list[FieldError]:
+    """What is wrong with the calendars that it names, but for those that came with it."""
+    named = [
+        (format_pointer(part, at), name)
+        for part in ("require", "exclude")
+        for at, name in enumerate(getattr(schedule, part))
+    ]
+    here = {place for place, name in named if name in inline_calendars}
+    counted = inline_calendars.get(schedule.calendar or "")
+    if counted is not None:
+        here.add("/calendar")
+    problems = [
+        each for each in calendars.validate_schedule_calendars(connection, schedule) if each.pointer not in here
+    ]
+    if counted is not None and isinstance(schedule.rule, BusinessDayRule) and not isinstance(counted, BusinessCalendar):
+        message = f"calendar {schedule.calendar} lists dates; business days are counted by a calendar of kind business"
+        problems.append(FieldError("/calendar", "not_allowed", message))
+    return problems

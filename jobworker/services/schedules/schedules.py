@@ -1,0 +1,357 @@
+"""Schedules: create, change, remove, look up. Whatever is due by then is settled before one changes."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import (
+    FieldError,
+    InvalidInput,
+    PreconditionFailed,
+    RevisionNotFound,
+    ScheduleExists,
+    ScheduleNotFound,
+    ScheduleOwnedElsewhere,
+)
+from jobworker.domain.executions import comparison
+from jobworker.domain.ids import is_id
+from jobworker.domain.schedules import description, next_times
+from jobworker.domain.schedules import schedule as schedule_rules
+from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.services import suggestions
+from jobworker.services.schedules import (
+    compiler,
+    evaluator,
+    execution_factory,
+    lateness,
+    pauses,
+    time_zone_updates,
+    validation,
+)
+from jobworker.services.schedules.compiler import CompiledSchedule
+from jobworker.services.schedules.time_zone_updates import ScheduleMove
+from jobworker.services.submissions import preparation
+from jobworker.store import unreadable_rows
+from jobworker.store.engine.database import Database
+from jobworker.store.pagination import DEFAULT_LIMIT, Page
+from jobworker.store.schedules import schedule_queries, schedule_rows
+from jobworker.store.schedules.schedule_queries import ScheduleRevisionRow, ScheduleRowFilters, ScheduleStatus
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+#: The revisions that a change may replace; None: whichever is current.
+ExpectedRevisions = Collection[int] | None
+
+#: Databases keep no higher number.
+_MAX_REVISION = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleView:
+    """A schedule as it stands, and what somebody who looks at it should notice.
+
+    `in_words` says when it is due; None: it cannot be read. `next_at` is what is due next; None: nothing is, though
+    a row may say so when its time has come.
+    """
+
+    row: ScheduleRow
+    standing: ScheduleStatus
+    in_words: str | None
+    next_at: dt.datetime | None
+    expected_by: dt.datetime | None
+    overdue: bool
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleCriteria:
+    """Which schedules are listed; None does not filter."""
+
+    job: str | None = None
+    owner: ScheduleOwner | None = None
+    state: ScheduleStatus | None = None
+    calendar: str | None = None
+    overdue: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRevisionView:
+    """A revision of a schedule, and the fields that it changed; None for the first."""
+
+    name: str
+    row: ScheduleRevisionRow
+    changed_fields: Sequence[str] | None
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleReference:
+    """What is kept of a schedule; `row` None: it was removed, and only its id leads here. `revision` is its latest."""
+
+    id: str
+    name: str
+    revision: int
+    spec: Mapping[str, Any]
+    row: ScheduleRow | None
+
+
+def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> ScheduleView:
+    """Add a schedule; raises `ScheduleExists`, and `InvalidInput` with everything that is wrong with it."""
+    wanted = schedule_rules.parse(spec)
+    with database.write() as connection:
+        there = schedule_rows.get_by_name(connection, wanted.name)
+        if there is not None:
+            raise ScheduleExists(f"schedule {wanted.name} exists already; {_suggest_alternative(there)}")
+        now = clock.now()
+        return build_views(connection, [save(connection, wanted, None, ScheduleOwner.API, actor, now)], now)[0]
+
+
+def change(
+    database: Database, clock: Clock, name: str, spec: Mapping[str, Any], expected: ExpectedRevisions, actor: str
+) -> ScheduleView:
+    """Replace a schedule, if its current revision is one of those expected.
+
+    What is due by now is settled as the schedule was; afterwards it is as it is described.
+    """
+    with database.write() as connection:
+        row = _lock_expected(connection, name, expected)
+        _check_editable(row)
+        if spec.get("name", row.name) != row.name:
+            message = f"name is {spec['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
+            raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+        wanted = schedule_rules.parse({**spec, "name": row.name})
+        now = clock.now()
+        return build_views(connection, [save(connection, wanted, row, ScheduleOwner.API, actor, now)], now)[0]
+
+
+def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
+    """Remove a schedule once what is due is settled; its executions still run, and its ledger stays."""
+    with database.write() as connection:
+        row = _lock_expected(connection, name, expected)
+        if row.state is not ScheduleState.RETIRED:
+            _check_editable(row)
+        schedule_rows.delete(connection, evaluator.evaluate_now(connection, row, clock.now()), actor, clock.now())
+
+
+def pause(
+    database: Database, clock: Clock, name: str, note: str | None, until: dt.datetime | None, actor: str
+) -> ScheduleView:
+    """Let a schedule start nothing from now on, until somebody resumes it or `until` has come."""
+    now = clock.now()
+    with database.write() as connection:
+        row = pauses.pause_schedule(connection, find(connection, name), note, until, actor, now)
+        return build_views(connection, [row], now)[0]
+
+
+def resume(
+    database: Database, clock: Clock, name: str, policy: schedule_rules.MissedOccurrencePolicy | None, actor: str
+) -> ScheduleView:
+    """End a pause; `policy` says what becomes of the occurrences that it held up, None: the schedule does."""
+    now = clock.now()
+    with database.write() as connection:
+        row = pauses.resume_schedule(connection, find(connection, name), actor, now, policy)
+        return build_views(connection, [row], now)[0]
+
+
+def get(database: Database, clock: Clock, name: str) -> ScheduleView:
+    """The schedule with this name, or id; raises `ScheduleNotFound`."""
+    with database.read() as connection:
+        return build_views(connection, [find(connection, name)], clock.now())[0]
+
+
+def list_page(
+    database: Database, clock: Clock, criteria: ScheduleCriteria, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ScheduleView]:
+    """Schedules by name."""
+    now = clock.now()
+    since = lateness.compute_cutoff(now) if criteria.overdue else None
+    filters = ScheduleRowFilters(criteria.job, criteria.owner, criteria.state, criteria.calendar, since)
+    with database.read() as connection:
+        found = schedule_queries.list_page(connection, filters, _to_cursor_filters(criteria), now, limit, cursor)
+        return found.replace_items(build_views(connection, found.items, now))
+
+
+def list_revisions(
+    database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ScheduleRevisionView]:
+    """The revisions of a schedule, the latest first; by its id also those of one that was removed."""
+    with database.read() as connection:
+        row = find_reference(connection, name)
+        found = schedule_queries.list_revisions(connection, row.id, limit, cursor)
+        earliest = found.items[-1].revision if found.items else 1
+        before = schedule_queries.get_revision(connection, row.id, earliest - 1)
+    older = [*found.items[1:], before]
+    items = [_to_revision_view(row, one, was) for one, was in zip(found.items, older, strict=False)]
+    return found.replace_items(items)
+
+
+def get_revision(database: Database, name: str, number: int) -> ScheduleRevisionView:
+    """One revision; raises `ScheduleNotFound`, `RevisionNotFound`."""
+    with database.read() as connection:
+        row = find_reference(connection, name)
+        found = schedule_queries.get_revision(connection, row.id, number) if number <= _MAX_REVISION else None
+        if found is None:
+            raise RevisionNotFound(f"schedule {row.name} has no revision {number}; the latest is {row.revision}")
+        return _to_revision_view(row, found, schedule_queries.get_revision(connection, row.id, number - 1))
+
+
+def find_reference(connection: sa.Connection, name: str) -> ScheduleReference:
+    """What is kept of the schedule with this name, or of the one that has or had this id; raises `ScheduleNotFound`."""
+    row = schedule_rows.get(connection, name) if name.isprintable() else None
+    latest = schedule_queries.get_latest_revision(connection, name) if row is None and is_id(name) else None
+    if latest is not None:
+        return ScheduleReference(latest.schedule_id, latest.spec["name"], latest.revision, latest.spec, None)
+    row = row or find(connection, name)
+    return ScheduleReference(row.id, row.name, row.revision, row.spec, row)
+
+
+def find(connection: sa.Connection, name: str) -> ScheduleRow:
+    """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
+    row = schedule_rows.get(connection, name) if name.isprintable() else None
+    if row is None:
+        near = schedule_queries.list_nearby_names(connection, name)
+        raise ScheduleNotFound(suggestions.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
+    return row
+
+
+def build_views(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[ScheduleView]:
+    """What there is to know about these schedules at this moment."""
+    found, read = (
+        preparation.load_catalog(connection, {row.job for row in rows}),
+        compiler.compile_schedules(connection, rows),
+    )
+    moves = time_zone_updates.find_moves(connection, rows, read)
+    return [_build_view_safely(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
+
+
+def save(
+    connection: sa.Connection,
+    schedule: Schedule,
+    before: ScheduleRow | None,
+    owner: ScheduleOwner,
+    actor: str,
+    now: dt.datetime,
+) -> ScheduleRow:
+    """Enter a schedule, or change it once what is due is settled; raises `InvalidInput` if it cannot run."""
+    timetable = validation.check_schedule(connection, schedule)
+    if before is not None:
+        before = evaluator.evaluate_now(connection, before, now)
+    first = find_next_time(timetable, schedule_rows.compute_start(schedule, before, now))
+    row = schedule_rows.upsert(connection, schedule, owner, actor, now, first)
+    if before is None and schedule.run_at_start:
+        evaluator.fire_at_start(connection, [row.id], now, "it was created")
+        return find(connection, row.id)
+    return row
+
+
+def _build_view_safely(
+    row: ScheduleRow,
+    catalog: preparation.JobCatalog,
+    compiled: CompiledSchedule | None,
+    move: ScheduleMove | None,
+    now: dt.datetime,
+) -> ScheduleView:
+    try:
+        return _build_view(row, catalog, compiled, move, now)
+    except unreadable_rows.READ_ERRORS as error:
+        # A specification is not checked again when it is read, so what is wrong with it may show only now.
+        compiler.report_unreadable(row, error)
+        return _build_view(row, catalog, None, None, now)
+
+
+def _build_view(
+    row: ScheduleRow,
+    catalog: preparation.JobCatalog,
+    compiled: CompiledSchedule | None,
+    move: ScheduleMove | None,
+    now: dt.datetime,
+) -> ScheduleView:
+    by, standing = lateness.compute_expected_by(row, now), schedule_queries.compute_status(row, now)
+    in_words = description.describe_schedule(compiled.schedule) if compiled else None
+    late = by is not None and by < now
+    following = row.next_at if standing in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None
+    warnings = [*_list_warnings(row, catalog, compiled, now), *([_describe_move(move)] if move else [])]
+    return ScheduleView(row, standing, in_words, following, by, late, warnings)
+
+
+def _describe_move(move: ScheduleMove) -> str:
+    return f"time zone data have changed: {move.describe()}, as soon as a relay with {DATA_VERSION} leads"
+
+
+def _list_warnings(
+    row: ScheduleRow, catalog: preparation.JobCatalog, compiled: CompiledSchedule | None, now: dt.datetime
+) -> Iterator[str]:
+    job = catalog.jobs.get(row.job)
+    if job is None:
+        yield f"there is no job {row.job} any more: nothing starts"
+    elif not job.definition.enabled:
+        yield f"job {row.job} is disabled: its occurrences are left out"
+    elif (why := execution_factory.get_closed_reason(catalog, row.job)) is not None:
+        yield f"its occurrences are left out: {why}"
+    elif (
+        compiled is not None and (problem := execution_factory.get_template(compiled, catalog, now).problem) is not None
+    ):
+        yield f"its executions fail, because job {row.job} refuses its parameters: {problem}"
+    if compiled is None:
+        yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
+    elif row.runs == 0:
+        # What is due and not settled yet is still ahead.
+        yield from next_times.compute_warnings(compiled.timetable, min(now, row.settled_until))
+
+
+def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> ScheduleRow:
+    """The schedule, if it is at one of the revisions that the caller knows; nobody else changes it meanwhile."""
+    schedule_rows.lock(connection, find(connection, name).id)
+    row = find(connection, name)
+    if expected is not None and row.revision not in expected:
+        message = f"schedule {row.name} is at revision {row.revision} now; read it again, then repeat the change"
+        raise PreconditionFailed(message)
+    return row
+
+
+def _suggest_alternative(row: ScheduleRow) -> str:
+    """What somebody can do who wants a schedule of the name of this one."""
+    if row.state is ScheduleState.RETIRED:
+        return "it is retired, code declares it no more: DELETE it first"
+    if row.owner is ScheduleOwner.CODE:
+        return "it is declared in code; change it there (schedules/*.py), or take another name"
+    if row.owner is ScheduleOwner.JOB:
+        return f"it is part of the definition of job {row.job}; change it there, or take another name"
+    return "change it with PUT and If-Match"
+
+
+def _check_editable(row: ScheduleRow) -> None:
+    if row.state is ScheduleState.RETIRED:
+        message = f"schedule {row.name} is retired, code declares it no more; DELETE it, then create it anew"
+        raise ScheduleOwnedElsewhere(message)
+    if row.owner is ScheduleOwner.CODE:
+        message = f"schedule {row.name} is declared in code; change it there (schedules/*.py)"
+        raise ScheduleOwnedElsewhere(message)
+    if row.owner is ScheduleOwner.JOB:
+        message = f"schedule {row.name} is part of the definition of its job; change it with PUT /api/v1/jobs/{row.job}"
+        raise ScheduleOwnedElsewhere(message)
+
+
+def _to_cursor_filters(criteria: ScheduleCriteria) -> dict[str, Any]:
+    """The filters as a cursor belongs to them: overdue is overdue, whatever the time."""
+    return {
+        "job": criteria.job,
+        "owner": criteria.owner,
+        "state": criteria.state,
+        "calendar": criteria.calendar,
+        "overdue": criteria.overdue,
+    }
+
+
+def _to_revision_view(
+    reference: ScheduleReference, row: ScheduleRevisionRow, before: ScheduleRevisionRow | None
+) -> ScheduleRevisionView:
+    changed = None
+    if before is not None:
+        changed = [each.pointer for each in comparison.compare_values("spec", before.spec, row.spec)]
+    return ScheduleRevisionView(reference.name, row, changed, reference.row is None)

@@ -1,0 +1,348 @@
+"""What schedules would do, on virtual time: the code that settles them, on a database of its own.
+
+A turn is what the relay does when something is due: it takes note of what has ended, settles what is due, and starts
+what may start. Executions start at once, as if there were workers for all of them, and take as long as they are assumed
+to. While there is an outage nobody takes a turn; what runs goes on.
+"""
+
+import contextlib
+import datetime as dt
+import heapq
+import itertools
+import math
+import re
+import tempfile
+import zoneinfo
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from jobworker.declare.declarations import Declarations
+from jobworker.domain.errors import InvalidInput, ScheduleNotFound
+from jobworker.domain.executions.execution import ExecutionState, StateTransition, merge_transition
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import VARIADIC
+from jobworker.domain.schedules.evaluation import OccurrenceOutcome
+from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.domain.schedules.time_windows import Outage
+from jobworker.services import suggestions
+from jobworker.services.schedules import evaluator, pauses, sync
+from jobworker.services.schedules import schedules as editing
+from jobworker.services.schedules.sync import SyncOutcome
+from jobworker.services.workflows import resolution
+from jobworker.store import jobs, tasks
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import dependency_rows, dispatch, history, stop_requests
+from jobworker.store.schedules import due_schedules, schedule_rows, simulation
+from jobworker.store.schedules.simulation import SimulatedOccurrenceRow
+from jobworker.store.tasks import TaskRow
+
+#: Most of anything that one turn looks at.
+_BATCH_SIZE = 10_000
+
+_TICK = dt.timedelta(microseconds=1)
+
+#: Later than everything.
+_NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+_ACTOR = "simulation"
+
+_EXECUTION_ID_PATTERN = re.compile(r"\bexecution ([0-9a-f-]{36})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationOptions:
+    """What somebody wants to know: [begin, end), and how long (s) executions take, those of some schedules otherwise.
+
+    Nothing is settled, and nothing starts, in an outage. It ends after `limit` occurrences. Raises `InvalidInput` for
+    a span that ends before it begins, and for what is no duration.
+    """
+
+    begin: dt.datetime
+    end: dt.datetime
+    outages: Sequence[Outage] = ()
+    duration: float = 0.0
+    durations: Mapping[str, float] = field(default_factory=dict)
+    limit: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.end <= self.begin:
+            raise InvalidInput(
+                f"the end, {self.end.isoformat()}, must be later than the beginning, {self.begin.isoformat()}"
+            )
+        for name, seconds in [("", self.duration), *self.durations.items()]:
+            if not (math.isfinite(seconds) and seconds >= 0):
+                whose = f" of schedule {name}" if name else ""
+                raise InvalidInput(f"the duration{whose} is {seconds:g}; it must be a number of seconds, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedOccurrence:
+    """What would become of an occurrence. All times are on the clock of the schedule's zone.
+
+    `settled_at` is when somebody would look at it. Its execution has a state (None: there is none), and, if it gets so
+    far, a beginning and an end.
+    """
+
+    schedule: str
+    scheduled_for: dt.datetime
+    outcome: OccurrenceOutcome
+    reason: str | None
+    settled_at: dt.datetime
+    state: ExecutionState | None
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """Everything that would happen, by nominal time.
+
+    `unsettled`: schedules with something due that nobody looks at before the end, and since when it is due;
+    `stopped_at`: when there were too many occurrences to go on; `assumed`: jobs that are nowhere known.
+    """
+
+    occurrences: Sequence[SimulatedOccurrence]
+    unevaluated: Mapping[str, dt.datetime]
+    stopped_at: dt.datetime | None
+    assumed_jobs: Sequence[str] = ()
+
+
+def simulate_database(
+    database: Database, options: SimulationOptions, names: Collection[str] | None = None
+) -> SimulationResult:
+    """What the schedules of a database would do; `names` chooses some. Raises `ScheduleNotFound`."""
+    with _open_temporary_database() as connection:
+        with database.read() as source:
+            simulation.copy_definitions(source, connection)
+        for name in [*(names or ()), *options.durations]:
+            editing.find(connection, name)
+        simulation.restrict_schedules(connection, names, None)
+        return _Simulation(connection, options).run()
+
+
+def simulate_code(
+    declarations: Declarations,
+    options: SimulationOptions,
+    names: Collection[str] | None = None,
+    database: Database | None = None,
+) -> SimulationResult:
+    """What declared schedules would do beside the jobs and calendars of a database; `names` chooses some.
+
+    A job that is not there (without a database: each) is taken as one that takes every parameter. Raises
+    `InvalidInput` with what cannot be of those schedules, and `ScheduleNotFound`.
+    """
+    for name in [*(names or ()), *options.durations]:
+        if name not in declarations.schedules:
+            raise ScheduleNotFound(suggestions.describe_undeclared("schedule", name, sorted(declarations.schedules)))
+    chosen = _select_declarations(declarations, declarations.schedules if names is None else names)
+    with _open_temporary_database() as connection:
+        if database is not None:
+            with database.read() as source:
+                simulation.copy_definitions(source, connection)
+        simulation.restrict_schedules(connection, chosen.schedules, None)
+        assumed = _create_missing_jobs(
+            connection, {each.value.job for each in chosen.schedules.values()}, options.begin
+        )
+        _apply_declarations(connection, chosen, options.begin)
+        simulation.restrict_schedules(connection, None, ScheduleOwner.CODE)
+        return replace(_Simulation(connection, options).run(), assumed_jobs=assumed)
+
+
+def _select_declarations(declarations: Declarations, names: Collection[str]) -> Declarations:
+    """These schedules, and the calendars that they name."""
+    found = {name: each for name, each in declarations.schedules.items() if name in names}
+    needed = {name for each in found.values() for name in each.value.calendar_names}
+    return Declarations(found, {name: each for name, each in declarations.calendars.items() if name in needed})
+
+
+def _create_missing_jobs(connection: sa.Connection, job_names: Collection[str], now: dt.datetime) -> list[str]:
+    """Let there be these jobs; answers those that were not there."""
+    missing = sorted(set(job_names) - jobs.get_many(connection, sorted(job_names)).keys())
+    for name in missing:
+        tasks.upsert(connection, TaskRow(name, "", (VARIADIC,), {}, _ACTOR, now))
+        jobs.upsert(connection, JobDefinition(name, name), JobOwner.API, _ACTOR, now)
+    return missing
+
+
+@contextlib.contextmanager
+def _open_temporary_database() -> Iterator[sa.Connection]:
+    """An empty database with the tables, in one transaction that nobody ever reads."""
+    with tempfile.TemporaryDirectory(prefix="jobworker-simulation-") as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'simulated.db'}")
+        try:
+            with database.write() as connection:
+                simulation.create_tables(connection)
+                yield connection
+        finally:
+            database.dispose()
+
+
+def _apply_declarations(connection: sa.Connection, declarations: Declarations, now: dt.datetime) -> None:
+    # When a schedule is created, and when somebody starts, is not what is asked.
+    begun = {
+        name: replace(each, value=replace(each.value, run_at_start=False))
+        for name, each in declarations.schedules.items()
+    }
+    changes = sync.apply_in_transaction(connection, replace(declarations, schedules=begun), _ACTOR, now)
+    refused = [change for change in changes if change.step is SyncOutcome.REFUSED]
+    if refused:
+        told = (f"{each.kind} {each.name} ({each.place}): {each.reason}" for each in refused)
+        raise InvalidInput("; ".join(told))
+
+
+class _Simulation:
+    """One run through virtual time."""
+
+    def __init__(self, connection: sa.Connection, options: SimulationOptions) -> None:
+        self._connection = connection
+        self._question = options
+        self._now = options.begin
+        #: Executions that run: (end, id).
+        self._running: list[tuple[dt.datetime, str]] = []
+        self._numbers = itertools.count(1)
+        simulation.reset_schedules(connection, options.begin - _TICK)
+        self._schedules = {row.id: row for row in schedule_rows.list_all(connection)}
+
+    def run(self) -> SimulationResult:
+        """Go through the time; answers what happened."""
+        stopped_at = self._run_turns()
+        unsettled = {} if stopped_at else self._find_unevaluated()
+        self._finish_running()
+        zones = {row.name: zoneinfo.ZoneInfo(row.schedule.zone) for row in self._schedules.values()}
+        rows = list(simulation.list_occurrences(self._connection))
+        called = {row.execution: f"the execution of {row.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for row in rows}
+        story = [_to_simulated_occurrence(row, zones[row.schedule], called) for row in rows]
+        return SimulationResult(story[: self._question.limit], unsettled, stopped_at)
+
+    def _run_turns(self) -> dt.datetime | None:
+        """Take turns until the time is over; answers when it was stopped before."""
+        while (moment := self._compute_next_turn()) < self._question.end:
+            self._now = moment
+            if not self._run_turn() and self._compute_next_turn() == self._now:
+                simulation.skip_unevaluable(self._connection, self._now)
+            if simulation.count_occurrences(self._connection) > self._question.limit:
+                return self._now
+        return None
+
+    def _find_unevaluated(self) -> dict[str, dt.datetime]:
+        """What was due, and nobody looked at it."""
+        rows = schedule_rows.list_all(self._connection)
+        return {row.name: row.next_at for row in rows if row.next_at is not None and row.next_at < self._question.end}
+
+    def _finish_running(self) -> None:
+        """Let what was begun come to its end; nothing more falls due."""
+        while self._running:
+            self._now = self._skip_outages(max(self._now, self._running[0][0]))
+            self._end_and_start()
+
+    def _compute_next_turn(self) -> dt.datetime:
+        """When the next turn is taken."""
+        due = due_schedules.list_due(self._connection, _NEVER, 1)
+        moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
+        others = dispatch.get_next_due(self._connection), simulation.get_next_pause_end(self._connection)
+        found = min([*moments, *(each for each in others if each is not None)], default=_NEVER)
+        return self._skip_outages(max(self._now, found))
+
+    def _skip_outages(self, moment: dt.datetime) -> dt.datetime:
+        """The first moment from this one on at which somebody takes a turn."""
+        for outage in sorted(self._question.outages, key=lambda each: each.begin):
+            if outage.begin <= moment < outage.end:
+                moment = outage.end
+        return moment
+
+    def _run_turn(self) -> bool:
+        """What the relay does now; whether anything came of it."""
+        ended = self._record_ended()
+        due = dict(due_schedules.list_due(self._connection, self._now, _BATCH_SIZE))
+        if due:
+            evaluator.evaluate_due(self._connection, due, self._now)
+        resumed = due_schedules.list_ended_pauses(self._connection, self._now, _BATCH_SIZE)
+        for each in resumed:
+            pauses.end_expired_pause(self._connection, each, self._now)
+        advanced = bool(due) and due != dict(due_schedules.list_due(self._connection, self._now, _BATCH_SIZE))
+        return self._release_and_start() or ended or advanced or bool(resumed)
+
+    def _end_and_start(self) -> None:
+        self._record_ended()
+        self._release_and_start()
+
+    def _record_ended(self) -> bool:
+        """Take note of executions that have ended."""
+        ended: list[StateTransition] = []
+        while self._running and self._running[0][0] <= self._now:
+            at, execution = heapq.heappop(self._running)
+            ended.append(self._build_move(execution, ExecutionState.SUCCEEDED, at))
+        self._record_moves(ended)
+        return bool(ended)
+
+    def _release_and_start(self) -> bool:
+        """Stop what somebody wants stopped, and start everything that may."""
+        asked = stop_requests.list_started_cancel_requests(self._connection, _BATCH_SIZE)
+        gone = {each.id for each in asked}
+        self._running = [each for each in self._running if each[1] not in gone]
+        heapq.heapify(self._running)
+        self._record_moves([self._build_move(execution, ExecutionState.CANCELLED, self._now) for execution in gone])
+        released = self._release_due()
+        started = simulation.list_ready(self._connection)
+        self._record_moves([self._build_move(execution, ExecutionState.RUNNING, self._now) for execution, _ in started])
+        for execution, schedule in started:
+            name = self._schedules[schedule].name if schedule in self._schedules else ""
+            takes = self._question.durations.get(name, self._question.duration)
+            heapq.heappush(self._running, (self._now + dt.timedelta(seconds=takes), execution))
+        return bool(gone or released or started)
+
+    def _release_due(self) -> bool:
+        """What has waited for its time goes on, or is too late."""
+        moment = dispatch.get_next_due(self._connection)
+        if moment is None or moment > self._now:
+            return False
+        expired = dispatch.expire_executions(self._connection, self._now, _BATCH_SIZE)
+        resolution.resolve_dependents(
+            self._connection, dependency_rows.find_ended(self._connection, expired), self._now
+        )
+        dispatch.release_due(self._connection, self._now, _BATCH_SIZE)
+        return True
+
+    def _build_move(self, execution: str, state: ExecutionState, at: dt.datetime) -> StateTransition:
+        return StateTransition(execution, 1, state, (next(self._numbers), 0), at, _ACTOR, worker=_ACTOR)
+
+    def _record_moves(self, moves: Sequence[StateTransition]) -> None:
+        """Record what a worker would report, and let go on what waited for it."""
+        if not moves:
+            return
+        known = history.get_many(self._connection, [move.execution for move in moves])
+        history.update_standings(
+            self._connection, {each.execution: merge_transition(known[each.execution].standing, each) for each in moves}
+        )
+        ended = [move.execution for move in moves if move.state is not ExecutionState.RUNNING]
+        if ended:
+            resolution.resolve_dependents(
+                self._connection, dependency_rows.find_ended(self._connection, ended), self._now
+            )
+
+
+def _to_simulated_occurrence(
+    row: SimulatedOccurrenceRow, zone: zoneinfo.ZoneInfo, execution_labels: Mapping[str | None, str]
+) -> SimulatedOccurrence:
+    def local(moment: dt.datetime | None) -> dt.datetime | None:
+        return moment.astimezone(zone) if moment else None
+
+    # Ids of executions that are nowhere else tell nobody anything.
+    named = (
+        _EXECUTION_ID_PATTERN.sub(lambda found: execution_labels.get(found[1], found[0]), row.reason)
+        if row.reason
+        else None
+    )
+    return SimulatedOccurrence(
+        schedule=row.schedule,
+        scheduled_for=row.scheduled_for.astimezone(zone),
+        outcome=OccurrenceOutcome(row.outcome),
+        reason=named,
+        settled_at=row.recorded_at.astimezone(zone),
+        state=row.state,
+        started_at=local(row.started_at),
+        ended_at=local(row.finished_at),
+    )

@@ -1,0 +1,214 @@
+"""What code declares becomes so in SQL: schedules and calendars that are new, changed, or not declared any more.
+
+One transaction does it all, or shows what it would do (`plan`) and undoes it. What cannot be is left as it was and
+told with its reason; everything else goes its way. What belongs to the API or to a job's definition is never touched.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.declare.declarations import Declaration, Declarations
+from jobworker.domain.calendars.calendars import Calendar
+from jobworker.domain.errors import CalendarInUse, Conflict, InvalidInput
+from jobworker.domain.executions import comparison
+from jobworker.domain.executions.comparison import Difference
+from jobworker.domain.jobs.definition import JobOwner
+from jobworker.domain.schedules import next_times
+from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
+from jobworker.services.calendars import calendar_changes
+from jobworker.services.schedules import evaluator, validation
+from jobworker.services.schedules import schedules as editing
+from jobworker.store import queues
+from jobworker.store.engine.database import Database
+from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+
+#: So many of the next moments are shown of what is new or changed.
+_MAX_MOMENTS_SHOWN = 3
+
+
+class SyncOutcome(StrEnum):
+    """What becomes of something that code declares, or did."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    #: It had been retired, and is declared again.
+    RESTORED = "restored"
+    #: A schedule is not declared any more: nothing of it is due, its history stays.
+    RETIRED = "retired"
+    #: A calendar is not declared any more; its revisions stay.
+    REMOVED = "removed"
+    #: It cannot be; the reason says why. It is left as it was.
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncChange:
+    """One difference between code and SQL.
+
+    `kind` is schedule or calendar, `place` a file and a line; `next` are the first moments at which it fires, in the
+    schedule's zone; `warnings` say what somebody should know about it, that it never fires for instance.
+    """
+
+    step: SyncOutcome
+    kind: str
+    name: str
+    place: str | None = None
+    reason: str | None = None
+    differences: Sequence[Difference] = ()
+    next: Sequence[dt.datetime] = ()
+    warnings: Sequence[str] = ()
+
+
+def plan_changes(database: Database, clock: Clock, declared: Declarations) -> list[SyncChange]:
+    """What `apply` would do now."""
+    with database.write() as connection:
+        tried = connection.begin_nested()
+        try:
+            return apply_in_transaction(connection, declared, "plan", clock.now())
+        finally:
+            tried.rollback()
+
+
+def apply_declarations(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[SyncChange]:
+    """Make SQL say what code says; answers what that changed, and what it could not."""
+    with database.write() as connection:
+        return apply_in_transaction(connection, declared, actor, clock.now())
+
+
+def list_declared_names(database: Database) -> list[str]:
+    """The names of the schedules that are there because code declares them."""
+    with database.read() as connection:
+        return [
+            row.name
+            for row in schedule_rows.list_owned(connection, ScheduleOwner.CODE)
+            if row.state is not ScheduleState.RETIRED
+        ]
+
+
+def apply_in_transaction(
+    connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
+) -> list[SyncChange]:
+    """The same in a transaction of the caller's."""
+    return list(_apply_changes(connection, declared, actor, now))
+
+
+def _apply_changes(
+    connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
+) -> Iterator[SyncChange]:
+    # Calendars first and last: schedules name them.
+    for name, calendar in declared.calendars.items():
+        before = calendar_rows.get(connection, name)
+        if before is None or before.owner is not JobOwner.CODE or before.spec != calendar.value.to_json():
+            yield _put_calendar(connection, name, before, calendar, actor, now)
+    yield from _apply_schedules(connection, declared, actor, now)
+    for row in calendar_rows.list_owned(connection, JobOwner.CODE):
+        if row.name not in declared.calendars:
+            yield _remove_calendar(connection, row, actor, now)
+
+
+def _apply_schedules(
+    connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
+) -> Iterator[SyncChange]:
+    known = {row.name: row for row in schedule_rows.list_owned(connection, ScheduleOwner.CODE)}
+    for name, each in declared.schedules.items():
+        row = known.get(name) or schedule_rows.get_by_name(connection, name)
+        if row is None or not _is_unchanged(row, each.value):
+            yield _put_schedule(connection, row, each, actor, now)
+    for name, row in known.items():
+        if name not in declared.schedules and row.state is not ScheduleState.RETIRED:
+            yield _retire_schedule(connection, row, actor, now)
+
+
+def _retire_schedule(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> SyncChange:
+    gone = "it is not declared any more"
+    try:
+        with connection.begin_nested():
+            schedule_rows.retire(connection, evaluator.evaluate_now(connection, row, now), actor, now)
+    except Conflict as error:
+        return SyncChange(SyncOutcome.REFUSED, "schedule", row.name, None, f"{gone}, but {error.detail}")
+    return SyncChange(SyncOutcome.RETIRED, "schedule", row.name, None, gone)
+
+
+def _put_calendar(
+    connection: sa.Connection,
+    name: str,
+    before: CalendarRow | None,
+    declared: Declaration[Calendar],
+    actor: str,
+    now: dt.datetime,
+) -> SyncChange:
+    if before is not None and before.owner is not JobOwner.CODE:
+        reason = "a calendar of this name was made over HTTP; delete that one, or give this one another name"
+        return SyncChange(SyncOutcome.REFUSED, "calendar", name, declared.place, reason)
+    try:
+        with connection.begin_nested():
+            calendar_changes.save(connection, name, declared.value, JobOwner.CODE, actor, now)
+    except Conflict as error:
+        return SyncChange(SyncOutcome.REFUSED, "calendar", name, declared.place, error.detail)
+    if before is None:
+        return SyncChange(SyncOutcome.CREATED, "calendar", name, declared.place)
+    found = list(comparison.compare_values("calendar", before.spec, declared.value.to_json()))
+    return SyncChange(SyncOutcome.CHANGED, "calendar", name, declared.place, None, found)
+
+
+def _remove_calendar(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> SyncChange:
+    gone = "it is not declared any more"
+    try:
+        calendar_changes.delete_unused(connection, row, actor, now)
+    except CalendarInUse as error:
+        return SyncChange(SyncOutcome.REFUSED, "calendar", row.name, None, f"{gone}, but {error.detail}")
+    return SyncChange(SyncOutcome.REMOVED, "calendar", row.name, None, gone)
+
+
+def _is_unchanged(row: ScheduleRow, schedule: Schedule) -> bool:
+    return row.owner is ScheduleOwner.CODE and row.state is not ScheduleState.RETIRED and row.schedule == schedule
+
+
+def _put_schedule(
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], actor: str, now: dt.datetime
+) -> SyncChange:
+    wanted = declared.value
+    if row is not None and row.owner is not ScheduleOwner.CODE:
+        return _build_refusal(declared, _OWNER_CONFLICTS[row.owner].format(row.job))
+    try:
+        with connection.begin_nested():
+            # As with jobs, what code names is declared by that.
+            queues.upsert_many(connection, [wanted.queue] if wanted.queue else [], now)
+            editing.save(connection, wanted, row, ScheduleOwner.CODE, actor, now)
+    except InvalidInput as error:
+        return _build_refusal(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
+    except Conflict as error:
+        return _build_refusal(declared, error.detail)
+    return _build_change(connection, row, declared, now)
+
+
+_OWNER_CONFLICTS = {
+    ScheduleOwner.API: "a schedule of this name was made over HTTP; delete that one, or give this one another name",
+    ScheduleOwner.JOB: "the definition of job {} has a schedule of this name; take it out there, or give this one another name",
+}
+
+
+def _build_refusal(declared: Declaration[Schedule], reason: str) -> SyncChange:
+    return SyncChange(SyncOutcome.REFUSED, "schedule", declared.value.name, declared.place, reason)
+
+
+def _build_change(
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], now: dt.datetime
+) -> SyncChange:
+    wanted = declared.value
+    timetable = validation.check_schedule(connection, wanted)
+    begins = schedule_rows.compute_start(wanted, row, now)
+    coming = [each.local for each in next_times.compute_upcoming(timetable, begins, _MAX_MOMENTS_SHOWN) if each.fires]
+    noticed = next_times.compute_warnings(timetable, begins)
+    if row is None:
+        return SyncChange(SyncOutcome.CREATED, "schedule", wanted.name, declared.place, next=coming, warnings=noticed)
+    step = SyncOutcome.RESTORED if row.state is ScheduleState.RETIRED else SyncOutcome.CHANGED
+    found = list(comparison.compare_values("schedule", row.schedule.to_json(), wanted.to_json()))
+    return SyncChange(step, "schedule", wanted.name, declared.place, None, found, coming, noticed)

@@ -1,0 +1,41 @@
+"""What only SQL can say about a schedule: whether its job is there, with these parameters, and its calendars are."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, InvalidInput, JobNotFound
+from jobworker.domain.jobs import admission
+from jobworker.domain.schedules.schedule import Schedule
+from jobworker.domain.schedules.timetable import Timetable
+from jobworker.services import lookup
+from jobworker.services.calendars import calendars
+from jobworker.services.submissions import preparation
+from jobworker.store import tasks
+
+
+def check_schedule(connection: sa.Connection, schedule: Schedule) -> Timetable:
+    """When the schedule is due; raises `InvalidInput` with everything that keeps it from being kept.
+
+    None of its calendars changes before this transaction ends.
+    """
+    admission.raise_for_problems(
+        [*validate_job(connection, schedule), *calendars.validate_schedule_calendars(connection, schedule)]
+    )
+    lookup.check_queue(connection, schedule.queue, "/queue")
+    return schedule.build_timetable(calendars.load_calendars(connection, schedule.calendar_names, lock=True))
+
+
+def validate_job(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
+    """What is wrong with the job that a schedule starts, and the parameters that it gives."""
+    try:
+        definition = lookup.find_job(connection, schedule.job).definition
+    except JobNotFound as error:
+        return [FieldError("/job", error.code, error.detail)]
+    task = tasks.get(connection, definition.task)
+    given = {**definition.defaults, **schedule.parameters}
+    try:
+        preparation.check_parameters(task.parameters if task else (), given, "/parameters")
+    except InvalidInput as error:
+        return error.errors
+    return ()

@@ -1,0 +1,1 @@
+"""Use cases that create executions: submission, rerun, uniqueness."""

@@ -1,0 +1,131 @@
+"""The commit of a submission: executions, what they depend on, the batch that they are, the key that came with them."""
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, IdempotencyKeyReused, InvalidInput, UniqueKeyConflict
+from jobworker.services.submissions import uniqueness as unique
+from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
+from jobworker.services.submissions.uniqueness import UniquenessResult
+from jobworker.services.workflows import batch_completion, dependency_checks, resolution
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import batches, dependency_rows, executions, idempotency
+from jobworker.store.executions.batches import BatchKind, NewBatch
+from jobworker.store.executions.idempotency import IdempotencyRecord
+
+_MAX_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """An Idempotency-Key, and for how long (s) it is remembered."""
+
+    key: str
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionResult:
+    """What became of a submission: the same again if its key was used before."""
+
+    execution_ids: Sequence[str]
+    batch_id: str | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionContext:
+    """Who asks, when, and under which Idempotency-Key, if any; `fingerprint` tells one request from another."""
+
+    actor: str
+    now: dt.datetime
+    idempotency_key: IdempotencyKey | None
+    fingerprint: str
+
+
+def commit_submission(
+    database: Database,
+    prepared: Sequence[PreparedExecution],
+    catalog: JobCatalog,
+    batch: NewBatch | None,
+    request: SubmissionContext,
+) -> SubmissionResult:
+    """The commit. The key goes first: it decides between two requests that bring the same one at once."""
+    ids = [each.row.id for each in prepared]
+    batch_id = batch.id if batch else None
+    once, now = request.idempotency_key, request.now
+
+    def work(connection: sa.Connection) -> SubmissionResult:
+        if once is not None:
+            answer = IdempotencyRecord(once.key, request.fingerprint, ids, batch_id, now)
+            earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
+            if earlier is not None:
+                return _build_replay(earlier, request.fingerprint)
+        ended = dependency_checks.check_parents(connection, prepared)
+        decided = unique.acquire_keys(connection, [each.row for each in prepared], catalog.get_unique_policies(), now)
+        if once is not None and decided.ids != ids:
+            idempotency.update_execution_ids(connection, once.key, decided.ids)
+        _insert_accepted(connection, prepared, decided, batch, request)
+        resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, decided.cancelled), now)
+        if ended:
+            resolution.resolve_new_dependents(
+                connection, [each.row.id for each in prepared if each.depends_on], ended, now
+            )
+        return SubmissionResult(decided.ids, batch_id, replayed=False)
+
+    only_adds = not any(each.depends_on or each.row.unique_key for each in prepared)
+    return database.commit(work, only_adds)
+
+
+def _insert_accepted(
+    connection: sa.Connection,
+    prepared: Sequence[PreparedExecution],
+    uniqueness: UniquenessResult,
+    batch: NewBatch | None,
+    request: SubmissionContext,
+) -> None:
+    """The rows of those for which no other execution stands."""
+    accepted = {each.id for each in uniqueness.accepted}
+    if batch is not None:
+        if batch.kind is BatchKind.WORKFLOW and len(accepted) < len(prepared):
+            raise UniqueKeyConflict("another execution has the unique key of a step, and no other can stand for a step")
+        batches.insert(connection, batch)
+    executions.insert(connection, uniqueness.accepted, request.actor, request.now)
+    dependency_checks.insert(connection, [each for each in prepared if each.row.id in accepted])
+    if batch is not None and not accepted:
+        batch_completion.complete_batches(connection, [batch.id], request.now)
+
+
+def find_replay(connection: sa.Connection, request: SubmissionContext) -> SubmissionResult | None:
+    """The answer that was given under this key, if it was used before."""
+    once = request.idempotency_key
+    if once is None:
+        return None
+    if not (0 < len(once.key) <= _MAX_KEY_LENGTH and once.key.isprintable()):
+        message = f"Idempotency-Key must have 1 to {_MAX_KEY_LENGTH} printable characters"
+        raise InvalidInput(message, [FieldError("Idempotency-Key", "not_allowed", message)])
+    earlier = idempotency.get(connection, once.key)
+    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=once.ttl):
+        return None
+    return _build_replay(earlier, request.fingerprint)
+
+
+def _build_replay(earlier: IdempotencyRecord, fingerprint: str) -> SubmissionResult:
+    if earlier.fingerprint != fingerprint:
+        raise IdempotencyKeyReused(
+            f"Idempotency-Key {earlier.key} was used at {earlier.created_at.isoformat()} for another request; "
+            "use a new key for new work"
+        )
+    return SubmissionResult(earlier.execution_ids, earlier.batch_id, replayed=True)
+
+
+def compute_fingerprint(payload: Any, kind: str) -> str:
+    """What tells this request from another of its kind."""
+    content = orjson.dumps([kind, payload], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()

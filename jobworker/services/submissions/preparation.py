@@ -1,0 +1,262 @@
+"""From what somebody asks for to the row of an execution: looked up and checked, before any transaction writes."""
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from jobworker.domain.errors import (
+    FieldError,
+    InvalidInput,
+    InvalidParameters,
+    JobDisabled,
+    JobRemoved,
+    JobWorkerError,
+    TaskNotFound,
+    format_pointer,
+)
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.jobs import admission, limits, parameters, start_deadline
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.domain.jobs.limits import ExecutionKeys
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.workflows import dependency, result_references
+from jobworker.domain.workflows.dependency import Dependency
+from jobworker.services import lookup
+from jobworker.services.lookup import QueueLookup
+from jobworker.store import jobs, tasks
+from jobworker.store.executions.executions import NewExecution
+from jobworker.store.jobs import JobRow
+from jobworker.store.tasks import TaskRow
+
+#: So many problems of one batch are told; whoever has more of them has the same one many times.
+_MAX_PROBLEMS = 100
+
+_id_factory = IdFactory()
+
+
+@dataclass(frozen=True, slots=True)
+class JobCatalog:
+    """The definitions and tasks that a submission names, and what it has to know of the queues."""
+
+    jobs: dict[str, JobRow]
+    tasks: dict[str, TaskRow]
+    queues: QueueLookup = field(default_factory=QueueLookup)
+
+    def get_unique_policies(self) -> dict[str, Any]:
+        """What each job says about unique executions."""
+        return {name: row.definition.policies["unique"] for name, row in self.jobs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedExecution:
+    """An execution that may be accepted, what it depends on, and where in the request it stands."""
+
+    row: NewExecution
+    depends_on: Sequence[Dependency] = ()
+    location: str = ""
+
+
+def load_catalog_for_job(connection: sa.Connection, name: str, queue: str | None) -> JobCatalog:
+    """What a submission of this job names; raises `JobNotFound`."""
+    row = lookup.find_job(connection, name)
+    task = tasks.get(connection, row.definition.task)
+    return JobCatalog({name: row}, {task.name: task} if task else {}, lookup.look_up_queues(connection, [queue]))
+
+
+def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> JobCatalog:
+    """Those of these jobs that there are, their tasks, and which of these queues do not exist."""
+    named = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
+    needed = sorted({row.definition.task for row in named.values()})
+    return JobCatalog(named, tasks.get_many(connection, needed), lookup.look_up_queues(connection, queues))
+
+
+def prepare_executions(
+    submissions: Sequence[Submission], catalog: JobCatalog, now: dt.datetime, batch_id: str
+) -> list[PreparedExecution]:
+    """The executions of a batch; raises every problem of it, up to a sensible number."""
+    prepared: list[PreparedExecution] = []
+    problems: list[FieldError] = []
+    for index, submission in enumerate(submissions):
+        where = format_pointer("executions", index)
+        try:
+            prepared.append(prepare_execution(submission, catalog, now, where, batch_id))
+        except JobWorkerError as error:
+            problems.extend(list_problems(error, where))
+        if len(problems) >= _MAX_PROBLEMS:
+            break
+    raise_if_problems(problems, "executions of the batch")
+    return prepared
+
+
+def list_problems(error: JobWorkerError, location: str) -> Sequence[FieldError]:
+    """What is wrong in one item of a larger request."""
+    if isinstance(error, InvalidInput):
+        return error.errors
+    return [FieldError(f"{location}/job", error.code, error.detail)]
+
+
+def raise_if_problems(problems: Sequence[FieldError], what: str) -> None:
+    """Raise `InvalidInput` if there is any problem."""
+    if problems:
+        raise InvalidInput(f"nothing was accepted, because some {what} are wrong", problems[:_MAX_PROBLEMS])
+
+
+def prepare_execution(
+    submission: Submission,
+    catalog: JobCatalog,
+    now: dt.datetime,
+    location: str = "",
+    batch_id: str | None = None,
+    sources: Collection[str] = (),
+    tagged: bool = False,
+) -> PreparedExecution:
+    """The execution that this submission asks for; raises what is wrong with it.
+
+    Its parameters may refer to the results of `sources`, and of what it depends on. If they do, its keys are those
+    of what they come to, when that is known. `tagged` as in `json_values.check`.
+    """
+    row = _get_runnable_job(submission.job, catalog, location)
+    definition = row.definition
+    admission.raise_for_problems(admission.validate_submission(submission, now, location))
+    catalog.queues.check_exists(submission.queue, f"{location}/queue")
+    needed = dependency.parse(submission.depends_on, f"{location}/depends_on")
+    due_at, state = admission.compute_due_at_and_state(submission, now)
+    overrides = submission.compute_overrides() or {}
+    expires = admission.compute_expires(submission, due_at)
+    if expires is not None:
+        overrides["expires"] = expires
+    new_id = make_id(now)
+    sources = {*sources, *(each.parent for each in needed)}
+    given = _merge_parameters(submission, row, catalog, f"{location}/parameters", sources, tagged)
+    late = bool(sources and result_references.find_referring_parameters(given))
+    keys = (
+        ExecutionKeys()
+        if late
+        else limits.compute_keys(
+            row.definition.name, definition.policies, given, _get_accepted_parameters(row, catalog)
+        )
+    )
+    made = build_execution(
+        definition,
+        row.revision,
+        given,
+        now,
+        id=new_id,
+        max_attempts=overrides.get("retry", {}).get("max_attempts") or definition.max_attempts,
+        queue=submission.queue or definition.queue,
+        priority=definition.priority if submission.priority is None else submission.priority,
+        correlation_id=submission.correlation_id or new_id,
+        batch_id=batch_id,
+        due_at=due_at,
+        state=state,
+        overrides=overrides or None,
+        expires_at=start_deadline.compute_deadline(due_at, overrides.get("expires", definition.expires)),
+        **keys._asdict(),
+    )
+    return add_dependencies(
+        PreparedExecution(made, (), location), needed, keep_deadline=submission.expires_at is not None
+    )
+
+
+def add_dependencies(
+    prepared: PreparedExecution, new_dependencies: Sequence[Dependency], keep_deadline: bool = False
+) -> PreparedExecution:
+    """The execution when it waits for these, too. A deadline that counts from when it is due is set when it goes on."""
+    if not new_dependencies:
+        return prepared
+    depends_on = [*prepared.depends_on, *new_dependencies]
+    expires_at = prepared.row.expires_at if keep_deadline else None
+    row = replace(prepared.row, state=ExecutionState.WAITING, waiting_for=len(depends_on), expires_at=expires_at)
+    return replace(prepared, row=row, depends_on=depends_on)
+
+
+def build_execution(
+    definition: JobDefinition, revision: int, job_parameters: Mapping[str, Any], now: dt.datetime, **field_values: Any
+) -> NewExecution:
+    """An execution as its definition says, due now; `field_values` is what it has of its own."""
+    new_id = field_values.get("id") or make_id(now)
+    values: dict[str, Any] = {
+        "id": new_id,
+        "job": definition.name,
+        "job_revision": revision,
+        "task": definition.task,
+        "max_attempts": definition.max_attempts,
+        "queue": definition.queue,
+        "priority": definition.priority,
+        "parameters": job_parameters,
+        "correlation_id": new_id,
+        "batch_id": None,
+        "schedule_id": None,
+        "scheduled_for": None,
+        "due_at": now,
+        "state": ExecutionState.QUEUED,
+        "expires_at": start_deadline.compute_deadline(now, definition.expires),
+    }
+    return NewExecution(**{**values, **field_values})
+
+
+def _get_runnable_job(name: str, catalog: JobCatalog, location: str) -> JobRow:
+    row = catalog.jobs.get(name)
+    if row is None:
+        message = f"there is no job {name!r}; GET /api/v1/jobs lists all"
+        raise InvalidInput(message, [FieldError(f"{location}/job", "job_not_found", message)])
+    if not row.definition.enabled:
+        raise JobDisabled(f"job {name} is disabled; enable it with PUT /api/v1/jobs/{name}")
+    return row
+
+
+def _merge_parameters(
+    submission: Submission, row: JobRow, catalog: JobCatalog, location: str, sources: Collection[str], tagged: bool
+) -> dict[str, object]:
+    """The definition's defaults overlaid by what was submitted, as the task accepts it.
+
+    What refers to a result is taken as it is: its value is checked when there is one.
+    """
+    accepted = _get_accepted_parameters(row, catalog)
+    given = {**row.definition.defaults, **submission.parameters}
+    if sources:
+        admission.raise_for_problems(result_references.validate(given, sources, location))
+        accepted = parameters.accept_any_value(accepted, result_references.find_referring_parameters(given))
+    return check_parameters(accepted, given, location, tagged)
+
+
+def _get_accepted_parameters(row: JobRow, catalog: JobCatalog) -> Sequence[Parameter]:
+    """What the task of a job accepts."""
+    task = catalog.tasks.get(row.definition.task)
+    if task is None:
+        raise TaskNotFound(f"job {row.definition.name} runs task {row.definition.task}, which no worker announced yet")
+    if task.removed_at is not None:
+        raise JobRemoved(describe_removed(row.definition.name, task))
+    return task.parameters
+
+
+def describe_removed(job: str, task: TaskRow) -> str:
+    """The text about a job whose code has been removed."""
+    return (
+        f"the code of job {job} has been removed: since {task.removed_at:%Y-%m-%d %H:%M:%S %Z} no worker declares its "
+        f"task {task.name}, last seen in code version {task.code_version}; start a worker that has it, or delete the "
+        f"job with DELETE /api/v1/jobs/{job}"
+    )
+
+
+def check_parameters(
+    accepted: Sequence[Parameter], raw_parameters: Mapping[str, Any], location: str, tagged: bool = False
+) -> dict[str, Any]:
+    """`raw_parameters`, if the task accepts it and it is not too much; raises `InvalidParameters`."""
+    checked = parameters.check(accepted, raw_parameters, location, tagged)
+    size = len(orjson.dumps(checked))
+    if size > parameters.MAX_PARAMETERS_BYTES:
+        message = f"the parameters have {size} bytes as JSON; at most {parameters.MAX_PARAMETERS_BYTES} are allowed"
+        raise InvalidParameters(message, [FieldError(location, "too_large", message)])
+    return checked
+
+
+def make_id(now: dt.datetime) -> str:
+    """A new id, later than all before."""
+    return _id_factory.create_id(int(now.timestamp() * 1000))

@@ -1,0 +1,75 @@
+"""Accepting work: one commit, and it will run.
+
+What is asked for is looked up and checked before the write transaction begins, so that a flood of
+refused requests, or the checking of 10,000 items, never keeps the relay from writing. Whatever changes
+in between (a definition, say) counts as having changed afterwards: an execution names its revision.
+"""
+
+from collections.abc import Sequence
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.jobs.admission import Submission
+from jobworker.services.submissions import commit, preparation
+from jobworker.services.submissions.commit import IdempotencyKey, SubmissionContext, SubmissionResult
+from jobworker.services.workflows import batch_completion
+from jobworker.services.workflows.batch_completion import BatchOptions
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.batches import BatchKind
+from jobworker.store.executions.executions import ExecutionRow
+
+#: So many executions may come in one request: they are one transaction, which others wait for.
+MAX_BATCH_SIZE = 10_000
+
+#: What is known of a batch that nobody described.
+_NO_OPTIONS = BatchOptions()
+
+
+def submit(
+    database: Database, clock: Clock, submission: Submission, actor: str, idempotency_key: IdempotencyKey | None = None
+) -> tuple[ExecutionRow, bool]:
+    """Accept one execution; the row as accepted, and whether it is another one, which stands for it, as it is now."""
+    request = SubmissionContext(actor, clock.now(), idempotency_key, commit.compute_fingerprint([submission], "one"))
+    with database.read() as connection:
+        replay = commit.find_replay(connection, request)
+        if replay is None:
+            known = preparation.load_catalog_for_job(connection, submission.job, submission.queue)
+    if replay is None:
+        prepared = preparation.prepare_execution(submission, known, request.now)
+        replay = commit.commit_submission(database, [prepared], known, None, request)
+        new = not replay.replayed and replay.execution_ids[0] == prepared.row.id
+        if new and not prepared.depends_on:
+            return executions.build_inserted_row(prepared.row, actor, request.now), False
+    else:
+        new = False
+    with database.read() as connection:
+        row = executions.get(connection, replay.execution_ids[0])
+    assert row is not None, "an execution that a key names is kept as long as the key"
+    return row, not new
+
+
+def submit_batch(
+    database: Database,
+    clock: Clock,
+    submissions: Sequence[Submission],
+    actor: str,
+    idempotency_key: IdempotencyKey | None = None,
+    options: BatchOptions = _NO_OPTIONS,
+) -> SubmissionResult:
+    """Accept all of these executions, or none: one item that is wrong refuses the batch."""
+    if not 0 < len(submissions) <= MAX_BATCH_SIZE:
+        message = f"a batch has 1 to {MAX_BATCH_SIZE} executions, not {len(submissions)}"
+        raise InvalidInput(message, [FieldError("/executions", "not_allowed", message)])
+    request = SubmissionContext(
+        actor, clock.now(), idempotency_key, commit.compute_fingerprint([options, submissions], "batch")
+    )
+    with database.read() as connection:
+        replay = commit.find_replay(connection, request)
+        if replay is not None:
+            return replay
+        named = [*submissions, *options.submissions]
+        known = preparation.load_catalog(connection, [each.job for each in named], [each.queue for each in named])
+    batch = batch_completion.prepare_batch(BatchKind.BATCH, options, known, request.now, actor)
+    prepared = preparation.prepare_executions(submissions, known, request.now, batch.id)
+    return commit.commit_submission(database, prepared, known, batch, request)

@@ -1,0 +1,170 @@
+"""What workers announce becomes known: their tasks, and the job that each task is by itself."""
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Conflict
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner, OnWorkerLost
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.jobs.retry import MAX_ATTEMPTS
+from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.services.schedules import evaluator
+from jobworker.services.workflows import trigger_rules
+from jobworker.store import jobs, queues, tasks, workers
+from jobworker.store.engine.database import UNAVAILABLE, Database
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.tasks import TaskRow
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOffer:
+    """What a live worker offers: the tasks of the package that it imports; `whole` if all modules of that imported."""
+
+    package: str
+    complete: bool
+    queues: Collection[str]
+    tasks: Collection[str]
+    started_at: dt.datetime
+
+
+def mark_removed_tasks(connection: sa.Connection, offers: Sequence[WorkerOffer], now: dt.datetime) -> None:
+    """Mark tasks whose code has been removed, and unmark those that a worker declares again.
+
+    A task is removed if no live worker declares it, although one should: it imports the package from which the task
+    was announced, all of it; it consumes the task's queue; and it started after the last worker that had the task.
+    """
+    offered = {name for offer in offers for name in offer.tasks}
+    found = tasks.list_announced_or_removed(connection, {offer.package for offer in offers})
+    back = [row.name for row in found if row.removed_at is not None and row.name in offered]
+    missing = [row for row in found if row.removed_at is None and row.name not in offered]
+    removed = [row.name for row in missing if _is_removed(connection, row, offers)]
+    if back:
+        tasks.mark_removed(connection, back, None)
+        logger.info("tasks_declared_again", tasks=sorted(back))
+    if removed:
+        tasks.mark_removed(connection, removed, now)
+        logger.warning("tasks_removed", tasks=sorted(removed), why="no worker declares them any more")
+
+
+def _is_removed(connection: sa.Connection, row: TaskRow, offers: Sequence[WorkerOffer]) -> bool:
+    queue = row.options.get("queue")
+    should = [each for each in offers if each.complete and each.package == row.package and queue in each.queues]
+    if not should:
+        return False
+    later = workers.list_started_since(connection, max(each.started_at for each in should))
+    return not any(row.name in worker.tasks for worker in later)
+
+
+def register_tasks(
+    database: Database,
+    clock: Clock,
+    task_specs: Sequence[Mapping[str, Any]],
+    code_version: str,
+    package: str | None = None,
+) -> None:
+    """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs.
+
+    `package`: what the worker imports that announced it; None: no worker did. A task that cannot be kept is logged and
+    left out; the others are learnt.
+    """
+    with database.write() as connection:
+        now = clock.now()
+        for described in task_specs:
+            try:
+                with connection.begin_nested():
+                    _register_task(connection, described, code_version, package, now)
+            except (*UNAVAILABLE, sa.exc.IntegrityError, Conflict):
+                raise  # That is not the task's fault: the whole catalogue is learnt another time.
+            except Exception:
+                logger.exception("task_not_learnt", task=described.get("name"))
+
+
+def register_unannounced_tasks(
+    database: Database, clock: Clock, task_specs: Sequence[Mapping[str, Any]], code_version: str
+) -> None:
+    """Make tasks known that nobody has announced yet, from code that this host happens to have.
+
+    Workers know better: what one of them has announced is left as it is.
+    """
+    with database.read() as connection:
+        known = set(tasks.list_names(connection))
+    register_tasks(
+        database, clock, [described for described in task_specs if described["name"] not in known], code_version
+    )
+
+
+def _register_task(
+    connection: sa.Connection, task_spec: Mapping[str, Any], code_version: str, package: str | None, now: dt.datetime
+) -> None:
+    parameters = tuple(Parameter.from_json(item) for item in task_spec["parameters"])
+    options = dict(task_spec["options"])
+    row = TaskRow(task_spec["name"], task_spec["description"], parameters, options, code_version, now, package)
+    tasks.upsert(connection, row)
+    present = jobs.get(connection, row.name)
+    if present is None or present.owner is JobOwner.CODE:
+        definition = _drop_conflicting_schedule(connection, _drop_cyclic_triggers(connection, _build_definition(row)))
+        evaluator.evaluate_job_schedule(connection, row.name, now)
+        jobs.upsert(connection, definition, JobOwner.CODE, f"code:{code_version}", now)
+        queues.upsert_many(connection, [definition.queue], now)
+    else:
+        logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
+
+
+def _drop_cyclic_triggers(connection: sa.Connection, definition: JobDefinition) -> JobDefinition:
+    """The definition; without its triggers if jobs would start each other for ever. Code cannot be refused."""
+    path = trigger_rules.find_cycle(connection, definition.name, definition.triggers) if definition.triggers else None
+    if path is None:
+        return definition
+    logger.error("triggers_left_out", job=definition.name, cycle=" -> ".join(path))
+    return replace(definition, policies={**definition.policies, "trigger_after": []})
+
+
+def _drop_conflicting_schedule(connection: sa.Connection, definition: JobDefinition) -> JobDefinition:
+    """The definition; without its schedule if its name is that of one which is edited elsewhere."""
+    other = schedule_rows.get_by_name(connection, definition.name) if definition.schedule is not None else None
+    if other is None or other.owner is ScheduleOwner.JOB:
+        return definition
+    why = f"there is a schedule of this name already, by {other.owner.value}: remove that one, or the one in @job"
+    logger.error("schedule_left_out", job=definition.name, why=why)
+    return replace(definition, schedule=None)
+
+
+def _build_definition(task: TaskRow) -> JobDefinition:
+    options = task.options
+    declared, _ = policies.normalize(options.get("policies", {}))
+    if declared["retry"]["max_attempts"] is None:
+        attempts = _convert_max_retries(task.name, options.get("max_retries"))
+        declared["retry"] = {**declared["retry"], "max_attempts": attempts}
+    return JobDefinition(
+        name=task.name,
+        task=task.name,
+        description=task.description,
+        queue=options["queue"],
+        priority=options["priority"],
+        time_limit=options.get("time_limit"),
+        soft_time_limit=options.get("soft_time_limit"),
+        expires=options.get("expires"),
+        on_worker_lost=OnWorkerLost(options["on_worker_lost"]),
+        schedule=options.get("schedule"),
+        tags=tuple(options.get("tags", ())),
+        policies=declared,
+    )
+
+
+def _convert_max_retries(job: str, retries: Any) -> int | None:
+    """How many attempts Celery's `max_retries` stands for. A plain task may say anything there: it is not refused."""
+    if retries is None:
+        return None
+    if type(retries) is not int or retries < 0:
+        logger.warning("max_retries_ignored", job=job, max_retries=retries, why="it must be an integer, 0 or more")
+        return None
+    return min(retries + 1, MAX_ATTEMPTS)

@@ -1,0 +1,1 @@
+"""Batches, workflows, triggers, and the resolution of dependencies."""

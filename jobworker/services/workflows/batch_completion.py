@@ -1,0 +1,122 @@
+"""Batches: what is said of one when it is accepted, and what happens when the last of its executions has ended."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, InvalidInput, JobWorkerError
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.jobs.admission import MAX_CORRELATION_ID_LENGTH, Submission
+from jobworker.domain.workflows import result_references
+from jobworker.domain.workflows.result_references import UnresolvedParameter
+from jobworker.services.submissions import preparation, uniqueness
+from jobworker.services.submissions.preparation import JobCatalog
+from jobworker.store import unreadable_rows
+from jobworker.store.executions import batches, executions
+from jobworker.store.executions.batches import BatchKind, BatchRow, NewBatch
+
+#: The name under which the parameters of an on-complete job refer to what became of the batch.
+BATCH_SOURCE_NAME = "batch"
+
+_MAX_NAME_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What is said of a batch besides its executions."""
+
+    name: str | None = None
+    correlation_id: str | None = None
+    on_complete: Submission | None = None
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """What it asks to be run."""
+        return [self.on_complete] if self.on_complete else []
+
+
+def prepare_batch(
+    kind: BatchKind, options: BatchOptions, catalog: JobCatalog, now: dt.datetime, actor: str
+) -> NewBatch:
+    """The batch, if all that is said of it is right."""
+    for name, text, longest in (
+        ("name", options.name, _MAX_NAME_LENGTH),
+        ("correlation_id", options.correlation_id, MAX_CORRELATION_ID_LENGTH),
+    ):
+        if text is not None and not (0 < len(text) <= longest and text.isprintable()):
+            message = f"{name} must have 1 to {longest} printable characters"
+            raise InvalidInput(message, [FieldError(f"/{name}", "not_allowed", message)])
+    wanted = options.on_complete
+    if wanted is not None:
+        try:
+            preparation.prepare_execution(wanted, catalog, now, "/on_complete", sources=[BATCH_SOURCE_NAME])
+        except JobWorkerError as error:
+            preparation.raise_if_problems(preparation.list_problems(error, "/on_complete"), "fields of on_complete")
+    new_id = preparation.make_id(now)
+    stored = {name: getattr(wanted, name) for name in ("job", "parameters", "queue", "priority")} if wanted else None
+    return NewBatch(new_id, kind, options.name, options.correlation_id or new_id, stored, now, actor)
+
+
+#: What a batch keeps of its on-complete job; queue and priority may be null.
+_ON_COMPLETE_SHAPE = unreadable_rows.build_object_check(job=str, parameters=dict, queue=str | None, priority=int | None)
+
+
+def complete_batches(connection: sa.Connection, batch_ids: Iterable[str], now: dt.datetime) -> int:
+    """Complete those of these batches whose last execution has ended; answers how many executions that started."""
+    return sum(_complete_batch(connection, batch_id, now) for batch_id in sorted(batch_ids))
+
+
+def summarize_batch(batch: BatchRow, counts: Mapping[ExecutionState, int]) -> dict[str, Any]:
+    """What became of a batch, as parameters may refer to it."""
+    return {
+        "id": batch.id,
+        "kind": batch.kind.value,
+        "name": batch.name,
+        "total": sum(counts.values()),
+        "counts": {state.value: counts.get(state, 0) for state in sorted(FINAL_STATES)},
+    }
+
+
+def _complete_batch(connection: sa.Connection, batch_id: str, now: dt.datetime) -> bool:
+    # The lock comes before the look: of two transactions that end the last two executions, the second sees both.
+    batch = batches.lock_open(connection, batch_id)
+    if batch is None or batches.has_unfinished(connection, batch_id):
+        return False
+    completion_id, problem = _start_on_complete_job(connection, batch, now)
+    batches.mark_completed(connection, batch_id, now, completion_id, problem)
+    return completion_id is not None
+
+
+def _start_on_complete_job(
+    connection: sa.Connection, batch: BatchRow, now: dt.datetime
+) -> tuple[str | None, str | None]:
+    """Start the on-complete job: the id of its execution, or why there is none."""
+    wanted = batch.on_complete
+    if wanted is None:
+        return None, None
+    if batch.cancel_requested_at is not None:
+        return None, "the on-complete job was not started, because the batch was cancelled"
+    if not _ON_COMPLETE_SHAPE(wanted):
+        return None, "the on-complete job could not be started: what was asked for cannot be read in the database"
+    # Its queue was there when the batch was accepted, and that counts.
+    known = preparation.load_catalog(connection, [wanted["job"]])
+    counts = batches.count_by_state(connection, [batch.id])[batch.id]
+    try:
+        given = result_references.resolve(wanted["parameters"], {BATCH_SOURCE_NAME: summarize_batch(batch, counts)})
+        asked = Submission(
+            job=wanted["job"],
+            parameters=given,
+            queue=wanted["queue"],
+            priority=wanted["priority"],
+            correlation_id=batch.correlation_id,
+        )
+        made = preparation.prepare_execution(asked, known, now, "/on_complete").row
+        if made.unique_key:
+            uniqueness.acquire_key(connection, made.id, made.unique_key, known.get_unique_policies()[made.job], now)
+    except (JobWorkerError, UnresolvedParameter) as error:
+        return None, f"the on-complete job could not be started: {error}"
+    executions.insert(connection, [made], f"batch:{batch.id}", now)
+    return made.id, None

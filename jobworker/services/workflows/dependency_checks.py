@@ -1,0 +1,63 @@
+"""Accepting executions that depend on others."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, InvalidDependency, format_pointer
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.workflows.dependency import Dependency, DependencyResolution, ParentExecution
+from jobworker.services.submissions.preparation import PreparedExecution
+from jobworker.store.executions import dependency_rows
+from jobworker.store.executions.dependency_rows import DependencyEdge
+
+#: So many problems are told.
+_MAX_PROBLEMS = 100
+
+
+def check_parents(connection: sa.Connection, prepared: Sequence[PreparedExecution]) -> dict[str, ParentExecution]:
+    """What the executions depend on that has ended already; raises `InvalidDependency`.
+
+    Parents are locked: none of them ends before the dependents are there. Dependencies within the request are left
+    to whoever read it.
+    """
+    own = {each.row.id for each in prepared}
+    wanted = {each.parent for one in prepared for each in one.depends_on} - own
+    if not wanted:
+        return {}
+    parents = dependency_rows.lock_parents(connection, wanted)
+    problems = [problem for one in prepared for problem in _validate_parents(one, parents, own)]
+    if problems:
+        raise InvalidDependency("; ".join(each.message for each in problems[:5]), problems[:_MAX_PROBLEMS])
+    return {name: parent for name, parent in parents.items() if parent.state in FINAL_STATES}
+
+
+def insert(connection: sa.Connection, prepared: Iterable[PreparedExecution]) -> None:
+    """Enter what executions that were just inserted depend on."""
+    dependency_rows.insert(
+        connection, [DependencyEdge(one.row.id, each) for one in prepared for each in one.depends_on]
+    )
+
+
+def _validate_parents(
+    execution: PreparedExecution, parents: Mapping[str, ParentExecution], own: set[str]
+) -> Iterable[FieldError]:
+    for at, each in enumerate(execution.depends_on):
+        if each.parent not in own:
+            problem = _validate_parent(
+                each, parents.get(each.parent), execution.location + format_pointer("depends_on", at)
+            )
+            if problem is not None:
+                yield problem
+
+
+def _validate_parent(dependency: Dependency, parent: ParentExecution | None, location: str) -> FieldError | None:
+    if parent is None:
+        return FieldError(location, "dependency_not_found", f"there is no execution {dependency.parent} to depend on")
+    if parent.state in FINAL_STATES and dependency.resolve(parent.state) is not DependencyResolution.MET:
+        message = (
+            f"execution {dependency.parent} has ended already: {parent.state}, and this waits for its {dependency.on}; "
+            "depend on something else, or say otherwise: continue"
+        )
+        return FieldError(location, "dependency_failed", message)
+    return None

@@ -1,0 +1,43 @@
+"""Which jobs may start after which: those that there are, and none for ever."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.domain.workflows import graph
+from jobworker.domain.workflows.trigger import Trigger
+from jobworker.store import jobs, triggers
+
+
+def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:
+    """Refuse triggers by jobs that do not exist, and cycles. Nobody else changes triggers meanwhile."""
+    wanted = definition.triggers
+    if not wanted:
+        return
+    triggers.lock(connection)
+    known = jobs.get_many(connection, [each.job for each in wanted])
+    problems = [
+        FieldError(
+            format_pointer("trigger_after", at, "job"),
+            "job_not_found",
+            f"there is no job {each.job!r}; GET /api/v1/jobs lists all",
+        )
+        for at, each in enumerate(wanted)
+        if each.job not in known and each.job != definition.name
+    ]
+    path = find_cycle(connection, definition.name, wanted)
+    if path is not None:
+        message = f"jobs would trigger each other for ever: {' -> '.join(path)}"
+        problems.append(FieldError("/trigger_after", "cycle", message))
+    if problems:
+        raise InvalidInput("; ".join(each.message for each in problems), problems)
+
+
+def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigger]) -> list[str] | None:
+    """The cycle that there would be if `job` started after these."""
+    before: dict[str, list[str]] = {}
+    for name, after in triggers.list_edges(connection):
+        before.setdefault(name, []).append(after)
+    return graph.find_cycle({**before, job: [each.job for each in new_triggers]})

@@ -1,0 +1,130 @@
+"""Group commit: work of several threads that wait for SQLite's single writer, in one transaction.
+
+A commit waits for the disk, and SQLite lets one transaction write at a time; so requests that arrive
+while one commits would each wait for a disk write of their own. One thread leads: it opens the transaction,
+runs the work of all threads that wait, commits, and passes the lead on. A savepoint keeps each piece of work
+apart: one that fails undoes only itself. SQLite rolls the whole transaction back by itself when the disk is
+full, cannot be read or written, or memory runs out; then the work of every thread is gone, and each is told.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import DatabaseBusy
+from jobworker.store.engine.lock_waits import build_busy_error
+
+Result = TypeVar("Result")
+
+#: Opens a transaction, with the moment (of `Clock.monotonic`) up to which it may wait for its lock.
+TransactionFactory = Callable[[float], contextlib.AbstractContextManager[sa.Connection]]
+
+#: A thread whose work is being written waits this much longer (s) for the end of it: only a disk that hangs takes that.
+_RESULT_TIMEOUT_SECONDS = 10.0
+
+
+class _PendingWork(Generic[Result]):
+    """The work of one thread, and its outcome."""
+
+    def __init__(self, work: Callable[[sa.Connection], Result]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        #: Set once the outcome is known, or once this thread leads.
+        self.wakeup = threading.Event()
+        self.is_leader = False
+
+    def run_in_savepoint(self, connection: sa.Connection) -> None:
+        """Run in a savepoint and keep the outcome; raise if the transaction itself is lost."""
+        connection.exec_driver_sql("SAVEPOINT piece")
+        try:
+            self.result = self.work(connection)
+        except Exception as error:
+            if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                raise
+            connection.exec_driver_sql("ROLLBACK TO piece")
+            self.error = error
+        # Fails if SQLite has rolled back the transaction in which it was set, whatever the work made of that error.
+        connection.exec_driver_sql("RELEASE piece")
+
+
+class GroupCommit:
+    """Runs work in transactions that threads share; `patience` says how long (s) each waits for its turn."""
+
+    def __init__(self, transaction: TransactionFactory, clock: Clock, get_timeout: Callable[[], float]) -> None:
+        self._transaction = transaction
+        self._clock = clock
+        self._get_timeout = get_timeout
+        self._waiting: list[_PendingWork[Any]] = []
+        self._has_leader = False
+        self._lock = threading.Lock()
+
+    def run(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Return what `work` returned, once it is committed; raise what `work` or the commit raised.
+
+        `work` runs at most once, and not at all if this raises `DatabaseBusy`.
+        """
+        piece, patience = _PendingWork(work), self._get_timeout()
+        deadline = self._clock.monotonic() + patience
+        with self._lock:
+            self._waiting.append(piece)
+            piece.is_leader, self._has_leader = not self._has_leader, True
+        if not piece.is_leader:
+            self._wait_for_result(piece, patience)
+        if piece.is_leader:
+            self._commit_pending(piece, deadline)
+        if piece.error is not None:
+            raise piece.error
+        answer: Result = piece.result
+        return answer
+
+    def _wait_for_result(self, piece: _PendingWork[Any], patience: float) -> None:
+        """Wait until another thread has run the piece, or hands over the lead."""
+        if piece.wakeup.wait(patience):
+            return
+        with self._lock:
+            if piece.wakeup.is_set():
+                return
+            if piece in self._waiting:
+                self._waiting.remove(piece)
+                raise build_busy_error(patience)
+        if not piece.wakeup.wait(_RESULT_TIMEOUT_SECONDS):
+            raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
+
+    def _commit_pending(self, own: _PendingWork[Any], deadline: float) -> None:
+        """Commit everything that waits, then let the next thread lead."""
+        pieces = [own]
+        try:
+            with self._transaction(deadline) as connection:
+                with self._lock:
+                    pieces, self._waiting = self._waiting, []
+                _run_all(pieces, connection)
+        except BaseException as error:  # noqa: BLE001  no piece of this transaction is in the database
+            if isinstance(error, DatabaseBusy):
+                # The lock has been waited for: the others are not to wait for it one after the other.
+                with self._lock:
+                    pieces, self._waiting = list({*pieces, *self._waiting}), []
+            for piece in pieces:
+                piece.error = error
+        with self._lock:
+            if own in self._waiting:
+                self._waiting.remove(own)
+            for piece in pieces:
+                piece.wakeup.set()
+            if self._waiting:
+                self._waiting[0].is_leader = True
+                self._waiting[0].wakeup.set()
+            else:
+                self._has_leader = False
+
+
+def _run_all(pieces: list[_PendingWork[Any]], connection: sa.Connection) -> None:
+    if len(pieces) == 1:
+        pieces[0].result = pieces[0].work(connection)
+        return
+    for piece in pieces:
+        piece.run_in_savepoint(connection)

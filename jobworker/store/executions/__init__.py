@@ -1,0 +1,1 @@
+"""SQL of executions and of what belongs to them: history, dependencies, limits, log lines."""

@@ -1,0 +1,228 @@
+"""Executions that were accepted together. What they amount to is counted from an index, so no counter can drift."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store import unreadable_rows
+from jobworker.store.executions.cancellation import IN_REDIS_STATES, UNFINISHED_STATES, WAITING_STATES
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
+from jobworker.store.tables import core
+from jobworker.store.tables.dependencies import BATCH_CANCELLING
+
+_batches = core.batches
+_executions = core.executions
+_dependencies = core.dependencies
+
+
+class BatchKind(StrEnum):
+    """How the executions belong together."""
+
+    BATCH = "batch"
+    WORKFLOW = "workflow"
+    BACKFILL = "backfill"
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What has to be known of a batch when it is accepted. `on_complete` has job, parameters, queue and priority."""
+
+    id: str
+    kind: BatchKind
+    name: str | None
+    correlation_id: str
+    on_complete: Mapping[str, Any] | None
+    created_at: dt.datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch as it stands."""
+
+    id: str
+    kind: BatchKind
+    name: str | None
+    correlation_id: str
+    on_complete: Mapping[str, Any] | None
+    created_at: dt.datetime
+    created_by: str
+    cancel_requested_at: dt.datetime | None
+    cancel_requested_by: str | None
+    completed_at: dt.datetime | None
+    completion_id: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a workflow."""
+
+    step: str
+    execution_id: str
+    job: str
+    state: ExecutionState
+    reason: str | None
+
+
+_COLUMNS = [_batches.c[item.name] for item in fields(BatchRow)]
+
+
+def insert(connection: sa.Connection, batch: NewBatch) -> None:
+    """Accept a batch; its executions come in the same transaction."""
+    values = {item.name: getattr(batch, item.name) for item in fields(NewBatch)}
+    connection.execute(_batches.insert().values({**values, "kind": batch.kind.value}))
+
+
+def get(connection: sa.Connection, batch_id: str) -> BatchRow | None:
+    """The batch with this id."""
+    row = connection.execute(sa.select(*_COLUMNS).where(_batches.c.id == batch_id)).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
+    """The batch, if it is not complete; only one transaction at a time looks whether it is."""
+    query = sa.select(*_COLUMNS).where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None))
+    row = connection.execute(query.with_for_update()).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
+    """Batches, newest first."""
+    listing = Paginator("batches", {}, parse_id_key)
+    query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
+    after = listing.parse_cursor(cursor)
+    if after is not None:
+        query = query.where(_batches.c.id < after)
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _describe_row)
+
+
+def count_by_state(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[ExecutionState, int]]:
+    """For each of these batches, how many of its executions are in which state; states without any are left out."""
+    query = (
+        sa.select(_executions.c.batch_id, _executions.c.state, sa.func.count().label("number"))
+        .where(_executions.c.batch_id.in_(batch_ids))
+        .group_by(_executions.c.batch_id, _executions.c.state)
+    )
+    found: dict[str, dict[ExecutionState, int]] = {each: {} for each in batch_ids}
+    for batch, state, number in unreadable_rows.read_all(connection.execute(query), _read_count):
+        found[batch][state] = number
+    return found
+
+
+_read_count = unreadable_rows.build_reader(
+    lambda row: f"state {row.state!r} of executions of batch {row.batch_id}",
+    lambda row: (row.batch_id, ExecutionState(row.state), row.number),
+)
+
+
+def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
+    """Whether an execution of the batch has not ended."""
+    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
+    return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
+
+
+def mark_completed(
+    connection: sa.Connection, batch_id: str, now: dt.datetime, completion_id: str | None, problem: str | None
+) -> None:
+    """The last execution of the batch has ended."""
+    values = {"completed_at": now, "completion_id": completion_id, "problem": problem}
+    connection.execute(_batches.update().where(_batches.c.id == batch_id).values(values))
+
+
+def list_steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
+    """The steps of a workflow, in the order in which they were accepted."""
+    columns = (_executions.c.step, _executions.c.id, _executions.c.job, _executions.c.state, _executions.c.reason)
+    query = sa.select(*columns).where(_executions.c.batch_id == batch_id).order_by(_executions.c.id)
+    return list(unreadable_rows.read_all(connection.execute(query), _read_step))
+
+
+_read_step = unreadable_rows.build_reader(
+    lambda row: f"step {row.step} of the workflow, execution {row.id}",
+    lambda row: StepRow(row.step, row.id, row.job, ExecutionState(row.state), row.reason),
+    _executions,
+)
+
+
+def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
+    """The ids of what each execution of a batch depends on, by its own id."""
+    query = (
+        sa.select(_dependencies.c.execution_id, _dependencies.c.parent_id)
+        .join(_executions, _executions.c.id == _dependencies.c.execution_id)
+        .where(_executions.c.batch_id == batch_id)
+        .order_by(_dependencies.c.parent_id)
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.execution_id, []).append(row.parent_id)
+    return found
+
+
+def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt.datetime) -> bool:
+    """Ask for the whole batch to be cancelled. The first request stays; False: it is complete, or cancelled already."""
+    changed = connection.execute(
+        _batches.update()
+        .where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None), _batches.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now, cancel_requested_by=actor)
+    )
+    return changed.rowcount == 1
+
+
+def list_cancelling(connection: sa.Connection) -> list[BatchRow]:
+    """Return the batches whose cancellation was asked for, with executions that nothing has been done about yet."""
+    return list(unreadable_rows.read_all(connection.execute(_CANCELLING_QUERY), _to_row))
+
+
+def _build_cancelling_query() -> sa.Select[Any]:
+    asked = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
+    left = sa.or_(_executions.c.state.in_(WAITING_STATES), asked)
+    members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
+    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(_batches.c.id)
+
+
+# Asked in every turn; building it would cost more than running it.
+_CANCELLING_QUERY = _build_cancelling_query()
+
+
+def request_cancel_members(connection: sa.Connection, batch: BatchRow) -> int:
+    """Ask for everything of the batch that is queued or running to be stopped; answers how many were asked anew."""
+    changed = connection.execute(
+        _executions.update()
+        .where(
+            _executions.c.batch_id == batch.id,
+            _executions.c.state.in_(IN_REDIS_STATES),
+            _executions.c.cancel_requested_at.is_(None),
+        )
+        .values(cancel_requested_at=batch.cancel_requested_at, cancel_requested_by=batch.cancel_requested_by)
+    )
+    return changed.rowcount
+
+
+def list_waiting(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+    """Up to `limit` executions of the batch that wait, so that SQL alone decides about them."""
+    query = sa.select(_executions.c.id).where(
+        _executions.c.batch_id == batch_id, _executions.c.state.in_(WAITING_STATES)
+    )
+    return list(connection.scalars(query.order_by(_executions.c.id).limit(limit)))
+
+
+def list_open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+    """Up to `limit` batches that are not complete, by id, after this one."""
+    query = sa.select(_batches.c.id).where(_batches.c.completed_at.is_(None), _batches.c.id > batch_id)
+    return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
+
+
+def _describe_row(row: Any) -> str:
+    return f"batch {row.id}"
+
+
+def _to_row(row: sa.Row[Any]) -> BatchRow:
+    return BatchRow(**unreadable_rows.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))
+
+
+_SHAPE = unreadable_rows.RowShape(_batches, {"on_complete": unreadable_rows.is_object}, {"kind": BatchKind})

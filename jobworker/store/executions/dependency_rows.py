@@ -1,0 +1,346 @@
+"""What executions wait for. Whoever ends an execution settles in the same transaction what depends on it."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.jobs.limits import ExecutionKeys
+from jobworker.domain.workflows.dependency import (
+    Dependency,
+    DependencyResolution,
+    ParentExecution,
+    RequiredOutcome,
+    UnmetDependencyAction,
+)
+from jobworker.store import unreadable_rows
+from jobworker.store.engine import bulk
+from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
+from jobworker.store.queues import build_insert_or_ignore
+from jobworker.store.tables.core import dependencies, executions, transitions
+
+#: Most ids in one IN list; SQLite allows 32,766 variables.
+_CHUNK_SIZE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyEdge:
+    """An unsettled dependency of one execution."""
+
+    execution_id: str
+    dependency: Dependency
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingExecution:
+    """An execution that waits for others; it is locked, so what is decided about it holds."""
+
+    id: str
+    job: str
+    task: str
+    batch_id: str | None
+    correlation_id: str
+    parameters: Mapping[str, Any]
+    due_at: dt.datetime
+    waiting_for: int
+    job_revision: int
+    overrides: Mapping[str, Any] | None
+    expires_at: dt.datetime | None
+    triggered_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedExecution:
+    """How an execution stands that waits no longer; `parameters` is None if they stay as they are."""
+
+    id: str
+    state: ExecutionState
+    reason: str | None
+    due_at: dt.datetime
+    parameters: Mapping[str, Any] | None
+    expires_at: dt.datetime | None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended instead of going on."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSource:
+    """A parent whose result is in its row, and the names under which a dependent may refer to it."""
+
+    execution_id: str
+    job: str
+    step: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRow:
+    """One parent of an execution, for reading. `outcome` is None until the parent has ended."""
+
+    execution_id: str
+    job: str | None
+    state: ExecutionState | None
+    step: str | None
+    on: RequiredOutcome
+    otherwise: UnmetDependencyAction
+    outcome: DependencyResolution | None
+    settled_at: dt.datetime | None
+
+
+_EDGES = (
+    sa.select(dependencies.c.execution_id, dependencies.c.parent_id, dependencies.c.condition, dependencies.c.otherwise)
+    .where(dependencies.c.settled_at.is_(None))
+    .order_by(dependencies.c.parent_id, dependencies.c.execution_id)
+)
+
+# Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
+_UNRESOLVED = _EDGES.where(dependencies.c.parent_id.in_(sa.bindparam("parents", expanding=True))).limit(
+    sa.bindparam("most", type_=sa.Integer)
+)
+
+_SOURCES = (
+    sa.select(dependencies.c.execution_id, *(executions.c[name] for name in ("id", "job", "step")))
+    .join(executions, executions.c.id == dependencies.c.parent_id)
+    .where(dependencies.c.execution_id.in_(sa.bindparam("children", expanding=True)))
+    .where(executions.c.result_file.is_(None))
+)
+_RESULTS = sa.select(executions.c.id, executions.c.result).where(
+    executions.c.id.in_(sa.bindparam("parents", expanding=True))
+)
+
+_INSERT_COLUMNS = ("execution_id", "parent_id", "condition", "otherwise")
+_INSERT = BulkStatement(bulk.build_insert(dependencies, _INSERT_COLUMNS), _INSERT_COLUMNS)
+
+
+def _build_save(names: Sequence[str]) -> BulkStatement:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
+    query = sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+    return BulkStatement(lambda _dialect: query, ["key", *(f"new_{name}" for name in names)])
+
+
+_SAVED_COLUMNS = ("state", "reason", "waiting_for", "due_at", "expires_at", "error", "finished_at")
+_SAVE, _SAVE_WITH_PARAMETERS = _build_save(_SAVED_COLUMNS), _build_save((*_SAVED_COLUMNS, "parameters"))
+_SAVE_KEYS = _build_save(ExecutionKeys._fields)
+
+
+def _build_waiting_for_update(_dialect: str) -> Any:
+    left = sa.bindparam("left", type_=executions.c.waiting_for.type)
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(waiting_for=left)
+
+
+_UPDATE_WAITING_FOR = BulkStatement(_build_waiting_for_update, ("key", "left"))
+
+
+def _build_mark_resolved(_dialect: str) -> Any:
+    mine = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
+    told = {name: sa.bindparam(f"new_{name}", type_=dependencies.c[name].type) for name in ("outcome", "settled_at")}
+    return sa.update(dependencies).where(*mine).values(told)
+
+
+_MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_outcome", "new_settled_at"))
+
+
+def insert(connection: sa.Connection, edges: Iterable[DependencyEdge]) -> None:
+    """Let executions that were just inserted wait."""
+    needed = ((edge.execution_id, edge.dependency) for edge in edges)
+    _INSERT.run(connection, [(child, each.parent, each.on.value, each.otherwise.value) for child, each in needed])
+
+
+def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ParentExecution]:
+    """Return those of these executions that exist; none of them can end before this transaction does.
+
+    Raises `UnreadableRow` if one of them has an unknown state.
+    """
+    return {each.id: each for each in _select_parents(connection, ids, sa.true(), lock=True)}
+
+
+def find_ended(connection: sa.Connection, ids: Iterable[str]) -> list[ParentExecution]:
+    """Those of these executions that have ended."""
+    return list(_select_parents(connection, ids, executions.c.state.in_([state.value for state in FINAL_STATES])))
+
+
+def _select_parents(
+    connection: sa.Connection, ids: Iterable[str], condition: sa.ColumnElement[bool], lock: bool = False
+) -> Iterable[ParentExecution]:
+    columns = [executions.c[name] for name in ParentExecution.__dataclass_fields__]
+    for chunk in _chunks(sorted(set(ids))):
+        query = sa.select(*columns).where(executions.c.id.in_(chunk), condition).order_by(executions.c.id)
+        rows = connection.execute(query.with_for_update(read=True) if lock else query)
+        # Whether an execution may depend on one that cannot be read is not known; what follows an end goes on.
+        yield from map(_read_ended, rows) if lock else unreadable_rows.read_all(rows, _read_ended)
+
+
+def list_unresolved(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[DependencyEdge]:
+    """Up to `limit` dependencies on these parents that are not settled."""
+    found: list[DependencyEdge] = []
+    for chunk in _chunks(parents):
+        rows = connection.execute(_UNRESOLVED, {"parents": chunk, "most": limit - len(found)})
+        found.extend(unreadable_rows.read_all(rows, _read_edge))
+        if len(found) >= limit:
+            break
+    return found
+
+
+def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> list[DependencyEdge]:
+    """What these executions still wait for."""
+    return [
+        edge
+        for chunk in _chunks(ids)
+        for edge in unreadable_rows.read_all(
+            connection.execute(_EDGES.where(dependencies.c.execution_id.in_(chunk))), _read_edge
+        )
+    ]
+
+
+def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, WaitingExecution]:
+    """Those of these executions that are Waiting. Nobody else changes them before this transaction ends."""
+    found: dict[str, WaitingExecution] = {}
+    columns = [executions.c[name] for name in WaitingExecution.__dataclass_fields__]
+    for chunk in _chunks(ids):
+        query = sa.select(*columns).where(executions.c.id.in_(chunk), executions.c.state == ExecutionState.WAITING)
+        rows = connection.execute(query.order_by(executions.c.id).with_for_update())
+        found.update((row.id, WaitingExecution(*row)) for row in rows)
+    return found
+
+
+def mark_resolved(
+    connection: sa.Connection, outcomes: Iterable[tuple[DependencyEdge, DependencyResolution]], now: dt.datetime
+) -> None:
+    """Write down what became of dependencies."""
+    _MARK_RESOLVED.run(
+        connection,
+        [(edge.execution_id, edge.dependency.parent, verdict.value, now) for edge, verdict in outcomes],
+    )
+
+
+def update_waiting_for(connection: sa.Connection, waiting: Iterable[tuple[str, int]]) -> None:
+    """(id, for how many it still waits) of executions that go on waiting."""
+    _UPDATE_WAITING_FOR.run(connection, waiting)
+
+
+def update_keys(connection: sa.Connection, keys: Mapping[str, ExecutionKeys]) -> None:
+    """The keys of executions that were accepted before their parameters were known."""
+    _SAVE_KEYS.run(connection, [(execution, *each) for execution, each in keys.items()])
+
+
+def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecution], now: dt.datetime) -> None:
+    """Write down executions that wait no longer."""
+    _SAVE.run(connection, [_to_values(each, now) for each in changed if each.parameters is None])
+    resolved = [(*_to_values(each, now), each.parameters) for each in changed if each.parameters is not None]
+    _SAVE_WITH_PARAMETERS.run(connection, resolved)
+    entered = [
+        {"execution_id": each.id, "attempt": 0, "state": each.state.value, "at": now, "actor": "relay"}
+        | {"reason": each.reason or "all that it waited for has ended"}
+        for each in changed
+    ]
+    if entered:
+        connection.execute(build_insert_or_ignore(connection, transitions), entered)
+
+
+def get_result_sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[ResultSource]]:
+    """The parents to whose results these executions may refer, by the id of the dependent."""
+    found: dict[str, list[ResultSource]] = {each: [] for each in ids}
+    for chunk in _chunks(ids):
+        for child, *names in connection.execute(_SOURCES, {"children": chunk}):
+            found[child].append(ResultSource(*names))
+    return found
+
+
+def get_results(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """The results of these executions."""
+    return {row.id: row.result for row in connection.execute(_RESULTS, {"parents": ids})}
+
+
+def list_parents(
+    connection: sa.Connection,
+    execution_id: str,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+    only_unresolved: bool = False,
+) -> Page[ParentRow]:
+    """What an execution waits or waited for."""
+    listing = Paginator("dependencies", {"execution": execution_id}, parse_id_key)
+    query = (
+        sa.select(dependencies, executions.c.job, executions.c.state, executions.c.step)
+        .outerjoin(executions, executions.c.id == dependencies.c.parent_id)
+        .where(dependencies.c.execution_id == execution_id)
+        .order_by(dependencies.c.parent_id)
+        .limit(limit + 1)
+    )
+    if only_unresolved:
+        query = query.where(dependencies.c.settled_at.is_(None))
+    after = listing.parse_cursor(cursor)
+    if after is not None:
+        query = query.where(dependencies.c.parent_id > after)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.parent_id, _read_parent, _describe_row)
+
+
+def list_parents_after(connection: sa.Connection, parent: str, limit: int) -> list[str]:
+    """Up to `limit` executions with unsettled dependents, by id, after this one."""
+    query = (
+        sa.select(dependencies.c.parent_id)
+        .distinct()
+        .where(dependencies.c.settled_at.is_(None), dependencies.c.parent_id > parent)
+        .order_by(dependencies.c.parent_id)
+        .limit(limit)
+    )
+    return list(connection.scalars(query))
+
+
+def _to_values(each: ResolvedExecution, now: dt.datetime) -> tuple[Any, ...]:
+    finished_at = now if each.is_finished else None
+    return (
+        each.id,
+        each.state.value,
+        each.reason,
+        0,
+        each.due_at,
+        each.expires_at,
+        each.error,
+        finished_at,
+    )
+
+
+def _to_parent(row: Any) -> ParentExecution:
+    return ParentExecution(row.id, row.job, ExecutionState(row.state), row.batch_id, row.correlation_id)
+
+
+def _to_edge(row: Any) -> DependencyEdge:
+    return DependencyEdge(
+        row.execution_id,
+        Dependency(row.parent_id, RequiredOutcome(row.condition), UnmetDependencyAction(row.otherwise)),
+    )
+
+
+def _to_parent_row(row: Any) -> ParentRow:
+    return ParentRow(
+        execution_id=row.parent_id,
+        job=row.job,
+        state=ExecutionState(row.state) if row.state else None,
+        step=row.step,
+        on=RequiredOutcome(row.condition),
+        otherwise=UnmetDependencyAction(row.otherwise),
+        outcome=DependencyResolution(row.outcome) if row.outcome else None,
+        settled_at=row.settled_at,
+    )
+
+
+def _describe_row(row: Any) -> str:
+    return f"dependency of execution {row.execution_id} on {row.parent_id}"
+
+
+_read_ended = unreadable_rows.build_reader(lambda row: f"state of execution {row.id}", _to_parent)
+_read_edge = unreadable_rows.build_reader(_describe_row, _to_edge)
+_read_parent = unreadable_rows.build_reader(_describe_row, _to_parent_row, dependencies)
+
+
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _CHUNK_SIZE] for start in range(0, len(ids), _CHUNK_SIZE))

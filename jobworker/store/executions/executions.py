@@ -1,0 +1,325 @@
+"""Executions: accepted, listed, asked to stop. What workers report about them is recorded by `store.executions.history`."""
+
+import datetime as dt
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.store import unreadable_rows
+from jobworker.store.engine import bulk
+from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
+from jobworker.store.tables import core
+
+_executions = core.executions
+_transitions = core.transitions
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """What has to be known of an execution when it is accepted."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    max_attempts: int | None
+    queue: str
+    priority: int
+    parameters: Mapping[str, Any]
+    correlation_id: str
+    batch_id: str | None
+    schedule_id: str | None
+    scheduled_for: dt.datetime | None
+    due_at: dt.datetime
+    state: ExecutionState
+    overrides: Mapping[str, Any] | None = None
+    rerun_of: str | None = None
+    expires_at: dt.datetime | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
+    limit_key: str | None = None
+    unique_key: str | None = None
+    step: str | None = None
+    waiting_for: int | None = None
+    triggered_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    """An execution as it stands."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    state: ExecutionState
+    reason: str | None
+    attempt: int
+    max_attempts: int | None
+    queue: str
+    priority: int
+    parameters: Mapping[str, Any]
+    result: Any
+    result_file: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    progress: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
+    worker: str | None
+    code_version: str | None
+    correlation_id: str
+    overrides: Mapping[str, Any] | None
+    batch_id: str | None
+    step: str | None
+    waiting_for: int | None
+    triggered_by: str | None
+    schedule_id: str | None
+    scheduled_for: dt.datetime | None
+    created_at: dt.datetime
+    created_by: str
+    due_at: dt.datetime
+    expires_at: dt.datetime | None
+    dispatched_at: dt.datetime | None
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    cancel_requested_at: dt.datetime | None
+    cancel_requested_by: str | None
+    rerun_of: str | None
+    dead_letter: str | None
+    dead_letter_at: dt.datetime | None
+    dead_letter_by: str | None
+    dead_letter_note: str | None
+    fingerprint: str | None
+    concurrency_key: str | None
+    rate_key: str | None
+    unique_key: str | None
+
+
+_COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
+
+# Statements of the submission's way are built once: building one costs as much as running it.
+_BY_ID = sa.select(*_COLUMNS).where(_executions.c.id == sa.bindparam("id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_LAST_SUCCESS = (
+    sa.select(*_COLUMNS)
+    .where(sa.text(core.SUCCEEDED), _executions.c.job == sa.bindparam("job"), _executions.c.id < sa.bindparam("before"))
+    .order_by(_executions.c.id.desc())
+    .limit(1)
+)
+_STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
+
+# One statement for each index of what is ready, because only so SQLite finds it.
+_READY_BACKLOG = [
+    sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
+    .where(sa.text(condition))
+    .group_by(_executions.c.queue)
+    for condition in (core.READY_UNLIMITED, core.READY_LIMITED)
+]
+_OF_QUEUE = _executions.c.queue == sa.bindparam("queue")
+_READY_BACKLOG_IN_QUEUE = [query.where(_OF_QUEUE) for query in _READY_BACKLOG]
+
+_NEW_COLUMNS = [item.name for item in fields(NewExecution)]
+_DEFAULT_COLUMNS = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
+_INSERT_COLUMNS = [*_NEW_COLUMNS, *_DEFAULT_COLUMNS]
+_INSERT = BulkStatement(bulk.build_insert(_executions, _INSERT_COLUMNS), _INSERT_COLUMNS)
+_TRANSITION_COLUMNS = ["execution_id", "attempt", "state", "at", "actor", "reason"]
+_INSERT_TRANSITION = BulkStatement(bulk.build_insert(_transitions, _TRANSITION_COLUMNS), _TRANSITION_COLUMNS)
+
+_COPIED_FIELDS = [item.name for item in fields(ExecutionRow) if item.name in _NEW_COLUMNS]
+#: Why an execution begins in its first state.
+_FIRST_REASONS = {
+    ExecutionState.QUEUED: "submitted",
+    ExecutionState.SCHEDULED: "submitted for later",
+    ExecutionState.WAITING: "submitted; it waits for others",
+}
+
+#: What only later events fill in.
+_EMPTY_FIELDS: Mapping[str, Any] = dict.fromkeys(
+    {item.name for item in fields(ExecutionRow)} - {*_NEW_COLUMNS, "attempt", "created_at", "created_by"}
+)
+
+
+def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
+    """Accept executions: their rows, and their first transition."""
+    insert_for_actors(connection, rows, [actor] * len(rows), now)
+
+
+def insert_for_actors(
+    connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime
+) -> None:
+    """Accept executions of several actors, of each row its own."""
+    given = operator.attrgetter(*_NEW_COLUMNS)
+    by = list(zip(rows, actors, strict=True))
+    _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
+    _INSERT_TRANSITION.run(
+        connection, [(row.id, 0, row.state, now, actor, _describe_submission(row)) for row, actor in by]
+    )
+
+
+def _describe_submission(row: NewExecution) -> str:
+    if row.rerun_of is not None:
+        return f"rerun of {row.rerun_of}"
+    if row.scheduled_for is not None:
+        return f"the occurrence of {row.scheduled_for.isoformat()}"
+    if row.triggered_by is not None:
+        return f"triggered by the end of {row.triggered_by}"
+    return _FIRST_REASONS[row.state]
+
+
+def build_inserted_row(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
+    """The execution as it stands right after `insert`, without asking the database."""
+    given = {name: getattr(row, name) for name in _COPIED_FIELDS}
+    return ExecutionRow(**given, **_EMPTY_FIELDS, attempt=0, created_at=now, created_by=actor)
+
+
+def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
+    """The execution with this id; `lock` keeps other transactions from changing it before this one ends."""
+    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"id": execution_id}).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
+    """Those of these executions that exist, by id."""
+    query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
+    return list(unreadable_rows.read_all(connection.execute(query), _to_row))
+
+
+def get_last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
+    """The latest execution of `job` with an id below `before` that succeeded."""
+    row = connection.execute(_LAST_SUCCESS, {"job": job, "before": before}).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def get_state(connection: sa.Connection, execution_id: str) -> ExecutionState | None:
+    """Return only the state, for whom waits for an end asks often. Raises `UnreadableRow`."""
+    found = connection.scalar(_STATE, {"id": execution_id})
+    if found is None:
+        return None
+    with unreadable_rows.convert_errors(f"state of execution {execution_id}"):
+        return ExecutionState(found)
+
+
+def list_page(
+    connection: sa.Connection, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ExecutionRow]:
+    """Executions that pass the filters, newest first."""
+    listing = Paginator("executions", asdict(filters), parse_id_key)
+    query = sa.select(*_COLUMNS).where(*build_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    after = listing.parse_cursor(cursor)
+    if after is not None:
+        query = query.where(_executions.c.id < after)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _describe_row)
+
+
+def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
+    """Cancel an execution that waits for its time, or for others. False: it does not wait (any more)."""
+    row = connection.execute(
+        _executions.update()
+        .where(
+            _executions.c.id == execution_id,
+            _executions.c.state.in_([ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.RETRYING]),
+        )
+        .values(
+            state=ExecutionState.CANCELLED,
+            reason=reason,
+            finished_at=now,
+            cancel_requested_at=now,
+            cancel_requested_by=actor,
+        )
+        .returning(_executions.c.attempt)
+    ).one_or_none()
+    if row is None:
+        return False
+    values = {"state": ExecutionState.CANCELLED, "attempt": row.attempt, "at": now, "actor": actor, "reason": reason}
+    connection.execute(_transitions.insert().values(execution_id=execution_id, **values))
+    return True
+
+
+def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now: dt.datetime) -> bool:
+    """Ask the relay to stop an execution that is queued or runs. The first request stays; False: it is neither."""
+    requested_at = sa.func.coalesce(_executions.c.cancel_requested_at, now)
+    requested_by = sa.func.coalesce(_executions.c.cancel_requested_by, actor)
+    changed = connection.execute(
+        _executions.update()
+        .where(
+            _executions.c.id == execution_id, _executions.c.state.in_([ExecutionState.QUEUED, ExecutionState.RUNNING])
+        )
+        .values(cancel_requested_at=requested_at, cancel_requested_by=requested_by)
+    )
+    return changed.rowcount == 1
+
+
+def count_unfinished(connection: sa.Connection) -> dict[ExecutionState, int]:
+    """How many executions are in each state that is not final, from the index alone."""
+    counts = {}
+    for unfinished in (
+        ExecutionState.WAITING,
+        ExecutionState.SCHEDULED,
+        ExecutionState.QUEUED,
+        ExecutionState.RUNNING,
+        ExecutionState.RETRYING,
+    ):
+        query = sa.select(sa.func.count()).select_from(_executions).where(_executions.c.state == unfinished)
+        counts[unfinished] = connection.scalar(query) or 0
+    return counts
+
+
+def get_queue_backlog(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
+    """How many of a queue may run and were not published, and since when the oldest is due."""
+    return _merge_by_queue(
+        row for query in _READY_BACKLOG_IN_QUEUE for row in connection.execute(query, {"queue": queue})
+    ).get(queue, (0, None))
+
+
+def count_ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
+    """How many of these in its queue are more urgent than this one, or as urgent and older."""
+    same = sa.and_(_executions.c.queue == row.queue, _executions.c.priority == row.priority)
+    older = sa.tuple_(_executions.c.due_at, _executions.c.id) < sa.tuple_(sa.literal(row.due_at), sa.literal(row.id))
+    more_urgent = sa.and_(_executions.c.queue == row.queue, _executions.c.priority > row.priority)
+    asked = [
+        sa.select(sa.func.count()).select_from(_executions).where(sa.text(condition), part)
+        for condition in (core.READY_UNLIMITED, core.READY_LIMITED)
+        for part in (more_urgent, sa.and_(same, older))
+    ]
+    return sum(connection.scalar(query) or 0 for query in asked)
+
+
+def get_backlogs(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
+    """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
+    return _merge_by_queue(row for query in _READY_BACKLOG for row in connection.execute(query))
+
+
+def _merge_by_queue(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
+    """The rows of each queue as one: (queue, number, the oldest)."""
+    found: dict[str, tuple[int, dt.datetime]] = {}
+    for queue, number, oldest in rows:
+        before, since = found.get(queue, (0, oldest))
+        found[queue] = (before + number, min(since, oldest))
+    return found
+
+
+#: What the JSON columns of an execution have to be.
+_JSON_CHECKS = {
+    "parameters": unreadable_rows.is_object,
+    "result": unreadable_rows.is_json,
+    "result_file": unreadable_rows.build_object_check(name=str, size=int, sha256=str, host=str),
+    "error": unreadable_rows.build_object_check(type=str, message=str),
+    "progress": unreadable_rows.is_object,
+    "metadata": unreadable_rows.is_object,
+    "overrides": unreadable_rows.is_object,
+}
+_SHAPE = unreadable_rows.RowShape(_executions, _JSON_CHECKS, {"state": ExecutionState})
+
+
+def _describe_row(row: Any) -> str:
+    return f"execution {row.id}"
+
+
+def _to_row(row: sa.Row[Any]) -> ExecutionRow:
+    return ExecutionRow(**unreadable_rows.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))

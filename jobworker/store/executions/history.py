@@ -1,0 +1,287 @@
+"""Writing down what was reported: standings, attempts, transitions."""
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobworker.domain.executions import events
+from jobworker.domain.executions.dead_letter import DeadLetterStatus
+from jobworker.domain.executions.execution import (
+    FINAL_STATES,
+    AttemptState,
+    ExecutionState,
+    MergedExecution,
+    StateTransition,
+)
+from jobworker.store import unreadable_rows
+from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.tables.core import attempts, executions, transitions
+
+#: Most ids in one IN list; SQLite allows 32,766 variables.
+_CHUNK_SIZE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExecution:
+    """What is stored of an execution, as far as a report can change it."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    queue: str
+    urgency: int
+    max_attempts: int | None
+    dispatched_at: dt.datetime | None
+    cancel_requested_by: str | None
+    batch_id: str | None
+    schedule_id: str | None
+    correlation_id: str
+    standing: MergedExecution
+
+
+def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
+    """The executions with these ids; unknown ids, and what cannot be read, are absent."""
+    wanted = list(ids)
+    found: dict[str, StoredExecution] = {}
+    for start in range(0, len(wanted), _CHUNK_SIZE):
+        query = sa.select(*_COLUMNS).where(executions.c.id.in_(wanted[start : start + _CHUNK_SIZE]))
+        found.update(
+            (row.id, row) for row in unreadable_rows.read_all(connection.execute(query), _read_stored_execution)
+        )
+    return found
+
+
+_COLUMNS = [
+    executions.c[name]
+    for name in (
+        "id", "job", "job_revision", "task", "queue", "priority", "urgency", "max_attempts", "dispatched_at",
+        "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
+        "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
+        "interrupted_attempts", "snoozed_attempts", "batch_id", "schedule_id", "correlation_id",
+    )
+]  # fmt: skip
+
+
+def _to_stored_execution(row: Any) -> StoredExecution:
+    return StoredExecution(
+        id=row.id,
+        job=row.job,
+        job_revision=row.job_revision,
+        task=row.task,
+        queue=row.queue,
+        urgency=row.priority if row.urgency is None else row.urgency,
+        max_attempts=row.max_attempts,
+        dispatched_at=row.dispatched_at,
+        cancel_requested_by=row.cancel_requested_by,
+        batch_id=row.batch_id,
+        schedule_id=row.schedule_id,
+        correlation_id=row.correlation_id,
+        standing=MergedExecution(
+            state=ExecutionState(row.state),
+            attempt=row.attempt,
+            event_id=events.parse_stream_id(row.event_id),
+            reason=row.reason,
+            due_at=row.due_at,
+            finished_at=row.finished_at,
+            result=row.result,
+            result_file=row.result_file,
+            error=row.error,
+            started_attempt=row.started_attempt,
+            started_at=row.started_at,
+            worker=row.worker,
+            token=row.token,
+            code_version=row.code_version,
+            lost_attempts=frozenset(row.lost_attempts or ()),
+            interrupted_attempts=frozenset(row.interrupted_attempts or ()),
+            snoozed_attempts=frozenset(row.snoozed_attempts or ()),
+        ),
+    )
+
+
+_read_stored_execution = unreadable_rows.build_reader(
+    lambda row: f"standing of execution {row.id}", _to_stored_execution
+)
+
+
+def update_standings(
+    connection: sa.Connection,
+    standings: Mapping[str, MergedExecution],
+    dead_letters: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the rows of these executions. Those in `dead_letters` (id → fingerprint) are dead letters from now on.
+
+    What somebody has decided about a dead letter stays.
+    """
+    _SAVE.run(
+        connection,
+        (
+            (*_to_values(key, standing), dead_letters.get(key), key in dead_letters)
+            for key, standing in standings.items()
+        ),
+    )
+
+
+_SAVED_COLUMNS = (
+    "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "result_file", "error",
+    "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
+    "snoozed_attempts",
+)  # fmt: skip
+
+
+def _build_save(_dialect: str) -> Any:
+    names = (*_SAVED_COLUMNS, "fingerprint")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
+    is_dead = sa.bindparam("is_dead", type_=sa.Boolean)
+    open_letter: Any = sa.literal_column(f"'{DeadLetterStatus.OPEN}'")
+    values["dead_letter"] = sa.case((is_dead, sa.func.coalesce(executions.c.dead_letter, open_letter)))
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+
+
+_SAVE = BulkStatement(_build_save, ["key", *(f"new_{name}" for name in _SAVED_COLUMNS), "new_fingerprint", "is_dead"])
+
+
+def _to_values(key: str, standing: MergedExecution) -> tuple[Any, ...]:
+    return (
+        key,
+        standing.state.value,
+        standing.attempt,
+        events.format_stream_id(standing.event_id),
+        standing.reason,
+        standing.due_at,
+        standing.finished_at,
+        standing.result,
+        standing.result_file,
+        standing.error,
+        standing.started_attempt,
+        standing.started_at,
+        standing.worker,
+        standing.token,
+        standing.code_version,
+        sorted(standing.lost_attempts) or None,
+        sorted(standing.interrupted_attempts) or None,
+        sorted(standing.snoozed_attempts) or None,
+    )
+
+
+def insert_transitions(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
+    """Keep each move once, however often it is reported."""
+    _ADD_TRANSITION.run(
+        connection,
+        (
+            (move.execution, move.attempt, move.state.value, move.at, move.actor, _describe_reason(move))
+            for move in moves
+        ),
+    )
+
+
+_DEFAULT_REASONS = {ExecutionState.RUNNING: "claimed by a worker", ExecutionState.SUCCEEDED: "the job returned"}
+_MAX_REASON_LENGTH = 200
+
+
+def _describe_reason(move: StateTransition) -> str | None:
+    if move.reason is None and move.error is not None:
+        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON_LENGTH]
+    return move.reason or _DEFAULT_REASONS.get(move.state)
+
+
+_TRANSITION_COLUMNS = ("execution_id", "attempt", "state", "at", "actor", "reason")
+
+
+def _build_add_transition(dialect: str) -> Any:
+    return build_insert(dialect, transitions, _TRANSITION_COLUMNS).on_conflict_do_nothing()
+
+
+_ADD_TRANSITION = BulkStatement(_build_add_transition, _TRANSITION_COLUMNS)
+
+
+def upsert_attempts(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
+    """Keep what these moves say about single attempts: starts open a row, ends complete it.
+
+    An attempt that never ran (its message expired, say) gets no row: the execution and its transitions tell of it.
+    """
+    starts = [move for move in moves if move.state is ExecutionState.RUNNING]
+    ends = [
+        move for move in moves if move.ran and (move.state in FINAL_STATES or move.state is ExecutionState.RETRYING)
+    ]
+    _START_ATTEMPT.run(connection, (_to_start_values(move) for move in starts))
+    _END_ATTEMPT.run(connection, (_to_end_values(move) for move in ends))
+
+
+_START_COLUMNS = ("execution_id", "attempt", "state", "worker", "code_version", "started_at")
+_END_COLUMNS = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "runtime", "error")
+
+
+def _build_start(dialect: str) -> Any:
+    statement = build_insert(dialect, attempts, _START_COLUMNS)
+    # A start that comes after its end must not reopen the attempt.
+    again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
+    return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
+
+
+def _build_end(dialect: str) -> Any:
+    statement = build_insert(dialect, attempts, _END_COLUMNS)
+    told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
+    return statement.on_conflict_do_update(
+        index_elements=["execution_id", "attempt"], set_=told, where=sa.text("attempts.finished_at IS NULL")
+    )
+
+
+_START_ATTEMPT = BulkStatement(_build_start, _START_COLUMNS)
+_END_ATTEMPT = BulkStatement(_build_end, _END_COLUMNS)
+
+
+def _to_start_values(move: StateTransition) -> tuple[Any, ...]:
+    return (move.execution, move.attempt, ExecutionState.RUNNING.value, move.worker, move.code_version, move.at)
+
+
+def _to_end_values(move: StateTransition) -> tuple[Any, ...]:
+    return (
+        move.execution,
+        move.attempt,
+        _get_attempt_state(move).value,
+        move.reason,
+        move.worker,
+        move.at,
+        move.runtime,
+        move.error,
+    )
+
+
+def _get_attempt_state(move: StateTransition) -> AttemptState:
+    if move.lost:
+        return AttemptState.LOST
+    if move.interrupted:
+        return AttemptState.INTERRUPTED
+    if move.snoozed:
+        return AttemptState.SNOOZED
+    if move.timed_out:
+        return AttemptState.TIMED_OUT
+    return AttemptState.FAILED if move.state is ExecutionState.RETRYING else AttemptState(move.state.value)
+
+
+def build_insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+    """An INSERT of this dialect, which may go on with ON CONFLICT."""
+    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)
+
+
+def find_started_attempts(connection: sa.Connection, execution: str, numbers: Collection[int]) -> set[int]:
+    """Which of these attempts of an execution are known to have begun."""
+    query = sa.select(attempts.c.attempt).where(
+        attempts.c.execution_id == execution, attempts.c.attempt.in_(numbers), attempts.c.started_at.is_not(None)
+    )
+    return set(connection.scalars(query))
+
+
+def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
+    """Set the number of the last attempt, which cannot be read, to the one that the transitions tell; return it."""
+    told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
+    attempt = max((each for each in told if isinstance(each, int)), default=0)
+    connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))
+    return attempt

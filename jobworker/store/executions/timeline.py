@@ -1,0 +1,208 @@
+"""What happened to one execution, for reading: attempts, transitions, log lines, and what is new since."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.executions import events
+from jobworker.domain.executions.execution import AttemptState, ExecutionState, compute_rank
+from jobworker.store import unreadable_rows
+from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
+from jobworker.store.tables import core
+
+_attempts = core.attempts
+_transitions = core.transitions
+_logs = core.execution_logs
+_executions = core.executions
+
+_ID: sa.BindParameter[str] = sa.bindparam("id")
+_SNAPSHOT_QUERY = sa.select(
+    _executions.c.state,
+    _executions.c.attempt,
+    sa.select(sa.func.count()).where(_transitions.c.execution_id == _ID).scalar_subquery(),
+    _executions.c.progress,
+    _executions.c["metadata"],
+    sa.select(sa.func.max(_logs.c.seq)).where(_logs.c.execution_id == _ID).scalar_subquery(),
+    _executions.c.event_id,
+    sa.select(core.relay_state.c.logged_through).where(core.relay_state.c.id == 1).scalar_subquery(),
+).where(_executions.c.id == _ID)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt that a worker started."""
+
+    attempt: int
+    state: AttemptState
+    reason: str | None
+    worker: str | None
+    code_version: str | None
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    runtime: float | None
+    error: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    """One change of state."""
+
+    attempt: int
+    state: ExecutionState
+    at: dt.datetime
+    actor: str
+    reason: str | None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its place in the story."""
+        return compute_rank(self.attempt, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One line that the job wrote."""
+
+    seq: str
+    attempt: int
+    at: dt.datetime
+    level: str
+    logger: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSnapshot:
+    """The little that tells whether anything happened: cheap enough to ask several times a second.
+
+    `lines_complete`: everything that was written before the latest change of state is there to be read.
+    """
+
+    state: ExecutionState
+    attempt: int
+    transitions: int
+    progress: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
+    last_log: str | None
+    lines_complete: bool
+
+
+def get_snapshot(connection: sa.Connection, execution_id: str) -> ExecutionSnapshot | None:
+    """The pulse of an execution."""
+    row = connection.execute(_SNAPSHOT_QUERY, {"id": execution_id}).one_or_none()
+    if row is None:
+        return None
+    told = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
+    told = unreadable_rows.repair_row(f"execution {execution_id}", told, _EXECUTION_SHAPE)
+    return ExecutionSnapshot(
+        transitions=row[2], **told, last_log=row[5], lines_complete=_are_logs_complete(row[6], row[7])
+    )
+
+
+def _are_logs_complete(state: str, lines: str | None) -> bool:
+    """Whether lines are recorded up to a state; both are entries of the event stream. Lines may travel slower."""
+    try:
+        return lines is None or events.parse_stream_id(state) <= events.parse_stream_id(lines)
+    except unreadable_rows.READ_ERRORS:
+        return True  # Nothing would tell when to end waiting for them.
+
+
+def list_attempts(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[AttemptRow]:
+    """The attempts, first to last."""
+    listing = Paginator("attempts", {"execution": execution_id}, parse_number_key)
+    after = listing.parse_cursor(cursor) or 0
+    query = (
+        sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
+        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > after)
+        .order_by(_attempts.c.attempt)
+        .limit(limit + 1)
+    )
+
+    def what(row: Any) -> str:
+        return f"attempt {row.attempt} of execution {execution_id}"
+
+    def read(row: sa.Row[Any]) -> AttemptRow:
+        return AttemptRow(**unreadable_rows.repair_row(what(row), dict(row._mapping), _ATTEMPT_SHAPE))
+
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: str(row.attempt), read, what)
+
+
+_ATTEMPT_SHAPE = unreadable_rows.RowShape(
+    _attempts, {"error": unreadable_rows.build_object_check(type=str, message=str)}, {"state": AttemptState}
+)
+_EXECUTION_SHAPE = unreadable_rows.RowShape(
+    core.executions,
+    {"progress": unreadable_rows.is_object, "metadata": unreadable_rows.is_object},
+    {"state": ExecutionState},
+)
+
+
+def list_all_transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
+    """Every change of state in the order of the story (reports of it may have arrived in another)."""
+    query = sa.select(_transitions).where(_transitions.c.execution_id == execution_id)
+    rows = unreadable_rows.read_all(connection.execute(query), _read_transition)
+    return sorted(rows, key=lambda row: row.position)
+
+
+def _to_transition(row: sa.Row[Any]) -> TransitionRow:
+    return TransitionRow(row.attempt, ExecutionState(row.state), row.at, row.actor, row.reason)
+
+
+_read_transition = unreadable_rows.build_reader(
+    lambda row: f"transition of attempt {row.attempt} to {row.state} of execution {row.execution_id}",
+    _to_transition,
+    _transitions,
+)
+
+
+def list_transitions(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[TransitionRow]:
+    """A page of the transitions, first to last."""
+    listing = Paginator("transitions", {"execution": execution_id}, _parse_position_key)
+    after = listing.parse_cursor(cursor)
+    rows = list_all_transitions(connection, execution_id)
+    if after is not None:
+        rows = [row for row in rows if row.position > after]
+    return listing.build_page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
+
+
+def _parse_position_key(key: str) -> tuple[int, int]:
+    attempt, _, rank = key.partition(".")
+    return parse_number_key(attempt), parse_number_key(rank)
+
+
+def list_logs(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[LogRow]:
+    """A page of what the job wrote, first to last."""
+    listing = Paginator("logs", {"execution": execution_id}, parse_name_key)
+    rows = list_logs_after(connection, execution_id, listing.parse_cursor(cursor) or "", limit + 1)
+    return listing.build_page(rows, limit, lambda row: row.seq)
+
+
+def list_logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
+    """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
+    query = sa.select(_logs).where(_logs.c.execution_id == execution_id).order_by(_logs.c.seq)
+    found: list[LogRow] = []
+    more = True
+    while more and len(found) < limit:
+        asked = limit - len(found)
+        rows = connection.execute(query.where(_logs.c.seq > seq).limit(asked)).all()
+        found += unreadable_rows.read_all(rows, _read_log_row)
+        # Lines that cannot be read must not make this look like the end.
+        more = len(rows) == asked
+        seq = rows[-1].seq if rows else seq
+    return found
+
+
+_read_log_row = unreadable_rows.build_reader(
+    lambda row: f"line {row.seq} of the log of execution {row.execution_id}",
+    lambda row: LogRow(row.seq, row.attempt, row.at, row.level, row.logger, row.message),
+    _logs,
+)

@@ -1,0 +1,1 @@
+"""SQL of schedules, occurrences and calendars."""

@@ -1,0 +1,88 @@
+"""What beat has to know of schedules, read from SQL in bounded pieces."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.schedules.schedule import ScheduleState
+from jobworker.store.tables import core
+
+_schedules = core.job_schedules
+_schedule_calendars = core.schedule_calendars
+_calendars = core.calendars
+
+#: Ids in one statement.
+_CHUNK_SIZE = 500
+
+_RETIRED = ScheduleState.RETIRED.value
+
+#: Changes with what a schedule says, and with what its calendars say.
+_calendar_revisions = (
+    sa.select(sa.func.coalesce(sa.func.sum(_calendars.c.revision), 0))
+    .select_from(_schedule_calendars.join(_calendars, _calendars.c.name == _schedule_calendars.c.calendar))
+    .where(_schedule_calendars.c.schedule_id == _schedules.c.id)
+    .scalar_subquery()
+    .label("calendar_revisions")
+)
+_columns = (
+    _schedules.c.id,
+    _schedules.c.revision,
+    _calendar_revisions,
+    _schedules.c.enabled,
+    _schedules.c.state,
+    _schedules.c.next_at,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BeatScheduleRow:
+    """When a schedule is due next (None: never, as it stands), and which version of it says so."""
+
+    id: str
+    version: str
+    next_at: dt.datetime | None
+
+
+def list_changed(connection: sa.Connection, since: dt.datetime, limit: int) -> list[BeatScheduleRow]:
+    """Schedules that were changed at this time or later, the latest first."""
+    statement = sa.select(*_columns).where(_schedules.c.changed_at >= since)
+    return _read_rows(connection, statement.order_by(_schedules.c.changed_at.desc()).limit(limit))
+
+
+def list_after(connection: sa.Connection, schedule_id: str, limit: int) -> list[BeatScheduleRow]:
+    """Those that follow this id, in the order of their ids; "" is before all of them."""
+    statement = sa.select(*_columns).where(_schedules.c.id > schedule_id)
+    return _read_rows(connection, statement.order_by(_schedules.c.id).limit(limit))
+
+
+def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatScheduleRow]:
+    """Those with these ids, as far as there are any."""
+    statement = sa.select(*_columns)
+    return [
+        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(_schedules.c.id.in_(some)))
+    ]
+
+
+def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
+    """The same, each with what it says (`domain.schedules.schedule`)."""
+    statement = sa.select(*_columns, _schedules.c.spec)
+    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(_schedules.c.id.in_(some))))
+    return [(_to_row(row), row.spec) for row in found]
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _CHUNK_SIZE):
+        yield ids[start : start + _CHUNK_SIZE]
+
+
+def _read_rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[BeatScheduleRow]:
+    return [_to_row(row) for row in connection.execute(statement)]
+
+
+def _to_row(row: Any) -> BeatScheduleRow:
+    # One that is exhausted may have an occurrence to come that says so in the ledger.
+    known = row.enabled and row.state != _RETIRED
+    return BeatScheduleRow(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)

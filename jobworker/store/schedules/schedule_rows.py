@@ -1,0 +1,243 @@
+"""Schedules with their revisions, and how far each has come."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import Conflict
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState, load_schedule
+from jobworker.store import audit, unreadable_rows
+from jobworker.store.audit import AuditEntry
+from jobworker.store.tables import core
+
+_schedules = core.job_schedules
+_revisions = core.schedule_revisions
+_calendars = core.schedule_calendars
+
+_ids = IdFactory()
+
+
+_AT = sa.bindparam("at", type_=_schedules.c.settled_until.type)
+
+# One statement for many rows: building it for each would cost more than running it.
+_UPDATE_NEXT_DUE = (
+    sa.update(_schedules)
+    .where(_schedules.c.id == sa.bindparam("key"))
+    .values(
+        settled_until=sa.case((_schedules.c.settled_until > _AT, _schedules.c.settled_until), else_=_AT),
+        next_at=sa.bindparam("following"),
+        state=sa.bindparam("then"),
+        changed_at=_AT,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule, and how far it has come. `store.tables.schedules` says what each column means."""
+
+    id: str
+    name: str
+    job: str
+    owner: ScheduleOwner
+    revision: int
+    spec: Mapping[str, Any]
+    enabled: bool
+    state: ScheduleState
+    paused_at: dt.datetime | None
+    paused_by: str | None
+    pause_note: str | None
+    paused_until: dt.datetime | None
+    settled_until: dt.datetime
+    next_at: dt.datetime | None
+    runs: int
+    failures: int
+    created_at: dt.datetime
+    changed_at: dt.datetime
+
+    @property
+    def schedule(self) -> Schedule:
+        """What somebody decided, as a value; raises `UnreadableRow`."""
+        with unreadable_rows.convert_errors(f"schedule {self.name}"):
+            return load_schedule(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePauseRecord:
+    """The pause of a schedule: since when, by whom, why and until when; of one that is not paused, nothing."""
+
+    paused_at: dt.datetime | None = None
+    paused_by: str | None = None
+    pause_note: str | None = None
+    paused_until: dt.datetime | None = None
+
+    @classmethod
+    def from_row(cls, row: ScheduleRow) -> "SchedulePauseRecord":
+        """That of this schedule."""
+        return cls(row.paused_at, row.paused_by, row.pause_note, row.paused_until)
+
+
+def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
+    """The schedule with this name, or else with this id."""
+    return get_by_name(connection, name) or get_by_id(connection, name)
+
+
+def get_by_id(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
+    """The schedule with this id."""
+    return _get_one(connection, _schedules.c.id == schedule_id)
+
+
+def get_by_name(connection: sa.Connection, name: str) -> ScheduleRow | None:
+    """The schedule with this name."""
+    return _get_one(connection, _schedules.c.name == name)
+
+
+def list_all(connection: sa.Connection) -> list[ScheduleRow]:
+    """Every schedule, in the order of their ids."""
+    return list(unreadable_rows.read_all(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
+
+
+def lock(connection: sa.Connection, schedule_id: str) -> None:
+    """Keep other transactions from changing or settling this schedule before this one ends."""
+    connection.execute(sa.select(_schedules.c.id).where(_schedules.c.id == schedule_id).with_for_update())
+
+
+def list_owned(connection: sa.Connection, owner: ScheduleOwner) -> list[ScheduleRow]:
+    """Every schedule that is edited there, by name."""
+    query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
+    return list(unreadable_rows.read_all(connection.execute(query), to_row))
+
+
+def compute_start(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
+    """From when on something is due of a schedule that is entered now, in the place of the one `before`."""
+    if before is None:
+        return now + dt.timedelta(seconds=schedule.initial_delay)
+    return max(now, before.settled_until)
+
+
+def upsert(
+    connection: sa.Connection,
+    schedule: Schedule,
+    owner: ScheduleOwner,
+    actor: str,
+    now: dt.datetime,
+    next_at: dt.datetime | None,
+) -> ScheduleRow:
+    """Insert the schedule or change the one of this name. What is due up to `now` is settled, or not its business.
+
+    `next_at` is its first occurrence after it `begins`. Nothing to change: no new revision.
+    """
+    spec = schedule.to_json()
+    before = get_by_name(connection, schedule.name)
+    if before and before.owner is owner and before.spec == spec and before.state is not ScheduleState.RETIRED:
+        return before
+    revision = before.revision + 1 if before else 1
+    spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
+    values = {
+        "job": schedule.job,
+        "owner": owner.value,
+        "revision": revision,
+        "spec": spec,
+        "enabled": schedule.enabled,
+        "state": (ScheduleState.EXHAUSTED if next_at is None or spent else ScheduleState.ACTIVE).value,
+        "settled_until": compute_start(schedule, before, now),
+        "next_at": next_at,
+        "changed_at": now,
+    }
+    schedule_id = before.id if before else _ids.create_id(int(now.timestamp() * 1000))
+    try:
+        if before is None:
+            own = {"id": schedule_id, "name": schedule.name, "created_at": now, "runs": 0, "failures": 0}
+            connection.execute(_schedules.insert().values(**own, **values))
+        else:
+            connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+        connection.execute(
+            _revisions.insert().values(
+                schedule_id=schedule_id, revision=revision, spec=spec, created_at=now, actor=actor
+            )
+        )
+    except sa.exc.IntegrityError as error:
+        message = f"schedule {schedule.name} was changed by somebody else at the same moment; try again"
+        raise Conflict(message) from error
+    _replace_calendars(connection, schedule_id, schedule.calendar_names)
+    action = "schedule.change" if before else "schedule.create"
+    audit.record(connection, AuditEntry(now, actor, action, schedule.name, before.spec if before else None, spec))
+    written = get_by_name(connection, schedule.name)
+    assert written is not None, "it was just written"
+    return written
+
+
+def update_pause(connection: sa.Connection, schedule_id: str, paused: SchedulePauseRecord) -> None:
+    """Write down a pause, or that there is none."""
+    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(asdict(paused)))
+
+
+def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
+    """Nothing of the schedule is due any more; it is kept with its history. `put` brings it back."""
+    values = {"state": ScheduleState.RETIRED.value, "next_at": None, "changed_at": now}
+    connection.execute(_schedules.update().where(_schedules.c.id == row.id).values(values))
+    _replace_calendars(connection, row.id, ())
+    audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
+
+
+def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
+    """A calendar was changed that says when these schedules are due next (by id): from `now` on that is otherwise."""
+    rows = [
+        {
+            "key": key,
+            "following": following,
+            "then": (ScheduleState.ACTIVE if following else ScheduleState.EXHAUSTED).value,
+            "at": now,
+        }
+        for key, following in next_due.items()
+    ]
+    if rows:
+        connection.execute(_UPDATE_NEXT_DUE, rows)
+
+
+def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
+    """Remove a schedule; its revisions, its ledger and its executions stay."""
+    _replace_calendars(connection, row.id, ())
+    connection.execute(_schedules.delete().where(_schedules.c.id == row.id))
+    audit.record(connection, AuditEntry(now, actor, "schedule.delete", row.name, row.spec, None))
+
+
+def _replace_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
+    connection.execute(_calendars.delete().where(_calendars.c.schedule_id == schedule_id))
+    if names:
+        rows = [{"calendar": name, "schedule_id": schedule_id} for name in names]
+        connection.execute(_calendars.insert(), rows)
+
+
+def _get_one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
+    row = connection.execute(sa.select(_schedules).where(condition)).one_or_none()
+    return to_row(row) if row is not None else None
+
+
+_SPEC_CHECK = unreadable_rows.build_object_check(name=str, job=str, rule=dict)
+
+
+def describe_row(row: Any) -> str:
+    """How a row of the table is called when it cannot be read."""
+    return f"schedule {row.name}"
+
+
+def check_spec(row: sa.Row[Any]) -> None:
+    """Raise `TypeError` unless the row has the outline of a schedule; `domain.schedules.schedule.stored` reads the rest."""
+    if not _SPEC_CHECK(row.spec):
+        raise TypeError("spec is no schedule")
+
+
+def _make(row: sa.Row[Any]) -> ScheduleRow:
+    check_spec(row)
+    values = dict(row._mapping)
+    values["owner"], values["state"] = ScheduleOwner(row.owner), ScheduleState(row.state)
+    return ScheduleRow(**values)
+
+
+#: From a row of the table; raises `UnreadableRow`.
+to_row = unreadable_rows.build_reader(describe_row, _make, _schedules)

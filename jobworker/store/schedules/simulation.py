@@ -1,0 +1,115 @@
+"""A database that only a simulation sees: its tables, copies of what matters, what a worker and a reader would ask."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
+from jobworker.store.engine.columns import metadata
+from jobworker.store.tables import core
+
+_schedules = core.job_schedules
+_executions = core.executions
+_occurrences = core.occurrences
+
+#: What decides about occurrences, apart from those that were.
+_COPIED_TABLES = (
+    core.job_definitions, core.job_triggers, core.tasks, core.calendars, core.job_schedules,
+    core.schedule_revisions, core.schedule_calendars,
+)  # fmt: skip
+
+#: Rows that are read from one database and written to the other at a time.
+_CHUNK_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedOccurrenceRow:
+    """What became of an occurrence, and of its execution if it has one."""
+
+    schedule: str
+    scheduled_for: dt.datetime
+    outcome: str
+    reason: str | None
+    recorded_at: dt.datetime
+    execution: str | None
+    state: ExecutionState | None
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+
+
+def create_tables(connection: sa.Connection) -> None:
+    """Make the tables, empty."""
+    metadata.create_all(connection)
+
+
+def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
+    """Copy definitions, calendars and schedules as they stand."""
+    for table in _COPIED_TABLES:
+        for rows in source.execute(sa.select(table)).mappings().partitions(_CHUNK_SIZE):
+            connection.execute(table.insert(), [dict(row) for row in rows])
+
+
+def restrict_schedules(
+    connection: sa.Connection, names: Collection[str] | None, owner: ScheduleOwner | None
+) -> list[str]:
+    """Leave only the schedules of these names and this owner (None: all), and none that are retired; their names."""
+    wanted = [_schedules.c.state != ScheduleState.RETIRED.value]
+    wanted += [_schedules.c.name.in_(names)] if names is not None else []
+    wanted += [_schedules.c.owner == owner.value] if owner is not None else []
+    connection.execute(_schedules.delete().where(sa.not_(sa.and_(*wanted))))
+    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+
+
+def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
+    """Everything after `moment` is still to be settled; when each schedule is due is worked out when it is."""
+    values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
+    connection.execute(_schedules.update().values(values))
+
+
+def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
+    """When the next pause ends by itself."""
+    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(_schedules.c.paused_until)))
+    return found
+
+
+def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:
+    """Schedules that are due and cannot be settled stand in nobody's way."""
+    connection.execute(_schedules.update().where(_schedules.c.next_at <= now).values(next_at=None))
+
+
+def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
+    """Executions that may start, with the ids of their schedules, in the order of their own."""
+    query = sa.select(_executions.c.id, _executions.c.schedule_id).where(sa.text(core.READY))
+    return [(row.id, row.schedule_id) for row in connection.execute(query.order_by(_executions.c.id))]
+
+
+def count_occurrences(connection: sa.Connection) -> int:
+    """How many occurrences the ledger has."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(_occurrences)) or 0
+
+
+def list_occurrences(connection: sa.Connection) -> Iterator[SimulatedOccurrenceRow]:
+    """The whole ledger by nominal time."""
+    query = (
+        sa.select(
+            _schedules.c.name,
+            _occurrences.c.scheduled_for,
+            _occurrences.c.outcome,
+            _occurrences.c.reason,
+            _occurrences.c.recorded_at,
+            _occurrences.c.execution_id,
+            _executions.c.state,
+            _executions.c.started_at,
+            _executions.c.finished_at,
+        )
+        .join(_schedules, _schedules.c.id == _occurrences.c.schedule_id)
+        .outerjoin(_executions, _executions.c.id == _occurrences.c.execution_id)
+        .order_by(_occurrences.c.scheduled_for, _schedules.c.name)
+    )
+    for row in connection.execute(query):
+        yield SimulatedOccurrenceRow(
+            *row[:6], ExecutionState(row.state) if row.state else None, row.started_at, row.finished_at
+        )

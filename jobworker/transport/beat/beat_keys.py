@@ -1,0 +1,57 @@
+"""Beat's keys in Redis as others find them: of the type that they should have, and with beat's last tick."""
+
+import datetime as dt
+from collections.abc import Mapping
+
+import redis
+
+from jobworker.transport import keys
+from jobworker.transport.beat import entry_format
+
+#: What the relay writes for beat or reads of it, and of which type it is.
+KEY_TYPES = {
+    entry_format.SCHEDULE_KEY: "zset",
+    keys.BEAT: "hash",
+    keys.BEAT_PROJECTION: "hash",
+    keys.BEAT_QUARANTINE: "hash",
+}
+
+#: KEYS any. ARGV the type that each should have. Deletes those of another type, and answers which.
+_DISCARD = """
+local discarded = {}
+for i, key in ipairs(KEYS) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= ARGV[i] then
+    redis.call('DEL', key)
+    discarded[#discarded + 1] = key
+  end
+end
+return discarded
+"""
+
+
+def discard_foreign_keys(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
+    """Delete those of these keys that hold something of another type; answers which.
+
+    Somebody else wrote them, and every command on them fails for ever. What belongs there is written again.
+    """
+    found = client.eval(_DISCARD, len(types), *types, *types.values())
+    return [key.decode() if isinstance(key, bytes) else key for key in found]
+
+
+def get_last_tick(client: redis.Redis) -> dt.datetime | None:
+    """When beat last looked at the schedule; None: nobody leads, or the key holds something strange."""
+    try:
+        tick = client.hget(keys.BEAT, "tick_ms")
+        return dt.datetime.fromtimestamp(int(tick) / 1000, dt.UTC) if tick else None
+    except (redis.ResponseError, ValueError, OverflowError, OSError):
+        return None
+
+
+def get_zone_data(client: redis.Redis) -> tuple[str, str] | None:
+    """Read the name of the beat that leads, and the version of its time zone data; None: nobody leads, or says it."""
+    try:
+        leader, version = client.hmget(keys.BEAT, "leader", "zone_data")
+    except redis.ResponseError:
+        return None
+    return (str(leader), str(version)) if leader and version else None

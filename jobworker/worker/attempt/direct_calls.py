@@ -1,0 +1,176 @@
+"""Tasks that are called from Python, with `.delay()` and what is like it: how they come into the history.
+
+The caller gives the message an execution id of its own; the worker that gets the message tells the relay what was
+called before it tells anything else, and the relay makes the row. From then on it is an execution like any other.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import structlog
+from celery import Task, canvas
+from kombu.utils import json
+
+from jobworker.clock import Clock
+from jobworker.declare import JobOptions
+from jobworker.domain.executions import worker_loss
+from jobworker.domain.executions.direct_call import MAX_QUEUE_NAME_LENGTH, MAX_TASK_NAME_LENGTH
+from jobworker.domain.ids import IdFactory, is_time_ordered
+from jobworker.domain.jobs import policies
+from jobworker.domain.jobs.parameters import MAX_PARAMETERS_BYTES
+from jobworker.domain.json import json_values
+from jobworker.worker.attempt.delivery import EXECUTION_HEADER
+
+logger = structlog.get_logger(__name__)
+
+_id_factory = IdFactory()
+
+#: Celery's own tasks, which nobody wants to see as jobs.
+_CELERY_PREFIX = "celery."
+
+#: Those that run calls of others.
+_MULTI_CALL_TASKS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+
+#: What Celery chains to a task; it belongs to every attempt of it.
+_EMBEDDED_OPTIONS = ("callbacks", "errbacks", "chain", "chord")
+
+_DEFAULT_OPTIONS = JobOptions()
+
+
+def use_execution_ids(clock: Clock) -> None:
+    """Let Celery give what chains and groups consist of ids that executions can have."""
+    canvas.uuid = lambda: _id_factory.create_id(int(clock.now().timestamp() * 1000))
+
+
+def build_options(
+    clock: Clock,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    call_options: Mapping[str, Any],
+    task: Task | None,
+    caller: Task | None,
+    routed: bool,
+) -> dict[str, Any]:
+    """What a call of task `name` gets besides the options `call_options` to Celery's `send_task`.
+
+    `caller`: the task that makes the call, if one does; `routed`: somebody else decides about queues. Queue and
+    priority are the job's unless the call says otherwise.
+    """
+    if name in _MULTI_CALL_TASKS:
+        raise ValueError(
+            f"{name} runs many calls in one task, of which the history has nothing; call them with a group"
+        )
+    if not call_options.get("queue") and (call_options.get("exchange") or call_options.get("routing_key")):
+        raise ValueError(f"task {name} cannot be called like this: name a queue, not an exchange or a routing_key")
+    headers = call_options.get("headers") or {}
+    if name.startswith(_CELERY_PREFIX) or EXECUTION_HEADER in headers:
+        return {}
+    added: dict[str, Any] = {}
+    options = getattr(task, "job_options", _DEFAULT_OPTIONS)
+    if call_options.get("priority") is None:
+        added["priority"] = 9 - options.priority
+    if not routed and not any(call_options.get(option) for option in ("queue", "exchange", "routing_key")):
+        added["queue"] = options.queue
+    _check_storable(name, args, kwargs, call_options)
+    called = _build_header(
+        clock, name, call_options, getattr(caller.request, EXECUTION_HEADER, None) if caller else None
+    )
+    added["headers"] = {**headers, EXECUTION_HEADER: called}
+    added["task_id"] = called["execution"]
+    # Flower and `inspect` show these, and workers log them; what the caller says itself is meant to be shown.
+    added["argsrepr"] = call_options.get("argsrepr") or "(…)"
+    added["kwargsrepr"] = call_options.get("kwargsrepr") or "{…}"
+    return added
+
+
+def _build_header(
+    clock: Clock, name: str, call_options: Mapping[str, Any], caller: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    now, own = clock.now(), str(call_options.get("task_id") or "")
+    execution = own if is_time_ordered(own) else _id_factory.create_id(int(now.timestamp() * 1000))
+    return {
+        "execution": execution,
+        "attempt": 1,
+        "job": name,
+        "correlation_id": caller["correlation_id"] if caller else own[:128] or execution,
+        "called": {
+            "by": f"execution:{caller['execution']}" if caller else f"python:{socket.gethostname()}",
+            "at": now.isoformat(),
+        },
+    }
+
+
+def _check_storable(name: str, args: Any, kwargs: Any, call_options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for arguments that the history cannot hold as they are: nobody would hear of the call."""
+    more = {option: call_options.get(option) for option in ("chain", "link")}
+    text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
+    queue = call_options.get("queue") or ""
+    if len(name) > MAX_TASK_NAME_LENGTH:
+        why = f"its name has more than {MAX_TASK_NAME_LENGTH} characters"
+    elif len(getattr(queue, "name", queue)) > MAX_QUEUE_NAME_LENGTH:
+        why = f"the name of its queue has more than {MAX_QUEUE_NAME_LENGTH} characters"
+    elif len(text) > MAX_PARAMETERS_BYTES:
+        why = f"its {len(text)} bytes of arguments are more than {MAX_PARAMETERS_BYTES}; leave what is large in a file, say"
+    else:
+        why = _explain_unstorable(text) or ""
+    if why:
+        raise ValueError(f"task {name} cannot be called like this: {why}")
+
+
+def _explain_unstorable(text: str) -> str | None:
+    """What in the arguments of a call the history cannot hold; what kombu has written for Python's types it can."""
+    try:
+        json_values.parse(text, allow_tagged=True)
+    except ValueError as error:
+        return f"its arguments hold {error}"
+    return None
+
+
+def complete_header(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The header of a call with what the relay would have said of the task."""
+    own = task.job_options.policies
+    return {
+        **header,
+        "policies": policies.select_for_worker(own),
+        "max_attempts": (own.get("retry") or {}).get("max_attempts"),
+        "announce": worker_loss.is_announcement_required(task.job_options.on_worker_lost, None),
+    }
+
+
+def is_direct_call(header: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a message with this header is a call."""
+    return isinstance(header, Mapping) and isinstance(header.get("called"), Mapping)
+
+
+def encode_called_event(
+    headers: Mapping[str, Any], payload: Any, delivery_info: Mapping[str, Any], priority: Any
+) -> str | None:
+    """The data of the `called` event, as JSON; None if the message is no call that can be kept.
+
+    `payload` may be unknown: None.
+    """
+    header, task, queue = headers.get(EXECUTION_HEADER), headers.get("task"), delivery_info.get("routing_key")
+    if (
+        not is_direct_call(header)
+        or len(str(task)) > MAX_TASK_NAME_LENGTH
+        or not 0 < len(str(queue or "")) <= MAX_QUEUE_NAME_LENGTH
+    ):
+        return None
+    args, kwargs, embedded = payload or ([], {}, {})
+    data = {
+        **header["called"],
+        "task": task,
+        "queue": queue,
+        "priority": min(9, max(0, 9 - priority)) if isinstance(priority, int) else 9,
+        "correlation_id": header.get("correlation_id"),
+        "args": args,
+        "kwargs": kwargs,
+        "embedded": {name: value for name, value in embedded.items() if name in _EMBEDDED_OPTIONS and value},
+    }
+    text: str = json.dumps(data)
+    if why := _explain_unstorable(text):
+        logger.warning("call_not_in_history", task=task, why=why)
+        return None
+    return text

@@ -1,0 +1,1 @@
+"""Celery's worker classes, overridden where JobWorker differs."""

@@ -1,0 +1,85 @@
+"""Reports leave by the tick of the worker's event loop, and what can start starts in the same tick."""
+
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import state
+
+from jobworker.clock import Clock, SystemClock
+from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.worker.celery.task import JobTask
+
+logger = structlog.get_logger(__name__)
+
+#: While messages wait in the worker, somebody looks so often (s) whether they have waited for too long.
+_POLL_INTERVAL_SECONDS = 0.1
+
+
+class ReportFlusher:
+    """Turns the wishes of the mailbox into calls by the event loop, one for any number of wishes."""
+
+    def __init__(self, hub: Any, mailbox: Mailbox, clock: Clock) -> None:
+        self._hub = hub
+        self._mailbox = mailbox
+        self._clock = clock
+        self._is_scheduled = False
+        self._timer: Any = None
+        self._timer_due_at = float("inf")
+
+    def schedule_flush(self) -> None:
+        """Tick in the loop's next turn. May be called from any thread."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._hub.call_soon(self.start_and_flush)
+
+    def start_and_flush(self) -> None:
+        """Start what can start, and tell Redis what it should know by now."""
+        self._is_scheduled = False
+        self._mailbox.deliver_ready()
+        if self._mailbox.compute_flush_delay() == 0:
+            self._mailbox.flush()
+        self._schedule_timer()
+
+    def _schedule_timer(self) -> None:
+        due = self._mailbox.compute_flush_delay()
+        if due is None and self._mailbox.prefetched:
+            due = _POLL_INTERVAL_SECONDS
+        if due is None:
+            return
+        at = self._clock.monotonic() + due
+        # A report that is due sooner does not wait for a look at the messages.
+        if at < self._timer_due_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_due_at = self._hub.call_later(due, self._on_timer), at
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_due_at = None, float("inf")
+        self.start_and_flush()
+
+
+class ReportFlushStep(bootsteps.StartStopStep):
+    """Connects the mailbox with the event loop. A pool without one settles every report by itself."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, consumer: Any) -> None:
+        """Runs again after each reconnection."""
+        mailbox = _get_mailbox()
+        if mailbox and consumer.hub:
+            ticker = ReportFlusher(consumer.hub, mailbox, SystemClock())
+            mailbox.call_soon = ticker.schedule_flush
+            ticker.schedule_flush()
+
+    def stop(self, consumer: Any) -> None:
+        """When the worker stops, what Celery does not have in hand yet goes back; the loop turns no more."""
+        mailbox = _get_mailbox()
+        if mailbox and (state.should_stop is not None or state.should_terminate is not None):
+            mailbox.call_soon = None
+            mailbox.requeue_prefetched()
+            mailbox.flush()
+
+
+def _get_mailbox() -> Mailbox | None:
+    return JobTask.runner.mailbox if JobTask.runner else None

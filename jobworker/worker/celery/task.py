@@ -1,0 +1,167 @@
+"""The class of every task: Celery's, except that attempts are reported and retries are durable."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Retry
+
+from jobworker.clock import SystemClock
+from jobworker.declare import Abort, Job, JobOptions, classes, names
+from jobworker.domain.jobs import circuit_breaker, isolation
+from jobworker.domain.jobs.circuit_breaker import CircuitBreakerPolicy
+from jobworker.domain.jobs.isolation import Isolation
+from jobworker.loading import BrokenModule
+from jobworker.worker.attempt import direct_calls, hooks, retries
+from jobworker.worker.attempt.delivery import EXECUTION_HEADER, TOKEN_HEADER, Delivery
+from jobworker.worker.attempt.runner import AttemptRunner
+
+_clock = SystemClock()
+
+
+class JobTask(Task):
+    """A Celery task that JobWorker runs. Without a message from the relay it behaves as Celery's own."""
+
+    Request = "jobworker.worker.celery.request:JobRequest"
+    abstract = True
+
+    #: Set once per worker, before it forks.
+    runner: AttemptRunner | None = None
+    job_options = JobOptions()
+    job_class: type[Job] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one attempt, or just the function when it is called as one."""
+        body = super().__call__  # It may be that of a base class of the user's.
+        delivery = None if self.request.called_directly else self.get_job_delivery()
+        if delivery is None or JobTask.runner is None:
+            return body(*args, **kwargs)
+        after = functools.partial(hooks.run_hooks, self.job_class) if self.job_class else None
+        return JobTask.runner.run_attempt(
+            delivery, self.wrap_job_attempt(delivery, lambda: body(*args, **kwargs)), kwargs, after
+        )
+
+    def wrap_job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
+        """`body`, except that a failure of it becomes what follows it: another attempt, or none."""
+
+        def attempt() -> Any:
+            classes.clear_current_job()
+            try:
+                return body()
+            except Exception as error:
+                settled = retries.decide_retry(self, delivery, error)
+                if settled is error:
+                    raise
+                raise settled from settled.__cause__
+
+        return attempt
+
+    @staticmethod
+    def get_job_runner() -> AttemptRunner:
+        """The runner of this worker; raises `LookupError` outside of one."""
+        if JobTask.runner is None:
+            raise LookupError("this works only in a worker of JobWorker")
+        return JobTask.runner
+
+    def get_job_isolation(self) -> Isolation:
+        """Where the present attempt is to run."""
+        delivery = self.get_job_delivery()
+        described = delivery.policies.get("isolation") if delivery else None
+        return isolation.parse(described) if described else isolation.InProcessIsolation()
+
+    def get_job_circuit(self) -> CircuitBreakerPolicy:
+        """When to leave a target alone."""
+        delivery = self.get_job_delivery()
+        described = delivery.policies.get("circuit") if delivery else None
+        return circuit_breaker.parse(described) if described else CircuitBreakerPolicy()
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Exception | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Ask for another attempt. Unlike Celery's this publishes nothing: the relay starts it when it is due.
+
+        `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left, and an `exc`
+        that forbids another attempt.
+        """
+        delivery = self.get_job_delivery()
+        if delivery is None:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        self._check_parameters_unchanged(args, kwargs)
+        if isinstance(exc, Abort):
+            raise exc
+        limit = retries.get_max_retries(self, delivery, max_retries)
+        if retries.is_exhausted(self, limit):
+            raise exc or retries.make_exhausted_error(limit)
+        when = countdown if eta is None else eta
+        wait = retries.compute_default_delay(self, delivery) if when is None else retries.to_seconds(when, self)
+        asked = Retry(exc=exc, when=wait)
+        if throw:
+            raise asked
+        return asked
+
+    def get_job_delivery(self) -> Delivery | None:
+        """The attempt that this thread runs; None if the message is not about one."""
+        request = self.request
+        header = getattr(request, EXECUTION_HEADER, None)
+        # A task called with Celery's `.delay()` has none.
+        return Delivery.from_header(header, getattr(request, TOKEN_HEADER, None)) if header else None
+
+    def _check_parameters_unchanged(self, args: Any, kwargs: Any) -> None:
+        changed_args = args is not None and list(args) != list(self.request.args or ())
+        changed_kwargs = kwargs is not None and kwargs != self.request.kwargs
+        if changed_args or changed_kwargs:
+            raise ValueError("a retry keeps its parameters; submit another execution to run with others")
+
+
+class JobApp(Celery):
+    """A Celery app whose tasks are all of them a `JobTask`, also those for which users chose a base class of their own.
+
+    Otherwise such a task would run, and nobody would hear of it.
+    """
+
+    task_cls = JobTask
+
+    #: Users' modules that did not import here.
+    broken_modules: Sequence[BrokenModule] = ()
+
+    def _task_from_fun(
+        self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
+    ) -> Any:
+        names.reserve(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
+        made = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
+        retries.override_autoretry(made, made.delivery)
+        return made
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
+        own = options.get("task_type") or self.tasks.get(name)
+        routed = bool(self.conf.task_routes)
+        added = direct_calls.build_options(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
+        result = super().send_task(name, args, kwargs, **{**options, **added})
+        # Workers keep no results for Celery, but the history has what was called.
+        result.ignored = EXECUTION_HEADER not in added.get("headers", {})
+        return result
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        """Add a task that is a class, or an object of one."""
+        made: Any = task() if inspect.isclass(task) else task
+        if made.name:
+            names.reserve(made.name, type(made))
+        made.__class__ = _derive_job_class(type(made))
+        registered = super().register_task(made, **options)
+        retries.override_autoretry(registered, registered.delivery)
+        return registered
+
+
+def _derive_job_class(base: type) -> type:
+    return base if issubclass(base, JobTask) else type(base.__name__, (JobTask, base), {"abstract": True})

@@ -1,0 +1,43 @@
+"""What this worker says of itself when it comes up."""
+
+import os
+import socket
+from typing import Any
+
+from jobworker.clock import Clock
+from jobworker.domain.schedules.time_zones import DATA_VERSION
+from jobworker.transport import task_catalog
+from jobworker.transport.worker_registry import WorkerAnnouncement
+from jobworker.worker.attempt.runner import AttemptRunner
+from jobworker.worker.celery import pool
+
+#: Modules that did not import and are announced, and the length of each text (characters).
+_MAX_BROKEN_MODULES, _MAX_BROKEN_LENGTH = 20, 250
+
+
+def make_worker_id(hostname: str, suffix: str) -> str:
+    """`celery@host` plus pid and chance: a restarted worker is another one."""
+    return f"{hostname}:{os.getpid()}:{suffix}"
+
+
+def make_announcement(
+    consumer: Any, runner: AttemptRunner, tasks: list[dict[str, Any]], clock: Clock
+) -> WorkerAnnouncement:
+    """The announcement of the worker that `consumer` belongs to."""
+    return WorkerAnnouncement(
+        worker=runner.worker,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        pool=pool.get_name(consumer.pool),
+        concurrency=consumer.pool.limit or 0,
+        queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
+        tasks=tuple(task["name"] for task in tasks),
+        catalogue=task_catalog.compute_digest(tasks),
+        code_version=runner.code_version,
+        started_at=clock.now(),
+        zone_data=DATA_VERSION,
+        broken=tuple(
+            f"{each.module}: {each}"[:_MAX_BROKEN_LENGTH] for each in consumer.app.broken_modules[:_MAX_BROKEN_MODULES]
+        ),
+        package=runner.settings.tasks,
+    )

@@ -1,0 +1,85 @@
+"""Schedules that a test settles, and what it finds in the database afterwards."""
+
+import datetime as dt
+from typing import Any
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.definition import JobDefinition, JobOwner
+from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.services.calendars import calendars
+from jobworker.services.schedules import evaluator
+from jobworker.services.schedules.evaluator import EvaluationSummary
+from jobworker.store import jobs, tasks
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.schedules.schedule_rows import ScheduleRow
+from jobworker.store.tables import core
+from tests.conformance.factories import make_task
+from tests.conftest import NOW
+
+MINUTE = dt.timedelta(minutes=1)
+EVERY_MINUTE = {"kind": "interval", "every": 60}
+
+
+class ScheduleDriver:
+    """A database with one job, and schedules of it that are due every minute from `NOW` on."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.put_job()
+
+    def put_job(self, name: str = "send", *parameters: Parameter, **fields: Any) -> None:
+        """Make, or change, a job."""
+        with self.database.write() as connection:
+            tasks.upsert(connection, make_task("tasks.mail.send", *parameters))
+            jobs.upsert(connection, JobDefinition(name, task="tasks.mail.send", **fields), JobOwner.API, "me", NOW)
+
+    def put_schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
+        """Make, or change, a schedule."""
+        made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
+        with self.database.write() as connection:
+            timetable = made.build_timetable(calendars.load_calendars(connection, made.calendar_names))
+            return schedule_rows.upsert(connection, made, ScheduleOwner.API, "me", now, find_next_time(timetable, now))
+
+    def evaluate(self, *rows: ScheduleRow, minutes: float = 1) -> EvaluationSummary:
+        """Settle these schedules, so long after `NOW`."""
+        now = at_minute(minutes)
+        with self.database.write() as connection:
+            return evaluator.evaluate_due(connection, {row.id: now for row in rows}, now)
+
+    def list_outcomes(self, row: ScheduleRow) -> list[tuple[float, str]]:
+        """(minutes after `NOW`, outcome) of each row."""
+        return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.list_occurrences(row)]
+
+    def list_occurrences(self, row: ScheduleRow) -> list[Any]:
+        """The ledger of a schedule."""
+        table = core.occurrences.c
+        with self.database.read() as connection:
+            query = core.occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
+            return list(connection.execute(query))
+
+    def list_executions(self) -> list[ExecutionRow]:
+        """The executions there are, the oldest first."""
+        with self.database.read() as connection:
+            return list(reversed(executions.list_page(connection, ExecutionFilters(), limit=200).items))
+
+    def list_states(self) -> list[ExecutionState]:
+        """Theirs."""
+        return [execution.state for execution in self.list_executions()]
+
+    def get_schedule(self, row: ScheduleRow) -> ScheduleRow:
+        """The schedule as it stands."""
+        with self.database.read() as connection:
+            found = schedule_rows.get_by_id(connection, row.id)
+        assert found is not None
+        return found
+
+
+def at_minute(minutes: float) -> dt.datetime:
+    """So long after `NOW`."""
+    return NOW + minutes * MINUTE

@@ -1,0 +1,106 @@
+"""Requests to cancel what has begun, on their way to the workers: given, repeated, and taken for what they are."""
+
+from collections.abc import Iterable
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.relay.cancellation import StopRequestSender
+from jobworker.store.engine.database import Database
+from jobworker.store.executions import executions
+from jobworker.store.tables import core
+from jobworker.transport.stop_requests import StopRequest
+from tests.conformance.factories import NOW, insert_executions, make_execution
+
+
+class RecordingStopRequests:
+    """Takes orders, and notes them."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, list[StopRequest]]] = []
+
+    def give(self, worker: str, orders: Iterable[StopRequest]) -> None:
+        """Note them."""
+        self.given.append((worker, list(orders)))
+
+
+class CancellationDriver:
+    """Executions that somebody wants cancelled."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = ManualClock(NOW)
+        self.redis = RecordingStopRequests()
+        self.stopper = StopRequestSender(database, self.redis, self.clock)  # type: ignore[arg-type]
+
+    def request_cancel(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
+        """One in this state, and the request."""
+        with self.database.write() as connection:
+            [made] = insert_executions(connection, make_execution())
+            assert executions.request_cancel(connection, made, "ann", NOW)
+        self.update_execution(made, state=state, attempt=attempt, worker=worker)
+        return made
+
+    def update_execution(self, execution: str, **values: object) -> None:
+        """Change the row."""
+        table = core.executions
+        with self.database.write() as connection:
+            connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
+
+    def run_turn(self, after: float = 0.0) -> list[tuple[str, list[StopRequest]]]:
+        """The orders that are given in a turn, so many seconds later."""
+        self.clock.advance(after)
+        self.redis.given.clear()
+        self.stopper.send_pending()
+        return self.redis.given
+
+
+@pytest.fixture
+def driver(database: Database) -> CancellationDriver:
+    return CancellationDriver(database)
+
+
+def test_each_worker_gets_its_orders(driver: CancellationDriver) -> None:
+    one, other, third = (
+        driver.request_cancel("Running"),
+        driver.request_cancel("Running", 2, "w2"),
+        driver.request_cancel("Running"),
+    )
+    given = dict(driver.run_turn())
+    assert sorted(given["w1"]) == sorted([StopRequest(one, 1, "ann"), StopRequest(third, 1, "ann")])
+    assert given["w2"] == [StopRequest(other, 2, "ann")]
+
+
+def test_an_order_is_repeated_until_the_execution_has_ended(driver: CancellationDriver) -> None:
+    execution = driver.request_cancel("Running")
+    assert [len(driver.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
+    driver.update_execution(execution, state="Succeeded")
+    assert driver.run_turn(60) == []
+
+
+def test_another_attempt_is_another_order(driver: CancellationDriver) -> None:
+    execution = driver.request_cancel("Running")
+    driver.run_turn()
+    driver.update_execution(execution, attempt=2, worker="w2")
+    assert driver.run_turn(0.1) == [("w2", [StopRequest(execution, 2, "ann")])]
+
+
+def test_what_nobody_wants_cancelled_runs_on(driver: CancellationDriver) -> None:
+    with driver.database.write() as connection:
+        [made] = insert_executions(connection, make_execution())
+    driver.update_execution(made, state="Running", attempt=1, worker="w1")
+    assert driver.run_turn() == []
+
+
+def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(driver: CancellationDriver) -> None:
+    """The request came while the end of the attempt was written down, and found it running."""
+    execution = driver.request_cancel("Retrying")
+    driver.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
+    assert driver.run_turn() == []
+    with driver.database.read() as connection:
+        row = executions.get(connection, execution)
+    assert row is not None
+    assert (row.state, row.cancel_requested_by, row.finished_at) == (ExecutionState.CANCELLED, "ann", NOW)
+    assert driver.run_turn(60) == []

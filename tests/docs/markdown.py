@@ -1,0 +1,77 @@
+"""Reading the documentation: its tables, its code, its links."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+#: Every page that people read.
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """A fenced block, and what the text before it said last."""
+
+    language: str
+    code: str
+    before: str
+
+
+def get_page_name(page: Path) -> str:
+    """The page's path as people write it."""
+    return str(page.relative_to(ROOT))
+
+
+def get_section(page: Path, heading: str) -> str:
+    """The text under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"{get_page_name(page)} has no section {heading!r}"
+    return found[1]
+
+
+def list_sections(page: Path) -> dict[str, str]:
+    """Every section of the second level by its heading."""
+    return {heading: get_section(page, heading) for heading in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)}
+
+
+def parse_table(text: str) -> dict[str, list[str]]:
+    """The rows of the first table: what stands in the first column as code → the other cells."""
+    rows: dict[str, list[str]] = {}
+    lines = text.splitlines()
+    start = next((at for at, line in enumerate(lines) if line.startswith("|---")), len(lines))
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        first, *others = [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        assert re.fullmatch(r"`[^`]+`", first), f"a row begins with {first}"
+        assert first.strip("`") not in rows, f"{first} is there twice"
+        rows[first.strip("`")] = others
+    return rows
+
+
+def list_code_blocks(page: Path, language: str | None = None) -> list[CodeBlock]:
+    """The fenced blocks in their order, all or those of one language."""
+    text = page.read_text()
+    found = [
+        CodeBlock(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2])
+        for match in _FENCE.finditer(text)
+    ]
+    return [block for block in found if language in (None, block.language)]
+
+
+def list_links(page: Path) -> Iterator[str]:
+    """Where the page's links lead, those in code left out."""
+    yield from _LINK.findall(re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text())))
+
+
+def list_anchors(page: Path) -> set[str]:
+    """The names of the page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,31 @@
+"""A worker that has said goodbye stays gone, whatever its threads still do."""
+
+import contextlib
+import datetime as dt
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from jobworker.clock import SystemClock
+from jobworker.transport import keys
+from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.claims import Claims
+from jobworker.transport.worker_registry import WorkerAnnouncement, WorkerRegistry
+from jobworker.worker.celery.task import JobTask
+from jobworker.worker.heartbeat import Heartbeat
+
+
+def test_no_beat_comes_after_goodbye(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = Mailbox("w", "v", SystemClock(), lambda: redis.Redis.from_url(redis_url), lambda: None)
+    monkeypatch.setattr(JobTask, "runner", SimpleNamespace(mailbox=mailbox))
+    moment = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+    announced = WorkerAnnouncement("w", "host", 1, "threads", 1, ("default",), (), "digest", "v", moment)
+    with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
+        heartbeat = Heartbeat(WorkerRegistry(client, 3.0), Claims(client), announced, [])
+        heartbeat.beat()
+        assert client.zrange(keys.WORKERS, 0, -1) == ["w"]
+        heartbeat.deregister()
+        heartbeat.beat()
+        assert client.zrange(keys.WORKERS, 0, -1) == []
+        assert not client.exists(keys.WORKER.format(worker="w"))

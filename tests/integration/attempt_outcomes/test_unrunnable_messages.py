@@ -1,0 +1,133 @@
+"""How a message ends that never becomes a run of a job: too late, unreadable, refused, unknown; also foreign ones."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
+from tests.polling import until
+
+_EVERY_KIND = pytest.mark.parametrize("worker_under_test", BATCHED_KINDS, indirect=True, ids=str)
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def _set_body(text: bytes) -> Change:
+    return lambda envelope: envelope.update(body=base64.b64encode(text).decode())
+
+
+def _set_headers(**changed: Any) -> Change:
+    return lambda envelope: envelope["headers"].update(changed)
+
+
+#: What is done to one of our messages → the report, and what its reason begins with.
+_TOO_LATE = "its deadline 2020-01-01T00:00:00+00:00 passed before it started"
+
+_CHANGES: dict[str, tuple[Change, str, str]] = {
+    "expired": (_set_headers(expires="2020-01-01T00:00:00+00:00"), "expired", _TOO_LATE),
+    "no base64": (lambda envelope: envelope.update(body="%%%"), "rejected", "the message cannot be read"),
+    "no JSON": (_set_body(b"{nope"), "rejected", "the body of the message cannot be read"),
+    "other JSON": (_set_body(b'{"a": 1}'), "rejected", "the message cannot be read"),
+    "content type": (
+        lambda envelope: envelope.update({"content-type": "application/x-python-serialize"}),
+        "rejected",
+        "the message is not one that this worker accepts",
+    ),
+    "no time": (_set_headers(eta="yesterday"), "rejected", "the message is not one that this worker accepts"),
+    "no task": (lambda envelope: envelope["headers"].pop("task"), "rejected", "the message is no task"),
+    "unknown task": (_set_headers(task="nobody.has.it"), "unknown_task", "this worker has no task nobody.has.it"),
+}
+
+
+@_EVERY_KIND
+@pytest.mark.parametrize("change", _CHANGES)
+def test_an_attempt_that_never_starts(worker_under_test: WorkerUnderTest, change: str) -> None:
+    post = worker_under_test.driver
+    how, kind, reason = _CHANGES[change]
+    execution = post.publish_changed(how)
+    told = post.wait_for_event(kind, execution)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == [kind]
+    assert told["reason"] == reason
+    assert told["worker"] in post.list_workers()
+    assert not post.count_starts(execution)
+    # It may start elsewhere if this worker does not have the task, and never again if it is over.
+    assert post.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
+
+
+@pytest.mark.parametrize("worker_under_test", [KOMBU_KIND], indirect=True, ids=str)
+@pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
+def test_the_same_on_kombus_own_transport(worker_under_test: WorkerUnderTest, change: str) -> None:
+    post = worker_under_test.driver
+    how, kind, _ = _CHANGES[change]
+    execution = post.publish_changed(how)
+    post.wait_for_event(kind, execution)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == [kind]
+
+
+_PLAIN_HEADERS = {"id": "plain-1", "task": "noop", "lang": "py"}
+
+
+def _make_foreign_messages(**headers: Any) -> str:
+    envelope = {
+        "headers": {**_PLAIN_HEADERS, **headers},
+        "properties": {"delivery_info": {"exchange": "", "routing_key": "default"}, "correlation_id": "plain-1"},
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "body": "[[], {}, {}]",
+    }
+    return json.dumps(envelope)
+
+
+#: What somebody else may put into our queues.
+_FOREIGN: dict[str, str | bytes] = {
+    "no JSON": "garbage",
+    "a list": "[]",
+    "a number": "7",
+    "nothing": "{}",
+    "no text": b"\xff\xfe\x00",
+    "no headers": '{"headers": null, "properties": {}, "body": ""}',
+    "strange headers": _make_foreign_messages(jobworker="strange"),
+    "half a header": _make_foreign_messages(jobworker={"execution": 5, "attempt": "one"}),
+    "unknown task": _make_foreign_messages(task="nobody.has.it"),
+}
+
+
+@_EVERY_KIND
+@pytest.mark.parametrize("what", _FOREIGN)
+def test_what_nobody_can_read_is_told_and_dropped(worker_under_test: WorkerUnderTest, what: str) -> None:
+    post = worker_under_test.driver
+    before = len(post.list_events())
+    post.push_raw(_FOREIGN[what])
+    until(lambda: len(post.list_events()) > before, what="a report")
+    post.wait_until_reported()
+    [(kind, told)] = post.list_events()[before:]
+    assert kind == "rejected"
+    assert {"message", "task", "queue", "reason", "error"} == set(told)
+    assert worker_under_test.worker.is_alive()
+
+
+@_EVERY_KIND
+def test_a_foreign_message_that_came_too_late_is_told(worker_under_test: WorkerUnderTest) -> None:
+    post = worker_under_test.driver
+    before = len(post.list_events())
+    post.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
+    until(lambda: len(post.list_events()) > before, what="a report")
+    post.wait_until_reported()
+    [(kind, told)] = post.list_events()[before:]
+    assert kind == "expired"
+    assert (told["message"], told["task"], told["queue"]) == ("late-1", "noop", "default")
+
+
+@_EVERY_KIND
+def test_a_plain_celery_message_runs_and_nothing_is_told(worker_under_test: WorkerUnderTest) -> None:
+    post = worker_under_test.driver
+    before = post.list_events()
+    post.push_raw(_make_foreign_messages(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
+    post.wait_until_reported()
+    assert post.list_events() == before
+    assert "plain_celery_task[plain-1] succeeded" in worker_under_test.worker.log.read_text()

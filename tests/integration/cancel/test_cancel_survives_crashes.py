@@ -1,0 +1,107 @@
+"""A request to cancel what runs outlives every process and Redis, and no race leaves anything in between."""
+
+import contextlib
+import signal
+from collections import Counter
+
+from jobworker.domain.errors import ExecutionNotCancellable
+from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.services import executions
+from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
+from tests.engine import Engine
+from tests.polling import until
+from tests.servers import RedisServer
+
+
+def _submit_and_wait_until_running(engine: Engine, job: str, **parameters: object) -> str:
+    execution = engine.submit_one(job, parameters=parameters)
+    until(
+        lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
+        what=f"{job} to run",
+    )
+    return execution
+
+
+def _get_cancel_requester(engine: Engine, execution: str) -> str:
+    return executions.list_transitions(engine.database, execution).items[-1].actor
+
+
+def test_a_request_outlives_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
+    relay, _ = engine.start()
+    engine.wait_until_ready("clings")
+    execution = _submit_and_wait_until_running(engine, "minds_cancellation")
+    other = _submit_and_wait_until_running(engine, "clings", ignore_signals=False)
+    relay.terminate(signal.SIGKILL)
+    own_server.freeze()
+    engine.cancel(execution)
+    engine.cancel(other)
+    own_server.thaw()
+    assert {engine.get(each).state for each in (execution, other)} == {ExecutionState.RUNNING}
+    engine.start_relay()
+    assert [engine.wait_until_final(each).state for each in (execution, other)] == [ExecutionState.CANCELLED] * 2
+    assert (_get_cancel_requester(engine, execution), _get_cancel_requester(engine, other)) == ("tester", "tester")
+
+
+def test_an_order_that_redis_has_lost_is_given_again(engine: Engine, own_server: RedisServer) -> None:
+    engine.start()
+    engine.wait_until_ready("clings")
+    execution = _submit_and_wait_until_running(engine, "wait_for_file", path=str(engine.folder / "never"))
+    # While the worker is frozen, the order is given, and lost with all the data.
+    pid = get_attempt_pid(engine, execution)
+    engine.cancel(execution)
+    own_server.create_client().flushall()
+    row = engine.wait_until_final(execution)
+    assert (row.state, _get_cancel_requester(engine, execution)) == (ExecutionState.CANCELLED, "tester")
+    until(lambda: not filter_alive([pid]))
+
+
+def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(engine: Engine) -> None:
+    _, worker = engine.start()
+    engine.wait_until_ready("clings")
+    execution = _submit_and_wait_until_running(engine, "clings")
+    plain, apart, orphan = list_started_pids(engine, execution)
+    started = [get_attempt_pid(engine, execution), plain, orphan]
+    worker.send_signal(signal.SIGSTOP)
+    engine.cancel(execution)
+    worker.terminate(signal.SIGKILL)
+    engine.start_worker()
+    row = engine.wait_until_final(execution)
+    assert (row.state, row.reason, row.attempt) == (ExecutionState.CANCELLED, "cancelled before the next attempt", 1)
+    assert _get_cancel_requester(engine, execution) == "tester"
+    assert engine.count_starts()[execution, 1] == 1
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    kill_processes(apart, *list_descendants(apart))
+
+
+def test_a_worker_that_waits_for_its_jobs_to_end_still_stops_those_that_are_cancelled(engine: Engine) -> None:
+    _, worker = engine.start()
+    engine.wait_until_ready("clings")
+    looks, clings = (
+        _submit_and_wait_until_running(engine, "minds_cancellation"),
+        _submit_and_wait_until_running(engine, "clings"),
+    )
+    worker.send_signal(signal.SIGTERM)
+    until(lambda: "Warm shutdown" in engine.read_log(worker))
+    engine.cancel(looks)
+    engine.cancel(clings)
+    assert [engine.wait_until_final(each).state for each in (looks, clings)] == [ExecutionState.CANCELLED] * 2
+    until(lambda: not worker.is_alive(), what="the end of the worker")
+
+
+def test_of_jobs_that_end_while_they_are_cancelled_each_has_one_end(engine: Engine) -> None:
+    """An order takes about a second: these end before it, with it, or after it."""
+    engine.start_relay()
+    engine.start_worker("-c", "8")
+    engine.wait_until_ready("holds_politely")
+    wanted = [engine.submit_one("holds_politely", parameters={"seconds": 0.1 * number}) for number in range(24)]
+    for execution in wanted:
+        with contextlib.suppress(ExecutionNotCancellable):
+            until(lambda execution=execution: engine.get(execution).state is not ExecutionState.QUEUED)  # type: ignore[misc]
+            engine.cancel(execution)
+    rows = [engine.wait_until_final(execution) for execution in wanted]
+    assert {row.state for row in rows} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
+    ended = engine.count_ends()
+    for row in rows:
+        final = Counter(state for _, state in engine.list_transitions(row.id) if ExecutionState(state) in FINAL_STATES)
+        assert sum(final.values()) == 1
+        assert (ended[row.id, 1] == 1) == (row.state is ExecutionState.SUCCEEDED)

@@ -1,0 +1,127 @@
+"""Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobworker.store.engine.database import Database
+from tests.integration.http.conftest import (
+    ApiDriver,
+    create_api_driver,
+    insert_export_job,
+    run_web_client,
+    run_web_process,
+)
+from tests.integration.http.sse_client import parse_events
+from tests.polling import TIMEOUT_SECONDS, until
+
+
+@pytest.fixture
+def api(sqlite_database: Database) -> ApiDriver:
+    """A world whose HTTP is spoken by the served application, not by its client."""
+    insert_export_job(sqlite_database)
+    return create_api_driver(sqlite_database)
+
+
+@pytest.fixture
+def server(api: ApiDriver, tmp_path: Path) -> Iterator[httpx.Client]:
+    """The application as `jobworker web` serves it on the database of `world`."""
+    url = api.database.url.render_as_string(hide_password=False)
+    with run_web_client(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
+        yield client
+
+
+def _submit_execution(server: httpx.Client, **options: object) -> httpx.Response:
+    body = {"parameters": {"user_id": "u"}}
+    return server.post("/api/v1/jobs/export/executions", json=body, **options)  # type: ignore[arg-type]
+
+
+def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, api: ApiDriver) -> None:
+    made = _submit_execution(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = parse_events(response.iter_bytes())
+        assert next(events).data["state"] == "Queued"
+        api.enter_state(made, 1, "Running")
+        assert next(events).data["state"] == "Running"
+        api.insert_log_line(made, 1, "hello")
+        line = next(events)
+        assert line.data["message"] == "hello"
+        api.enter_state(made, 1, "Succeeded")
+        assert [event.kind for event in events] == ["state", "end"]
+    headers = {"Last-Event-ID": str(line.id)}
+    with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
+        assert [event.kind for event in parse_events(response.iter_bytes())] == ["state", "end"]
+
+
+def test_the_result_comes_with_the_answer(server: httpx.Client, api: ApiDriver) -> None:
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
+    thread.start()
+    [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
+    api.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
+    thread.join(TIMEOUT_SECONDS)
+    assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
+
+
+def _count_open_streams(server: httpx.Client) -> float:
+    [line] = [line for line in server.get("/metrics").text.splitlines() if line.startswith("jobworker_event_streams ")]
+    return float(line.split()[1])
+
+
+def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, api: ApiDriver) -> None:
+    made = _submit_execution(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+        next(parse_events(response.iter_bytes()))
+        assert _count_open_streams(server) == 1
+    # The server notices when it next has something to say: make it speak.
+    api.insert_log_line(made, 1, "anybody there?")
+    api.enter_state(made, 1, "Running")
+    until(lambda: _count_open_streams(server) == 0, what="the place to be free")
+
+
+def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    url = "/api/v1/jobs/export/executions"
+    small = iter([b'{"parameters": ', b'{"user_id": "u"}}'])
+    assert server.post(url, content=small, headers=headers).status_code == 202
+    large = server.post(url, content=iter([b'{"parameters": "', b"x" * 200_000, b'"}']), headers=headers)
+    assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+    assert server.post(url, content=b" " * 200_000, headers=headers).json()["code"] == "body_too_large"
+
+
+def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> None:
+    with socket.create_connection((server.base_url.host, server.base_url.port or 80), TIMEOUT_SECONDS) as half:
+        half.sendall(
+            b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+        )
+        assert _submit_execution(server).status_code == 202
+    assert _submit_execution(server).status_code == 202
+
+
+def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("PUT", "/api/v1/jobs", 405)):
+        response = server.request(method, path)
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["x-request-id"] == response.json()["request_id"]
+
+
+def test_the_port_is_free_again_when_the_main_process_was_killed(tmp_path: Path, sqlite_url: str) -> None:
+    with run_web_process(tmp_path, sqlite_url) as (client, process):
+        process.send_signal(signal.SIGKILL)
+
+        def is_free() -> bool:
+            with contextlib.suppress(OSError):
+                socket.create_connection((client.base_url.host, client.base_url.port or 80)).close()
+                return False
+            return True
+
+        until(is_free, what="the port to be free")

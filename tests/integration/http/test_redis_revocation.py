@@ -1,0 +1,58 @@
+"""What was cancelled does not start, although no relay is there to see to it."""
+
+import datetime as dt
+
+import redis
+
+from jobworker.store.engine.database import Database
+from jobworker.transport import keys
+from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
+from tests.polling import until
+
+
+def _create_published(api: ApiDriver) -> str:
+    """An execution that waits in Redis for a worker."""
+    made = api.submit_accepted()
+    api.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
+    return str(made["id"])
+
+
+def _get_run_record(client: redis.Redis, execution: str) -> str | None:
+    found = client.get(keys.RUN.format(execution=execution))
+    return str(found) if found else None
+
+
+def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Database, redis_url: str) -> None:
+    insert_export_job(database)
+    api = create_api_driver(database, REDIS_URL=redis_url)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        one, other, kept = (_create_published(api) for _ in range(3))
+        assert api.client.post(f"/api/v1/executions/{one}/cancel").status_code == 202
+        until(
+            lambda: (_get_run_record(client, one) or "").startswith("1 revoked "),
+            what="its first attempt to be revoked",
+        )
+        assert api.client.post("/api/v1/executions/cancel", json={"ids": [other]}).status_code == 200
+        until(
+            lambda: (_get_run_record(client, other) or "").startswith("1 revoked "), what="the other one to be revoked"
+        )
+        assert _get_run_record(client, kept) is None
+    assert api.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
+
+
+def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> None:
+    insert_export_job(database)
+    api = create_api_driver(database, REDIS_URL=redis_url)
+    item = {"job": "export", "parameters": {"user_id": "u"}}
+    batch = api.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
+    for member in batch["ids"]:
+        api.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert api.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
+        until(lambda: all((_get_run_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
+
+
+def test_redis_away_keeps_nobody_from_asking(api: ApiDriver) -> None:
+    execution = _create_published(api)
+    assert api.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
+    assert api.client.get(f"/api/v1/executions/{execution}").json["cancel_requested_by"] == "api"

@@ -1,0 +1,76 @@
+"""However a worker ends, nothing of it is left: not its processes, and not what their jobs have started."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.transport import keys
+from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
+from tests.engine import Engine
+from tests.polling import until
+from tests.servers import RedisServer, ServerProcess
+
+
+class OrphanProcessDriver:
+    """A worker with a job that clings to life, and all the processes that belong to it."""
+
+    def __init__(self, engine: Engine, *options: str) -> None:
+        self.engine = engine
+        engine.start_relay()
+        self.worker: ServerProcess = engine.start_worker(*options)
+        engine.wait_until_ready("clings")
+        self.execution = engine.submit_one("clings")
+        until(lambda: engine.get(self.execution).state is ExecutionState.RUNNING and engine.is_running(self.execution))
+        plain, self.detached_pid, orphan = list_started_pids(engine, self.execution)
+        self.pids = [get_attempt_pid(engine, self.execution), plain, orphan, *list_descendants(self.worker.pid)]
+        self.pids = [
+            pid for pid in self.pids if pid != self.detached_pid and pid not in list_descendants(self.detached_pid)
+        ]
+        assert filter_alive(self.pids) == self.pids
+
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left. Who was killed cannot look for those that have left the group."""
+        return not self.worker.is_alive() and not filter_alive(self.pids)
+
+
+@pytest.fixture
+def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
+    made = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
+    yield made
+    kill_processes(made.detached_pid, *list_descendants(made.detached_pid))
+
+
+def test_told_to_interrupt_its_jobs(driver: OrphanProcessDriver) -> None:
+    """Also one that ignores SIGTERM, which the worker would wait for without end."""
+    driver.worker.send_signal(signal.SIGQUIT)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+    until(lambda: not filter_alive([driver.detached_pid]))
+
+
+def test_told_twice_from_the_keyboard(driver: OrphanProcessDriver) -> None:
+    driver.worker.send_signal(signal.SIGINT)
+    until(lambda: "Warm shutdown" in driver.engine.read_log(driver.worker))
+    driver.worker.send_signal(signal.SIGINT)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+
+
+def test_killed(driver: OrphanProcessDriver) -> None:
+    driver.worker.terminate(signal.SIGKILL)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+
+
+def test_given_up(driver: OrphanProcessDriver, own_server: RedisServer) -> None:
+    [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
+    own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
+    until(driver.has_ended, what=f"the end of {driver.pids}")
+    until(lambda: not filter_alive([driver.detached_pid]))
+
+
+def test_a_process_that_somebody_kills_takes_its_children_along(driver: OrphanProcessDriver) -> None:
+    process, *others = driver.pids[:3]
+    os.kill(process, signal.SIGKILL)
+    until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")
+    driver.worker.check_alive()

@@ -1,0 +1,201 @@
+"""A town that lives by its schedules: a relay, a worker and two beats, each beat on a wire of its own.
+
+Or without any beat: then the relay itself looks what is due.
+
+Whatever happens to any of them, every occurrence runs once: `Town.ordinary_day` says so for what happens within it.
+"""
+
+import contextlib
+import datetime as dt
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from jobworker.domain.executions.execution import FINAL_STATES
+from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.domain.schedules.timetable import find_next_time
+from jobworker.store.schedules import schedule_rows
+from jobworker.store.tables import core
+from jobworker.transport import keys
+from tests.engine import Engine
+from tests.integration.transport.proxy import RedisProxy
+from tests.polling import until
+from tests.schedule_oracle import NO_DISCREPANCIES, Discrepancies, OccurrenceKey, compare_database, list_nominal_times
+from tests.servers import RedisServer, ServerProcess
+
+#: The leader's lock of `IMPATIENT` lives so long (s).
+LEADER_LOCK_SECONDS = 2.0
+
+FAST_BEAT_APP = "tests.integration.beat_app"
+DEFAULT_BEAT_APP = "jobworker"
+
+#: A beat's request that reports what is due: it names entries, and the one that reads names none.
+_REPORT_PATTERN = re.compile(rb"redbeat:[0-9a-zA-Z]")
+
+_RULES: Sequence[dict[str, Any]] = [
+    *[{"kind": "interval", "every": 1}] * 6,
+    *[{"kind": "interval", "every": 2, "anchor": "2026-01-01T00:00:00.25+00:00"}] * 3,
+    *[{"kind": "interval", "every": 1.5}] * 3,
+    *[{"kind": "cron", "expression": "*/2 * * * * *"}] * 6,
+    *[{"kind": "cron", "expression": "1-59/2 * * * * *"}] * 6,
+]
+
+
+@dataclass
+class BeatProcess:
+    """A beat process, and its wire to Redis."""
+
+    process: ServerProcess
+    proxy: RedisProxy
+
+    def hold_report(self) -> None:
+        """Stop it inside a tick: what it has read as due stays on the wire."""
+        self.proxy.hold_request(lambda sent: _REPORT_PATTERN.search(sent) is not None)
+
+    def drop_answer(self) -> None:
+        """The next report arrives, and the connection breaks before the answer does."""
+        self.proxy.drop_answer_to(lambda sent: _REPORT_PATTERN.search(sent) is not None)
+
+    def block_requests(self) -> None:
+        """Nothing of what it sends arrives any more."""
+        self.proxy.hold_request(lambda _: True)
+
+
+class ScheduleCluster:
+    """Everything that runs, and what is to be expected of it."""
+
+    def __init__(self, engine: Engine, server: RedisServer, provider: str) -> None:
+        self.engine = engine
+        self.has_beats = provider == "redbeat"
+        self._provider = provider
+        self.server = server
+        self.client = server.create_client()
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.beats: list[BeatProcess] = []
+        self.relay = self.start_relay()
+
+    def start_relay(self) -> ServerProcess:
+        """The relay, instead of the one that was there."""
+        self.relay = self.engine.start_relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
+        return self.relay
+
+    def add_schedules(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
+        """Add schedules of which nothing may be left out, however late it is."""
+        with self.engine.database.write() as connection:
+            for number, rule in enumerate(rules):
+                misfire = {"policy": "catch_up", "grace": 3600, "max": 1000}
+                spec = {"name": f"s{number}", "job": "noop", "rule": rule, "overlap": "allow", "misfire": misfire}
+                schedule, now = parse(spec), self.engine.clock.now()
+                first = find_next_time(schedule.build_timetable({}), now)
+                row = schedule_rows.upsert(connection, schedule, ScheduleOwner.API, "tester", now, first)
+                self.specs[row.id] = spec
+
+    def start_beat(self, app: str = FAST_BEAT_APP) -> BeatProcess:
+        """One more beat."""
+        wire = RedisProxy(self.server.url)
+        beat = BeatProcess(self.engine.start_beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
+        self.beats.append(beat)
+        return beat
+
+    def replace_beats(self, app: str) -> None:
+        """Two others instead of those that are there."""
+        for beat in [*self.beats]:
+            self.kill_beat(beat)
+        self.delete_leader_lock()
+        for _ in range(2):
+            self.start_beat(app)
+
+    def wait_for_leader(self) -> BeatProcess:
+        """The beat that leads, once one does."""
+        answer = until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
+        assert answer is not None
+        return answer
+
+    def get_other_beat(self, beat: BeatProcess) -> BeatProcess:
+        """A beat that is not this one."""
+        return next(each for each in self.beats if each is not beat)
+
+    def wait_until_leading(self, beat: BeatProcess, within: float = 60.0) -> None:
+        """Wait until it does."""
+        until(lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
+
+    def wait_until_held(self, beat: BeatProcess) -> None:
+        """Wait until it stands still with something in hand."""
+        until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
+
+    def kill_beat(self, beat: BeatProcess) -> None:
+        """As kill -9 does."""
+        beat.process.send_signal(signal.SIGKILL)
+        self.beats.remove(beat)
+
+    def delete_leader_lock(self) -> None:
+        """Somebody deletes the leader's lock."""
+        self.client.delete("redbeat::lock")
+
+    def wait_for(self, seconds: float) -> None:
+        """Wait until occurrences of so many seconds have come, or would have."""
+        then = self.engine.clock.now() + dt.timedelta(seconds=seconds)
+        until(lambda: self.engine.clock.now() >= then, what="time to pass")
+
+    def wait_until_all_fire(self) -> None:
+        """Wait until every schedule has fired something that became due after this moment."""
+        now, table = self.engine.clock.now(), core.occurrences
+
+        def all_fired() -> bool:
+            wanted = sa.select(table.c.schedule_id).distinct().where(table.c.scheduled_for >= now)
+            with self.engine.database.read() as connection:
+                return set(connection.scalars(wanted)) == set(self.specs)
+
+        until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
+
+    @contextlib.contextmanager
+    def expect_exactly_once(self, check_starts: bool = True, max_delay: float | None = None) -> Iterator[None]:
+        """Whatever happens in this block, each occurrence fires once, at most `max_delay` s late, and its execution begins.
+
+        Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `check_starts`.
+        """
+        begin = self.engine.clock.now()
+        yield
+        end = self.engine.clock.now()
+        expected: dict[OccurrenceKey, str] = {
+            (schedule, at): "fired"
+            for schedule, spec in self.specs.items()
+            for at in list_nominal_times(spec, begin, end)
+        }
+
+        def findings() -> Discrepancies:
+            starts = self.engine.count_starts() if check_starts else None
+            late = dt.timedelta(seconds=max_delay) if max_delay else None
+            return compare_database(self.engine.database, expected, begin, end, starts, late)
+
+        with contextlib.suppress(AssertionError):  # What is missing is shown below.
+            until(lambda: not findings().missing, 60.0, every=0.2)
+        until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
+        assert len(expected) > len(self.specs)
+        assert findings() == NO_DISCREPANCIES
+
+    def close(self) -> None:
+        """Let go of all wires."""
+        for beat in self.beats:
+            beat.proxy.release()
+            beat.proxy.close()
+        self.client.close()
+
+    def _find_leader(self) -> BeatProcess | None:
+        with contextlib.suppress(redis.RedisError):
+            name = str(self.client.hget(keys.BEAT, "leader") or "")
+            return next((beat for beat in self.beats if name.endswith(f":{beat.process.pid}")), None)
+        return None
+
+    def _has_all_ended(self, begin: dt.datetime, end: dt.datetime) -> bool:
+        table = core.executions
+        open_ones = sa.select(sa.func.count()).where(
+            table.c.scheduled_for >= begin, table.c.scheduled_for < end, table.c.state.not_in(FINAL_STATES)
+        )
+        with self.engine.database.read() as connection:
+            return connection.execute(open_ones).scalar_one() == 0

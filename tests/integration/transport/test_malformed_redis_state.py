@@ -1,0 +1,200 @@
+"""Redis holds what nobody expects there: nothing is lost for it, and nobody stops."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from jobworker.transport import keys
+from jobworker.transport.client import connect_redis
+from jobworker.transport.publisher import get_list_name
+from jobworker.transport.stop_requests import StopRequest, StopRequests
+from jobworker.transport.worker_registry import HeartbeatStatus, UnreadableKey, WorkerAnnouncement, WorkerRegistry
+from tests.conftest import NOW
+from tests.engine import LEASE_SECONDS
+from tests.integration.transport.transport_driver import TransportDriver
+from tests.polling import until
+
+pytestmark = pytest.mark.every_redis
+
+
+def _replace_record(driver: TransportDriver, execution: str, how: str) -> None:
+    """Put something else where the record of the execution belongs."""
+    name = keys.RUN.format(execution=execution)
+    if how == "a hash":
+        driver.client.hset(name, "attempt", "1")
+    else:
+        driver.client.set(name, how)
+
+
+@pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running", "1 paused w 1"])
+def test_records_that_are_none_keep_nobody_from_running(driver: TransportDriver, how: str) -> None:
+    messages = [driver.make_message() for _ in range(20)]
+    for message in messages[::3]:
+        _replace_record(driver, message.execution, how)
+    executions = driver.publish_messages(messages)
+    driver.start_worker()
+    driver.expect_done(executions)
+
+
+def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(driver: TransportDriver) -> None:
+    worker = driver.start_worker()
+    forged = replace(driver.make_message("saves_file"), execution="../../../forged")
+    driver.publish_messages([forged])
+    driver.expect_done(driver.publish())
+    until(lambda: "rejected" in driver.list_event_kinds(forged.execution), what="the forged message to be rejected")
+    worker.check_alive()
+    assert not list(driver.engine.folder.rglob("forged"))
+
+
+def test_a_list_that_is_none_is_passed_over(driver: TransportDriver) -> None:
+    """One of several lists of a queue, and the only one of another."""
+    worker = driver.start_worker()
+    for name in (get_list_name("critical", 9), get_list_name("background", 5)):
+        driver.client.set(name, "no list")
+    driver.expect_done([*driver.publish(count=30), *driver.publish(queue="critical", count=3)])
+    asked = _count_script_calls(driver)
+    driver.expect_done(driver.publish())
+    assert _count_script_calls(driver) - asked < 50, "it does not ask over and over for what it cannot get"
+    worker.check_alive()
+
+
+def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(driver: TransportDriver) -> None:
+    victim = driver.start_worker("--pool", "threads", "-c", "1")
+    [blocking] = driver.publish("hold", seconds=600)
+    until(lambda: driver.engine.is_running(blocking))
+    victim.send_signal(signal.SIGSTOP)
+    # As if it had fetched these, too, and started none.
+    inflight = keys.INFLIGHT.format(worker=driver.get_worker_id(victim))
+    spoilt, homeless = driver.make_message(), driver.make_message(queue="elsewhere")
+    for tag, message in ((900, spoilt), (901, homeless)):
+        driver.publish_messages([message])
+        name = get_list_name(message.queue, 5)
+        driver.client.hset(inflight, str(tag), f"{len(name)}:{name}{driver.client.rpop(name)!s}")
+        driver.client.set(
+            keys.RUN.format(execution=message.execution), f"1 running {driver.get_worker_id(victim)} {tag}"
+        )
+    driver.client.set(get_list_name("elsewhere", 5), "no list")
+    driver.start_worker()
+    until(lambda: driver.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
+    driver.expect_done([spoilt.execution])
+    assert homeless.execution in str(driver.client.lindex(keys.POISON, 0))
+
+
+#: Bytes that are no UTF-8.
+_INVALID_UTF8 = b"\xff\xfe\xc3("
+
+_VALUE_WRITERS: dict[str, Callable[[redis.Redis, str], object]] = {
+    "string": lambda client, key: client.set(key, "garbage"),
+    "string of bytes": lambda client, key: client.set(key, _INVALID_UTF8),
+    "list": lambda client, key: client.lpush(key, "garbage", _INVALID_UTF8),
+    "hash": lambda client, key: client.hset(
+        key,
+        mapping={
+            "seen": "x",
+            "from": "x",
+            "?": "x",
+            "#": _INVALID_UTF8,
+            "!": "x",
+            "9": "x",
+            "8": _INVALID_UTF8,
+            _INVALID_UTF8: _INVALID_UTF8,
+        },
+    ),
+    "zset": lambda client, key: client.zadd(key, {_INVALID_UTF8: 1}),
+    "stream": lambda client, key: client.xadd(key, {"garbage": "x", _INVALID_UTF8: _INVALID_UTF8}),
+}
+
+
+def test_whatever_stands_under_the_keys_of_workers_they_go_on(driver: TransportDriver) -> None:
+    """Every type in the place of every key that a worker reads or writes, but for those that the relay sets right."""
+    worker = driver.start_worker()
+    name = driver.get_worker_id(worker)
+    patterns = (keys.RUNNING, keys.ORDERS, keys.INFLIGHT, keys.READY, keys.WATCH, keys.POISON, keys.LOSSES, keys.WORKER)
+    for pattern in patterns:
+        key = pattern.format(worker=name, queue="default", message="m")
+        for kind, write in _VALUE_WRITERS.items():
+            driver.client.delete(key)
+            write(driver.client, key)
+            messages = [driver.make_message() for _ in range(2)]
+            executions = driver.publish_messages(messages)
+            until(
+                lambda executions=executions: (
+                    set(executions) <= {about for what, about, _ in driver.list_events() if what == "succeeded"}
+                ),  # type: ignore[misc]
+                what=f"jobs to run with a {kind} under {key}",
+            )
+    worker.check_alive()
+    assert "UnicodeDecodeError" not in driver.engine.read_log(worker)
+
+
+def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: str) -> None:
+    with connect_redis(redis_url) as client:
+        key = keys.ORDERS.format(worker="w")
+        odd: Any = ["garbage", "[1]", "[1e400, 1]", "[" * 50_000, _INVALID_UTF8, b'[1, "%b"]' % _INVALID_UTF8]
+        for number, text in enumerate(odd):
+            client.hset(key, f"e{number}", text)
+        client.hset(key, _INVALID_UTF8, _INVALID_UTF8)
+        client.hset(key, "e", '[1, "ann"]')
+        orders = StopRequests(client).list_for_worker("w")
+        assert len(orders) == len(odd) + 2
+        assert [order for order in orders if order.attempt] == [StopRequest("e", 1, "ann")]
+
+
+_ANNOUNCEMENT = WorkerAnnouncement("w", "h", 1, "solo", 1, ("default",), ("noop",), "d", "v", NOW)
+
+
+@pytest.mark.parametrize("kind", _VALUE_WRITERS)
+def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_announcement(
+    redis_url: str, kind: str
+) -> None:
+    unreadable: list[UnreadableKey] = []
+    with connect_redis(redis_url) as client:
+        registry = WorkerRegistry(client, LEASE_SECONDS)
+        assert registry.send_heartbeat(_ANNOUNCEMENT, []).status is HeartbeatStatus.UNKNOWN
+        registry.announce(_ANNOUNCEMENT, [])
+        assert registry.send_heartbeat(_ANNOUNCEMENT, []).status is HeartbeatStatus.KNOWN
+        key = keys.WORKER.format(worker="w")
+        client.delete(key)
+        _VALUE_WRITERS[kind](client, key)
+        assert registry.send_heartbeat(_ANNOUNCEMENT, []).status is HeartbeatStatus.UNKNOWN
+        registry.announce(_ANNOUNCEMENT, [])
+        assert registry.send_heartbeat(_ANNOUNCEMENT, []).status is HeartbeatStatus.KNOWN
+        assert registry.list_announcements(unreadable.append) == [_ANNOUNCEMENT]
+    assert not unreadable
+
+
+def test_a_worker_is_known_again_after_its_announcement_was_overwritten(driver: TransportDriver) -> None:
+    name = driver.get_worker_id(driver.start_worker())
+    key = keys.WORKER.format(worker=name)
+    announced = until(lambda: driver.client.get(key))
+    driver.client.set(key, "garbage")
+    until(lambda: driver.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again")
+
+
+def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        registry = WorkerRegistry(client, LEASE_SECONDS)
+        client.zadd(keys.WORKERS, {"dead": 1})
+        client.hset(keys.INFLIGHT.format(worker="dead"), mapping={"1": _PACKED_MESSAGE, "!": "1"})
+        client.set(keys.RUN.format(execution="e"), "1 running dead 1")
+        client.set(keys.EVENTS, "something else")
+        with pytest.raises(redis.ResponseError):
+            registry.reap_worker("dead")
+        client.delete(keys.EVENTS)
+        assert registry.reap_worker("dead")
+        entries: Any = client.xrange(keys.EVENTS)
+        assert [fields["kind"] for _, fields in entries] == ["worker_lost", "lost"]
+        assert client.exists(keys.FENCE.format(worker="dead"))
+
+
+#: An attempt in the hash of what a worker has in flight.
+_PACKED_MESSAGE = '1:q{"headers":{"jobworker":{"execution":"e","attempt":1,"job":"j"}}}'
+
+
+def _count_script_calls(driver: TransportDriver) -> int:
+    """How many scripts Redis has run."""
+    return int(driver.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))

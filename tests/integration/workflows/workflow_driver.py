@@ -1,0 +1,71 @@
+"""An engine to which workflows and batches are submitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobworker.domain.executions.execution import ExecutionState
+from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
+from jobworker.services.submissions import submission
+from jobworker.services.workflows import batches, workflows
+from jobworker.services.workflows.batch_completion import BatchOptions
+from jobworker.services.workflows.batches import BatchStatus
+from jobworker.store.executions import executions
+from jobworker.store.executions.execution_filters import ExecutionFilters
+from jobworker.store.executions.executions import ExecutionRow
+from tests.engine import Engine
+from tests.polling import until
+
+
+def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> WorkflowStep:
+    """A step of a workflow."""
+    return WorkflowStep(Submission(job=job, **fields), needs, on_failure)
+
+
+@dataclass
+class WorkflowDriver:
+    """What the tests do to an engine."""
+
+    engine: Engine
+
+    def submit_workflow(self, **steps: WorkflowStep) -> tuple[str, dict[str, str]]:
+        """Accept a workflow: its id, and those of its executions by step."""
+        engine = self.engine
+        accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
+        engine.notify_relay()
+        found = self.get_batch(accepted.batch_id or "")
+        assert found.steps is not None
+        return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
+
+    def submit_batch(self, submissions: Sequence[Submission], **options: Any) -> tuple[str, Sequence[str]]:
+        """Accept a batch: its id, and those of its executions."""
+        engine = self.engine
+        accepted = submission.submit_batch(
+            engine.database, engine.clock, submissions, "tester", options=BatchOptions(**options)
+        )
+        engine.notify_relay()
+        return accepted.batch_id or "", accepted.execution_ids
+
+    def get_batch(self, batch_id: str) -> BatchStatus:
+        """A batch as it stands."""
+        return batches.get(self.engine.database, batch_id)
+
+    def wait_until_completed(self, batch_id: str) -> BatchStatus:
+        """A batch once it is complete."""
+        until(lambda: self.get_batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
+        return self.get_batch(batch_id)
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Cancel a batch."""
+        batches.cancel(self.engine.database, self.engine.clock, batch_id, "tester")
+        self.engine.notify_relay()
+
+    def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, ExecutionState]:
+        """How each step ended."""
+        return {name: self.engine.wait_until_final(each).state for name, each in ids.items()}
+
+    def list_executions(self, **filters: Any) -> Sequence[ExecutionRow]:
+        """The executions that pass a filter, newest first."""
+        with self.engine.database.read() as connection:
+            return executions.list_page(connection, ExecutionFilters(**filters), 200).items

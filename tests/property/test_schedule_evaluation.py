@@ -1,0 +1,138 @@
+"""Settling, whatever is due and however it is cut into parts: nothing is lost, nothing is settled twice."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.domain.schedules.evaluation import (
+    Decision,
+    EvaluationContext,
+    OccurrenceOutcome,
+    PausePeriod,
+    UnfinishedRuns,
+    evaluate,
+)
+from jobworker.domain.schedules.schedule import MisfirePolicy, MissedOccurrencePolicy, OverlapPolicy
+
+NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+#: Seconds before now; those up to 60 are noticed in time.
+_AGES = st.lists(st.integers(min_value=-5, max_value=200), unique=True, max_size=40)
+
+
+def _get_moment(age: int) -> dt.datetime:
+    return NOW - dt.timedelta(seconds=age)
+
+
+@st.composite
+def _situations(draw: st.DrawFn) -> EvaluationContext:
+    since = draw(st.integers(min_value=0, max_value=250))
+    until = draw(st.none() | st.integers(min_value=-5, max_value=since))
+    forbidden = draw(st.integers(min_value=1, max_value=5))
+    return EvaluationContext(
+        now=NOW,
+        misfire=MisfirePolicy(draw(st.sampled_from(MissedOccurrencePolicy)), 60.0, draw(st.integers(1, 12))),
+        overlap=draw(st.sampled_from(OverlapPolicy)),
+        runs=draw(st.integers(0, 5)),
+        max_runs=draw(st.none() | st.integers(1, 30)),
+        pause=draw(
+            st.none()
+            | st.just(PausePeriod(_get_moment(since), _get_moment(until) if until is not None else None, "paused"))
+        ),
+        unavailable_reason=draw(st.none() | st.none() | st.none() | st.just("disabled")),
+        find_forbidden_reason=lambda moment: "closed" if forbidden > 1 and moment.second % forbidden == 0 else None,
+        unfinished=draw(
+            st.sampled_from([UnfinishedRuns(), UnfinishedRuns("x"), UnfinishedRuns("x", has_waiting=True)])
+        ),
+    )
+
+
+def _list_due(ages: Sequence[int]) -> list[dt.datetime]:
+    return sorted(_get_moment(age) for age in ages)
+
+
+def _evaluate_in_parts(due: Sequence[dt.datetime], situation: EvaluationContext, size: int) -> list[Decision]:
+    """As the relay does it when much is due: part by part, with what fired before as it was written down."""
+    decided: list[Decision] = []
+    for start in range(0, len(due), size):
+        runs = situation.runs + sum(each.outcome is OccurrenceOutcome.FIRED for each in decided)
+        part = evaluate(due[start : start + size], replace(situation, runs=runs), iter(due[start + size :]))
+        decided += part
+        if part and part[-1].outcome is OccurrenceOutcome.EXHAUSTED:
+            break
+    return decided
+
+
+@given(_AGES, _situations())
+def test_each_occurrence_has_one_outcome_in_its_order_and_a_reason(
+    ages: list[int], situation: EvaluationContext
+) -> None:
+    due = _list_due(ages)
+    decided = evaluate(due, situation)
+    exhausted = bool(decided) and decided[-1].outcome is OccurrenceOutcome.EXHAUSTED
+    assert [each.nominal for each in decided] == due[: len(decided)]
+    assert exhausted or len(decided) == len(due)
+    assert [each.outcome for each in decided].count(OccurrenceOutcome.EXHAUSTED) == exhausted
+    assert all(each.reason for each in decided if each.outcome is not OccurrenceOutcome.FIRED)
+    assert all(each.outcome is OccurrenceOutcome.FIRED for each in decided if each.waits or each.cancels)
+    fired = sum(each.outcome is OccurrenceOutcome.FIRED for each in decided)
+    assert situation.max_runs is None or fired <= max(0, situation.max_runs - situation.runs)
+
+
+@given(_AGES, _situations())
+def test_nothing_fires_in_a_pause_or_when_it_is_forbidden(ages: list[int], situation: EvaluationContext) -> None:
+    for each in evaluate(_list_due(ages), situation):
+        paused = situation.pause is not None and situation.pause.is_paused_at(each.nominal)
+        if situation.find_forbidden_reason(each.nominal):
+            assert each.outcome is OccurrenceOutcome.SKIPPED_CALENDAR
+        elif paused or situation.unavailable_reason:
+            assert each.outcome is OccurrenceOutcome.SKIPPED_PAUSED
+
+
+@given(_AGES, _situations(), st.integers(1, 7))
+def test_misfire_policies_hold_however_it_is_cut(ages: list[int], situation: EvaluationContext, size: int) -> None:
+    situation = replace(situation, overlap=OverlapPolicy.ALLOW, max_runs=None)
+    due = _list_due(ages)
+    decided = _evaluate_in_parts(due, situation, size)
+    assert [(each.nominal, each.outcome) for each in decided] == [
+        (each.nominal, each.outcome) for each in evaluate(due, situation)
+    ]
+    candidates = [
+        each
+        for each in decided
+        if each.outcome not in (OccurrenceOutcome.SKIPPED_PAUSED, OccurrenceOutcome.SKIPPED_CALENDAR)
+    ]
+    late = [each for each in candidates if situation.is_late(each.nominal)]
+    fired = [each for each in late if each.outcome is OccurrenceOutcome.FIRED]
+    if situation.misfire.policy is MissedOccurrencePolicy.SKIP:
+        assert not fired
+    elif situation.misfire.policy is MissedOccurrencePolicy.CATCH_UP:
+        assert fired == late[-situation.misfire.max_occurrences :]
+    elif len(late) < len(candidates):
+        assert not fired
+    else:
+        assert fired == late[-1:]
+    assert all(each.outcome is OccurrenceOutcome.FIRED for each in candidates[len(late) :])
+
+
+@given(_AGES, _situations())
+def test_overlap_policies_hold_among_those_that_are_settled_together(
+    ages: list[int], situation: EvaluationContext
+) -> None:
+    fired = [each for each in evaluate(_list_due(ages), situation) if each.outcome is OccurrenceOutcome.FIRED]
+    timely = [each for each in fired if not situation.is_late(each.nominal)]
+    catching_up = situation.misfire.policy is MissedOccurrencePolicy.CATCH_UP
+    if situation.overlap is OverlapPolicy.ALLOW:
+        assert not any(each.waits for each in fired)
+    elif situation.overlap is OverlapPolicy.SKIP and not catching_up:
+        assert len(fired) <= (situation.unfinished.oldest_id is None)
+    elif situation.overlap is OverlapPolicy.QUEUE_ONE and not catching_up:
+        assert sum(each.waits for each in fired) <= (not situation.unfinished.has_waiting)
+    elif situation.overlap is OverlapPolicy.CANCEL_RUNNING:
+        assert len(timely) <= 1
+    # Only the first of those that are not allowed to overlap starts at once, and only if nobody is there before it.
+    at_once = [each for each in fired if not each.waits]
+    assert situation.overlap is OverlapPolicy.ALLOW or len(at_once) <= (situation.unfinished.oldest_id is None)

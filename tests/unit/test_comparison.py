@@ -1,0 +1,76 @@
+"""Where two JSON values differ."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from jobworker.domain.executions import comparison
+from jobworker.domain.executions.comparison import Difference
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ({}, {}, []),
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2}, [("/a", "changed", 1, 2)]),
+        ({"a": 1}, {"b": 1}, [("/a", "removed", 1, None), ("/b", "added", None, 1)]),
+        ({"a": None}, {}, [("/a", "removed", None, None)]),
+        ({"a": 1}, {"a": True}, [("/a", "changed", 1, True)]),
+        ({"a": 1}, {"a": 1.0}, [("/a", "changed", 1, 1.0)]),
+        ({"a": {"b/c": 1, "d": 2}}, {"a": {"b/c": 3, "d": 2}}, [("/a/b~1c", "changed", 1, 3)]),
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, [("/a/1/b", "changed", 2, 3)]),
+        ({"a": [1]}, {"a": [1, 2]}, [("/a", "changed", [1], [1, 2])]),
+        ({"a": {}}, {"a": []}, [("/a", "changed", {}, [])]),
+    ],
+)
+def test_each_place_is_named(before: Any, now: Any, found: list[tuple[Any, ...]]) -> None:
+    told = [(each.pointer, each.change, each.before, each.now) for each in comparison.compare_values("p", before, now)]
+    assert told == found
+
+
+@dataclass(frozen=True)
+class FakeExecution:
+    """An execution."""
+
+    job_revision: int = 1
+    parameters: Any = None
+    overrides: Any = None
+    code_version: str | None = "v1"
+    worker: str | None = "celery@one:17:ab12"
+
+
+EXECUTION = FakeExecution(parameters={"month": "May"})
+
+
+def test_equal_executions_do_not_differ_though_their_worker_was_started_anew() -> None:
+    assert comparison.compare_executions(EXECUTION, replace(EXECUTION, worker="celery@one:18:cd34"), ({}, {})) == []
+
+
+def test_everything_that_may_differ() -> None:
+    now = replace(
+        EXECUTION, job_revision=2, parameters={"month": "June"}, overrides={"time_limit": 5}, code_version="v2",
+        worker="celery@two:1:x",
+    )  # fmt: skip
+    assert comparison.compare_executions(EXECUTION, now, ({"queue": "a"}, {"queue": "b"})) == [
+        Difference("revision", "", "changed", 1, 2),
+        Difference("definition", "/queue", "changed", "a", "b"),
+        Difference("parameters", "/month", "changed", "May", "June"),
+        Difference("overrides", "/time_limit", "added", None, 5),
+        Difference("code_version", "", "changed", "v1", "v2"),
+        Difference("worker", "", "changed", "celery@one", "celery@two"),
+        Difference("host", "", "changed", "one", "two"),
+    ]
+
+
+def test_what_has_not_run_is_not_said_to_run_elsewhere() -> None:
+    assert comparison.compare_executions(EXECUTION, replace(EXECUTION, worker=None, code_version=None), ({}, {})) == []
+
+
+def test_there_are_not_too_many() -> None:
+    many = {str(number): number for number in range(1000)}
+    assert (
+        len(comparison.compare_executions(EXECUTION, replace(EXECUTION, parameters=many), ({}, {})))
+        == comparison.MAX_DIFFERENCES
+    )

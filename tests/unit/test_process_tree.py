@@ -1,0 +1,90 @@
+"""Which processes belong to one, and that all of them end."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from jobworker.worker.control import process_tree as processes
+from tests.polling import until
+
+#: A leader with a child in its group, one with a session of its own, and one whose parent is gone; it says who.
+_PROCESS_TREE_SCRIPT = """
+trap '' TERM
+sleep 600 & plain=$!
+setsid sleep 600 & apart=$!
+orphan=$( (sleep 600 >/dev/null 2>&1 & echo $!) )
+echo $plain $apart $orphan
+wait
+"""
+
+
+class ProcessTree:
+    """A leader and its three."""
+
+    def __init__(self) -> None:
+        self._leader = subprocess.Popen(
+            ["sh", "-c", _PROCESS_TREE_SCRIPT], stdout=subprocess.PIPE, start_new_session=True, text=True
+        )
+        assert self._leader.stdout is not None
+        self.pid = self._leader.pid
+        self.members = {int(word) for word in self._leader.stdout.readline().split()}
+
+    def has_leader_ended(self) -> bool:
+        """Whether the leader is gone."""
+        return self._leader.poll() is not None
+
+    def list_alive(self) -> set[int]:
+        """Which of the three run."""
+        return {pid for pid in self.members if processes._read_stat(pid)}
+
+    def kill_all(self) -> None:
+        """Leave nothing of it."""
+        processes.kill_tree(self.pid)
+        self._leader.communicate()
+
+
+@pytest.fixture
+def process_tree() -> Iterator[ProcessTree]:
+    made = ProcessTree()
+    yield made
+    made.kill_all()
+
+
+def test_members_are_found_wherever_they_are(process_tree: ProcessTree) -> None:
+    # `setsid` forks when it leads a group.
+    assert process_tree.members <= {each.pid for each in processes.find_members(process_tree.pid)} | {process_tree.pid}
+
+
+def test_all_are_killed(process_tree: ProcessTree) -> None:
+    processes.kill_tree(process_tree.pid)
+    until(lambda: process_tree.has_leader_ended() and not process_tree.list_alive())
+
+
+def test_those_that_were_known_are_killed_after_their_leader_is_gone(process_tree: ProcessTree) -> None:
+    known = processes.terminate_tree(process_tree.pid)
+    os.kill(process_tree.pid, 9)
+    until(process_tree.has_leader_ended)
+    processes.kill_tree(process_tree.pid, known)
+    until(lambda: not process_tree.list_alive())
+
+
+def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
+    with subprocess.Popen(["sleep", "600"]) as other:
+        seen = processes._read_stat(other.pid)
+        assert seen is not None
+        gone = subprocess.Popen(["true"], start_new_session=True)
+        gone.wait()
+        processes.kill_tree(gone.pid, {seen._replace(started_ticks=seen.started_ticks - 1)})
+        assert other.poll() is None
+        other.kill()
+
+
+def test_nobody_is_no_error() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert processes.find_members(gone.pid) == set()
+    processes.kill_tree(gone.pid)
+    processes.kill_group(gone.pid)
+    assert processes.terminate_tree(gone.pid) == set()

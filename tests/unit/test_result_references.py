@@ -1,0 +1,83 @@
+"""Parameters that are taken from results."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.domain.errors import InvalidParameters
+from jobworker.domain.workflows import result_references
+from jobworker.domain.workflows.result_references import UnresolvedParameter
+
+RESULT = {"rows": [{"id": 7}, None], "a/b": {"m~n": 1}, "": "empty", "0": "zero"}
+
+
+def _make_reference(path: Any = None, **more: Any) -> dict[str, Any]:
+    return {"$from": "extract", **({} if path is None else {"path": path}), **more}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (None, RESULT), ("", RESULT), ("/rows/0/id", 7), ("/rows/1", None), ("/a~1b/m~0n", 1), ("/", "empty"),
+        ("/0", "zero"),
+    ],
+)  # fmt: skip
+def test_a_pointer_leads_to_a_value(path: str | None, value: Any) -> None:
+    assert result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT}) == {"x": value}
+
+
+@pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
+def test_a_pointer_that_leads_nowhere(path: str) -> None:
+    with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
+        result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT})
+    assert result_references.resolve({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {"x": None}
+
+
+def test_a_source_without_a_result() -> None:
+    with pytest.raises(UnresolvedParameter, match="nothing at its root"):
+        result_references.resolve({"x": _make_reference()}, {})
+    with pytest.raises(UnresolvedParameter):
+        result_references.resolve({"x": _make_reference("/a")}, {"extract": None})
+
+
+def test_references_are_found_at_any_depth_and_values_are_not_looked_through() -> None:
+    given = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
+    assert result_references.find_referring_parameters(given) == {"deep"}
+    resolved = result_references.resolve(given, {"extract": {"rows": _make_reference("/else")}})
+    assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/else")]}], "n": 1}
+
+
+def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once() -> None:
+    names: list[str] = []
+
+    class Asked(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            names.append(name)
+            return super().__getitem__(name)
+
+    sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
+    given = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
+    assert result_references.list_sources(given) == ["a", "b"]
+    assert len(result_references.resolve(given, sources)["x"]) == 65
+    assert names == ["a", "b"]
+    given["x"] = [*given["x"], {"$from": "a", "path": "/text"}]
+    with pytest.raises(InvalidParameters, match="more than 65536 bytes"):
+        result_references.resolve(given, sources)
+
+
+def test_what_is_wrong_with_references_is_told_with_its_place() -> None:
+    given = {
+        "a": [{"$from": "load"}],
+        "b/c": _make_reference("rows"),
+        "c": _make_reference("/m~n"),
+        "d": _make_reference(1, more=2),
+        "e": {"$from": ["extract"]},
+    }
+    assert [(each.pointer, each.code) for each in result_references.validate(given, {"extract"}, "/p")] == [
+        ("/p/a/0/$from", "unknown_source"),
+        ("/p/b~1c/path", "not_allowed"),
+        ("/p/c/path", "not_allowed"),
+        ("/p/d/path", "not_allowed"),
+        ("/p/d/more", "unknown_field"),
+        ("/p/e/$from", "unknown_source"),
+    ]

@@ -1,0 +1,147 @@
+"""The window checker finds what was planted; nothing else in the tests would notice if it went blind."""
+
+import collections
+import datetime as dt
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.schedule_oracle import (
+    NO_DISCREPANCIES,
+    Discrepancies,
+    OccurrenceKey,
+    OccurrenceRecord,
+    ScheduledExecution,
+    find_discrepancies,
+    list_nominal_times,
+)
+
+BEGIN = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+TIMES: list[OccurrenceKey] = [("s", BEGIN + number * SECOND) for number in range(4)]
+EXPECTED = dict.fromkeys(TIMES, "fired")
+RECORDS = [OccurrenceRecord(at, "fired", f"e{number}", at[1] + SECOND / 2) for number, at in enumerate(TIMES)]
+EXECUTIONS = [ScheduledExecution(f"e{number}", at) for number, at in enumerate(TIMES)]
+STARTS = collections.Counter({(run.execution, 1): 1 for run in EXECUTIONS})
+SECOND_OCCURRENCE = "2026-03-02T12:00:01+00:00 of s"
+
+
+def test_it_has_nothing_to_say_of_what_went_well() -> None:
+    assert find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS, max_delay=SECOND) == NO_DISCREPANCIES
+
+
+def test_it_finds_an_occurrence_without_a_row() -> None:
+    found = find_discrepancies(EXPECTED, [*RECORDS[:1], *RECORDS[2:]], [*EXECUTIONS[:1], *EXECUTIONS[2:]])
+    assert found == Discrepancies(missing=(f"{SECOND_OCCURRENCE} has no row",))
+
+
+def test_it_finds_a_row_without_its_execution() -> None:
+    assert find_discrepancies(EXPECTED, RECORDS, [*EXECUTIONS[:1], *EXECUTIONS[2:]]) == Discrepancies(
+        missing=(f"{SECOND_OCCURRENCE} has no execution",)
+    )
+
+
+def test_it_finds_what_was_late() -> None:
+    ledger = [*RECORDS[:1], replace(RECORDS[1], recorded_at=TIMES[1][1] + 2 * SECOND), *RECORDS[2:]]
+    assert find_discrepancies(EXPECTED, ledger, EXECUTIONS) == NO_DISCREPANCIES
+    assert find_discrepancies(EXPECTED, ledger, EXECUTIONS, max_delay=SECOND) == Discrepancies(
+        late=(f"{SECOND_OCCURRENCE} fired 2 s later",)
+    )
+
+
+def test_it_finds_a_row_that_no_rule_names() -> None:
+    between = ("s", BEGIN + SECOND / 2)
+    found = find_discrepancies(
+        EXPECTED, [*RECORDS, OccurrenceRecord(between, "missed", None, BEGIN + SECOND)], EXECUTIONS
+    )
+    assert found == Discrepancies(extra=("2026-03-02T12:00:00.500000+00:00 of s is named by no rule, and is missed",))
+
+
+@pytest.mark.parametrize("of", ["an occurrence that has one", "nothing"])
+def test_it_finds_an_execution_too_many(of: str) -> None:
+    at = TIMES[1] if of == "an occurrence that has one" else ("s", BEGIN - SECOND)
+    [extra] = find_discrepancies(EXPECTED, RECORDS, [*EXECUTIONS, ScheduledExecution("e9", at)]).extra
+    assert "has execution e9, which is not in the ledger" in extra
+
+
+@pytest.mark.parametrize("again", [("e1", 1), ("e1", 2)])
+def test_it_finds_an_execution_that_began_twice(again: tuple[str, int]) -> None:
+    found = find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS + collections.Counter([again]))
+    assert found == Discrepancies(extra=(f"{SECOND_OCCURRENCE} began 2 times",))
+
+
+def test_it_finds_a_wrong_outcome() -> None:
+    ledger = [*RECORDS[:1], replace(RECORDS[1], outcome="coalesced", execution=None), *RECORDS[2:]]
+    found = find_discrepancies(EXPECTED, ledger, [*EXECUTIONS[:1], *EXECUTIONS[2:]])
+    assert found == Discrepancies(wrong=(f"{SECOND_OCCURRENCE} is coalesced instead of fired",))
+
+
+def test_it_finds_what_was_recorded_too_early() -> None:
+    ledger = [*RECORDS[:1], replace(RECORDS[1], recorded_at=BEGIN), *RECORDS[2:]]
+    assert find_discrepancies(EXPECTED, ledger, EXECUTIONS) == Discrepancies(
+        wrong=(f"{SECOND_OCCURRENCE} was recorded before its time",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "begin", "hours", "shown"),
+    [
+        ({"rule": {"kind": "interval", "every": 5400}}, "2026-03-02T12:00:00+00:00", 4, "12:00 13:30 15:00"),
+        (
+            {"rule": {"kind": "interval", "every": 3600, "anchor": "2030-01-01T00:10:00+00:00"}},
+            "2026-03-02T12:00:00+00:00",
+            3,
+            "12:10 13:10 14:10",
+        ),
+        (
+            {"rule": {"kind": "cron", "expression": "*/20 13 * * *"}},
+            "2026-03-02T12:00:00+00:00",
+            4,
+            "13:00 13:20 13:40",
+        ),
+        ({"rule": {"kind": "cron", "expression": "5 0 13 * 1"}}, "2026-03-02T00:00:00+00:00", 24, "00:05"),
+        ({"rule": {"kind": "weekly", "days": ["monday"], "time": "06:00"}}, "2026-03-02T00:00:00+00:00", 48, "06:00"),
+        ({"rule": {"kind": "monthly", "day": "last", "time": "06:00"}}, "2026-02-27T12:00:00+00:00", 48, "06:00"),
+        # 02:30 does not exist on this day in Berlin, and comes twice on the other.
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "daily", "time": "02:30"}},
+            "2026-03-29T00:00:00+00:00",
+            6,
+            "01:30",
+        ),
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "daily", "time": "02:30"}},
+            "2026-10-25T00:00:00+00:00",
+            6,
+            "00:30",
+        ),
+        (
+            {
+                "zone": "Europe/Berlin",
+                "rule": {"kind": "daily", "time": "02:30"},
+                "dst": {"gap": "skip", "fold": "second"},
+            },
+            "2026-10-25T00:00:00+00:00",
+            6,
+            "01:30",
+        ),
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "cron", "expression": "30 * * * *"}},
+            "2026-10-25T00:00:00+00:00",
+            3,
+            "00:30 01:30 02:30",
+        ),
+    ],
+)
+def test_what_should_happen_is_what_a_clock_says(spec: dict[str, Any], begin: str, hours: int, shown: str) -> None:
+    first = dt.datetime.fromisoformat(begin)
+    found = list_nominal_times(spec, first, first + dt.timedelta(hours=hours))
+    assert " ".join(f"{moment:%H:%M}" for moment in found) == shown
+
+
+def test_seconds_are_looked_at_where_a_rule_has_them() -> None:
+    found = list_nominal_times(
+        {"rule": {"kind": "cron", "expression": "*/20 * * * * *"}}, BEGIN + SECOND, BEGIN + 45 * SECOND
+    )
+    assert [moment.second for moment in found] == [20, 40]

@@ -1,0 +1,23 @@
+"""What a worker looks at before it takes work."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from jobworker.settings import Settings
+from jobworker.worker import bootstrap
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_home_that_cannot_be_used_is_told_once(tmp_path: Path, usable: bool) -> None:
+    home = tmp_path / "home"
+    if not usable:
+        home.touch()
+    settings = Settings.from_environment({"JOBWORKER_HOME": str(home)})
+
+    with capture_logs() as said:
+        bootstrap._warn_if_home_unusable(settings)
+
+    assert [each["event"] for each in said] == ([] if usable else ["home_unusable"])
+    assert all(str(home) in each["why"] for each in said)
