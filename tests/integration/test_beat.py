@@ -518,7 +518,7 @@ def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Be
 
     entry = beat.Entry.from_key(key, app=beat.app)
     assert (entry.name, entry.task) == ("s1", "job")
-    assert entry.schedule.described == {"rule": make_spec(HOURLY)["rule"], "zone": "UTC"}
+    assert entry.schedule.timetable_json == {"rule": make_spec(HOURLY)["rule"], "zone": "UTC"}
     is_due, seconds = entry.schedule.is_due(schedule.now)
     assert not is_due
     assert 0 < seconds <= 3600

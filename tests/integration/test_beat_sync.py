@@ -152,7 +152,7 @@ def test_a_new_schedule_is_known_with_the_next_round(database: Database, client:
     assert sync_driver.get_next_time(first) == compute_next_time(HOURLY, sync_driver.clock.now())
     beat = make_scheduler(redis_url)
     entry = beat.Entry.from_key(entry_format.build_entry_key(first), app=beat.app)
-    assert (entry.name, entry.task, entry.schedule.described["zone"]) == (first, "job", "Europe/Berlin")
+    assert (entry.name, entry.task, entry.schedule.timetable_json["zone"]) == (first, "job", "Europe/Berlin")
 
 
 def test_nothing_changed_writes_nothing(sync_driver: BeatSyncDriver) -> None:
@@ -275,13 +275,13 @@ def test_beat_finds_the_calendars_that_it_needs_in_the_entry(sync_driver: BeatSy
         row = schedule_rows.upsert(connection, spec, ScheduleOwner.API, "ann", sync_driver.clock.now(), nominal)
     sync_driver.run_for(1)
     entry = beat.Entry.from_key(entry_format.build_entry_key(row.id), app=beat.app)
-    assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 48 * HOUR
+    assert entry.schedule.find_next_after(nominal - 24 * HOUR) == nominal + 48 * HOUR
 
     with sync_driver.database.write() as connection:
         calendar_rows.upsert(connection, "forbidden", elsewhere, CalendarOwner.API, "ann", sync_driver.clock.now())
     sync_driver.run_for()
     entry = beat.Entry.from_key(entry_format.build_entry_key(row.id), app=beat.app)
-    assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
+    assert entry.schedule.find_next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
 
 
 def test_calendars_that_change_no_nominal_time_are_left_out(sync_driver: BeatSyncDriver) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobworker import Context, job
-from jobworker.declare import enter, leave
+from jobworker.declare import reset_current_context, set_current_context
 
 
 def _first(context: Context, a: int, b: int = 2) -> tuple[Any, ...]:
@@ -30,9 +30,9 @@ def context() -> Any:
         execution_id="1", job="j", attempt=1, max_attempts=None, parameters={}, scheduled_for=None, correlation_id="c",
         worker="w", log=logging.getLogger(), files=None, _progress=lambda *_: None,  # type: ignore[arg-type]
     )  # fmt: skip
-    token = enter(made)
+    token = set_current_context(made)
     yield made
-    leave(token)
+    reset_current_context(token)
 
 
 def test_wherever_it_stands(context: Context) -> None:

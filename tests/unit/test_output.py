@@ -64,7 +64,7 @@ def test_output_that_is_not_blocking_is_waited_for(lowest: int) -> None:
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
 def test_a_process_ends_with_its_own_exit_code(output: str) -> None:
-    code = "from jobworker.telemetry import logging; logging.outlive_output(); print('x' * 100_000); exit(7)"
+    code = "from jobworker.telemetry import logging; logging.tolerate_output_errors(); print('x' * 100_000); exit(7)"
     shown = ">&- 2>&-" if output == "closed" else f">{output} 2>&1"
     done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {shown}', sys.executable, code], check=False)
     assert done.returncode == 7

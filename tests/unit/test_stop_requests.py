@@ -25,9 +25,9 @@ class StopRequestDriver:
         self.held: dict[str, Claim | None] = {}
         runner: Any = SimpleNamespace(
             worker="w1",
-            desk=self.desk,
-            mailbox=SimpleNamespace(held=self.held),
-            link=SimpleNamespace(client=self.redis),
+            control_table=self.desk,
+            mailbox=SimpleNamespace(delivered=self.held),
+            redis_connection=SimpleNamespace(client=self.redis),
         )
         self.lookout = StopRequestPoller(runner, is_prefork=False)
 

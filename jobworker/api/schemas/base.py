@@ -97,7 +97,7 @@ class UnreadableSchema(ResponseSchema):
 
 def make_page_schema(item_schema: type[StrictSchema]) -> StrictSchema:
     """The description of a page of such items."""
-    name = f"{item_schema.__name__}Page"
+    item = item_schema.__name__.removesuffix("Schema")
     members = {
         "items": fields.List(fields.Nested(item_schema)),
         "next": text_field("Cursor of the next page; null: this is the last one.", allow_none=True),
@@ -106,6 +106,6 @@ def make_page_schema(item_schema: type[StrictSchema]) -> StrictSchema:
             metadata={"description": "Rows that cannot be read as they stand in the database; absent without any."},
         ),
     }
-    schema: StrictSchema = type(name, (ResponseSchema,), {"__doc__": f"A page of {item_schema.__name__}.", **members})()
+    schema: StrictSchema = type(f"{item}PageSchema", (ResponseSchema,), {"__doc__": f"A page of {item}.", **members})()
     schema.fields["unreadable"].required = False
     return schema

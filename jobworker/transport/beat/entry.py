@@ -94,7 +94,7 @@ class BeatEntry(RedBeatSchedulerEntry):
     @property
     def due_at(self) -> dt.datetime | None:
         """The first occurrence after the last run (RedBeat's own sum goes wrong when clocks change)."""
-        found: dt.datetime | None = self.schedule.next_after(self.last_run_at or self.schedule.now())
+        found: dt.datetime | None = self.schedule.find_next_after(self.last_run_at or self.schedule.now())
         return found
 
     @property

@@ -55,21 +55,21 @@ class QoS(virtual.QoS):
 
     def can_consume(self) -> bool:
         """Whether the poller should ask Redis for messages, or may read an answer."""
-        return bool(self.channel.wants_to_ask() if self.channel.takes_jobs else super().can_consume())
+        return bool(self.channel.can_poll() if self.channel.consumes_jobs else super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """The mailbox knows already."""
 
     def ack(self, delivery_tag: str) -> None:
         """Done, without anything to report."""
-        self.channel.mailbox.done(delivery_tag)
+        self.channel.mailbox.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Done, or back to the front of its list."""
         if requeue:
-            self.channel.mailbox.give_back(delivery_tag)
+            self.channel.mailbox.requeue(delivery_tag)
         else:
-            self.channel.mailbox.done(delivery_tag)
+            self.channel.mailbox.acknowledge(delivery_tag)
 
 
 class Channel(kombu_redis.Channel):
@@ -258,7 +258,7 @@ class Channel(kombu_redis.Channel):
     def pause_polling(self, seconds: float) -> None:
         """Ask nothing for a while."""
         self._paused_until = self.clock.monotonic() + seconds
-        self.connection.cycle.look_soon(seconds)
+        self.connection.cycle.poll_soon(seconds)
 
     def _receive(self) -> Any:
         """Remote control's messages; a connection that broke is opened again by the poller."""
@@ -268,7 +268,7 @@ class Channel(kombu_redis.Channel):
             logger.warning("control_connection_broke", error=str(error))
             self._in_listen = None
             self.subclient.connection.disconnect()
-            self.connection.cycle.look_soon()
+            self.connection.cycle.poll_soon()
             raise Empty from None
 
     def _on_connection_disconnect(self, connection: Any) -> None:

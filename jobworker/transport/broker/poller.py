@@ -50,7 +50,7 @@ class Poller(kombu_redis.MultiChannelPoller):
             self._loop.call_later(seconds, _do_nothing)
 
     def _can_fetch(self) -> bool:
-        return any(channel.takes_jobs and not channel._in_poll and channel.wants_to_ask() for channel in self._channels)
+        return any(channel.consumes_jobs and not channel._in_poll and channel.can_poll() for channel in self._channels)
 
     def attach_to_loop(self, loop: Any, on_readable: Callable[[int], None]) -> None:
         """Take part in the event loop's ticks."""

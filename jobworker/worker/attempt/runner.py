@@ -118,7 +118,7 @@ class AttemptRunner:
         self, delivery: Delivery, body: Callable[[], Any], context: declare.Context, attempt: AttemptReporter
     ) -> Any:
         handler = self._handler or self._install_log_handler()
-        entered = declare.enter(context)
+        entered = declare.set_current_context(context)
         listening = handler.enter_attempt(attempt)
         bound = structlog.contextvars.bind_contextvars(
             job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
@@ -128,7 +128,7 @@ class AttemptRunner:
         finally:
             structlog.contextvars.reset_contextvars(**bound)
             handler.leave_attempt(listening)
-            declare.leave(entered)
+            declare.reset_current_context(entered)
 
     def _store_report(
         self, delivery: Delivery, attempt_outcome: AttemptOutcome, started: float, attempt: AttemptReporter

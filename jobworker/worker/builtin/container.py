@@ -58,7 +58,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     The parameters are JSON on its standard input, what it prints is the log, and exit code 0 is success. The result is
     what it leaves in /jobworker/result.json.
     """
-    policy, settings = self.job_isolation(), JobTask.get_job_runner().settings
+    policy, settings = self.get_job_isolation(), JobTask.get_job_runner().settings
     if not isinstance(policy, ContainerIsolation):
         raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
     check_policy(policy, settings)

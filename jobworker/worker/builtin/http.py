@@ -71,7 +71,7 @@ def http_request(  # noqa: PLR0913  what a request takes
     if not 0 < timeout <= 3600:
         raise Abort("timeout must be more than 0 and at most 3600 seconds")
     egress = EgressPolicy(JobTask.get_job_runner().settings.egress)
-    circuit = _TargetCircuit(context.job, target, self.job_circuit())
+    circuit = _TargetCircuit(context.job, target, self.get_job_circuit())
     circuit.check_closed(timeout)
     for name in headers or {}:
         if str(name).lower() in _FORBIDDEN_HEADERS:

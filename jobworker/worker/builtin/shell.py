@@ -27,7 +27,7 @@ def shell_run(self: Any, context: Context, command: list[str], input: str = "") 
     The result is {"exit_code": 0}; any other exit code is a failure.
     """
     _check_command(command, JobTask.get_job_runner().settings)
-    policy = self.job_isolation()
+    policy = self.get_job_isolation()
     limits = (
         ResourceLimits(policy.memory, policy.cpu, policy.open_files)
         if isinstance(policy, ProcessIsolation)

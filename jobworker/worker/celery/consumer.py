@@ -70,7 +70,7 @@ class Consumer(CeleryConsumer):
                 JobTask.runner.mailbox.requeue_all()
             JobTask.runner.mailbox.flush_before_exit(_FLUSH_TIMEOUT_SECONDS)
         if self.jobworker_heartbeat:
-            self.jobworker_heartbeat.leave()
+            self.jobworker_heartbeat.deregister()
 
     # --- messages that cannot become a run of a job -----------------------------------------------------------
 

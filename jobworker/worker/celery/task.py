@@ -139,7 +139,7 @@ class JobApp(Celery):
     ) -> Any:
         names.reserve(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
         made = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
-        retries.override_autoretry(made, made.delivery)
+        retries.override_autoretry(made, made.get_job_delivery)
         return made
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -159,7 +159,7 @@ class JobApp(Celery):
             names.reserve(made.name, type(made))
         made.__class__ = _derive_job_class(type(made))
         registered = super().register_task(made, **options)
-        retries.override_autoretry(registered, registered.delivery)
+        retries.override_autoretry(registered, registered.get_job_delivery)
         return registered
 
 

@@ -74,10 +74,10 @@ def _run_attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: 
     task.push_request(request, args=payload[0], kwargs=payload[1], called_directly=False)
     try:
         order = RunRequest(name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level)
-        delivery = task.delivery()
-        policy = task.job_isolation()
+        delivery = task.get_job_delivery()
+        policy = task.get_job_isolation()
         policy = policy if isinstance(policy, ProcessIsolation) else ProcessIsolation()
-        attempt = task.job_attempt(delivery, lambda: _run_in_own_process(order, policy, task))
+        attempt = task.wrap_job_attempt(delivery, lambda: _run_in_own_process(order, policy, task))
         runner.run_attempt(delivery, attempt, payload[1])
     except ReportedOutcome as told:
         return _to_celery_result(told.outcome, clock.monotonic() - started)

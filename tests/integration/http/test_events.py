@@ -197,7 +197,7 @@ def test_there_are_never_more_streams_than_there_is_room_for(patient: ApiDriver)
     made = patient.submit_accepted()["id"]
     room = patient.app.extensions["jobworker"]
     for number in range(MAX_STREAMS - 1):
-        room.streams.take(f"192.0.2.{number % 8}")
+        room.streams.acquire(f"192.0.2.{number % 8}")
     last = EventStreamReader(patient, made)
     refused = patient.client.get(f"/api/v1/executions/{made}/events")
     assert (refused.status_code, refused.json["code"], refused.headers["Retry-After"]) == (503, "busy", "2")

@@ -257,7 +257,7 @@ class TestPrefer:
 
     def test_when_too_many_wait_the_answer_comes_at_once(self, api: ApiDriver) -> None:
         room = api.app.extensions["jobworker"]
-        while room.waiting.acquire(blocking=False):
+        while room.waiting_requests.acquire(blocking=False):
             pass
         response = self._submit(api, "wait=30")
         assert response.status_code == 202

@@ -21,7 +21,7 @@ def test_bodies_are_limited_by_what_the_resource_takes(api: ApiDriver) -> None:
 
 
 def test_few_large_bodies_are_worked_off_at_a_time(api: ApiDriver) -> None:
-    large = api.app.extensions["jobworker"].large_bodies
+    large = api.app.extensions["jobworker"].large_body_slots
     places = [large.acquire(blocking=False) for _ in range(4)]
     assert all(places)
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 20}

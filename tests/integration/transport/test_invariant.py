@@ -290,7 +290,7 @@ def _apply_step(world: _TransportModel, step: Any) -> None:
             worker.pump()
             for _ in range(ended):
                 worker.end()
-            worker.settle(lose_settle)
+            worker.flush(lose_settle)
         case "fetch":
             worker.fetch(*rest)
         case "late":
@@ -299,8 +299,8 @@ def _apply_step(world: _TransportModel, step: Any) -> None:
             world.publish(priority=5)
             worker.arrives_late()
         case "back":
-            worker.give_back()
-            worker.settle(*rest)
+            worker.return_late()
+            worker.flush(*rest)
         case "die":
             world.kill_worker(first, *rest)
 

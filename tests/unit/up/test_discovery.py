@@ -40,7 +40,7 @@ def test_the_embedded_redis_is_found_and_told_to_what_is_started(up: str) -> Non
 
 
 def test_any_server_of_the_api_finds_it(up: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("outlive_output", "configure", "log_start"):  # They are for a whole process.
+    for name in ("tolerate_output_errors", "configure", "log_process_start"):  # They are for a whole process.
         monkeypatch.setattr(logging, name, lambda *_: None)
     assert create_app().extensions["jobworker"].settings.redis_url == up
 
