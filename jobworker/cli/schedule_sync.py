@@ -26,7 +26,7 @@ _SIGNS = {
 
 
 @click.command()
-@click.option("--exit-code", "tells", is_flag=True, help="Exit with 1 if there is a difference.")
+@click.option("--exit-code", "exit_code", is_flag=True, help="Exit with 1 if there is a difference.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def plan(context: click.Context, /, exit_code: bool, as_json: bool) -> None:

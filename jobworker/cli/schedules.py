@@ -86,7 +86,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @command.command("preview")
-@click.argument("described", metavar="JSON")
+@click.argument("document", metavar="JSON")
 @click.option("--zone", help="The time zone, if JSON is a rule alone.")
 @click.option("--from", "begin", type=arguments.DateTimeType(), help="What is due after this time (now).")
 @click.option(

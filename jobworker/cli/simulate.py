@@ -39,12 +39,15 @@ class _TimeZoneType(click.ParamType[zoneinfo.ZoneInfo]):
 @click.option("--from", "begin", required=True, metavar="TIME", help="When it begins: 2026-03-28, 2026-03-28T22:00Z.")
 @click.option("--to", "end", required=True, metavar="TIME", help="When it ends; that moment is not part of it.")
 @click.option(
-    "--outage", "out", multiple=True, help="Nobody looks then: 01:00-04:00 each day, or BEGIN/END. Repeatable."
+    "--outage", "outage_texts", multiple=True, help="Nobody looks then: 01:00-04:00 each day, or BEGIN/END. Repeatable."
 )
 @click.option("--zone", type=_TimeZoneType(), default="UTC", show_default=True, help="Of times without an offset.")
 @click.option("--schedule", "names", multiple=True, help="Only this one; more than once: only these.")
 @click.option(
-    "--duration", "takes", multiple=True, help="So long an execution takes (0); NAME=SECONDS: of that schedule."
+    "--duration",
+    "duration_texts",
+    multiple=True,
+    help="So long an execution takes (0); NAME=SECONDS: of that schedule.",
 )
 @click.option("--code", is_flag=True, help="What the package of schedules here declares, instead of what is in force.")
 @click.option(

@@ -47,7 +47,7 @@ def install_into_celery(app: Celery, settings: Settings) -> None:
     app.steps["consumer"].add(ReportFlushStep)
     app.steps["consumer"].add(StopRequestStep)
     builtin.register_jobs()
-    app.events.dispatcher_cls = "jobworker.worker.celery.events:Dispatcher"
+    app.events.dispatcher_cls = "jobworker.worker.celery.events:NonBlockingEventDispatcher"
     _keep_values_out_of_logs()
     _track_direct_calls(settings)
 

@@ -84,7 +84,9 @@ def test_every_code_of_a_place() -> None:
 def test_every_reason_why_an_execution_waits() -> None:
     listed = set(parse_table(get_section(DOCS / "http.md", "Why it does not run")))
     nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/executions/blockers.py").read_text()))
-    calls = [node for node in nodes if isinstance(node, ast.Call) and _get_called_name(node) in ("Reason", "_full")]
+    calls = [
+        node for node in nodes if isinstance(node, ast.Call) and _get_called_name(node) in ("Blocker", "_detect_full")
+    ]
     assert listed == {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 
 
@@ -114,7 +116,7 @@ def _list_subclasses(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError
 
 
 #: Calls that make a FieldError, and which of their arguments is its code.
-_CODE_ARGUMENT_POSITIONS = {"FieldError": 1, "_invalid": 1, "Coded": 0}
+_CODE_ARGUMENT_POSITIONS = {"FieldError": 1, "_invalid": 1, "CodedMessage": 0}
 
 
 def _list_field_codes() -> Iterator[str]:
@@ -128,7 +130,7 @@ def _list_field_codes() -> Iterator[str]:
 
 def _get_code(call: ast.Call) -> int | None:
     # A reader's `refuse(name, code, message)`; others of that name take fewer arguments.
-    if _get_called_name(call) == "refuse":
+    if _get_called_name(call) == "add_problem":
         return 1 if len(call.args) == 3 else None
     return _CODE_ARGUMENT_POSITIONS.get(_get_called_name(call))
 

@@ -59,7 +59,7 @@ def test_every_chore_of_the_relay_is_told() -> None:
     chores = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/maintenance.py").read_text()))
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Step"
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "RelayStep"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     ]
     assert told == ["chore", *chores]

@@ -100,11 +100,11 @@ def interrupt_tick(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch
     report = beat._report_due
 
     def late(reading: ScheduleSnapshot) -> list[dt.datetime]:
-        monkeypatch.setattr(beat, "_report", report)
+        monkeypatch.setattr(beat, "_report_due", report)
         meanwhile()
         return report(reading)
 
-    monkeypatch.setattr(beat, "_report", late)
+    monkeypatch.setattr(beat, "_report_due", late)
 
 
 @pytest.mark.parametrize("rule", [HOURLY, EVERY_10_MINUTES])

@@ -27,8 +27,8 @@ class ReadLimit:
 
     def attach(self, engine: sa.Engine) -> None:
         """Begin with each transaction of this engine, whose connections are watched, and end with it."""
-        event.listen(engine, "begin", lambda connection: connection.connection.info[_INFO_KEY].begin())
-        event.listen(engine, "checkin", lambda _connection, record: record.info[_INFO_KEY].end())
+        event.listen(engine, "begin", lambda connection: connection.connection.info[_INFO_KEY].start())
+        event.listen(engine, "checkin", lambda _connection, record: record.info[_INFO_KEY].stop())
 
     def watch(self, record: sa.pool.ConnectionPoolEntry) -> Callable[[], bool]:
         """Watch a new connection; return what says whether SQLite shall interrupt its statement."""

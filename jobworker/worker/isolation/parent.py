@@ -143,7 +143,7 @@ class _ChildListener(ProgramLog):
     def on_message(self, message: dict[str, Any]) -> None:
         """A message; what makes no sense is passed over."""
         for field, value in message.items():
-            hear = getattr(self, f"_hear_{field}", None)
+            hear = getattr(self, f"_handle_{field}", None)
             if hear is not None:
                 try:
                     hear(value)

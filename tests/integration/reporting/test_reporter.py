@@ -145,7 +145,7 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
         tried.append(len(batch))
         return really(batch)
 
-    monkeypatch.setattr(reporter, "_try", count)
+    monkeypatch.setattr(reporter, "_try_send", count)
     for _ in range(50):
         attempt = create_attempt_reporter(reporter)
         attempt.log_line("kept")

@@ -114,7 +114,7 @@ def test_many_large_results_leave_a_few_at_a_time(
         parts.append(len(part))
         return tell(part, *more)
 
-    monkeypatch.setattr(mailbox_driver.mailbox, "_tell", note_and_tell)
+    monkeypatch.setattr(mailbox_driver.mailbox, "_send_batch", note_and_tell)
     for ticket in tickets:
         mailbox_driver.mailbox.report_ended(ticket, EventKind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
     assert mailbox_driver.mailbox.flush()
