@@ -1,7 +1,9 @@
 """The thread that notifies the relay goes on whatever one notification meets."""
 
+import pytest
 import redis
 
+from jobworker.transport import notifier
 from jobworker.transport.notifier import Notifier
 from tests.polling import until
 
@@ -14,7 +16,27 @@ def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
         raise ValueError("not a state of an attempt")
 
     # There is no Redis at this address; what fails here fails before it is asked.
-    waker = Notifier("redis://127.0.0.1:1/0", revoke)
+    notifier_thread = Notifier("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
-        waker.notify_soon(cancelled=True)
+        notifier_thread.notify_soon(cancelled=True)
         until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]
+
+
+def test_notifier_pauses_after_a_failed_notification(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier, "_RETRY_SECONDS", 3600.0)
+    calls: list[int] = []
+
+    def revoke(_client: redis.Redis) -> None:
+        calls.append(len(calls))
+        raise redis.ConnectionError("away")
+
+    subject = Notifier("redis://127.0.0.1:1/0", revoke)
+    subject.notify_soon(cancelled=True)
+    until(lambda: len(calls) == 1, within=10)
+    # One waits in the queue, and the thread does not take it.
+    subject.notify_soon()
+    assert not subject._pause_over.wait(0.05)
+    assert (len(calls), subject._pending.full()) == (1, True)
+
+    subject._pause_over.set()
+    until(lambda: len(calls) == 2, within=10)  # What could not be revoked is revoked with the next notification.
