@@ -190,6 +190,6 @@ def test_the_limit_of_an_answer_follows_the_settings_of_the_session(postgres_url
     for options in ("?options=-c%20statement_timeout%3D20000", "?options=-c%20statement_timeout%3D0", ""):
         database = Database(postgres_url + options)
         with database.read() as connection:
-            limits.append(connection.connection.dbapi_connection._limit)  # type: ignore[union-attr]
+            limits.append(connection.connection.dbapi_connection._response_timeout_seconds)  # type: ignore[union-attr]
         database.dispose()
     assert limits == [23.0, None, 8.0]

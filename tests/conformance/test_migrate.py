@@ -64,11 +64,11 @@ def test_upgrades_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
 
 def test_upgrades_at_the_same_time_do_not_meet_on_postgresql(postgres: object, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue("postgres")
-    server.create("together")
+    server.create_database("together")
     try:
         assert _upgrade_together(server.url("together")) == [migrate.get_head()] * 4
     finally:
-        server.drop("together")
+        server.drop_database("together")
 
 
 def _upgrade_together(url: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_task_is_not_removed_while_no_worker_is_up(driver: TaskRemovalDriver) ->
 
 
 @pytest.mark.parametrize(
-    "other", [{"package": "reports"}, {"queue": "gpu"}, {"whole": False}], ids=["package", "queue", "broken"]
+    "other", [{"package": "reports"}, {"queue": "gpu"}, {"is_complete": False}], ids=["package", "queue", "broken"]
 )
 def test_task_is_not_removed_by_workers_that_need_not_have_it(driver: TaskRemovalDriver, other: dict[str, Any]) -> None:
     driver.start_worker("v1", "export", "mail")

@@ -34,9 +34,9 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'old.db'}"
         return
     server = request.getfixturevalue("postgres")
-    server.create("older")
+    server.create_database("older")
     yield server.url("older")
-    server.drop("older")
+    server.drop_database("older")
 
 
 @pytest.fixture
