@@ -66,7 +66,7 @@ def test_upgrades_at_the_same_time_do_not_meet_on_postgresql(postgres: object, r
     server = request.getfixturevalue("postgres")
     server.create_database("together")
     try:
-        assert _upgrade_together(server.url("together")) == [migrate.get_head()] * 4
+        assert _upgrade_together(server.get_url("together")) == [migrate.get_head()] * 4
     finally:
         server.drop_database("together")
 

@@ -35,7 +35,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     server = request.getfixturevalue("postgres")
     server.create_database("older")
-    yield server.url("older")
+    yield server.get_url("older")
     server.drop_database("older")
 
 
