@@ -72,7 +72,7 @@ def test_the_contracts_are_told_by_their_names() -> None:
 
 
 def test_every_room_is_told() -> None:
-    told = get_section(ROOT / "CONTRIBUTING.md", "Where a line of code lives")
+    told = get_section(ROOT / "CONTRIBUTING.md", "Where code belongs")
     rooms = {path.stem for path in (ROOT / "jobworker").iterdir() if not path.name.startswith("_")}
     chart = get_section(DOCS / "architecture.md", "Layers")
     for name in rooms:
