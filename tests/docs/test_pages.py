@@ -53,9 +53,7 @@ def test_decisions_are_numbered_and_have_their_parts() -> None:
 
 
 def test_every_chore_of_the_relay_is_told() -> None:
-    told = re.findall(
-        r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "Maintenance"), re.MULTILINE
-    )
+    told = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "Maintenance"), re.MULTILINE)
     chores = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/maintenance.py").read_text()))
