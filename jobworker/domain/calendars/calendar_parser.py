@@ -61,7 +61,10 @@ def _parse_business(reader: JsonObjectReader) -> Calendar:
         _add_problem(reader, ("hours", called), "not_allowed", message)
     working = {day for day in range(7) if day not in weekend and (hours is None or hours.get(day))}
     if not working and not opened and not reader.problems:
-        message = "the calendar has no business day: take a day of the week out of weekend and give it hours, or list days in opened"
+        message = (
+            "the calendar has no business day: "
+            "take a day of the week out of weekend and give it hours, or list days in opened"
+        )
         reader.add_problem("weekend", "empty", message)
     return BusinessCalendar(
         weekend, _parse_holidays(reader), closed, frozenset(opened), hours, _parse_description(reader)

@@ -8,7 +8,7 @@ MAX_LINE_BYTES = 16 * 1024
 #: Maximum size of the stored log of an execution, all attempts together; see `compute_line_size`.
 MAX_LOG_BYTES = 10 * 1024 * 1024
 
-#: Size of a line's time, level and attempt, which is added to its text (bytes).
+#: Size of a line's time, level and execution, which is added to its text (bytes).
 _LINE_OVERHEAD_BYTES = 32
 
 #: Space reserved for the notice of a cut (bytes).
