@@ -1,1 +1,1 @@
-"""What a job service is about, in plain Python: no clock, no environment, no I/O."""
+"""Domain logic of the job service, in plain Python: no clock, no environment, no I/O."""

@@ -1,4 +1,4 @@
-"""Durations as people write them: seconds, or ISO 8601 without years and months (nobody knows how long those are)."""
+"""Durations in seconds or ISO 8601, without years and months because their lengths vary."""
 
 import math
 import re
@@ -10,12 +10,12 @@ _ISO = re.compile(
 )
 _SECONDS_PER_UNIT = {"weeks": 7 * 86400, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
-#: Longer texts are no durations; this also bounds the work of reading the digits.
+#: Maximum length of a duration as text (characters). The bound also limits the work of parsing the digits.
 _MAX_LENGTH = 40
 
 
 def parse(value: object) -> float:
-    """Seconds; raises `ValueError` that says what is expected."""
+    """Return a duration in seconds. Raises `ValueError` with the accepted formats."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if isinstance(value, str) and len(value) <= _MAX_LENGTH and (found := _ISO.match(value)):

@@ -1,7 +1,7 @@
-"""Everything that can be wrong with what somebody asked for.
+"""Errors for requests that JobWorker cannot fulfill.
 
-One tree with one base. Each class carries a stable `code`; the HTTP status is decided in one table
-at the edge (`api/problems.py`), the CLI prints `str(error)`.
+All of them derive from one base class. Each class carries a stable `code`; the HTTP status is decided in one table at
+the edge (`api/problems.py`), and the CLI prints `str(error)`.
 """
 
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong in one place of the input.
+    """A problem at one place of the input.
 
-    `pointer` is an RFC 6901 JSON pointer into the request body (`/parameters/format`), or the name of
-    a query parameter or header.
+    `pointer` is an RFC 6901 JSON pointer into the request body (`/parameters/format`), or the name of a query parameter
+    or header.
     """
 
     pointer: str
@@ -22,7 +22,7 @@ class FieldError:
 
 
 def format_pointer(*parts: str | int) -> str:
-    """The RFC 6901 pointer to a place: `pointer("executions", 17)` → `/executions/17`."""
+    """Return the RFC 6901 pointer to a place: `format_pointer("executions", 17)` → `/executions/17`."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
@@ -38,246 +38,249 @@ class JobWorkerError(Exception):
 
 
 class InvalidInput(JobWorkerError):
-    """The input was understood and is wrong; `errors` says where."""
+    """Error for input that is well-formed and wrong; `errors` lists the places."""
 
     code = "invalid_input"
 
 
 class InvalidParameters(InvalidInput):
-    """The parameters do not fit what the task accepts."""
+    """Error for parameters that the task does not accept."""
 
     code = "invalid_parameters"
 
 
 class InvalidDependency(InvalidInput):
-    """It depends on an execution that does not exist, or that has already ended otherwise."""
+    """Error for a dependency on an execution that does not exist, or has already ended with another outcome."""
 
     code = "invalid_dependency"
 
 
 class UnknownQueue(InvalidInput):
-    """There is no queue of this name; the text lists those that exist."""
+    """Error for an unknown queue name in the input; the message lists the existing queues."""
 
     code = "unknown_queue"
 
 
 class InvalidCursor(InvalidInput):
-    """A page was asked for with a cursor that no list handed out."""
+    """Error for a page cursor that no list has returned."""
 
     code = "invalid_cursor"
 
 
 class IdempotencyKeyReused(JobWorkerError):
-    """The same Idempotency-Key came with a different request."""
+    """Error for a request that repeats the Idempotency-Key of a different request."""
 
     code = "idempotency_key_reused"
 
 
 class NotFound(JobWorkerError):
-    """The thing asked for does not exist."""
+    """Error for a requested object that does not exist."""
 
     code = "not_found"
 
 
 class JobNotFound(NotFound):
-    """No job definition has this name."""
+    """Error for a name that no job definition has."""
 
     code = "job_not_found"
 
 
 class TaskNotFound(NotFound):
-    """No worker has announced this task."""
+    """Error for a task that no worker has announced."""
 
     code = "task_not_found"
 
 
 class ExecutionNotFound(NotFound):
-    """No execution has this id."""
+    """Error for an id that no execution has."""
 
     code = "execution_not_found"
 
 
 class FileNotFound(NotFound):
-    """The execution has left no file of this name here."""
+    """Error for a name that no stored file of the execution has here."""
 
     code = "file_not_found"
 
 
 class FileOnOtherHost(NotFound):
-    """The file is on the disk of another host."""
+    """Error for a file on the disk of another host."""
 
     code = "file_elsewhere"
 
 
 class RevisionNotFound(NotFound):
-    """There never was such a revision."""
+    """Error for a revision that has never existed."""
 
     code = "revision_not_found"
 
 
 class ScheduleNotFound(NotFound):
-    """No schedule has this name or id."""
+    """Error for a name or id that no schedule has."""
 
     code = "schedule_not_found"
 
 
 class CalendarNotFound(NotFound):
-    """No calendar has this name."""
+    """Error for a name that no calendar has."""
 
     code = "calendar_not_found"
 
 
 class QueueNotFound(NotFound):
-    """No queue has this name."""
+    """Error for a name that no queue has."""
 
     code = "queue_not_found"
 
 
 class BatchNotFound(NotFound):
-    """No batch or workflow has this id."""
+    """Error for an id that no batch or workflow has."""
 
     code = "batch_not_found"
 
 
 class Conflict(JobWorkerError):
-    """The request does not fit the present state."""
+    """Error for a request that conflicts with the current state."""
 
     code = "conflict"
 
 
 class JobExists(Conflict):
-    """A definition with this name is there already."""
+    """Error for a new job definition with an existing name."""
 
     code = "job_exists"
 
 
 class JobOwnedByCode(Conflict):
-    """The definition comes from code and can only be changed there."""
+    """Error for a change of a job definition that comes from code and can only be changed there."""
 
     code = "job_owned_by_code"
 
 
 class CalendarExists(Conflict):
-    """A calendar with this name is there already."""
+    """Error for a new calendar with an existing name."""
 
     code = "calendar_exists"
 
 
 class CalendarOwnedByCode(Conflict):
-    """The calendar comes from code and can only be changed there."""
+    """Error for a change of a calendar that comes from code and can only be changed there."""
 
     code = "calendar_owned_by_code"
 
 
 class CalendarInUse(Conflict):
-    """Schedules name the calendar; the text names them."""
+    """Error for the removal of a calendar that schedules use; the message names the schedules."""
 
     code = "calendar_in_use"
 
 
 class JobDisabled(Conflict):
-    """The job accepts no submissions at present."""
+    """Error for a submission to a disabled job."""
 
     code = "job_disabled"
 
 
 class JobRemoved(Conflict):
-    """The job's code has been removed: no worker declares its task any more."""
+    """Error for a submission to a job whose code has been removed: no worker declares its task any more."""
 
     code = "job_removed"
 
 
 class JobInUse(Conflict):
-    """Schedules would start the job that is to be removed."""
+    """Error for the removal of a job that schedules start."""
 
     code = "job_scheduled"
 
 
 class QueueInUse(Conflict):
-    """The queue cannot be removed; the text says what uses it."""
+    """Error for the removal of a queue that is in use; the message names its users."""
 
     code = "queue_in_use"
 
 
 class ScheduleExists(Conflict):
-    """A schedule with this name is there already."""
+    """Error for a new schedule with an existing name."""
 
     code = "schedule_exists"
 
 
 class ScheduleOwnedElsewhere(Conflict):
-    """The schedule comes from code, or from the definition of its job, and can only be changed there."""
+    """Error for a change of a schedule that comes from code or from the definition of its job.
+
+    The schedule can only be changed there.
+    """
 
     code = "schedule_owned_elsewhere"
 
 
 class UniqueKeyConflict(Conflict):
-    """Another execution has the unique key; the text names it."""
+    """Error for a submission whose unique key another execution holds; the message names the execution."""
 
     code = "not_unique"
 
 
 class ExecutionNotFinished(Conflict):
-    """The execution has no result yet."""
+    """Error for a request for the result of an unfinished execution."""
 
     code = "not_finished"
 
 
 class ExecutionNotCancellable(Conflict):
-    """The execution has ended already."""
+    """Error for the cancellation of an execution that has ended already."""
 
     code = "not_cancellable"
 
 
 class NotADeadLetter(Conflict):
-    """The execution did not end badly, or somebody has decided about it already."""
+    """Error for an execution that did not end badly, or whose dead letter is closed already."""
 
     code = "not_a_dead_letter"
 
 
 class UnreadableRow(Conflict):
-    """What the database holds of it is not what this version writes there; the text says what."""
+    """Error for a stored row in another format than this version writes; the message states the difference."""
 
     code = "unreadable"
 
 
 class PreconditionRequired(JobWorkerError):
-    """A change came without If-Match."""
+    """Error for a change request without an If-Match header."""
 
     code = "precondition_required"
 
 
 class PreconditionFailed(JobWorkerError):
-    """If-Match names a revision that is no longer the current one."""
+    """Error for an If-Match header with a revision that is no longer the current one."""
 
     code = "precondition_failed"
 
 
 class ServiceBusy(JobWorkerError):
-    """The service cannot take this now; the same request may succeed later."""
+    """Error for a request that the service cannot handle now; a repetition may succeed later."""
 
     code = "busy"
 
 
 class DatabaseBusy(ServiceBusy):
-    """The database was locked for longer than the caller could wait; nothing was changed."""
+    """Error for a database that was locked for longer than the caller could wait; nothing was changed."""
 
     code = "database_busy"
 
 
 class QueryTooSlow(ServiceBusy):
-    """Finding what was asked for would keep the processor from others for too long."""
+    """Error for a query that would occupy the processor for too long."""
 
     code = "query_too_slow"
 
 
 class TooManyStreams(JobWorkerError):
-    """This client has as many live streams open as one may."""
+    """Error for a client that has the maximum number of live streams."""
 
     code = "too_many_streams"
 
 
 class ConfigurationError(JobWorkerError):
-    """JobWorker cannot start like this; the text says what to change."""
+    """Error for a configuration that JobWorker cannot start with; the message states the necessary change."""
 
     code = "misconfigured"

@@ -87,7 +87,7 @@ def _create_job(driver: ExecutionDriver, name: str, *items: dict[str, Any]) -> N
         ([{"job": "a", "on": "monday"}], "/trigger_after/0/on", "not_allowed", "on must be one of"),
         ([{"job": "a"}, {"job": "a"}], "/trigger_after/1", "repeated", "more than once"),
         ([{"job": "a", "parameters": {"x": {"$from": "b"}}}], "/trigger_after/0/parameters/x/$from", "unknown_source",
-         "none of what this waits for: a"),
+         "not a source here; the sources are: a"),
     ],
 )  # fmt: skip
 def test_triggers_that_are_refused(driver: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:

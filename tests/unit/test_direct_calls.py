@@ -64,7 +64,7 @@ def test_nonsense_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_an_execution_needs_an_id() -> None:
-    with pytest.raises(ValueError, match="no call"):
+    with pytest.raises(ValueError, match="not a direct call"):
         direct_call.parse("1", CALL_DATA, NOON)
 
 

@@ -84,7 +84,7 @@ def test_apple() -> None:
         ("2026-05-01 09:00", "2026-05-01 10:00", "Breakfast"),
     ]
     assert [(each.name, each.reason) for each in found.left_out] == [
-        ("Reminder", "it has no length: DTEND and DURATION are missing, or say none"),
+        ("Reminder", "it has no length: DTEND and DURATION are missing or zero"),
         ("Long ago", "nothing of it is from 2026-01-01 to 2027-01-01"),
     ]
     ten_years = read_contents(APPLE, end=dt.date(2036, 1, 1)).days

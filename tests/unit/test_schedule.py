@@ -219,8 +219,8 @@ def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places
     ("given", "says"),
     [
         ({"zone": "Europe/Berlyn"}, "did you mean Europe/Berlin?"),
-        ({"zone": "UTC+1"}, "an offset alone is none: name a place"),
-        ({"zone": "+02:00"}, "an offset alone is none: name a place"),
+        ({"zone": "UTC+1"}, "an offset is not a time zone: name a place"),
+        ({"zone": "+02:00"}, "an offset is not a time zone: name a place"),
         ({"zone": "Mars/Olympus"}, "an example is Europe/Berlin"),
         ({"name": "-a"}, "the first a letter or a digit"),
         ({"initial_delay": -1}, "initial_delay must be 0 to 31622400 seconds (366 days)"),

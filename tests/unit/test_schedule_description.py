@@ -117,7 +117,7 @@ def test_what_ends_a_schedule_bounds_its_runs_at_the_start_of_the_system() -> No
             ", from 2026-01-01 00:00 UTC on, until 2027-01-01 00:00 UTC",
         ),
         ({"max_runs": 1}, ", at most 1 time"),
-        ({"initial_delay": 90}, ", not in the first 1 minute 30 seconds after it was made"),
+        ({"initial_delay": 90}, ", not in the first 1 minute 30 seconds after its creation"),
         ({"run_at_start": True}, ", and whenever the system starts"),
         ({"enabled": False}, ", but it is disabled"),
         ({"jitter": 300}, ", up to 5 minutes later, by chance each time"),

@@ -108,15 +108,15 @@ def test_what_is_late_is_told_in_words() -> None:
     first, second, third = evaluate(list_minutes_ago(9, 8, 1), EvaluationContext(NOW))[:3]
     assert first.reason == (
         "noticed at 2026-03-02T12:00:00+00:00, later than the grace of 60 s; "
-        "the occurrence of 2026-03-02T11:59:00+00:00 stands for it"
+        "replaced by the occurrence of 2026-03-02T11:59:00+00:00"
     )
-    assert (second.outcome, third.reason) == ("coalesced", "stands for 2 before it, which were noticed late")
+    assert (second.outcome, third.reason) == ("coalesced", "replaces 2 before it, which were noticed late")
     [_, last] = evaluate(list_minutes_ago(9, 8), EvaluationContext(NOW))
-    assert str(last.reason).endswith("later than the grace of 60 s, and stands for 1 before it")
+    assert str(last.reason).endswith("later than the grace of 60 s, and replaces 1 before it")
     [_, missed, _] = evaluate(
         list_minutes_ago(9, 8, 7), EvaluationContext(NOW, **make_misfire(MissedOccurrencePolicy.CATCH_UP, 1))
     )
-    assert str(missed.reason).endswith("; it is not among the latest 1, which are made up for")
+    assert str(missed.reason).endswith("; it is not among the latest 1, which are caught up")
 
 
 def test_what_is_settled_later_counts_for_what_is_late() -> None:
@@ -177,7 +177,7 @@ def test_why_it_overlaps() -> None:
     skipped = evaluate(due, EvaluationContext(NOW))[1]
     assert skipped.reason == "the execution of 2026-03-02T11:59:58+00:00 had not ended"
     [behind] = evaluate(due[:1], EvaluationContext(NOW, overlap=OverlapPolicy.QUEUE_ONE, unfinished=WAITING_EXECUTION))
-    assert behind.reason == "execution 0199 had not ended, and another one waits for that already"
+    assert behind.reason == "execution 0199 had not ended, and another one already waits for its end"
     [replaced, _] = evaluate(due, EvaluationContext(NOW, overlap=OverlapPolicy.CANCEL_RUNNING))
     assert replaced.reason == "the occurrence of 2026-03-02T11:59:59+00:00 takes its place"
 

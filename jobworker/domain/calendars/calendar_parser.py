@@ -1,4 +1,4 @@
-"""Calendars as JSON: what somebody writes becomes a calendar, or errors that say where and what would be right."""
+"""Parser of calendars in JSON: returns a calendar, or errors with their places and the accepted values."""
 
 import datetime as dt
 import re
@@ -18,7 +18,7 @@ from jobworker.domain.calendars.calendars import (
 from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 from jobworker.domain.json.json_reader import JsonObjectReader
 
-#: A calendar is read as a whole; what has more dates (or windows) than that is a table of its own.
+#: Maximum number of dates, and of windows, of a calendar, which is always read as a whole.
 MAX_DATES = 5000
 
 MAX_NAME_LENGTH = 200
@@ -26,10 +26,10 @@ _MAX_TEXT_LENGTH = 1000
 _MAX_COUNTRIES = 20
 _MAX_HOURS_PER_DAY = 12
 
-#: Who has made so many mistakes has made one many times.
+#: Maximum number of problems reported; more are usually repetitions of one mistake.
 _MAX_PROBLEMS = 50
 
-#: Dates outside of these years are typing errors.
+#: Allowed years of dates; other years are typing errors.
 _YEARS = range(1970, 2400)
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
@@ -38,7 +38,7 @@ _HOURS = re.compile(r"(?P<begin>\d{2}:\d{2})-(?P<end>\d{2}:\d{2})\Z", re.ASCII)
 
 
 def parse(value: object, where: str = "") -> Calendar:
-    """The calendar that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the calendar in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     read.require("kind")
     kind = read.get_choice("kind", list(_PARSERS), "")
@@ -57,11 +57,14 @@ def _parse_business(reader: JsonObjectReader) -> Calendar:
     given = {day for day, parts in (hours or {}).items() if parts}
     for weekday in sorted(given & weekend - {day.weekday() for day in opened}):
         called = WEEKDAYS[weekday]
-        message = f"{called} is in weekend, and nobody works then: give a weekend without it, or leave out its hours"
+        message = f"{called} is in weekend, so its hours are never used: take it out of weekend, or leave out its hours"
         _add_problem(reader, ("hours", called), "not_allowed", message)
     working = {day for day in range(7) if day not in weekend and (hours is None or hours.get(day))}
     if not working and not opened and not reader.problems:
-        message = "nobody would ever work: leave a day of the week out of weekend and give it hours, or open some days"
+        message = (
+            "the calendar has no business day: "
+            "take a day of the week out of weekend and give it hours, or list days in opened"
+        )
         reader.add_problem("weekend", "empty", message)
     return BusinessCalendar(
         weekend, _parse_holidays(reader), closed, frozenset(opened), hours, _parse_description(reader)
@@ -130,7 +133,7 @@ def _parse_hours_of_day(reader: JsonObjectReader, day: str, value: Any) -> Itera
         ):
             _add_problem(reader, (*place, at), "wrong_type", f'{day} must have spans such as "09:00-17:00"')
         elif found["end"] <= found["begin"]:
-            message = f"{each} ends before it begins; what goes on after midnight belongs to the next day, too"
+            message = f"{each} ends before it begins; split it at midnight, and list the second part on the next day"
             _add_problem(reader, (*place, at), "not_allowed", message)
         elif found["begin"] < latest:
             _add_problem(reader, (*place, at), "not_allowed", f"{each} begins before the span before it ends")
@@ -170,7 +173,7 @@ def _check_place(reader: JsonObjectReader, country: str, subdivision: str | None
 
 
 def _parse_named_dates(reader: JsonObjectReader, name: str, default_name: str) -> dict[dt.date, str]:
-    """Dates with their names: an object, or a list of dates that have none."""
+    """Return dates with their names: from an object, or from a list of dates without names."""
     given = reader.get_value(name)
     if isinstance(given, list):
         return dict.fromkeys(sorted(_parse_date_list(reader, name)), default_name)
@@ -265,7 +268,7 @@ def _is_time_of_day(text: str) -> bool:
 
 
 def _describe_unknown_weekday(day: object) -> str:
-    return f"{day!r} is no day of the week; they are {', '.join(WEEKDAYS)}"
+    return f"{day!r} is not a day of the week; the days are {', '.join(WEEKDAYS)}"
 
 
 def _add_problem(reader: JsonObjectReader, place: Sequence[str | int], code: str, message: str) -> None:

@@ -1,10 +1,10 @@
-"""Named calendars: which times of which days belong to them, on a wall clock (naive times).
+"""Named calendars, which include certain times of certain days on a wall clock (naive times).
 
-A *business* calendar holds working time: every day but weekends, holidays and what else is closed, within business
-hours if there are any. A *dates* calendar holds what is listed: days, windows of time, the holidays of countries.
-A schedule may be kept to the times that a calendar holds, or away from them.
+A *business* calendar includes working time: every day except weekends, holidays and other closed days, within business
+hours if there are any. A *dates* calendar includes the listed days, windows of time, and holidays of countries. A
+schedule may be restricted to the times that a calendar includes, or to those that it does not include.
 
-As JSON (what is absent has its default; `domain.calendars.calendar_parser` reads it):
+As JSON (absent fields have their defaults; `domain.calendars.calendar_parser` parses it):
 
 {"kind": "business", "description", "weekend": ["saturday", "sunday"], "holidays": [{"country": "DE", "subdivision"}],
  "closed": {"2026-12-24": "Christmas Eve"}, "opened": ["2026-12-19"], "hours": {"monday": ["09:00-12:30", …], …}}
@@ -22,63 +22,63 @@ from jobworker.domain.calendars import public_holidays
 
 _DAY = dt.timedelta(days=1)
 
-#: So far ahead is looked for the next time that a calendar holds (days).
+#: Maximum distance of the next included or excluded time (days).
 _MAX_DAYS_AHEAD = 3660
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
-#: From one time to another of a day; `None` as the end is midnight.
+#: Begin and end within a day; `None` as the end is midnight.
 TimeRange = tuple[dt.time, dt.time | None]
 
 
 class Calendar(Protocol):
-    """What schedules ask of a calendar."""
+    """The interface of calendars for schedules."""
 
     kind: ClassVar[str]
 
     @property
     def description(self) -> str:
-        """What somebody says about it."""
+        """The description of the calendar for users."""
         ...
 
     def is_time_included(self, time: dt.datetime) -> bool:
-        """Whether this time belongs to it."""
+        """Return whether the calendar includes this time."""
         ...
 
     def find_day_name(self, day: dt.date) -> str | None:
-        """What a day is called in it, if it has a name."""
+        """Return the name of a day in the calendar, if the day has one."""
         ...
 
     def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
-        """The times of a day that belong to it, ascending."""
+        """Return the included times of a day, ascending."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CountryHolidays:
-    """The public holidays of a country, or of a part of it (ISO 3166 codes)."""
+    """The public holidays of a country, or of a subdivision of it (ISO 3166 codes)."""
 
     country: str
     subdivision: str | None = None
 
     def find_day_name(self, day: dt.date) -> str | None:
-        """The name of the holiday on this day."""
+        """Return the name of the holiday on this day."""
         return public_holidays.get_holidays(self.country, self.subdivision, day.year).get(day)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"country": self.country, "subdivision": self.subdivision}
 
 
 @dataclass(frozen=True, slots=True)
 class BusinessCalendar:
-    """Working time. `weekend` holds days of the week (0 is Monday); `opened` goes before everything that closes.
+    """Working time. `weekend` contains days of the week (0 is Monday); `opened` overrides all reasons to be closed.
 
-    With `hours`, the days of the week that have none are closed; a day in `opened` then is open all day.
+    With `hours`, the days of the week without hours are closed; a day in `opened` without hours is open all day.
     """
 
     kind: ClassVar[str] = "business"
@@ -90,7 +90,7 @@ class BusinessCalendar:
     description: str = ""
 
     def is_business_day(self, day: dt.date) -> bool:
-        """Whether anybody works on this day."""
+        """Return whether this day is a business day."""
         if day in self.opened:
             return True
         weekday = day.weekday()
@@ -99,21 +99,21 @@ class BusinessCalendar:
         return day not in self.closed and _find_holiday(self.holidays, day) is None
 
     def find_day_name(self, day: dt.date) -> str | None:
-        """Why the day is closed, weekends apart."""
+        """Return the name of the closed day or of the holiday; weekends have no name."""
         return self.closed.get(day) or _find_holiday(self.holidays, day)
 
     def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
-        """The business hours of the day."""
+        """Return the business hours of the day."""
         if not self.is_business_day(day):
             return ()
         return _WHOLE_DAY if self.hours is None else self.hours.get(day.weekday()) or _WHOLE_DAY
 
     def is_time_included(self, time: dt.datetime) -> bool:
-        """Whether somebody works at this time."""
+        """Return whether this time is within business hours."""
         return _is_within(time.time(), self.get_time_ranges(time.date()))
 
     def list_business_days(self, first: dt.date) -> list[dt.date]:
-        """Those of the month that begins with `first`."""
+        """Return the business days of the month that begins with `first`."""
         days = []
         day = first
         while day.month == first.month:
@@ -125,7 +125,7 @@ class BusinessCalendar:
         return days
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         hours = self.hours
         return {
             "kind": self.kind,
@@ -149,43 +149,43 @@ class CalendarWindow:
     name: str
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"from": _format_local_time(self.begin), "to": _format_local_time(self.end), "name": self.name}
 
 
 @dataclass(frozen=True, slots=True)
 class DateCalendar:
-    """What is listed: days with their names, windows with theirs, and holidays."""
+    """Listed days and windows with their names, and holidays."""
 
     kind: ClassVar[str] = "dates"
     days: Mapping[dt.date, str] = field(default_factory=dict)
     windows: Sequence[CalendarWindow] = ()
     holidays: Sequence[CountryHolidays] = ()
     description: str = ""
-    #: The windows without overlaps, by time, for looking up: where they begin, and where they end.
+    #: The windows without overlaps, by time, for lookups: their begins, and their ends.
     _begins: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
     _ends: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Sort the windows."""
+        """Merge the windows for lookups."""
         merged = _merge_windows(self.windows)
         object.__setattr__(self, "_begins", [begin for begin, _ in merged])
         object.__setattr__(self, "_ends", [end for _, end in merged])
 
     def find_day_name(self, day: dt.date) -> str | None:
-        """What the day, or a window that touches it, is called."""
+        """Return the name of the listed day, of the holiday, or of a window that overlaps the day."""
         midnight = dt.datetime.combine(day, dt.time())
         touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
         return self.days.get(day) or _find_holiday(self.holidays, day) or next(touching, None)
 
     def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
-        """The times of the day that are listed."""
+        """Return the listed times of the day."""
         if day in self.days or _find_holiday(self.holidays, day) is not None:
             return _WHOLE_DAY
         return list(self._windows_on(day))
 
     def is_time_included(self, time: dt.datetime) -> bool:
-        """Whether this time is listed."""
+        """Return whether this time is listed."""
         at = bisect_right(self._begins, time) - 1
         if at >= 0 and time < self._ends[at]:
             return True
@@ -193,7 +193,7 @@ class DateCalendar:
         return day in self.days or _find_holiday(self.holidays, day) is not None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {
             "kind": self.kind,
             "description": self.description,
@@ -215,13 +215,13 @@ _WHOLE_DAY: Sequence[TimeRange] = ((dt.time(), None),)
 
 
 def format_time_range(time_range: TimeRange) -> str:
-    """A part of a day as it is written: `09:00-17:00`."""
+    """Return the text of a part of a day: `09:00-17:00`."""
     begin, end = time_range
     return f"{_format_time(begin)}-{'24:00' if end is None else _format_time(end)}"
 
 
 def find_next_included_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
-    """The first time from `time` on that the calendar holds; None: not within ten years."""
+    """Return the first time from `time` on that the calendar includes; None: not within ten years."""
     day = time.date()
     for _ in range(_MAX_DAYS_AHEAD):
         for begin, end in calendar.get_time_ranges(day):
@@ -232,7 +232,7 @@ def find_next_included_time(calendar: Calendar, time: dt.datetime) -> dt.datetim
 
 
 def find_next_excluded_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
-    """The first time from `time` on that the calendar does not hold; None: not within ten years."""
+    """Return the first time from `time` on that the calendar does not include; None: not within ten years."""
     day, found = time.date(), time
     for _ in range(_MAX_DAYS_AHEAD):
         for begin, end in calendar.get_time_ranges(day):
@@ -260,7 +260,7 @@ def _find_holiday(holidays: Iterable[CountryHolidays], day: dt.date) -> str | No
 
 
 def _merge_windows(windows: Iterable[CalendarWindow]) -> list[tuple[dt.datetime, dt.datetime]]:
-    """Where windows begin and end that neither overlap nor touch, by time."""
+    """Return begin and end of the merged windows, which neither overlap nor touch, by time."""
     merged: list[tuple[dt.datetime, dt.datetime]] = []
     for window in sorted(windows, key=lambda each: each.begin):
         if merged and window.begin <= merged[-1][1]:

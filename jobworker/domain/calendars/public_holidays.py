@@ -1,6 +1,6 @@
-"""Public holidays of countries and of their parts (ISO 3166 codes), out of the library `holidays`.
+"""Public holidays of countries and their subdivisions (ISO 3166 codes), from the library `holidays`.
 
-The library is loaded when the first one is asked for: 10 to 20 MiB that most processes, workers above all, never need.
+The library is imported on first use because it takes 10 to 20 MiB that most processes, especially workers, never need.
 """
 
 import datetime as dt
@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-#: How the library calls the languages that we prefer for names. Where it has none of them, names are the country's own.
+#: Preferred languages for names, as the library calls them. Otherwise names are in the country's own language.
 _ENGLISH_LANGUAGES = ("en_US", "en_GB")
 
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """A country whose holidays are known, and its parts that have some of their own."""
+    """A country with known holidays, and its subdivisions with holidays of their own."""
 
     code: str
     name: str
@@ -25,11 +25,11 @@ class Country:
 
 @functools.lru_cache(maxsize=1024)
 def get_holidays(country: str, subdivision: str | None, year: int) -> Mapping[dt.date, str]:
-    """The holidays of a year with their names; both codes must be known."""
+    """Return the holidays of a year with their names; both codes must be known."""
     import holidays
 
     with warnings.catch_warnings():
-        # Those that follow the moon are known for some years only: there are none in the others.
+        # The library has lunar holidays for some years only; other years are without them.
         warnings.filterwarnings("ignore", message="Requested Holidays are available only")
         languages = holidays.country_holidays(country, subdiv=subdivision).supported_languages
         english = next((each for each in _ENGLISH_LANGUAGES if each in languages), None)
@@ -38,7 +38,7 @@ def get_holidays(country: str, subdivision: str | None, year: int) -> Mapping[dt
 
 @functools.cache
 def list_countries() -> Sequence[Country]:
-    """Every country that is known, by its code."""
+    """Return all countries that the library knows, by code."""
     import holidays
 
     named = _get_country_names()
@@ -47,7 +47,7 @@ def list_countries() -> Sequence[Country]:
 
 
 def describe_country_problem(country: str) -> str | None:
-    """What is wrong with the code of a country, and what would be right; None: nothing."""
+    """Return the problem of a country code, with a suggestion; None if the code is known."""
     named = _get_country_names()
     if country in named:
         return None
@@ -59,7 +59,7 @@ def describe_country_problem(country: str) -> str | None:
 
 
 def describe_subdivision_problem(country: str, subdivision: str) -> str | None:
-    """What is wrong with the code of a part of a country that is known; None: nothing."""
+    """Return the problem of the code of a known country's subdivision; None if the code is known."""
     import holidays
 
     found = holidays.country_holidays(country)
@@ -72,12 +72,12 @@ def describe_subdivision_problem(country: str, subdivision: str) -> str | None:
     matches = difflib.get_close_matches(subdivision.casefold(), aliases, n=3, cutoff=0.7)
     close = list(dict.fromkeys(aliases[each] for each in matches))
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{subdivision!r} is no part of {country} that is known; {hint}known are: {', '.join(found.subdivisions)}"
+    return f"{subdivision!r} is not a known part of {country}; {hint}known are: {', '.join(found.subdivisions)}"
 
 
 @functools.cache
 def _get_country_names() -> Mapping[str, str]:
-    """Code of two letters → name in English."""
+    """Return the English name of each code of two letters."""
     from holidays.registry import COUNTRIES
 
     return {codes[1]: module.replace("_", " ").title() for module, codes in COUNTRIES.items()}

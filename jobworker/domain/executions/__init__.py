@@ -1,1 +1,1 @@
-"""Executions: states, events, blockers, and rules for what is kept of them."""
+"""Executions: states, events, blockers, and limits of their stored data."""

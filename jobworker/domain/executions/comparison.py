@@ -1,4 +1,4 @@
-"""Where two JSON values differ, and where two executions of a job do."""
+"""Comparison of two JSON values, and of two executions of a job."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 from jobworker.domain.errors import format_pointer
 
-#: So many are told; who changed more than that looks at both sides himself.
+#: Maximum number of differences reported.
 MAX_DIFFERENCES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One place where two sides differ. `change` is added, removed or changed; `pointer` leads into `part`."""
+    """A place where two values differ. `change` is added, removed or changed; `pointer` leads into `part`."""
 
     part: str
     pointer: str
@@ -22,7 +22,7 @@ class Difference:
 
 
 class ComparableExecution(Protocol):
-    """What is compared of an execution."""
+    """The properties of an execution that are compared."""
 
     @property
     def job_revision(self) -> int: ...
@@ -43,7 +43,10 @@ class ComparableExecution(Protocol):
 def compare_executions(
     before: ComparableExecution, after: ComparableExecution, definitions: tuple[Any, Any]
 ) -> list[Difference]:
-    """How execution `after` differs from `before`; `definitions` are those of both. What is not known yet does not."""
+    """Return how execution `after` differs from `before`; `definitions` are the job definitions of both.
+
+    Worker, host and code version are compared only if a worker has started `after`.
+    """
     found = [*_compare_field("revision", before.job_revision, after.job_revision)]
     found += compare_values("definition", *definitions)
     found += compare_values("parameters", before.parameters, after.parameters)
@@ -56,7 +59,7 @@ def compare_executions(
 
 
 def compare_values(part: str, before: Any, after: Any, where: str = "") -> Iterator[Difference]:
-    """Every place where two JSON values differ; lists of different lengths differ as a whole."""
+    """Yield every place where two JSON values differ; lists of different lengths differ as a whole."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({*before, *after}):
             place = where + format_pointer(name)
@@ -79,7 +82,7 @@ def _compare_field(part: str, before: Any, after: Any) -> Iterator[Difference]:
 
 
 def _get_node_name(worker: str | None) -> str | None:
-    """A worker's id without what is new after each start: `celery@host:17:ab12` → `celery@host`."""
+    """Return a worker's id without the parts that change with each start: `celery@host:17:ab12` → `celery@host`."""
     return worker.rsplit(":", 2)[0] if worker else None
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: executions that ended badly and that nobody has decided about yet."""
+"""Dead letters: executions that failed for good and await a decision."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,14 +6,14 @@ from typing import Any
 
 from jobworker.domain.executions.execution import ExecutionState
 
-#: The states of which an execution becomes a dead letter.
+#: The final states in which an execution becomes a dead letter.
 DEAD_LETTER_STATES = frozenset({ExecutionState.FAILED, ExecutionState.TIMED_OUT})
 
 
 class DeadLetterStatus(StrEnum):
-    """What became of a dead letter.
+    """Status of a dead letter.
 
-    Open: somebody has to decide. Redriven: it was run again, as another execution. Discarded: it is left at that.
+    Open: awaits a decision. Redriven: was run again, as another execution. Discarded: was closed without another run.
     """
 
     OPEN = "open"
@@ -22,7 +22,7 @@ class DeadLetterStatus(StrEnum):
 
 
 class DeadLetterCause(StrEnum):
-    """Why an execution is a dead letter."""
+    """Cause of a dead letter."""
 
     RAISED = "raised"
     ABORTED = "aborted"
@@ -43,7 +43,7 @@ _CAUSE_BY_ERROR_TYPE: Mapping[str, DeadLetterCause] = {
 
 
 def determine_cause(state: ExecutionState, error: Mapping[str, Any] | None) -> DeadLetterCause:
-    """Why an execution that ended so is a dead letter."""
+    """Return the cause of a dead letter from the final state and the error of its execution."""
     if state is ExecutionState.TIMED_OUT:
         return DeadLetterCause.TIMED_OUT
     return _CAUSE_BY_ERROR_TYPE.get(str((error or {}).get("type")), DeadLetterCause.RAISED)

@@ -1,4 +1,4 @@
-"""A task that was called from Python, with `.delay()` and what is like it: read from what a worker says of it."""
+"""Direct calls: tasks that Python code calls with `.delay()` or a similar method, parsed from a worker's report."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 from jobworker.domain.json import json_values
 
-#: Stands among parameters for positional arguments that have no names.
+#: The name among parameters for positional arguments without names.
 POSITIONAL_ARGUMENTS = "*"
 
-#: Longer names have no place in the history. Celery is less strict about them than our own submissions are.
+#: Maximum lengths of names in the history (characters). Celery is less strict about names than submissions are.
 MAX_TASK_NAME_LENGTH, MAX_QUEUE_NAME_LENGTH = 255, 64
 
 _MAX_TEXT_LENGTH = 128
@@ -21,7 +21,7 @@ _MAX_TEXT_LENGTH = 128
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """Who called which task, when, with what, and what Celery chained to it."""
+    """A direct call: task, caller, time, arguments, and the signatures that Celery has chained to the task."""
 
     task: str
     queue: str
@@ -35,12 +35,15 @@ class DirectCall:
 
 
 def parse(execution: str, data: Mapping[str, Any], recorded_at: dt.datetime) -> DirectCall:
-    """The call that a worker tells of; `recorded_at` is when. Raises `KeyError`, `TypeError` or `ValueError` for nonsense."""
+    """Parse a worker's report of a direct call, received at `recorded_at`.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for invalid data.
+    """
     task, queue, priority = data["task"], data["queue"], data["priority"]
     if not ids.is_id(execution) or not 0 < len(task) <= MAX_TASK_NAME_LENGTH:
-        raise ValueError(f"no call: execution {execution!r}, task {task!r}")
+        raise ValueError(f"not a direct call: execution {execution!r}, task {task!r}")
     if not 0 < len(queue) <= MAX_QUEUE_NAME_LENGTH or priority not in PRIORITIES:
-        raise ValueError(f"no call: queue {queue!r}, priority {priority!r}")
+        raise ValueError(f"not a direct call: queue {queue!r}, priority {priority!r}")
     args, kwargs, embedded = data["args"], data["kwargs"], data["embedded"]
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embedded, dict)):
         raise TypeError("args must be a list, kwargs and embedded objects")
@@ -59,7 +62,7 @@ def parse(execution: str, data: Mapping[str, Any], recorded_at: dt.datetime) -> 
 
 
 def bind_parameters(call: DirectCall, accepted: Sequence[Parameter]) -> tuple[dict[str, Any], bool]:
-    """What the call gives to the task, by name as far as names are known; and whether all of it has one."""
+    """Return the parameters of the call, by name as far as names are known; and whether all of them have names."""
     names = [parameter.name for parameter in accepted if parameter.name != VARIADIC.name]
     if len(call.args) > len(names) or any(name in call.kwargs for name in names[: len(call.args)]):
         return {POSITIONAL_ARGUMENTS: list(call.args), **call.kwargs}, False

@@ -1,16 +1,16 @@
-"""What workers and beat report, and how a report looks on the wire.
+"""Events: reports of workers and beat, and their format in Redis streams.
 
-A stream entry has the fields `kind`, `execution`, `attempt` and `data` (JSON). The entry's id carries
-the Redis server's time in milliseconds, so reports of all hosts are ordered by one clock.
+A stream entry has the fields `kind`, `execution`, `attempt` and `data` (JSON). The entry's id carries the Redis
+server's time in milliseconds, so reports of all hosts are ordered by one clock.
 
 kind            from     data
-called          worker   by, at, task, queue, priority, correlation_id, args, kwargs, embedded (Python called it)
+called          worker   by, at, task, queue, priority, correlation_id, args, kwargs, embedded (a direct call)
 running         worker   worker, token, code_version
 succeeded       worker   token, runtime (seconds), result; or result_file {name, size, sha256, host}
 failed          worker   token, runtime, error {type, message, traceback}, reason?
 timed_out       worker   token, runtime, error, reason
-retrying        worker   token, runtime, error, delay (seconds after this report), reason, snoozed?: it uses up none,
-                         timed_out?: a time limit ended it
+retrying        worker   token, runtime, error, delay (seconds after this report), reason, snoozed?: the retry is not
+                         counted, timed_out?: a time limit ended the attempt
 cancelled       worker   token, reason: revoked through Celery's own remote control
 lost            worker   token, reason: the process that ran this attempt is gone
 interrupted     worker   token, reason: the worker was shut down while it ran this attempt
@@ -21,14 +21,15 @@ poisoned        relay    reason: a message that JobWorker did not send was start
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
 due             beat     schedule, at: the nominal time (RFC 3339)
 progress        worker   done, total, message
-metadata        worker   what has changed: names and their values, null for what was deleted
+metadata        worker   changed names and their values, null for deleted ones
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
-log_cut         worker   dropped [lines, bytes] beyond what is kept        (log stream)
+log_cut         worker   dropped [lines, bytes] beyond the stored size     (log stream)
 
-What ends an attempt may also have `progress` and `metadata`, with what `progress` and `metadata` had not told before.
+A report that ends an attempt may also have `progress` and `metadata`, with the changes that no `progress` or `metadata`
+report has contained.
 
-`expired` and `rejected` may be about a message that JobWorker did not send, and `poisoned` always is. Then
-`execution` is empty, and the data have message (its id), task and queue besides the reason.
+`expired` and `rejected` may be about a message that JobWorker did not send, and `poisoned` always is. Then `execution`
+is empty, and the data have message (its id), task and queue besides the reason.
 """
 
 import datetime as dt
@@ -46,7 +47,7 @@ from jobworker.domain.json import json_values
 
 
 class EventKind(StrEnum):
-    """What a report is about."""
+    """Kind of a report."""
 
     CALLED = "called"
     RUNNING = "running"
@@ -69,7 +70,7 @@ class EventKind(StrEnum):
     LOG_CUT = "log_cut"
 
 
-#: The reports that move an execution, and where to.
+#: The kinds of reports that change the state of an execution, and the new state.
 STATE_BY_KIND: Mapping[EventKind, ExecutionState] = {
     EventKind.RUNNING: ExecutionState.RUNNING,
     EventKind.SUCCEEDED: ExecutionState.SUCCEEDED,
@@ -81,29 +82,29 @@ STATE_BY_KIND: Mapping[EventKind, ExecutionState] = {
     EventKind.REJECTED: ExecutionState.FAILED,
 }
 
-#: The reports that an attempt will never run.
+#: The kinds of reports about an attempt that never runs.
 NEVER_RAN_KINDS = frozenset({EventKind.EXPIRED, EventKind.REJECTED})
 
-#: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
+#: The kinds of reports about an attempt that its worker did not finish; the relay decides how the execution continues.
 INTERRUPTED_ATTEMPT_KINDS = frozenset({EventKind.LOST, EventKind.INTERRUPTED})
 
-#: The reports that an attempt is over, whatever follows it.
+#: The kinds of reports about the end of an attempt.
 ATTEMPT_END_KINDS = (frozenset(STATE_BY_KIND) - {EventKind.RUNNING}) | INTERRUPTED_ATTEMPT_KINDS
 
-#: Longest worker, token and explanation that are taken over from a report which is refused (characters).
+#: Maximum length of a worker, token or explanation that is copied from a refused report (characters).
 _MAX_COPIED_LENGTH = 200
 
-#: What users see as the type of the error when the report has none of its own.
+#: The error types displayed to users if the report contains no error.
 _ERROR_TYPES: Mapping[EventKind, str] = {EventKind.REJECTED: "MessageRejected"}
 
 
 class UnreadableEvent(ValueError):
-    """A stream entry that no version of JobWorker wrote."""
+    """Error for a stream entry that no version of JobWorker wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of a stream."""
+    """An entry of a stream."""
 
     id: str
     kind: EventKind
@@ -113,23 +114,23 @@ class Event:
 
     @property
     def stream_position(self) -> tuple[int, int]:
-        """The stream entry's id as numbers, so that it compares."""
+        """The stream entry's id as numbers, for comparison."""
         return parse_stream_id(self.id)
 
     @property
     def at(self) -> dt.datetime:
-        """When Redis took the report (its clock, UTC)."""
+        """The time at which Redis received the report (its clock, UTC)."""
         return parse_stream_time(self.id)
 
 
 def parse_stream_id(stream_id: str) -> tuple[int, int]:
-    """`"1700000000000-3"` → `(1700000000000, 3)`."""
+    """Parse a stream id: `"1700000000000-3"` → `(1700000000000, 3)`."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
 
 def is_stream_id(value: object) -> bool:
-    """Whether this is the id of an entry of a stream."""
+    """Return whether a value is the id of a stream entry."""
     return isinstance(value, str) and _STREAM_ID.fullmatch(value) is not None
 
 
@@ -137,17 +138,17 @@ _STREAM_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 def format_stream_id(position: tuple[int, int]) -> str:
-    """The inverse of `parse_id`."""
+    """Format a stream id; the inverse of `parse_stream_id`."""
     return f"{position[0]}-{position[1]}"
 
 
 def parse_stream_time(stream_id: str) -> dt.datetime:
-    """The time that a stream id carries."""
+    """Return the time in a stream id."""
     return dt.datetime.fromtimestamp(parse_stream_id(stream_id)[0] / 1000, dt.UTC)
 
 
 def encode(kind: EventKind, execution: str, attempt: int, data: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a stream entry."""
+    """Return the fields of a stream entry."""
     return {
         "kind": kind.value,
         "execution": execution,
@@ -157,10 +158,10 @@ def encode(kind: EventKind, execution: str, attempt: int, data: Mapping[str, Any
 
 
 def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
-    """Return the event that a stream entry holds, with data of the types that its readers expect.
+    """Return the event in a stream entry, with data of the types that its readers expect.
 
-    Raises `UnreadableEvent` for anything that no version of JobWorker wrote. The end of an attempt must not be missed:
-    if only its data cannot be read, the answer is `refused`.
+    Raises `UnreadableEvent` for an entry that no version of JobWorker wrote. The end of an attempt must not be missed:
+    if only its data cannot be read, the result is that of `build_refused_event`.
     """
     try:
         kind, execution, attempt = EventKind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0))
@@ -176,7 +177,7 @@ def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
 
 
 def build_refused_event(event: Event, reason: str) -> Event:
-    """The report that stands for the end of an attempt which cannot be recorded as it was reported: it has failed."""
+    """Return the replacement for a report of an attempt's end that cannot be recorded: the attempt has failed."""
     reason = json_values.sanitize_text(f"its report that it was {event.kind} cannot be recorded: {reason}")[
         :_MAX_COPIED_LENGTH
     ]
@@ -189,26 +190,26 @@ def build_refused_event(event: Event, reason: str) -> Event:
     return replace(event, kind=EventKind.REJECTED if event.kind in NEVER_RAN_KINDS else EventKind.FAILED, data=data)
 
 
-#: Most attempts that SQL can count.
+#: Maximum attempt number that SQL can store.
 _MAX_ATTEMPTS = 2**31 - 1
 
-#: Longest pause before another attempt (s): what is beyond it cannot be expressed as a time.
+#: Maximum wait before another attempt (s): a due time beyond it cannot be represented.
 _MAX_DELAY_SECONDS = 100 * 366 * 86400.0
 
 
 def _check_subject(stream_id: str, execution: str, attempt: int) -> None:
-    """Raise `ValueError`, or what an impossible time raises, unless it is clear what an event is about."""
+    """Raise `ValueError`, or another error for an impossible time, if the id, execution or attempt is invalid."""
     if not _EXECUTION_ID.match(execution) or not 0 <= attempt <= _MAX_ATTEMPTS:
-        raise ValueError("execution or attempt is none")
+        raise ValueError("invalid execution id or attempt number")
     parse_stream_time(stream_id)
 
 
 def _parse_data(kind: EventKind, text: str) -> Mapping[str, Any]:
-    """Return the data of a report; raises `ValueError` unless everything in them is of the type that readers expect."""
+    """Return the data of a report. Raises `ValueError` if a value has another type than its readers expect."""
     data = json_values.parse_sanitized(text)
     if not isinstance(data, dict):
         raise ValueError("data is not an object")
-    # The names in a report of metadata are the job's own.
+    # The names in a metadata report are defined by the job.
     for name, value in () if kind is EventKind.METADATA else data.items():
         is_right = _TYPE_CHECKS.get(name)
         if is_right and value is not None and not is_right(value):
@@ -252,13 +253,13 @@ def _are_two_integers(value: Any) -> bool:
     return isinstance(value, list) and [type(each) for each in value] == [int, int]
 
 
-#: The id of an execution, or none.
+#: The id of an execution, or an empty text.
 _EXECUTION_ID = re.compile(r"[0-9A-Za-z-]{0,36}\Z")
 
-#: As wide as the columns (characters).
+#: Widths of the SQL columns (characters).
 _MAX_WORKER_LENGTH, _MAX_TOKEN_LENGTH = 255, 64
 
-#: What the data of a report may hold that its readers rely on, if it is there; the rest is the business of its kind.
+#: Checks of the data that readers of reports rely on, applied if present; other data depend on the kind.
 _TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "worker": _is_text_within(_MAX_WORKER_LENGTH),
     "token": _is_text_within(_MAX_TOKEN_LENGTH),
@@ -277,7 +278,7 @@ _TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "dropped": _are_two_integers,
 }
 
-#: What the data of a report have to have.
+#: The required data of reports.
 _REQUIRED_DATA: Mapping[EventKind, tuple[str, ...]] = {
     EventKind.WORKER_LOST: ("worker",),
     EventKind.DUE: ("schedule", "at"),
@@ -287,9 +288,9 @@ _REQUIRED_DATA: Mapping[EventKind, tuple[str, ...]] = {
 
 
 def to_transition(event: Event) -> StateTransition:
-    """The change of state that a state report stands for.
+    """Return the state transition that a state report describes.
 
-    An attempt that never ran ends what the one before it left behind: its number stays unused.
+    A report about an attempt that never ran applies to the attempt before: the reported number stays unused.
     """
     data = event.data
     delay = data.get("delay")
@@ -317,7 +318,7 @@ def to_transition(event: Event) -> StateTransition:
 
 
 def format_actor(event: Event) -> str:
-    """Who a report is from, as history names it."""
+    """Return the sender of a report as the history names it."""
     worker = event.data.get("worker")
     return f"worker:{worker}" if worker else "worker"
 

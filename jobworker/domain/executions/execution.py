@@ -1,20 +1,20 @@
-"""One execution of a job: its states, the moves between them, and how reports are merged.
+"""An execution: its states, the transitions between them, and the merging of reports.
 
-Waiting     Accepted, and it depends on others. When the last of them has ended as it should, the relay moves it to
-            Scheduled or Queued; when one has ended otherwise, to Skipped or Failed, as the dependency says.
-Scheduled   Accepted, due later. The submission puts it here; the relay moves it to Queued when it is due.
-Queued      Due. The relay publishes it as soon as nothing speaks against it; a worker's claim moves it to Running.
+Waiting     Accepted, with unresolved dependencies. When all of them are met, the relay moves the execution to
+            Scheduled or Queued; when one is not met, to Skipped or Failed, as the dependency specifies.
+Scheduled   Accepted, due later. The submission creates this state; the relay moves the execution to Queued when due.
+Queued      Due. The relay dispatches the execution when it has no blocker; a worker's claim moves it to Running.
             A message that no worker can start ends it: Skipped or Failed.
-Running     A worker holds it. The worker's report moves it on; if the worker dies, the relay does.
-Retrying    An attempt failed and another is due later. The relay moves it to Queued when it is due.
+Running     A worker holds it. The worker's report ends this state; if the worker dies, the relay does.
+Retrying    An attempt failed and another is due later. The relay moves the execution to Queued when due.
 Succeeded   Final. The job returned.
-Failed      Final. No attempt is left, or the job said that none would help, or its message could not be started.
+Failed      Final. No attempt is left, or the job aborted, or its message could not be started.
 TimedOut    Final. A time limit ended it and no attempt is left.
-Cancelled   Final. Somebody stopped it.
-Skipped     Final. It was not run (or not again), for the reason given.
+Cancelled   Final. It was cancelled.
+Skipped     Final. It was not run (or not again), for the recorded reason.
 
-Reports from workers may arrive late, twice or out of order. `merge` is commutative, associative and
-idempotent, so the row ends the same whatever the order.
+Reports from workers may arrive late, twice or out of order. `merge_transition` is commutative, associative and
+idempotent, so the resulting row does not depend on their order.
 """
 
 import datetime as dt
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 
 class ExecutionState(StrEnum):
-    """Where an execution stands."""
+    """State of an execution."""
 
     WAITING = "Waiting"
     SCHEDULED = "Scheduled"
@@ -40,10 +40,10 @@ class ExecutionState(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """How one attempt stands. A Failed one may have been followed by another.
+    """State of an attempt. A Failed attempt may be followed by another.
 
-    Lost: its worker died. Interrupted: its worker was shut down. Snoozed: the job put it off. An attempt that never
-    ran has no state.
+    Lost: its worker died. Interrupted: its worker was shut down. Snoozed: the job postponed itself. An attempt that
+    never ran has no state.
     """
 
     RUNNING = "Running"
@@ -66,7 +66,7 @@ FINAL_STATES = frozenset(
     }
 )
 
-#: Who may follow whom. The chart in docs/states.md is rendered from this table.
+#: The allowed successors of each state. The chart in docs/states.md is rendered from this table.
 ALLOWED_TRANSITIONS: Mapping[ExecutionState, frozenset[ExecutionState]] = {
     ExecutionState.WAITING: frozenset(
         {
@@ -112,20 +112,20 @@ _RANK: Mapping[ExecutionState, int] = {
     ExecutionState.SKIPPED: 4,
 }
 
-#: A job that put itself off this often fails: each time costs a row that is kept.
+#: Maximum number of snoozes, after which the job fails, because each snooze adds a stored row.
 MAX_SNOOZES = 1000
 
-#: Highest and lowest priority that a submission may ask for; 9 is the most urgent.
+#: Priorities that a submission may have; 9 is the most urgent.
 PRIORITIES = range(10)
 DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class StateTransition:
-    """One reported change of state: who, when, why, and what came of it.
+    """A reported change of state, with its actor, time, reason and result.
 
-    `event_id` orders reports: the pair of numbers of the Redis stream entry it came with. Not `ran`: it is about
-    what follows attempt `attempt` and never started.
+    `event_id` orders reports: the pair of numbers of the Redis stream entry of the report. If `ran` is false, the
+    report is about an attempt after attempt `attempt` that never started.
     """
 
     execution: str
@@ -151,11 +151,11 @@ class StateTransition:
 
 
 class MergedExecution(NamedTuple):
-    """What is known about an execution: two registers, each a maximum over the reports seen, and three sets.
+    """The merged reports about an execution: two registers, each a maximum over the reports received, and three sets.
 
-    The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
-    register (started_…, worker, token, code_version) the latest attempt's start, so that a start
-    which arrives after the end still completes the picture. The sets hold the attempts that used up no retry.
+    The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start* register
+    (started_…, worker, token, code_version) the latest attempt's start, so that a start which arrives after the end is
+    still recorded. The sets hold the attempts that used up no retry.
     """
 
     state: ExecutionState
@@ -178,7 +178,7 @@ class MergedExecution(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will happen."""
+        """True for a final state."""
         return self.state in FINAL_STATES
 
 
@@ -188,15 +188,15 @@ def _precedence(attempt: int, state: ExecutionState, event_id: tuple[int, int]) 
 
 
 def compute_rank(attempt: int, state: ExecutionState) -> tuple[int, int]:
-    """Where a state of an attempt stands in the story of its execution; later chapters compare greater."""
+    """Return the rank of an attempt's state in the course of its execution; later states compare greater."""
     return attempt, _RANK[state]
 
 
 def merge_transition(previous: MergedExecution, transition: StateTransition) -> MergedExecution:
-    """The standing after taking notice of one more report.
+    """Return the merged execution after one more report.
 
-    Within an attempt a final state absorbs every other; a report about an older attempt changes
-    nothing; of two final states the one reported first stays.
+    Within an attempt a final state overrides every other state; a report about an older attempt does not change the
+    outcome; of two final states the one reported first stays.
     """
     merged = previous
     if transition.lost and transition.attempt not in merged.lost_attempts:
@@ -243,8 +243,9 @@ def _to_timestamp(at: dt.datetime | None) -> float:
 
 
 def count_used_retries(attempt: int, uncounted_attempts: int) -> int:
-    """How many retries of its policy an execution has used once `attempt` attempts were started.
+    """Return the number of retries that an execution has used up after the start of `attempt` attempts.
 
-    `uncounted_attempts` of them used none up: they were lost or interrupted with their worker, or the job put them off.
+    `uncounted_attempts` of them used up no retry: they were lost or interrupted with their worker, or snoozed by the
+    job.
     """
     return max(0, attempt - 1 - uncounted_attempts)

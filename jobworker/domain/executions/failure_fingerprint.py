@@ -1,7 +1,7 @@
-"""What tells one kind of failure from another: a short hash of the exception's type and the frames that raised it.
+"""Fingerprints of failures: a short hash of the exception's type and the frames that raised the exception.
 
-Neither line numbers nor messages belong to it, so that it stays the same while code around it changes and
-whatever values the job was given. It is read from the error as it was reported, so every kind of worker has one.
+Line numbers and messages are left out, so that the fingerprint does not depend on changes to the code around the frames
+or on the job's parameters. It is computed from the reported error, so it exists for every kind of worker.
 """
 
 import hashlib
@@ -10,30 +10,30 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: A line of a traceback, also inside of an exception group.
+#: A frame line of a traceback, also inside of an exception group.
 _FRAME = re.compile(r'^[ |+-]*File "(?P<path>[^"\n]{1,1000})", line \d+, in (?P<function>[^\n]{1,200})$', re.MULTILINE)
 
-#: What stands between the traceback of a cause and that of what came of it.
+#: The text between the traceback of a cause and the traceback of its consequence.
 _CHAINED_TRACEBACK = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause)", re.MULTILINE
 )
 
-#: Folders with code that is not the user's. Of two hosts, one may have it elsewhere, or in another version.
+#: Folders with library code. Their location and their version may differ between hosts.
 _LIBRARY_PATH = re.compile(
     r"/(?:site-packages|dist-packages|python3(?:\.\d+)?|jobworker/(?:worker|transport))/|^<frozen "
 )
 
-#: Exceptions that strike wherever the job is at the moment: where that was says nothing.
+#: Exceptions that may be raised at any point of the job, so their frames do not characterize the failure.
 _ASYNCHRONOUS_ERRORS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "MemoryError", "KeyboardInterrupt"})
 
-#: Of a deep stack the frames nearest to the failure.
+#: Maximum number of frames of a deep stack, counted from the failure.
 _MAX_FRAMES = 50
 
 
 def compute_fingerprint(error: Mapping[str, Any] | None, task: str) -> str:
-    """The fingerprint (16 hexadecimal digits) of `error` (type, message, traceback), which `task` ended with.
+    """Return the fingerprint (16 hexadecimal digits) of `error` (type, message, traceback), which ended `task`.
 
-    Without frames of the user's code, as when a worker died or a built-in job refuses, the task belongs to it.
+    Without frames of the user's code, as when a worker died or a built-in job refuses, the task is part of the hash.
     """
     kind = str((error or {}).get("type"))
     traceback = (error or {}).get("traceback")
@@ -45,7 +45,7 @@ def compute_fingerprint(error: Mapping[str, Any] | None, task: str) -> str:
 
 
 def _extract_frames(traceback: str) -> tuple[list[str], list[str]]:
-    """`module function` of each frame of the user's code, and of every frame; recursion counts once."""
+    """Return `module function` of each frame of the user's code, and of every frame; recursion counts once."""
     last = _CHAINED_TRACEBACK.split(traceback)[-1]
     found = list(_iterate_frames(last))
     theirs = [frame for path, frame in found if not _LIBRARY_PATH.search(path)]
@@ -59,5 +59,5 @@ def _drop_repeated_frames(frames: list[str]) -> list[str]:
 def _iterate_frames(traceback: str) -> Iterator[tuple[str, str]]:
     for line in _FRAME.finditer(traceback):
         path = line["path"].replace("\\", "/")
-        # The folder of the file is its package; what is above differs from host to host.
+        # The file's folder is its package; the path above differs between hosts.
         yield path, f"{'/'.join(path.split('/')[-2:])} {line['function']}"

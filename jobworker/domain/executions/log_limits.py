@@ -1,23 +1,23 @@
-"""How much of what a job writes is kept, and what stands where something is missing."""
+"""Limits of stored job logs, and notices in the place of dropped lines."""
 
 from dataclasses import dataclass
 
-#: Longest line (bytes of UTF-8); what is longer is cut and says so.
+#: Maximum length of a line (bytes of UTF-8); longer lines are cut and marked.
 MAX_LINE_BYTES = 16 * 1024
 
-#: Most that is kept of one execution, all its attempts together; see `size`.
+#: Maximum size of the stored log of an execution, all attempts together; see `compute_line_size`.
 MAX_LOG_BYTES = 10 * 1024 * 1024
 
-#: What a line takes besides its text: its time, its level, whose it is (bytes).
+#: Size of a line's time, level and execution, which is added to its text (bytes).
 _LINE_OVERHEAD_BYTES = 32
 
-#: Room for the words that mark a cut.
+#: Space reserved for the notice of a cut (bytes).
 _CUT_MARK_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedLines:
-    """How many lines were not kept, and what they would have taken (see `size`)."""
+    """The number of dropped lines, and their size (see `compute_line_size`)."""
 
     lines: int = 0
     size: int = 0
@@ -33,7 +33,7 @@ class DroppedLines:
 
 
 def compute_line_size(line: str) -> int:
-    """How much a line takes of `MAX_LOG`."""
+    """Return the size of a line, as counted in `MAX_LOG_BYTES`."""
     return _count_bytes(line) + _LINE_OVERHEAD_BYTES
 
 
@@ -42,20 +42,20 @@ def _count_bytes(text: str) -> int:
 
 
 def cut_line(text: str) -> str:
-    """The text, or as much of its beginning as fits into a line together with the words that it was cut."""
+    """Return the text, or its beginning with a cut notice if the text exceeds the maximum length of a line."""
     if len(text) <= MAX_LINE_BYTES and _count_bytes(text) <= MAX_LINE_BYTES:
         return text
-    # Not all of a text that may be as large as memory is turned into bytes for this.
+    # A text may be as large as the memory, so only its beginning is encoded.
     start = text[:MAX_LINE_BYTES].encode("utf-8", "surrogatepass")[: MAX_LINE_BYTES - _CUT_MARK_BYTES]
     kept = start.decode("utf-8", "ignore")
     return f"{kept} … [cut: {len(text):,} characters]"
 
 
 def format_cut_notice(dropped: DroppedLines) -> str:
-    """The last line of a log that has grown too long."""
+    """Return the last line of a log that exceeds the maximum size."""
     return f"[cut: this execution has written more than {MAX_LOG_BYTES:,} bytes; {dropped} after this were not kept]"
 
 
 def format_gap_notice(dropped: DroppedLines) -> str:
-    """The line in the place of lines that came faster than they could be sent."""
+    """Return the line that replaces lines which were not sent: too many at a time, or without a connection to Redis."""
     return f"[lost: {dropped} that came faster than they could be sent, or while Redis was away]"

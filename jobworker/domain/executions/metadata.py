@@ -1,4 +1,4 @@
-"""A small mapping that a job keeps with its execution while it runs."""
+"""Metadata: a small mapping that a job stores with its execution while it runs."""
 
 import json
 import threading
@@ -7,18 +7,18 @@ from typing import Any
 
 from jobworker.domain.json import json_values
 
-#: Most that all of it may take (bytes of JSON).
+#: Maximum size of the whole mapping (bytes of JSON).
 MAX_METADATA_BYTES = 16 * 1024
 
-#: Longest name (characters).
+#: Maximum length of a name (characters).
 _MAX_NAME_LENGTH = 128
 
 
 class Metadata(MutableMapping[str, Any]):
-    """Names and JSON values. What is assigned is checked at once; `ValueError` says what is wrong with it.
+    """Names and JSON values. Each assigned value is checked; `ValueError` describes its problem.
 
-    Values are copies: a list that was read and appended to has to be assigned again. `changed` is called after
-    each change; `take` answers what has changed since the last time, with None for what was deleted.
+    Values are copies: a list that was read and appended to has to be assigned again. `on_change` is called after each
+    change; `take_changes` returns the changes since its last call, with None for deleted names.
     """
 
     def __init__(self, values: Mapping[str, Any], on_change: Callable[[], None]) -> None:
@@ -58,34 +58,34 @@ class Metadata(MutableMapping[str, Any]):
         return f"Metadata({dict(self)!r})"
 
     def reset_after_fork(self) -> None:
-        """Forget, in a process that was forked, what has changed and who held the lock."""
+        """Reset pending changes and the lock in a forked process."""
         self._lock = threading.Lock()
         self._changes = {}
 
     def take_changes(self) -> dict[str, Any]:
-        """What has changed since this was last called."""
+        """Return and clear the changes since the last call."""
         with self._lock:
             changes, self._changes = self._changes, {}
         return changes
 
     def restore_changes(self, changes: Mapping[str, Any]) -> None:
-        """What was taken could not be passed on; it is to be taken again, unless it has changed since."""
+        """Restore changes that could not be sent, except names that have changed since, for the next `take_changes`."""
         with self._lock:
             self._changes = {**changes, **self._changes}
 
 
 def merge_changes(stored: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping after the changes of `Metadata.take`."""
+    """Return the stored mapping with the changes of `Metadata.take_changes` applied."""
     return {name: value for name, value in {**(stored or {}), **changes}.items() if value is not None}
 
 
 def compute_size(values: Mapping[str, Any]) -> int:
-    """What a mapping takes of `MAX_METADATA`."""
+    """Return the size of a mapping, as counted in `MAX_METADATA_BYTES`."""
     return sum(_compute_entry_size(name, json.dumps(value, separators=(",", ":"))) for name, value in values.items())
 
 
 def _compute_entry_size(name: str, text: str) -> int:
-    # Quotes, colon and comma.
+    # Two quotes, colon and comma.
     return len(name.encode("utf-8", "replace")) + len(text) + 4
 
 

@@ -1,14 +1,14 @@
-"""How far a job says it is: two numbers and a few words."""
+"""Progress of a job: two numbers and a message."""
 
 import math
 from typing import Any
 
-#: Longest message (characters).
+#: Maximum length of a message (characters).
 _MAX_MESSAGE_LENGTH = 1_000
 
 
 def normalize(done: Any, total: Any = None, message: Any = None) -> dict[str, Any]:
-    """What is kept of a call to `context.progress`; raises `ValueError` saying what is wrong with it."""
+    """Return the stored form of a call to `context.progress`. Raises `ValueError` with the problem."""
     return {
         "done": _check_number("done", done),
         "total": None if total is None else _check_number("total", total),
@@ -27,7 +27,7 @@ def _check_number(name: str, value: Any) -> int | float:
 
 
 def _to_float(name: str, value: Any) -> float:
-    # Whatever is a number in some library has `__float__`; text has none.
+    # Number types of all libraries have `__float__`; text does not.
     if isinstance(value, bool) or not hasattr(type(value), "__float__"):
         raise ValueError(f"{name} must be a number; it is a {type(value).__name__}")
     try:

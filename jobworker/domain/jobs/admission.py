@@ -1,6 +1,6 @@
-"""What is let in: the checks of submissions and definitions that need no database.
+"""Checks of submissions and job definitions that need no database.
 
-Each check lists every problem with its place, so that the sender can mend them all at once.
+Each check lists every problem with its place, so that the sender can correct all of them at once.
 """
 
 import datetime as dt
@@ -17,13 +17,13 @@ from jobworker.domain.json.json_reader import validate_prose
 from jobworker.domain.schedules import schedule
 from jobworker.domain.workflows import dependency, result_references
 
-#: A time this long ago (s) still counts as now: the clocks of two hosts are never quite equal.
+#: Maximum age of a due time that still counts as now (s), because the clocks of two hosts differ slightly.
 CLOCK_SKEW_SECONDS = 60.0
 
-#: Nothing may be due later than this (days): it is a typing error.
+#: Maximum time until an execution is due (days): a later time is a typing error.
 MAX_DAYS_AHEAD = 3653
 
-#: No time limit may be longer (s): Redis forgets a running attempt after as long.
+#: Maximum time limit (s): Redis drops the data of a running attempt after this time.
 MAX_TIME_LIMIT_SECONDS = 30 * 24 * 3600.0
 
 MAX_CORRELATION_ID_LENGTH = 128
@@ -34,9 +34,9 @@ MAX_TAG_LENGTH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What somebody asks to be run. What is None is decided by the job's definition.
+    """A request to run a job. A field with the value None leaves the choice to the job's definition.
 
-    `delay` is in seconds; so is `expires`, from when it is due.
+    `delay` is in seconds; so is `expires`, counted from the due time.
     """
 
     job: str
@@ -54,7 +54,7 @@ class Submission:
     depends_on: Sequence[Any] = ()
 
     def compute_overrides(self) -> dict[str, Any] | None:
-        """What this execution has otherwise than its definition says, as it is stored; of a checked submission."""
+        """Return the overrides of the job's definition, as stored with the execution; for a checked submission."""
         limits = {"time_limit": self.time_limit, "soft_time_limit": self.soft_time_limit}
         own, _ = policies.normalize(self._policies())
         found = {**limits, **{name: own[name] for name, given in self._policies().items() if given is not None}}
@@ -65,7 +65,7 @@ class Submission:
 
 
 def validate_submission(submission: Submission, now: dt.datetime, where: str = "") -> list[FieldError]:
-    """What is wrong with a submission apart from its parameters; pointers begin with `where`."""
+    """Return the problems of a submission except those of its parameters; pointers begin with `where`."""
     problems = [*_validate_routing(submission.queue, submission.priority, where)]
     correlation_id = submission.correlation_id
     if correlation_id is not None and not (
@@ -82,20 +82,20 @@ def validate_submission(submission: Submission, now: dt.datetime, where: str = "
 
 
 def compute_due_at_and_state(submission: Submission, now: dt.datetime) -> tuple[dt.datetime, ExecutionState]:
-    """When a checked submission is due, and the state that it begins in."""
+    """Return the due time and the initial state of a checked submission."""
     wanted = submission.due_at or now + dt.timedelta(seconds=submission.delay or 0)
     return (wanted, ExecutionState.SCHEDULED) if wanted > now else (now, ExecutionState.QUEUED)
 
 
 def compute_expires(submission: Submission, due_at: dt.datetime) -> float | None:
-    """What a checked submission that is due at `due_at` says itself of its deadline: seconds from then on."""
+    """Return the start deadline that a checked submission sets, in seconds after `due_at`; None if it sets none."""
     if submission.expires_at is not None:
         return (submission.expires_at - due_at).total_seconds()
     return submission.expires
 
 
 def validate_definition(definition: job.JobDefinition, accepted: Sequence[Parameter]) -> list[FieldError]:
-    """What is wrong with a definition of a job whose task accepts these parameters."""
+    """Return the problems of a definition of a job whose task accepts these parameters."""
     return [
         *_validate_naming(definition),
         *_validate_routing(definition.queue, definition.priority, ""),
@@ -179,7 +179,7 @@ def _validate_naming(definition: job.JobDefinition) -> Iterator[FieldError]:
 
 
 def validate_time_limits(hard: float | None, soft: float | None, where: str = "") -> Iterator[FieldError]:
-    """What is wrong with two time limits (s)."""
+    """Yield the problems of two time limits (s)."""
     for name, limit in (("time_limit", hard), ("soft_time_limit", soft)):
         if limit is not None and not 0 < limit <= MAX_TIME_LIMIT_SECONDS:
             message = f"{name} must be more than 0 and at most {MAX_TIME_LIMIT_SECONDS / 86400:g} days"
@@ -195,7 +195,10 @@ def _validate_policies(definition: job.JobDefinition, accepted: Sequence[Paramet
 
 
 def _validate_defaults(definition: job.JobDefinition, accepted: Iterable[Parameter]) -> Iterable[FieldError]:
-    """Defaults need not be complete, unless a schedule starts the job: then nobody else gives the rest."""
+    """Yield problems of the defaults.
+
+    They need not be complete, unless a schedule starts the job without parameters.
+    """
     complete = definition.schedule is not None
     needed = [each if complete else replace(each, required=False) for each in accepted]
     try:
@@ -206,7 +209,7 @@ def _validate_defaults(definition: job.JobDefinition, accepted: Iterable[Paramet
 
 
 def _validate_container(definition: job.JobDefinition) -> Iterator[FieldError]:
-    """A container is the job of one task, and that task's only way to run."""
+    """Yield a problem unless the container mode and the container task are used together."""
     given = definition.policies.get("isolation")
     in_container = isinstance(given, Mapping) and given.get("mode") == isolation.IsolationMode.CONTAINER
     is_container_task = definition.task == isolation.CONTAINER_TASK
@@ -225,10 +228,10 @@ def _validate_circuit(definition: job.JobDefinition) -> Iterator[FieldError]:
 
 
 def _validate_triggers(definition: job.JobDefinition, accepted: Sequence[Parameter]) -> Iterator[FieldError]:
-    """What a trigger gives must be complete with the defaults: nobody else gives the rest."""
+    """Yield problems of triggers: their parameters and the defaults together must be complete."""
     try:
         wanted = definition.triggers
-    except InvalidInput:  # The policy's own problems are told with those of the others.
+    except InvalidInput:  # `_validate_policies` reports the problems of the policy.
         return
     for at, each in enumerate(wanted):
         where = format_pointer("trigger_after", at, "parameters")

@@ -1,7 +1,7 @@
-"""When `http.request` leaves a target alone: `circuit` in a definition.
+"""Circuit breaker of `http.request`: the policy `circuit` of a definition.
 
-failures   so many in a row, of whichever execution of the job and on whichever worker; 5 if absent
-pause      for so long nobody asks the target (s, or a duration); 60 if absent
+failures   number of consecutive failures, across executions of the job and workers, that open the circuit; 5 if absent
+pause      time without requests to the target after that (s, or a duration); 60 if absent
 """
 
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from typing import Any
 
 from jobworker.domain.json.json_reader import JsonObjectReader
 
-#: The task that has circuits.
+#: The task that has circuit breakers.
 CIRCUIT_TASK = "http.request"
 
 _DEFAULT_FAILURES, _DEFAULT_PAUSE_SECONDS = 5, 60.0
@@ -19,18 +19,18 @@ _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerPolicy:
-    """After `failures` in a row a target is left alone for `pause` seconds."""
+    """Policy that stops requests to a target for `pause` seconds after `failures` consecutive failures."""
 
     failures: int = _DEFAULT_FAILURES
     pause: float = _DEFAULT_PAUSE_SECONDS
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return asdict(self)
 
 
 def parse(value: object, where: str = "/circuit") -> CircuitBreakerPolicy:
-    """Return the policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     made = CircuitBreakerPolicy(
         failures=read.get_integer("failures", 1, _MAX_FAILURES) or _DEFAULT_FAILURES,

@@ -1,4 +1,4 @@
-"""A job definition: which task, where it runs, what it may use. One revision of it is one immutable value."""
+"""Job definitions: a task with its queue, policies and default parameters. One revision is one immutable value."""
 
 import re
 from collections.abc import Mapping
@@ -13,26 +13,26 @@ from jobworker.domain.workflows.trigger import Trigger
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
 QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
-#: What the name of a queue must do, in words.
+#: Rule for the name of a queue, as a part of error messages.
 QUEUE_NAME_FORM = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
 DEFAULT_QUEUE = "default"
 
-#: Characters of a code version that are kept. An image digest has 71: its end says no more than its beginning.
+#: Maximum stored length of a code version (characters). An image digest has 71: its beginning identifies the image.
 MAX_CODE_VERSION_LENGTH = 64
 
-#: Queues that every worker serves unless it is told otherwise.
+#: Queues that every worker serves by default.
 BUILTIN_QUEUES = ("critical", DEFAULT_QUEUE, "background")
 
 
 class OnWorkerLost(StrEnum):
-    """What becomes of an attempt whose worker died."""
+    """Action for an attempt whose worker died."""
 
     RETRY = "retry"
     FAIL = "fail"
 
 
 class JobOwner(StrEnum):
-    """Where a definition is edited."""
+    """Place where a definition is edited."""
 
     CODE = "code"
     API = "api"
@@ -40,10 +40,11 @@ class JobOwner(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobDefinition:
-    """What a job is.
+    """A job definition.
 
-    Limits are in seconds, and so is `expires`, the deadline for a start after it is due. `schedule` is a rule as
-    JSON (see `domain.schedules.schedule.of_job`), `policies` holds the JSON of each of `domain.jobs.policies`, by its name.
+    Limits are in seconds, and so is `expires`, the deadline for a start after it is due. `schedule` is a rule as JSON
+    (see `domain.schedules.schedule.parse_job_schedule`), `policies` holds the JSON of each of `domain.jobs.policies`,
+    by its name.
     """
 
     name: str
@@ -63,17 +64,17 @@ class JobDefinition:
 
     @property
     def max_attempts(self) -> int | None:
-        """How many attempts there may be; None: as the task's own `max_retries` says."""
+        """Maximum number of attempts; None if the task's own `max_retries` decides."""
         attempts: int | None = self.policies["retry"]["max_attempts"]
         return attempts
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        """The jobs after which it starts; raises `InvalidInput` if its policy is wrong."""
+        """The triggers that start the job. Raises `InvalidInput` if its policy is invalid."""
         return trigger.parse(self.policies.get("trigger_after") or [], "/trigger_after").items
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown: each policy stands beside the other fields."""
+        """Return the JSON object that is stored and returned by the API: each policy is a field beside the others."""
         shown = {item.name: getattr(self, item.name) for item in fields(self)}
         shown["defaults"] = dict(self.defaults)
         shown["tags"] = list(self.tags)
@@ -84,7 +85,10 @@ class JobDefinition:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "JobDefinition":
-        """The inverse of `to_json`, for what has been validated before; raises `TypeError` if it is no definition."""
+        """Create a definition from the output of `to_json`, without validation.
+
+        Raises `TypeError` for a wrong format.
+        """
         values = {name: value for name, value in stored.items() if name not in policies.PARSERS}
         values["policies"] = {name: stored.get(name) or default for name, default in policies.DEFAULTS.items()}
         values["tags"] = tuple(values.get("tags", ()))
@@ -98,7 +102,7 @@ class JobDefinition:
         return cls(**values)
 
 
-#: What `from_json` makes sure of: whoever reads a definition relies on it.
+#: Field types that `from_json` ensures, because readers of definitions rely on them.
 _FIELD_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("name", "task", "description", "queue"), str),
     **dict.fromkeys(("time_limit", "soft_time_limit", "expires"), int | float | None),

@@ -1,7 +1,7 @@
-"""The addresses that jobs may connect to on behalf of others: public ones, and what the worker's operator lists.
+"""Egress rules: jobs may connect to public addresses and to those that the worker's operator lists.
 
-Whoever may submit a job chooses its URL. Addresses of this machine, of private networks and of cloud metadata services
-answer to nobody else, so they are refused unless they are listed.
+A user who may submit a job chooses its URL. Addresses of this machine, of private networks and of cloud metadata
+services are reachable only from inside, so they are refused unless they are listed.
 """
 
 import ipaddress
@@ -14,8 +14,8 @@ from jobworker.domain.errors import ConfigurationError
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: Special-purpose addresses (IANA's registries): none of them is a public host. `ipaddress.is_global` judges some
-#: otherwise, depending on the version of Python.
+#: Special-purpose addresses (IANA's registries), which no public host has. `ipaddress.is_global` classifies some of
+#: them differently, depending on the version of Python.
 _NON_PUBLIC_IPV4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
@@ -37,23 +37,23 @@ _NON_PUBLIC_IPV4 = tuple(
     )
 )
 
-#: All public hosts are in the first of these and in none of the others. So an address that carries an IPv4 address
-#: (mapped, NAT64, 6to4, Teredo) is not public.
+#: All public hosts are in the first of these networks and in none of the others. So an address that carries an IPv4
+#: address (mapped, NAT64, 6to4, Teredo) is not public.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NON_PUBLIC_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
-#: What C libraries take for an IPv4 address: 127.1, 0x7f.1, 2130706433.
+#: Numeric forms that C libraries accept as an IPv4 address: 127.1, 0x7f.1, 2130706433.
 _NUMERIC = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+)){0,3}\.?")
 
 _NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
 class EgressPolicy:
-    """What may be reached beside public addresses.
+    """The allowed destinations besides public addresses.
 
-    `listed` are networks, addresses and names of hosts, with a port if only that one is meant: `10.1.0.0/16`,
-    `127.0.0.1`, `[::1]:8080`, `intranet:8443`, `*.internal.example`. A listed name may mean any address. Raises
-    `Misconfigured` for what is none of these.
+    `entries` are networks, addresses and names of hosts, with a port to allow that port only: `10.1.0.0/16`,
+    `127.0.0.1`, `[::1]:8080`, `intranet:8443`, `*.internal.example`. A listed name may have any address. Raises
+    `ConfigurationError` for other entries.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class EgressPolicy:
         name = host.lower().rstrip(".")
         if any(_matches_host_pattern(name, listed) and only in (None, port) for listed, only in self._names):
             return True
-        # What follows % is the interface of a link-local address.
+        # The part after % is the interface of a link-local address.
         parsed = ipaddress.ip_address(address.partition("%")[0])
         if _is_public(parsed):
             return True
@@ -94,7 +94,7 @@ class EgressPolicy:
 
 
 def is_nonstandard_ipv4(host: str) -> bool:
-    """Return whether this is an IPv4 address in a spelling that only some programs take for one."""
+    """Return whether the text is an IPv4 address in a notation that only some programs accept."""
     return _NUMERIC.fullmatch(host) is not None and not _is_address(host)
 
 

@@ -1,16 +1,16 @@
-"""Where a job runs, and what it may use there: `isolation` in a definition.
+"""Isolation: where an attempt runs, and its resource limits. The policy `isolation` of a definition.
 
 {"mode": "in_process"}   in a process or thread of the worker, as Celery does; the default
-{"mode": "process"}      in a process of its own, which is gone when the attempt is, with all that it started
-    memory       bytes that each process may take, 64 MiB or more
+{"mode": "process"}      in a process of its own, which ends with the attempt, together with its child processes
+    memory       bytes that each process may use, 64 MiB or more
     cpu          seconds of CPU time that each process may use
     open_files   files that each process may have open, 32 or more
 {"mode": "container"}    the job is the command of an image, for the task `container.run`
-    image        its name, as the engine knows it
-    command      what to run instead of the image's own command
-    memory       bytes that the container may take, 6 MiB or more
+    image        its name in the container engine
+    command      a command instead of the image's own
+    memory       bytes that the container may use, 6 MiB or more
     cpus         CPUs that it may use at a time, such as 0.5
-    processes    how many processes and threads it may have; 256 if absent
+    processes    maximum number of processes and threads; 256 if absent
     network      none (the default), or the name of one of the engine's networks
 """
 
@@ -25,7 +25,7 @@ from jobworker.domain.json.json_reader import JsonObjectReader
 #: The task that runs containers.
 CONTAINER_TASK = "container.run"
 
-#: Bounds of memory (bytes): Python with our own code needs 50 MB, and engines refuse less than 6 MiB.
+#: Bounds of memory (bytes): Python with JobWorker's code needs 50 MB, and engines refuse less than 6 MiB.
 _MIN_PROCESS_MEMORY = 64 * 1024**2
 _MIN_CONTAINER_MEMORY = 6 * 1024**2
 _MAX_MEMORY = 2**50
@@ -37,13 +37,13 @@ _MAX_PROCESSES = 1_000_000
 _DEFAULT_PROCESSES = 256
 _MAX_ARGUMENT_LENGTH, _MAX_ARGUMENTS = 4096, 256
 
-#: What engines take for names of images and networks. None begins like an option.
+#: Names of images and networks that engines accept. A name cannot begin like an option.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}\Z")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
 class IsolationMode(StrEnum):
-    """Where an attempt runs."""
+    """Place where an attempt runs."""
 
     IN_PROCESS = "in_process"
     PROCESS = "process"
@@ -52,18 +52,18 @@ class IsolationMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InProcessIsolation:
-    """In a process or thread of the worker."""
+    """Isolation of an attempt that runs in a process or thread of the worker."""
 
     mode = IsolationMode.IN_PROCESS
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"mode": self.mode.value}
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessIsolation:
-    """In a process of its own. None: no other limit than the worker's own."""
+    """Isolation of an attempt that runs in a process of its own. None: only the worker's own limit applies."""
 
     mode = IsolationMode.PROCESS
     memory: int | None = None
@@ -71,13 +71,13 @@ class ProcessIsolation:
     open_files: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"mode": self.mode.value, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerIsolation:
-    """In a container. `command` empty: the image's own."""
+    """Isolation of an attempt that runs in a container. An empty `command` is the image's own."""
 
     mode = IsolationMode.CONTAINER
     image: str
@@ -88,7 +88,7 @@ class ContainerIsolation:
     network: str = "none"
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"mode": self.mode.value, **asdict(self), "command": list(self.command)}
 
 
@@ -96,7 +96,7 @@ Isolation = InProcessIsolation | ProcessIsolation | ContainerIsolation
 
 
 def parse(value: object, where: str = "/isolation") -> Isolation:
-    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     read.require("mode")
     mode = read.get_choice("mode", list(IsolationMode), IsolationMode.IN_PROCESS)
@@ -139,6 +139,6 @@ _PARSERS: Mapping[IsolationMode, Callable[[JsonObjectReader], Isolation]] = {
 def _get_matching_text(reader: JsonObjectReader, name: str, allowed: re.Pattern[str]) -> str | None:
     found = reader.get_text(name, 255)
     if found is not None and not allowed.match(found):
-        reader.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
+        reader.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and contain no spaces")
         return None
     return found

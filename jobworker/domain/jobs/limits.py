@@ -1,14 +1,14 @@
-"""How much of a job may run at once, how often it may start, and what counts as the same work.
+"""Concurrency limits, rate limits and uniqueness of a job's executions.
 
 Policies of a definition, all fields optional but `limit` and `per`:
 
-concurrency  limit: so many executions run at a time, on all hosts together, for each `key`; total: so many of all
-             keys together, shared out evenly
-rate_limit   limit executions start per so many seconds (`per`), evenly spaced but for `burst` of them at once, for
+concurrency  limit: maximum number of executions that run at a time, on all hosts together, for each `key`; total:
+             maximum for all keys together, shared out evenly
+rate_limit   limit executions start in `per` seconds, evenly spaced except for a `burst` that starts at once, for
              each `key`
-unique       no two executions with the same `key` (without one: with the same parameters) until the first has
-             `started` or `finished` (`until`), or for so many seconds (`for`); on_conflict says what becomes of the
-             second: reject, return (the first answers for it), replace (the first, if it has not started)
+unique       no two executions with an equal `key` (without a key: with equal parameters) until the first has
+             `started` or `finished` (`until`), or for a number of seconds (`for`); on_conflict is the action for the
+             second: reject, return (the first one), replace (the first one, if it has not started)
 
 A `key` is a text with parameters in braces: `tenant:{tenant_id}`, `{customer.country}`. Keys belong to their job.
 """
@@ -29,13 +29,13 @@ from jobworker.domain.json.json_reader import JsonObjectReader
 
 MAX_LIMIT = 1_000_000
 
-#: No period may be longer (s).
+#: Maximum period of a rate limit or a unique key (s).
 MAX_PERIOD_SECONDS = 366 * 24 * 3600.0
 
-#: What belongs into such a time (s) may start together: the relay looks no more often.
+#: Time whose permits may be used at once (s), because the relay polls no more often.
 _BURST_SECONDS = 0.2
 
-#: So many seconds' worth of a rate may be published and not started yet; more would start in a heap.
+#: Time whose permits may be dispatched and not started (s); more would start in a burst.
 _AHEAD_SECONDS = 1.0
 
 #: The policies that have keys.
@@ -46,26 +46,29 @@ _MAX_KEY_LENGTH = 120
 _TRUNCATED_KEY_LENGTH = 80
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}.]+)*)\}")
 
-#: Between the two parts of a limit key; no part has it, because both are printable.
+#: Separator of the two parts of a limit key; neither part contains it, because both are printable.
 _SEPARATOR = "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyPolicy:
-    """See the module."""
+    """Concurrency policy; the module documents the fields."""
 
     limit: int
     key: str | None = None
     total: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"limit": self.limit, "key": self.key, "total": self.total}
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitPolicy:
-    """See the module. A bucket is known by one moment, at which it will be full again (`full_at`; None: it is)."""
+    """Rate limit policy; the module documents the fields.
+
+    The state of a bucket is the time at which it will be full again (`full_at`; None: it is full).
+    """
 
     limit: int
     per: float
@@ -73,27 +76,27 @@ class RateLimitPolicy:
     key: str | None = None
 
     def count_permits(self, full_at: dt.datetime | None, now: dt.datetime) -> int:
-        """How many may start now."""
-        # Times have microseconds: a permit is not refused for the fraction of one.
+        """Return the number of executions that may start now."""
+        # Times have microseconds, so a permit is not refused for a fraction of one.
         return max(
             0, math.floor(self._compute_burst() - self._compute_used_seconds(full_at, now) / self._interval + 1e-4)
         )
 
     def compute_next_start(self, full_at: dt.datetime | None, now: dt.datetime) -> dt.datetime:
-        """When the next one may start."""
+        """Return the time at which the next execution may start."""
         wait = self._compute_used_seconds(full_at, now) - (self._compute_burst() - 1) * self._interval
         return now + dt.timedelta(seconds=max(0.0, wait))
 
     def compute_full_at(self, full_at: dt.datetime | None, now: dt.datetime, count: int) -> dt.datetime:
-        """When the bucket is full again, after `count` have started now."""
+        """Return the time at which the bucket is full again, after `count` executions have started now."""
         return now + dt.timedelta(seconds=self._compute_used_seconds(full_at, now) + count * self._interval)
 
     def compute_max_ahead(self) -> int:
-        """So many may be on their way to a worker at a time."""
+        """Return the maximum number of executions that may be dispatched and not started."""
         return max(self._compute_burst(), math.ceil(_AHEAD_SECONDS / self._interval))
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"limit": self.limit, "per": self.per, "burst": self.burst, "key": self.key}
 
     @property
@@ -108,14 +111,14 @@ class RateLimitPolicy:
 
 
 class UniqueUntil(StrEnum):
-    """How long an execution keeps others with its unique key out."""
+    """End of the time in which an execution holds its unique key."""
 
     STARTED = "started"
     FINISHED = "finished"
 
 
 class OnConflict(StrEnum):
-    """What becomes of a submission whose unique key is taken."""
+    """Action for a submission whose unique key is held."""
 
     REJECT = "reject"
     RETURN = "return"
@@ -124,7 +127,7 @@ class OnConflict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UniquePolicy:
-    """See the module; `seconds` is the field `for`, and with it `until` means nothing."""
+    """Uniqueness policy; the module documents the fields. `seconds` is the field `for`, which overrides `until`."""
 
     key: str | None = None
     until: UniqueUntil = UniqueUntil.FINISHED
@@ -132,13 +135,13 @@ class UniquePolicy:
     on_conflict: OnConflict = OnConflict.REJECT
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         until = None if self.seconds is not None else self.until.value
         return {"key": self.key, "until": until, "for": self.seconds, "on_conflict": self.on_conflict.value}
 
 
 def parse_concurrency(value: object, where: str = "/concurrency") -> ConcurrencyPolicy:
-    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     policy = ConcurrencyPolicy(
         read.get_integer("limit", 1, MAX_LIMIT, 1) or 1,
@@ -153,7 +156,7 @@ def parse_concurrency(value: object, where: str = "/concurrency") -> Concurrency
 
 
 def parse_rate_limit(value: object, where: str = "/rate_limit") -> RateLimitPolicy:
-    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     policy = RateLimitPolicy(
         limit=read.get_integer("limit", 1, MAX_LIMIT, 1) or 1,
@@ -167,7 +170,7 @@ def parse_rate_limit(value: object, where: str = "/rate_limit") -> RateLimitPoli
 
 
 def parse_unique(value: object, where: str = "/unique") -> UniquePolicy:
-    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     seconds = read.get_seconds("for", 0.001, MAX_PERIOD_SECONDS)
     if seconds is not None and read.get_value("until") is not None:
@@ -183,7 +186,7 @@ def parse_unique(value: object, where: str = "/unique") -> UniquePolicy:
 
 
 class ExecutionKeys(NamedTuple):
-    """What is stored with an execution. Executions of one `limit_key` are held up, or not, alike."""
+    """The keys that are stored with an execution. Limits block executions with an equal `limit_key` alike."""
 
     concurrency_key: str | None = None
     rate_key: str | None = None
@@ -194,7 +197,7 @@ class ExecutionKeys(NamedTuple):
 def compute_keys(
     job: str, policies: Mapping[str, Any], parameters: Mapping[str, Any], accepted: Iterable[Parameter] = ()
 ) -> ExecutionKeys:
-    """The keys of an execution. A parameter that was not given stands with its default, one without as null."""
+    """Return the keys of an execution. An absent parameter has its default in the key, or null without a default."""
     wanted = {name: policies.get(name) for name in KEYED_POLICIES}
     if not any(wanted.values()):
         return ExecutionKeys()
@@ -211,18 +214,18 @@ def compute_keys(
 
 
 def split_limit_key(limit_key: str) -> tuple[str | None, str | None]:
-    """The concurrency key and the rate key that a limit key is made of."""
+    """Return the concurrency key and the rate key that a limit key consists of."""
     concurrency, _, rate = limit_key.partition(_SEPARATOR)
     return concurrency or None, rate or None
 
 
 def get_job_name(key: str) -> str:
-    """The job to which a key belongs. No job has a slash in its name."""
+    """Return the name of the job to which a key belongs. Names of jobs contain no slash."""
     return key.partition("/")[0]
 
 
 def validate_keys(policies: Mapping[str, Any], accepted: Sequence[Parameter], where: str = "") -> list[FieldError]:
-    """Keys of normalised policies that name parameters which the task does not have."""
+    """Return problems of keys in normalized policies that name parameters which the task does not have."""
     names = [each.name for each in accepted]
     if VARIADIC.name in names:
         return []
@@ -267,7 +270,7 @@ def _find_value(values: Mapping[str, Any], path: str) -> Any:
 
 
 def _format_value(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
+    """Return a text unchanged, and any other value as JSON."""
     return value if isinstance(value, str) and value.isprintable() else _to_canonical_json(value)
 
 

@@ -1,4 +1,4 @@
-"""What a task accepts: read from its signature, carried as JSON, checked at the door."""
+"""Parameters of tasks: read from the signature, stored as JSON, and checked at submission."""
 
 import enum
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 from jobworker.domain.errors import FieldError, InvalidParameters, format_pointer
 from jobworker.domain.json import json_values
 
-#: JSON names of types, and what Python makes of them.
+#: Checks of Python values by the JSON name of the type.
 _TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -27,13 +27,13 @@ _JSON_TYPE_NAMES: Mapping[Any, str] = {
     dict: "object", Any: "any", inspect.Parameter.empty: "any",
 }  # fmt: skip
 
-#: Serialized parameters of one execution may not be longer than this (bytes).
+#: Maximum length of the serialized parameters of one execution (bytes).
 MAX_PARAMETERS_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a task.
+    """A parameter of a task.
 
     `type` is a JSON type name or `any`; `choices` lists the allowed values; `nullable` allows null.
     """
@@ -46,24 +46,24 @@ class Parameter:
     nullable: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As shown over HTTP and carried by heartbeats."""
+        """Return the JSON object that the API returns and heartbeats contain."""
         described = asdict(self)
         described["choices"] = list(self.choices) if self.choices is not None else None
         return described
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> "Parameter":
-        """The inverse of `to_json`."""
+        """Create a parameter from the output of `to_json`."""
         choices = described.get("choices")
         return cls(**{**described, "choices": tuple(choices) if choices is not None else None})
 
 
-#: Stands in a parameter list for `**kwargs`: anything else is welcome.
+#: The entry for `**kwargs` in a parameter list: other names are allowed.
 VARIADIC = Parameter(name="**", required=False)
 
 
 def from_signature(function: Callable[..., Any], injected_types: Iterable[type] = ()) -> tuple[Parameter, ...]:
-    """The parameters of a job function; those annotated with one of `injected_types` are not the caller's business."""
+    """Return the parameters of a job function, without those annotated with one of `injected_types`."""
     hidden = tuple(injected_types)
     hints = get_annotations(function, hidden)
     found = []
@@ -79,7 +79,8 @@ def from_signature(function: Callable[..., Any], injected_types: Iterable[type] 
 def get_annotations(function: Callable[..., Any], hidden_types: Collection[type] = ()) -> dict[str, Any]:
     """Return the annotations of a function by parameter.
 
-    A name that only type checkers know (`if TYPE_CHECKING:`) stands for the class of `hidden_types` that has it, or for `Any`.
+    A name that exists only for type checkers (`if TYPE_CHECKING:`) is replaced by the class in `hidden_types` that has
+    this name, or by `Any`.
     """
     try:
         return typing.get_type_hints(function)
@@ -114,7 +115,7 @@ def _describe_parameter(name: str, hint: Any, default: Any) -> Parameter:
         hint = _find_common_type(choices)
     json_name = _JSON_TYPE_NAMES.get(typing.get_origin(hint) or hint, "any")
     shown = None if required else default.value if isinstance(default, enum.Enum) else default
-    # What cannot be shown as JSON is known to the code alone, which applies its own defaults.
+    # A default that JSON cannot represent is left to the code, which applies its own defaults.
     shown, choices = (each if _is_json_value(each) else None for each in (shown, choices))
     return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
 
@@ -141,19 +142,19 @@ def _find_common_type(choices: Iterable[Any]) -> Any:
 
 
 def accept_any_value(accepted: Sequence[Parameter], names: Collection[str]) -> Sequence[Parameter]:
-    """What a task accepts, with these parameters taken whatever they are."""
+    """Return the parameters with any value allowed for those in `names`."""
     return [replace(each, type="any", choices=None) if each.name in names else each for each in accepted]
 
 
 def check(
     accepted: Sequence[Parameter], values: Mapping[str, Any], where: str = "/parameters", allow_tagged: bool = False
 ) -> dict[str, Any]:
-    """`values`, if the task accepts it; raises `InvalidParameters` naming every problem at once.
+    """Return `values` if the task accepts them. Raises `InvalidParameters` with every problem.
 
-    Defaults are not filled in: the code that runs applies its own. `allow_tagged` as in `json_values.check`.
+    Defaults are not filled in: the code that runs applies its own. For `allow_tagged` see `json_values.check`.
     """
     try:
-        # All of it at once: two names that are harmless alone may together be what kombu decodes.
+        # All values are checked together: kombu might decode an object of two names that are harmless alone.
         json_values.check(dict(values), allow_tagged)
     except json_values.UnacceptableValue as error:
         message = f"the parameters hold {error}"

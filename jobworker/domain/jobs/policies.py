@@ -1,7 +1,7 @@
-"""What a definition may say about how its executions are run: each policy is JSON with a parser of its own.
+"""Policies of a definition, which control how its executions run: each policy is JSON with a parser of its own.
 
-A definition keeps policies as they were normalised; the API, `@job`, the catalogue and the revisions pass
-all of them on alike. A new one needs a parser, and a line here.
+A definition stores normalized policies; the API, `@job`, the catalog and the revisions handle all of them alike. A new
+policy needs a parser, and an entry here.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from jobworker.domain.workflows import trigger
 
 
 class Policy(Protocol):
-    """What a parser answers."""
+    """A policy that a parser returns."""
 
     def to_json(self) -> Any:
-        """As stored and shown."""
+        """Return the JSON value that is stored and returned by the API."""
         ...
 
 
-#: Parsers by the field of the definition; each takes what was given and where it stands, and raises `InvalidInput`.
+#: Parsers by the field of the definition. A parser takes the value and its place, and raises `InvalidInput`.
 PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "retry": retry.parse,
     "isolation": isolation.parse,
@@ -31,7 +31,7 @@ PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "trigger_after": trigger.parse,
 }
 
-#: What holds when a definition says nothing: None if there is no such policy then.
+#: Defaults of the policies; None if the policy is absent by default.
 DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys(PARSERS),
     "retry": retry.RetryPolicy().to_json(),
@@ -39,7 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "trigger_after": [],
 }
 
-#: The policies that one execution may have otherwise than its definition.
+#: The policies that an execution may override.
 OVERRIDABLE_POLICIES = frozenset({"retry"})
 
 #: The policies that a worker applies.
@@ -47,7 +47,10 @@ WORKER_POLICIES = ("retry", "isolation", "circuit")
 
 
 def select_for_worker(policies: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an execution that a worker applies. Without a retry policy that decides, the task's own options do."""
+    """Return the policies of an execution that a worker applies.
+
+    A retry policy without a strategy or delays is left out: then the task's own options decide.
+    """
     described, where = policies.get("retry"), policies.get("isolation")
     sent = {"retry": described} if described and retry.parse(described).decides else {}
     if where and where["mode"] != isolation.IsolationMode.IN_PROCESS:
@@ -58,7 +61,7 @@ def select_for_worker(policies: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def normalize(policies: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
-    """Each policy as it is stored, the missing ones by default; and what is wrong with those that were given."""
+    """Return each policy in its stored form, missing ones by default; and the problems of the given policies."""
     made, problems = dict(DEFAULTS), list[FieldError]()
     for name, value in policies.items():
         if value is None:

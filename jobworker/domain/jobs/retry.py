@@ -1,16 +1,17 @@
-"""How often a failing execution is tried, and how long it waits in between: pure functions of the policy.
+"""Retry policy: the number of attempts of a failing execution, and the waits between them.
 
 `retry` in a definition, all fields optional:
 
-max_attempts   attempts in all, the first included; null: as the task's own `max_retries` says
-strategy       none: the task's own options (Celery's) decide; fixed, linear, exponential, exponential_jitter: this does
+max_attempts   attempts in all, the first included; null: the task's own `max_retries` decides
+strategy       none: the task's own options (Celery's) decide; fixed, linear, exponential, exponential_jitter: this
+               policy decides
 delay          the unit of the waits (s): 30 gives linear 30, 60, 90 and exponential 30, 60, 120
-max_delay      no wait is longer (s)
+max_delay      maximum wait (s)
 delays         the waits themselves (s), instead of a strategy; the last one repeats
-jitter         which part of a wait is left to chance, with exponential_jitter: both (50 to 150 %), up (100 to 150 %),
+jitter         range of the random part of a wait, with exponential_jitter: both (50 to 150 %), up (100 to 150 %),
                down (50 to 100 %)
-retry_on       names of exceptions (or of their base classes) that are tried again; empty: all
-not_on         names of exceptions that are not, whatever retry_on says
+retry_on       names of exceptions (or of their base classes) that are retried; empty: all
+not_on         names of exceptions that are not retried, even if in retry_on
 """
 
 import datetime as dt
@@ -24,10 +25,10 @@ from jobworker.domain.json.json_reader import JsonObjectReader
 
 MAX_ATTEMPTS = 1000
 
-#: No wait may be longer (s).
+#: Maximum wait (s).
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 
-#: Attempts that a preview shows of a policy without an end.
+#: Number of attempts in a preview of a policy without a maximum.
 _DEFAULT_PREVIEW_ATTEMPTS = 10
 
 _MAX_NAMES = 50
@@ -35,7 +36,7 @@ _MAX_NAME_LENGTH = 200
 
 
 class RetryStrategy(StrEnum):
-    """How waits grow."""
+    """Growth of the waits from retry to retry."""
 
     NONE = "none"
     FIXED = "fixed"
@@ -45,7 +46,7 @@ class RetryStrategy(StrEnum):
 
 
 class JitterDirection(StrEnum):
-    """Which way chance may move a wait."""
+    """Direction of the random part of a wait."""
 
     UP = "up"
     DOWN = "down"
@@ -61,7 +62,7 @@ _JITTER_FACTORS: Mapping[JitterDirection, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """See the module. `decides` tells whether it, and not the task's own options, says what is tried again."""
+    """Retry policy; the module documents the fields. `decides`: the policy overrides the task's own options."""
 
     max_attempts: int | None = None
     strategy: RetryStrategy = RetryStrategy.NONE
@@ -74,17 +75,20 @@ class RetryPolicy:
 
     @property
     def decides(self) -> bool:
-        """Whether anything but the number of attempts was said."""
+        """True if the policy has a strategy or delays, and so overrides the task's own options."""
         return self.strategy is not RetryStrategy.NONE or self.delays is not None
 
     def is_retryable(self, names: Collection[str]) -> bool:
-        """Whether an exception with these names (its own and its bases', plain or with the module) is tried again."""
+        """Return whether an exception with these names is retried.
+
+        `names` are those of the exception and of its bases, plain and with the module.
+        """
         if any(name in self.not_on for name in names):
             return False
         return not self.retry_on or any(name in self.retry_on for name in names)
 
     def compute_wait_bounds(self, retry: int) -> tuple[float, float]:
-        """The shortest and the longest wait (s) before the `retry`-th retry, which counts from 1."""
+        """Return the shortest and the longest wait (s) before the `retry`-th retry, which counts from 1."""
         if self.delays is not None:
             wait = self.delays[min(retry, len(self.delays)) - 1]
             return wait, wait
@@ -96,14 +100,14 @@ class RetryPolicy:
         return min(wait * low, self.max_delay), min(wait * high, self.max_delay)
 
     def compute_wait(self, retry: int, chance: float) -> float:
-        """The wait (s) before the `retry`-th retry; `chance` is 0 to 1."""
+        """Return the wait (s) before the `retry`-th retry; `chance` is 0 to 1."""
         low, high = self.compute_wait_bounds(retry)
         return low + (high - low) * chance
 
     def compute_next_wait(
         self, names: Collection[str], used_retries: int, max_retries: int | None, chance: float
     ) -> float | None:
-        """The wait (s) before another attempt, after a failure with these names; None: there is none.
+        """Return the wait (s) before another attempt, after a failure with these names; None: no attempt is left.
 
         `used_retries` retries were used up so far, of `max_retries` (None: any number); `chance` is 0 to 1.
         """
@@ -112,7 +116,7 @@ class RetryPolicy:
         return self.compute_wait(used_retries + 1, chance)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {
             "max_attempts": self.max_attempts,
             "strategy": self.strategy.value,
@@ -129,12 +133,12 @@ class RetryPolicy:
             return 1.0
         if self.strategy is RetryStrategy.LINEAR:
             return float(retry)
-        # 2 ** 60 seconds is beyond any maximum, and floats have an end.
+        # 2 ** 60 seconds exceed any maximum wait, and the bound prevents an overflow.
         return 2.0 ** min(retry - 1, 60)
 
 
 def parse(value: object, where: str = "/retry") -> RetryPolicy:
-    """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     policy = RetryPolicy(
         max_attempts=read.get_integer("max_attempts", 1, MAX_ATTEMPTS),
@@ -155,16 +159,16 @@ def parse(value: object, where: str = "/retry") -> RetryPolicy:
 
 
 def list_exception_names(exception_type: type[BaseException]) -> list[str]:
-    """By which names a policy knows this exception: its own and its bases', plain and with the module."""
+    """Return the names by which a policy may list this exception: its own and its bases', plain and with the module."""
     bases = [base for base in exception_type.__mro__ if issubclass(base, BaseException)]
     return [name for base in bases for name in (base.__qualname__, f"{base.__module__}.{base.__qualname__}")]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedAttempt:
-    """One attempt of a plan: its number, the wait before it (s), and when it is due; earliest and latest.
+    """An attempt of a preview: its number, the wait before it (s), and its due time; earliest and latest.
 
-    As if each attempt failed at once.
+    The preview assumes that each attempt fails at once.
     """
 
     attempt: int
@@ -173,7 +177,10 @@ class PlannedAttempt:
 
 
 def preview_attempts(value: object, start: dt.datetime, attempts: int | None = None) -> Sequence[PlannedAttempt]:
-    """What the policy in a request would do; raises `InvalidInput`. `attempts`: how many to tell at most."""
+    """Return the attempts that the policy in a request would allow. `attempts`: maximum number of them.
+
+    Raises `InvalidInput`.
+    """
     policy = parse(value)
     if not policy.decides:
         message = "there is nothing to preview: without a strategy or delays the task's own options decide"
@@ -190,7 +197,7 @@ def preview_attempts(value: object, start: dt.datetime, attempts: int | None = N
 
 
 def plan_attempts(policy: RetryPolicy, start: dt.datetime, attempts: int) -> Sequence[PlannedAttempt]:
-    """The first `attempts` attempts of an execution that starts at `start` and never succeeds."""
+    """Return the first `attempts` attempts of an execution that starts at `start` and never succeeds."""
     planned = [PlannedAttempt(1, (0.0, 0.0), (start, start))]
     for retry in range(1, attempts):
         low, high = policy.compute_wait_bounds(retry)

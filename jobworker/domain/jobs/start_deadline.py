@@ -1,6 +1,6 @@
-"""The deadline for the start of an execution: what has not started by then is not started any more.
+"""Deadline for the start of an execution: an execution that has not started by then is skipped.
 
-It holds for the first attempt only. Once that may have started, others follow as the job's retry policy says.
+The deadline applies to the first attempt only. Once that attempt may have started, the job's retry policy decides.
 """
 
 import datetime as dt
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 from jobworker.domain.errors import FieldError
 
-#: No deadline may be later than so many days after it is due: it is a typing error.
+#: Maximum time from the due time to the deadline (days): a later deadline is a typing error.
 MAX_DEADLINE_DAYS = 3653
 _MAX_DEADLINE_SECONDS = MAX_DEADLINE_DAYS * 24 * 3600.0
 
 
 def compute_deadline(due_at: dt.datetime, expires: float | None) -> dt.datetime | None:
-    """The deadline of what is due at `due_at` and has to start within `expires` seconds; None: there is none."""
+    """Return the deadline of an execution that is due at `due_at`; without `expires` (s) there is no deadline."""
     return due_at + dt.timedelta(seconds=expires) if expires is not None else None
 
 
 def validate_expires(expires: float | None, where: str) -> Iterator[FieldError]:
-    """What is wrong with a deadline that is given in seconds after the execution is due."""
+    """Yield the problems of a deadline that is given in seconds after the execution is due."""
     if expires is not None and not 0 < expires <= _MAX_DEADLINE_SECONDS:
         yield FieldError(
             f"{where}/expires", "not_allowed", f"expires must be more than 0 and at most {MAX_DEADLINE_DAYS} days"
@@ -29,7 +29,7 @@ def validate_expires(expires: float | None, where: str) -> Iterator[FieldError]:
 def validate_expires_at(
     expires_at: dt.datetime, due_at: dt.datetime, now: dt.datetime, where: str
 ) -> Iterator[FieldError]:
-    """What is wrong with a deadline that is given as a time, for what is due at `due_at`."""
+    """Yield the problems of a deadline that is given as a time, for an execution that is due at `due_at`."""
     place = f"{where}/expires_at"
     if expires_at <= now:
         yield FieldError(
@@ -42,5 +42,5 @@ def validate_expires_at(
 
 
 def describe_missed_deadline(deadline: dt.datetime) -> str:
-    """Why an execution was skipped."""
+    """Return the reason of an execution that was skipped because of its deadline."""
     return f"its deadline {deadline.astimezone(dt.UTC).isoformat()} passed before it started"

@@ -1,1 +1,1 @@
-"""JSON from clients: strict reading, the values that are kept, and merge patches."""
+"""JSON from clients: strict parsing, rules for stored values, and merge patches."""

@@ -1,4 +1,4 @@
-"""Reading what somebody describes as a JSON object: strictly, and with every problem at once."""
+"""Reader of JSON objects from clients: strict, and with all problems reported at once."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 
 _DAY = 24 * 3600.0
 
-#: Control characters but line feed and tab, other separators of lines, and what sets the direction of text.
+#: Control characters except line feed and tab, other line separators, and characters that set the text direction.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def validate_prose(where: str, text: str) -> Iterator[FieldError]:
-    """Check a text for people, of one line or several, that `where` points to."""
+    """Yield a problem if a text for people contains control characters; `where` points to the text."""
     if found := _CONTROL_CHARACTERS.search(text):
         allowed = "no control characters but line feed and tab, and none that set the direction of text"
         message = (
@@ -26,16 +26,18 @@ def validate_prose(where: str, text: str) -> Iterator[FieldError]:
 
 
 def check_note(note: str | None) -> None:
-    """Raise `InvalidInput` for a note with characters that may not be in it."""
+    """Raise `InvalidInput` for a note with control characters."""
     for problem in validate_prose("/note", note or ""):
         raise InvalidInput(problem.message, [problem])
 
 
 class JsonObjectReader:
-    """A JSON object while it is read. Each method takes a field, answers its value and notes what is wrong with it.
+    """A JSON object that is being read.
 
-    A field that is absent, null or wrong has its default; `finish` raises `InvalidInput` with everything that was
-    noted, and with fields that nobody asked for.
+    Each method returns the value of a field and records the problems of that field.
+
+    A field that is absent, null or invalid has its default. `finish` raises `InvalidInput` with all recorded problems
+    and with the fields that no method has read.
     """
 
     def __init__(self, value: object, where: str) -> None:
@@ -48,16 +50,16 @@ class JsonObjectReader:
             self.problems.append(FieldError(where, "wrong_type", f"{_get_field_name(where)} must be a JSON object"))
 
     def get_value(self, name: str) -> Any:
-        """Whatever stands there; None if it is absent."""
+        """Return the unchecked value of a field; None if the field is absent."""
         self._asked.add(name)
         return self._given.get(name)
 
     def add_problem(self, name: str, code: str, message: str) -> None:
-        """Note that something is wrong with a field, or with what is inside of it (`days/0`)."""
+        """Record a problem of a field, or of a value inside that field (`days/0`)."""
         self.problems.append(FieldError(self.where + format_pointer(*name.split("/")), code, message))
 
     def get_choice(self, name: str, allowed: Collection[str], default: str) -> str:
-        """One of the allowed words."""
+        """Return one of the allowed words."""
         found = self.get_value(name)
         if found is None:
             return default
@@ -67,7 +69,7 @@ class JsonObjectReader:
         return found
 
     def get_integer(self, name: str, minimum: int, maximum: int, default: int | None = None) -> int | None:
-        """A JSON integer within these bounds."""
+        """Return a JSON integer within these bounds."""
         found = self.get_value(name)
         if found is None:
             return default
@@ -80,7 +82,7 @@ class JsonObjectReader:
         return default
 
     def get_number(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
-        """A JSON number within these bounds."""
+        """Return a JSON number within these bounds."""
         found = self.get_value(name)
         if found is None:
             return default
@@ -95,12 +97,12 @@ class JsonObjectReader:
         return default
 
     def get_seconds(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
-        """A duration within these bounds (s), as a number or in ISO 8601."""
+        """Return a duration within these bounds (s), given as a number or in ISO 8601."""
         found = self.get_value(name)
         return default if found is None else self._parse_seconds(name, found, minimum, maximum, default)
 
     def get_durations(self, name: str, minimum: float, maximum: float, max_count: int) -> tuple[float, ...] | None:
-        """A list of 1 to `max_count` durations (s)."""
+        """Return a list of 1 to `max_count` durations (s)."""
         found = self.get_value(name)
         if found is None:
             return None
@@ -111,7 +113,7 @@ class JsonObjectReader:
         return tuple(each for each in read if each is not None)
 
     def get_boolean(self, name: str, default: bool) -> bool:
-        """true or false."""
+        """Return true or false."""
         found = self.get_value(name)
         if found is None:
             return default
@@ -121,7 +123,7 @@ class JsonObjectReader:
         return found
 
     def get_text(self, name: str, max_length: int, default: str | None = None) -> str | None:
-        """1 to `max_length` printable characters."""
+        """Return a text of 1 to `max_length` printable characters."""
         found = self.get_value(name)
         if found is None:
             return default
@@ -131,7 +133,7 @@ class JsonObjectReader:
         return found
 
     def get_texts(self, name: str, max_length: int, max_count: int) -> tuple[str, ...]:
-        """A list of at most `max_count` texts."""
+        """Return a list of at most `max_count` texts."""
         found = self.get_value(name)
         if found is None:
             return ()
@@ -143,15 +145,15 @@ class JsonObjectReader:
         return tuple(found)
 
     def require(self, *names: str) -> None:
-        """These fields must be there."""
+        """Record a problem for each of these fields that is absent or null."""
         for name in names:
             if self._given.get(name) is None and not any(each.pointer == self.where for each in self.problems):
                 self.add_problem(name, "missing", f"{name} is required")
 
     def finish(self) -> None:
-        """Raise `InvalidInput` if anything was wrong."""
+        """Raise `InvalidInput` if there are problems."""
         problems = [*self.problems, *self._find_unknown_fields()]
-        if not self._is_object and self._asked:  # Which ones it has is known only now.
+        if not self._is_object and self._asked:  # The names of the fields are complete only now.
             message = f"{problems[0].message} with {', '.join(sorted(self._asked))}"
             problems[0] = dataclasses.replace(problems[0], message=message)
         if problems:
@@ -183,8 +185,16 @@ class JsonObjectReader:
 
 
 def collect_problems(errors: Iterable[InvalidInput]) -> list[FieldError]:
-    """All the problems that these errors list."""
+    """Return the problems of all these errors."""
     return [problem for error in errors for problem in error.errors]
+
+
+def merge_problems(reader: JsonObjectReader, inner: JsonObjectReader) -> None:
+    """Finish the reader of an inner object, and add its problems to those of `reader`."""
+    try:
+        inner.finish()
+    except InvalidInput as error:
+        reader.problems.extend(error.errors)
 
 
 def _get_field_name(where: str) -> str:
@@ -192,7 +202,7 @@ def _get_field_name(where: str) -> str:
 
 
 def _format_number(number: float) -> str:
-    """Without an exponent: nobody counts zeros in 3.1e+08."""
+    """Return the number without an exponent, because 3.1e+08 is hard to read."""
     return str(int(number)) if number == int(number) else f"{number:g}"
 
 

@@ -1,7 +1,7 @@
-"""The one rule for JSON values that are kept: parameters, results, metadata, and whatever comes over HTTP.
+"""Rules for JSON values that are stored: parameters, results, metadata, and all JSON that comes over HTTP.
 
-Python's `json`, orjson, kombu, SQLite and PostgreSQL each accept other values. What passes `check` is accepted by all
-of them and read back equal. It is applied wherever a value enters:
+Python's `json`, orjson, kombu, SQLite and PostgreSQL each accept other values. A value that passes `check` is accepted
+by all of them and read back equal. The check is applied wherever a value enters:
 
 - null, booleans, text, integers of 64 bits (signed or unsigned), finite numbers, arrays and objects;
 - no NUL and no lone surrogates in text: PostgreSQL's jsonb refuses them, and so do strict writers of UTF-8;
@@ -10,7 +10,7 @@ of them and read back equal. It is applied wherever a value enters:
 - no key twice in one object;
 - no object with exactly the keys `__type__` and `__value__`: kombu's decoder makes Python objects of those.
 
-Text that a job merely says (log lines, progress, error messages) is not refused: `read` mends it.
+Text that jobs emit (log lines, progress, error messages) is not refused: `parse_sanitized` repairs it.
 """
 
 import json
@@ -20,16 +20,16 @@ from typing import Any, NoReturn
 
 from jobworker.domain.errors import format_pointer
 
-#: Levels of arrays and objects within each other. Wrappers (an event, a page of executions) add a few.
+#: Maximum number of nested arrays and objects. Wrappers (an event, a page of executions) add a few levels.
 MAX_DEPTH = 100
 
-#: 64 bits, with or without a sign: what orjson writes and reads exactly.
+#: Bounds of integers: 64 bits, with or without a sign, which orjson writes and reads exactly.
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 
-#: Digits that surely fit into 64 bits, sign included; and digits that surely do not.
+#: Number of digits that always fit into 64 bits, sign included; and number of digits that never fit.
 _SAFE_DIGITS, _TOO_MANY_DIGITS = 18, 21
 
-#: Longest place that a message shows (characters).
+#: Maximum length of a pointer in an error message (characters).
 _MAX_POINTER_LENGTH = 200
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -44,7 +44,7 @@ _TAGGED_MESSAGE = (
 
 
 class UnacceptableValue(ValueError):
-    """A value is not acceptable: `why`, and where; `pointer` is an RFC 6901 pointer into it."""
+    """A value that cannot be stored: `reason`, and its place; `pointer` is an RFC 6901 pointer into the value."""
 
     def __init__(self, pointer: str, reason: str) -> None:
         shown = pointer if len(pointer) <= _MAX_POINTER_LENGTH else f"{pointer[:_MAX_POINTER_LENGTH]}…"
@@ -54,23 +54,23 @@ class UnacceptableValue(ValueError):
 
 
 class _RepeatedKeyObject(dict[str, Any]):
-    """An object in whose text a key is repeated."""
+    """An object with a repeated key."""
 
     repeated_key: str
 
 
 def check(value: Any, allow_tagged: bool = False, wrapper_levels: int = 0) -> None:
-    """Raise `Unacceptable` for the first thing in a value, however deep, that is not acceptable.
+    """Raise `UnacceptableValue` for the first part of a value, at any depth, that cannot be stored.
 
-    `allow_tagged`: objects of `__type__` and `__value__` pass; kombu has written them for a call from Python. `wrapper_levels`:
-    levels around the values that are kept, which are checked by themselves as well.
+    `allow_tagged`: accept objects of `__type__` and `__value__`, which kombu writes for calls from Python.
+    `wrapper_levels`: levels around the stored values, which are checked separately as well.
     """
     if not _is_plain(value, MAX_DEPTH + wrapper_levels):
         _check_each(value, allow_tagged, MAX_DEPTH + wrapper_levels)
 
 
 def parse(text: str | bytes, allow_tagged: bool = False, wrapper_levels: int = 0) -> Any:
-    """Parse JSON; raises `Unacceptable`, or another `ValueError` if it is no JSON. The rest as in `check`."""
+    """Parse JSON. Raises `UnacceptableValue`, or another `ValueError` for invalid JSON. For the options see `check`."""
     try:
         value = json.loads(
             text, parse_int=_parse_truncated_integer, parse_constant=_refuse_constant, object_pairs_hook=_build_object
@@ -82,17 +82,17 @@ def parse(text: str | bytes, allow_tagged: bool = False, wrapper_levels: int = 0
 
 
 def parse_sanitized(text: str) -> Any:
-    """Parse JSON, mending text and integers that cannot be kept. Raises `ValueError`."""
+    """Parse JSON, and replace text and integers that cannot be stored. Raises `ValueError`."""
     try:
         value = json.loads(text, parse_int=_parse_bounded_integer, parse_constant=_refuse_constant)
-        # Only escapes can bring NUL and surrogates in; most texts have neither.
+        # Only escapes can contain NUL and surrogates; most texts have neither.
         return _sanitize(value) if "\\u0000" in text or "\\ud" in text.lower() else value
     except RecursionError:
         raise UnacceptableValue("", _TOO_DEEP_MESSAGE) from None
 
 
 def _is_plain(value: Any, max_depth: int) -> bool:
-    """Whether a value is acceptable and nothing in it needs a closer look: fast, for nearly every value."""
+    """Return whether a value is acceptable without a detailed check: fast, and true for nearly every value."""
     level = [value]
     for _ in range(max_depth):
         below: list[Any] = []
@@ -113,7 +113,7 @@ def _is_plain(value: Any, max_depth: int) -> bool:
 
 
 def _check_each(value: Any, allow_tagged: bool, max_depth: int) -> None:
-    # Depth first, to know the place, with a stack of our own: no nesting may exhaust Python's.
+    # Depth first, to record the place, with an explicit stack because deep nesting must not exhaust Python's own.
     place: list[str | int] = []
     levels: list[Iterator[tuple[Any, Any]]] = [iter([("", value)])]
     while levels:
@@ -138,7 +138,7 @@ def _check_each(value: Any, allow_tagged: bool, max_depth: int) -> None:
 
 
 def sanitize_text(text: str) -> str:
-    """Text that can be kept: without NUL and lone surrogates."""
+    """Return the text with NUL and lone surrogates replaced."""
     return text.replace("\x00", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
@@ -155,13 +155,13 @@ def _describe_object_problem(item: dict[Any, Any], allow_tagged: bool) -> str | 
 
 
 def _describe_keys_problem(names: Collection[Any]) -> str | None:
-    """What is wrong with keys of which some are no text."""
+    """Return the problem of object keys of which some are not text."""
     for name in names:
         if not (name is None or isinstance(name, str | int | float)):
             return f"a key of the type {type(name).__name__}; make it text"
     written = [name if isinstance(name, str) else json.dumps(name) for name in names]
     if len(set(written)) < len(written):
-        return "two keys that are the same as text; make them differ"
+        return "two keys that are equal as text; make them differ"
     return (why := _describe_text_problem("".join(written))) and f"a key that is {why}"
 
 
@@ -174,7 +174,7 @@ def _describe_scalar_problem(item: Any) -> str | None:
         fits = _MIN_INTEGER <= item <= _MAX_INTEGER
         return None if fits else "an integer that does not fit into 64 bits; write it as text"
     if isinstance(item, float):
-        return None if math.isfinite(item) else f"{item}, which is no finite number; write null or text"
+        return None if math.isfinite(item) else f"{item}, which is not a finite number; write null or text"
     return f"a value of the type {type(item).__name__}, which is not JSON; make it text, a number, a list or a dict"
 
 
@@ -200,7 +200,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_truncated_integer(digits: str) -> int:
-    # Turning a million digits into a number takes for ever; that many are too many in any case.
+    # Converting a million digits to a number takes very long, and `_TOO_MANY_DIGITS` digits exceed 64 bits anyway.
     return int(digits[:_TOO_MANY_DIGITS])
 
 

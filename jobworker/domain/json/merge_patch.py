@@ -1,11 +1,11 @@
-"""JSON Merge Patch (RFC 7396): how somebody says what is to be different about a JSON value."""
+"""JSON Merge Patch (RFC 7396): partial changes of a JSON value."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def apply(target: Any, patch: Any) -> Any:
-    """`target` with the changes of `patch`: objects are merged, null removes, everything else replaces.
+    """Return `target` with the changes of `patch`: objects are merged, null removes, and any other value replaces.
 
     Neither argument is changed.
     """

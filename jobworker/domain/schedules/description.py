@@ -1,10 +1,12 @@
-"""Rules and schedules in plain English, for people who want to know whether they wrote what they meant."""
+"""Descriptions of rules and schedules in plain English, for users who check their rules."""
 
 import datetime as dt
+import re
 from collections.abc import Iterator, Sequence
 
+from cronsim.explain import ORDINALS, Expression
+
 from jobworker.domain.calendars.calendars import WEEKDAYS
-from jobworker.domain.schedules.cron_description import describe_cron, format_ordinal
 from jobworker.domain.schedules.rules.calendar_days import (
     BusinessDayRule,
     DailyRule,
@@ -13,7 +15,7 @@ from jobworker.domain.schedules.rules.calendar_days import (
     WeeklyRule,
     format_time,
 )
-from jobworker.domain.schedules.rules.cron import CronRule
+from jobworker.domain.schedules.rules.cron import CronRule, expand_nickname
 from jobworker.domain.schedules.rules.fixed import EPOCH, IntervalRule, OnceRule
 from jobworker.domain.schedules.rules.rrule import RRule
 from jobworker.domain.schedules.rules.rrule_parser import RRuleFrequency, RRuleParts
@@ -30,10 +32,12 @@ _UNITS = (("week", 604800), ("day", 86400), ("hour", 3600), ("minute", 60))
 _ROLLS = {
     RollConvention.FOLLOWING: "the next business day if it is closed then",
     RollConvention.PRECEDING: "the business day before if it is closed then",
-    RollConvention.MODIFIED_FOLLOWING: "the next business day of the month, or else the one before, if it is closed then",
+    RollConvention.MODIFIED_FOLLOWING: (
+        "the next business day of the month, or else the one before, if it is closed then"
+    ),
 }
 
-_GAPS = {GapPolicy.SHIFT: "made up for when clocks skip it", GapPolicy.SKIP: "left out when clocks skip it"}
+_GAPS = {GapPolicy.SHIFT: "shifted when clocks skip it", GapPolicy.SKIP: "left out when clocks skip it"}
 _FOLDS = {
     FoldPolicy.FIRST: "once, the first time, when it comes twice",
     FoldPolicy.SECOND: "once, the second time, when it comes twice",
@@ -46,9 +50,17 @@ _PERIODS = {
     RRuleFrequency.WEEKLY: "week",
 }
 
+_ORDINAL_WORDS = {word: number for number, word in ORDINALS.items() if number > 1}
+
+_STEP = re.compile(
+    rf"every (?:(?P<word>{'|'.join(_ORDINAL_WORDS)})|(?P<number>\d+)th) (?P<unit>minute|second)"
+    r"(?P<whole> of every (?P<period>hour|minute))?"
+)
+_ORDINAL = re.compile(r"\b(\d+)th\b")
+
 
 def describe_schedule(schedule: Schedule) -> str:
-    """When a schedule is due: `every weekday at 06:00 (Europe/Berlin), at most 5 times`."""
+    """Return the times of a schedule: `every weekday at 06:00 (Europe/Berlin), at most 5 times`."""
     on_the_clock = isinstance(schedule.rule, WallClockRule)
     text = describe_rule(schedule.rule) + (f" ({schedule.zone})" if on_the_clock else "")
     return ", ".join(
@@ -63,7 +75,7 @@ def describe_schedule(schedule: Schedule) -> str:
 
 
 def describe_rule(rule: Rule) -> str:
-    """The rule alone: `on the last day of each month at 18:00`."""
+    """Return the times of a rule: `on the last day of each month at 18:00`."""
     match rule:
         case OnceRule():
             text = f"once, at {_format_moment(rule.at)}"
@@ -76,7 +88,8 @@ def describe_rule(rule: Rule) -> str:
         case WeeklyRule():
             text = f"every {_describe_weekdays(rule.days)} at {format_time(rule.time)}"
         case MonthlyRule():
-            text = f"on {_describe_month_day(rule.day)} of each month{_describe_missing_month_day(rule.day)} at {format_time(rule.time)}"
+            missing = _describe_missing_month_day(rule.day)
+            text = f"on {_describe_month_day(rule.day)} of each month{missing} at {format_time(rule.time)}"
         case BusinessDayRule():
             text = f"on {_describe_nth(rule.number, 'business day')} of each month at {format_time(rule.time)}"
         case CronRule():
@@ -87,9 +100,9 @@ def describe_rule(rule: Rule) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`1 hour 30 minutes`."""
+    """Return a duration in words: `1 hour 30 minutes`."""
     parts = []
-    seconds = round(seconds, 6)  # Nothing shorter than a microsecond is kept.
+    seconds = round(seconds, 6)  # The precision of durations is a microsecond.
     for unit, length in _UNITS:
         number, seconds = divmod(seconds, length)
         if number:
@@ -101,8 +114,30 @@ def format_duration(seconds: float) -> str:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Join words to a list: `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def describe_cron(expression: str) -> str:
+    """Return the times of a cron expression: `every 15 minutes from 09:00 through 09:59 on Monday through Friday`.
+
+    Corrects the words of cronsim, which joins a day of the month and a day of the week by "and" where either is enough,
+    calls every ten minutes "every 10th minute of every hour", and writes 31th.
+    """
+    read = Expression(expand_nickname(expression).upper().split())
+    text = read.explain()
+    if not (read.day_and or read.day.star or read.dow.star):
+        in_months = "" if read.month.star else ","
+        text = text.replace(f"{read.day} and {read.dow}", f"either {read.day} or {read.dow}{in_months}")
+    return _ORDINAL.sub(
+        lambda found: format_ordinal(int(found[1])), _STEP.sub(_describe_step, text[0].lower() + text[1:])
+    )
+
+
+def format_ordinal(number: int) -> str:
+    """Return `1st`, `12th`, `22nd`; for a number below 100."""
+    ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _describe_business_days(schedule: Schedule) -> Iterator[str]:
@@ -129,7 +164,7 @@ def _describe_bounds(schedule: Schedule) -> Iterator[str]:
     if schedule.end:
         yield f"until {_format_moment(schedule.end)}"
     if schedule.initial_delay:
-        yield f"not in the first {format_duration(schedule.initial_delay)} after it was made"
+        yield f"not in the first {format_duration(schedule.initial_delay)} after its creation"
     if schedule.max_runs:
         yield f"at most {_format_count(schedule.max_runs, 'time')}"
 
@@ -186,13 +221,13 @@ def _describe_nth(number: int, noun: str) -> str:
 
 
 def _describe_recurrence(rule: RRule) -> str:
-    """In words as far as a frequency, an interval, days of the week and a count go; the expression itself beyond."""
+    """Describe a rule of frequency, interval, days of the week and count in words; quote any other rule."""
     parts = rule.parts
     days = frozenset(weekday for _, weekday in parts.days)
     plainest = RRuleParts(
         parts.frequency, parts.interval, parts.count, days=tuple((None, day) for _, day in parts.days)
     )
-    # A month or a year without days takes them from the start, and with days means each of them.
+    # Without days, a monthly or yearly rule takes them from its start; with days, it includes each of those weekdays.
     if parts != plainest or parts.frequency not in _PERIODS:
         return f"by the recurrence rule {rule.expression}, counted from {_format_local_time(rule.start)}"
     period = _PERIODS[parts.frequency]
@@ -204,3 +239,10 @@ def _describe_recurrence(rule: RRule) -> str:
 
 def _format_local_time(time: dt.datetime) -> str:
     return f"{time.date()} {format_time(time.time())}"
+
+
+def _describe_step(found: re.Match[str]) -> str:
+    number = _ORDINAL_WORDS[found["word"]] if found["word"] else int(found["number"])
+    text = f"every {number} {found['unit']}s"
+    # A step that does not divide the hour starts again with each hour: 0, 7, … 56, 0.
+    return text + (f" from the start of every {found['period']}" if found["whole"] and 60 % number else "")

@@ -1,9 +1,9 @@
-"""What becomes of the occurrences of a schedule that are due: each gets exactly one outcome, and a reason in words.
+"""Evaluation of due occurrences: each gets exactly one outcome, and a reason in words.
 
-In the order of their nominal times. First it is asked whether an occurrence may fire at all: not when calendars
-forbid it, not in a pause, not while its job is disabled. What is left are *candidates*. Those that are noticed later
-than the grace are *late*, and the misfire policy says which of them fire. What fires meets the unfinished executions of
-the schedule, and the overlap policy says what that means.
+Occurrences are evaluated in the order of their nominal times. First those that may not fire are refused: calendars
+forbid them, the schedule is paused, or its job is disabled. The others are *candidates*. Candidates that are noticed
+later than the grace are *late*, and the misfire policy selects which of them fire. The overlap policy applies to firing
+occurrences while executions of the schedule are unfinished.
 """
 
 import datetime as dt
@@ -16,42 +16,42 @@ from jobworker.domain.schedules.schedule import MisfirePolicy, MissedOccurrenceP
 
 
 class OccurrenceOutcome(StrEnum):
-    """What became of an occurrence."""
+    """Outcome of an occurrence."""
 
-    #: It has its own execution.
+    #: The occurrence has its own execution.
     FIRED = "fired"
     #: Another execution of the schedule had not ended.
     SKIPPED_OVERLAP = "skipped_overlap"
     #: The schedule was paused, or its job disabled.
     SKIPPED_PAUSED = "skipped_paused"
-    #: A calendar forbade it.
+    #: A calendar forbade the occurrence.
     SKIPPED_CALENDAR = "skipped_calendar"
-    #: Another execution has its unique key.
+    #: Another execution holds the unique key of the occurrence's execution.
     SKIPPED_DUPLICATE = "skipped_duplicate"
-    #: It was noticed late, and another occurrence stands for it.
+    #: The occurrence was noticed late, and another occurrence fires in its place.
     COALESCED = "coalesced"
-    #: It was noticed late, and nothing makes up for it.
+    #: The occurrence was noticed late, and no execution replaces it.
     MISSED = "missed"
-    #: The schedule has run as often as it may; nothing is due after this.
+    #: The schedule has had its maximum number of runs; no occurrence follows.
     EXHAUSTED = "exhausted"
 
 
 @dataclass(frozen=True, slots=True)
 class PausePeriod:
-    """A span [since, until) of nominal times in which nothing fires; `until` None: it has no end yet."""
+    """A span [since, until) of nominal times in which no occurrence fires; `until` None: the pause has no end yet."""
 
     since: dt.datetime
     until: dt.datetime | None
     reason: str
 
     def is_paused_at(self, nominal: dt.datetime) -> bool:
-        """Whether an occurrence falls into it."""
+        """Return whether a nominal time is within the pause."""
         return self.since <= nominal and (self.until is None or nominal < self.until)
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRuns:
-    """Executions of the schedule that have not ended: the oldest of them, None if there are none; whether one waits."""
+    """Unfinished executions of the schedule: the id of the oldest, None without any; and whether one of them waits."""
 
     oldest_id: str | None = None
     has_waiting: bool = False
@@ -59,10 +59,10 @@ class UnfinishedRuns:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """Everything that decides about occurrences besides their times.
+    """The conditions, besides their times, that decide about occurrences.
 
-    `closed` says why nothing of the job may run, `forbidden` why calendars forbid a moment (None: they do not);
-    `runs` counts the executions so far.
+    `unavailable_reason` states why the job may not run; `find_forbidden_reason` returns why calendars forbid a time
+    (None: they allow it); `runs` counts the executions so far.
     """
 
     now: dt.datetime
@@ -76,15 +76,15 @@ class EvaluationContext:
     unfinished: UnfinishedRuns = UnfinishedRuns()
 
     def is_late(self, nominal: dt.datetime) -> bool:
-        """Whether it is noticed later than the grace allows."""
+        """Return whether an occurrence is noticed later than the grace allows."""
         return nominal < self.now - dt.timedelta(seconds=self.misfire.grace)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one occurrence.
+    """The outcome of one occurrence.
 
-    One that fires may have to wait for the executions before it (`waits`), and may have them cancelled (`cancels`).
+    An occurrence that fires may wait for the executions before it (`waits`), and may cancel them (`cancels`).
     """
 
     nominal: dt.datetime
@@ -97,9 +97,9 @@ class Decision:
 def evaluate(
     due: Sequence[dt.datetime], context: EvaluationContext, later_due: Iterable[dt.datetime] = ()
 ) -> list[Decision]:
-    """What becomes of these occurrences, ascending; `later_due` are those that are due as well and settled later.
+    """Return the decisions for these occurrences, ascending; `later_due` are due occurrences that are evaluated later.
 
-    Everything after an occurrence that is `exhausted` is none any more, and gets no decision.
+    Occurrences after an `exhausted` one are discarded and get no decision.
     """
     if not due:
         return []
@@ -110,8 +110,9 @@ def evaluate(
 
 
 def _decide_refusal(nominal: dt.datetime, context: EvaluationContext) -> Decision | None:
-    """Why an occurrence may not fire, whenever it is noticed."""
-    # Calendars come first: what they forbid in a pause is not made up for when that ends, whatever they say by then.
+    """Return the decision for an occurrence that may not fire, late or not; None if it may fire."""
+    # Calendars come first: an occurrence that they forbid during a pause must not be caught up after the pause, even if
+    # they are changed by then.
     forbidden = context.find_forbidden_reason(nominal)
     if forbidden is not None:
         return Decision(nominal, OccurrenceOutcome.SKIPPED_CALENDAR, forbidden)
@@ -128,7 +129,7 @@ def _decide_refusal(nominal: dt.datetime, context: EvaluationContext) -> Decisio
 def _decide_late(
     candidates: Sequence[dt.datetime], context: EvaluationContext, later_due: Iterable[dt.datetime]
 ) -> dict[dt.datetime, Decision]:
-    """What the misfire policy says to those that are late."""
+    """Return the decisions of the misfire policy for late occurrences."""
     late = [nominal for nominal in candidates if context.is_late(nominal)]
     if not late:
         return {}
@@ -144,16 +145,16 @@ def _decide_late(
 def _coalesce(
     late: Sequence[dt.datetime], later: dt.datetime | None, context: EvaluationContext
 ) -> dict[dt.datetime, Decision]:
-    """One stands for all: one that is due later, if there is one, else the latest of them."""
+    """Fire one occurrence in place of all late ones: a later due one if there is one, else the latest of them."""
     why = _describe_lateness(context)
     stands = later or late[-1]
-    reason = f"{why}; the occurrence of {_format_moment(stands)} stands for it"
+    reason = f"{why}; replaced by the occurrence of {_format_moment(stands)}"
     decided = {nominal: Decision(nominal, OccurrenceOutcome.COALESCED, reason) for nominal in late if nominal != stands}
     if later is None:
-        others = f", and stands for {len(late) - 1} before it" if len(late) > 1 else ""
+        others = f", and replaces {len(late) - 1} before it" if len(late) > 1 else ""
         decided[stands] = Decision(stands, OccurrenceOutcome.FIRED, f"{why}{others}")
     else:
-        told = f"stands for {len(late)} before it, which were noticed late"
+        told = f"replaces {len(late)} before it, which were noticed late"
         decided[stands] = Decision(stands, OccurrenceOutcome.FIRED, told)
     return decided
 
@@ -161,15 +162,15 @@ def _coalesce(
 def _catch_up(
     late: Sequence[dt.datetime], ahead: Iterator[dt.datetime], context: EvaluationContext
 ) -> dict[dt.datetime, Decision]:
-    """The latest fire, as many as the policy says, counting those that are settled later."""
+    """Fire the latest occurrences, up to the maximum of the policy, which includes those that are evaluated later."""
     most, why = context.misfire.max_occurrences, _describe_lateness(context)
-    # Ascending, so that after the first timely one nothing is late.
+    # Ascending, so that no occurrence after the first timely one is late.
     coming = sum(1 for nominal in islice(ahead, most) if context.is_late(nominal))
     first = max(0, len(late) - max(0, most - coming))
-    left_out = f"{why}; it is not among the latest {most}, which are made up for"
+    left_out = f"{why}; it is not among the latest {most}, which are caught up"
     decided = {nominal: Decision(nominal, OccurrenceOutcome.MISSED, left_out) for nominal in late[:first]}
     return decided | {
-        nominal: Decision(nominal, OccurrenceOutcome.FIRED, f"{why}, and made up for") for nominal in late[first:]
+        nominal: Decision(nominal, OccurrenceOutcome.FIRED, f"{why}, and caught up") for nominal in late[first:]
     }
 
 
@@ -207,7 +208,7 @@ def _find_last_firing(
 
 
 class _OverlapState:
-    """The executions of a schedule that have not ended, those included that are about to be made."""
+    """Unfinished executions of a schedule, including those of occurrences that are about to fire."""
 
     def __init__(self, context: EvaluationContext, last: dt.datetime) -> None:
         self._overlap = context.overlap
@@ -217,10 +218,10 @@ class _OverlapState:
         self._waiting = context.unfinished.has_waiting
 
     def apply(self, decision: Decision, late: bool) -> Decision:
-        """What the overlap policy makes of an occurrence that should fire."""
+        """Apply the overlap policy to an occurrence that would fire."""
         overlap = self._overlap
         if late and self._catching_up and overlap is not OverlapPolicy.ALLOW:
-            # Whoever wants each of them wants them one after the other, rather than the first alone.
+            # The policy catch_up runs each occurrence one after the other, so it must not skip those after the first.
             overlap = OverlapPolicy.QUEUE_ALL
         if overlap is OverlapPolicy.CANCEL_RUNNING and decision.nominal != self._last:
             taken = f"the occurrence of {_format_moment(self._last)} takes its place"
@@ -229,7 +230,7 @@ class _OverlapState:
             self._busy = self._busy or f"the execution of {_format_moment(decision.nominal)}"
             return decision
         if overlap is OverlapPolicy.SKIP or (overlap is OverlapPolicy.QUEUE_ONE and self._waiting):
-            behind = ", and another one waits for that already" if overlap is OverlapPolicy.QUEUE_ONE else ""
+            behind = ", and another one already waits for its end" if overlap is OverlapPolicy.QUEUE_ONE else ""
             reason = f"{self._busy} had not ended{behind}"
             return replace(decision, outcome=OccurrenceOutcome.SKIPPED_OVERLAP, reason=reason)
         self._waiting = True

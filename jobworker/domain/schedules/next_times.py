@@ -1,4 +1,4 @@
-"""What is ahead of a schedule, before anything has happened: its next times with what is remarkable about each."""
+"""Preview of a schedule: its next nominal times, with notes about clock changes, named days and calendars."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ _NOTHING = dt.timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class NominalTimePreview:
-    """One nominal time: the moment (UTC), the same with the zone's offset, and what to know about it.
+    """A nominal time: the moment in UTC, that moment with the zone's offset, and notes.
 
-    `fires` is false if a calendar forbids it; the notes say which.
+    `fires` is false if a calendar forbids the time; the notes name the calendar.
     """
 
     at: dt.datetime
@@ -36,13 +36,13 @@ class NominalTimePreview:
 
 
 def compute_upcoming(timetable: Timetable, after: dt.datetime, count: int) -> list[NominalTimePreview]:
-    """The next `count` times that the calendars allow, and before each the first of those that they forbid, if any.
+    """Return the next `count` times after `after` that the calendars allow, ascending; fewer if the rule has no more.
 
-    After `after`, ascending; fewer if the rule has no more.
+    Before each of them, the first time that the calendars forbid is included, if any.
     """
     found: list[NominalTimePreview] = []
     moment, fires = find_next_time(timetable, after), 0
-    # None where calendars have been jumped over: what lies between is not looked at.
+    # None after a jump over forbidden times: clock changes in between are not reported.
     before: dt.datetime | None = after
     while moment is not None and fires < count:
         one = _build_upcoming(timetable, before, moment)
@@ -54,27 +54,26 @@ def compute_upcoming(timetable: Timetable, after: dt.datetime, count: int) -> li
 
 
 def describe_occurrence(timetable: Timetable, moment: dt.datetime) -> list[str]:
-    """What is remarkable about a nominal time: a change of clocks, the name of its day, a calendar that forbids it."""
+    """Return notes about a nominal time: a change of clocks, the name of its day, a calendar that forbids it."""
     forbidden = describe_exclusion(timetable, moment)
     closed = [f"does not fire: {forbidden}"] if forbidden else _describe_day(timetable, moment)
     return [*closed, *_describe_clock_change(timetable, moment)]
 
 
 def compute_warnings(timetable: Timetable, now: dt.datetime) -> list[str]:
-    """What somebody should know who is about to keep this; such a schedule is accepted all the same."""
+    """Return warnings about a schedule that is about to be stored; such a schedule is accepted nevertheless."""
     if timetable.end is not None and timetable.end <= now:
         return [f"it never fires: it has ended already, at {timetable.end.isoformat()}"]
     if find_next_time(timetable, now) is None:
-        return [
-            f"it never fires: {_describe_exhaustion(timetable, now) or f'its rule names no time {_describe_horizon(timetable)}'}"
-        ]
+        reason = _describe_exhaustion(timetable, now) or f"its rule names no time {_describe_horizon(timetable)}"
+        return [f"it never fires: {reason}"]
     if find_next_allowed(timetable, now) is None:
         return [f"it never fires: {_describe_closed_calendars(timetable)}"]
     return []
 
 
 def _describe_exhaustion(timetable: Timetable, now: dt.datetime) -> str | None:
-    """Why nothing is ahead, if it is not that the rule names nothing at all."""
+    """Return why no time is ahead; None if the rule never names a time."""
     rule, opened = timetable.rule, replace(timetable, requires={}, excludes={})
     if find_next_time(opened, now) is not None:
         return _describe_closed_calendars(timetable)
@@ -110,9 +109,9 @@ def _build_upcoming(timetable: Timetable, before: dt.datetime | None, moment: dt
 
 
 def _describe_skipped_times(timetable: Timetable, before: dt.datetime, moment: dt.datetime) -> Iterator[str]:
-    """The times between these two moments that clocks jump over, and that are not made up for."""
+    """Yield the times between these two moments that clocks skip and that are left out."""
     dst = timetable.dst
-    # Every few minutes goes on as time does: nothing of it is missed.
+    # Sub-daily rules follow elapsed time, so they lose no occurrence.
     if dst is None or dst.gap is GapPolicy.SHIFT or get_default_dst(timetable.rule).gap is GapPolicy.SKIP:
         return
     found = find_next_time(replace(timetable, dst=replace(dst, gap=GapPolicy.SHIFT)), before)
@@ -148,12 +147,12 @@ def _describe_clock_change(timetable: Timetable, moment: dt.datetime) -> Iterato
 
 
 def _is_shifted(timetable: Timetable, missing: dt.datetime) -> bool:
-    """Whether a time that the clock has jumped over is one of the rule's, and made up for."""
+    """Return whether a time that the clock has skipped is a time of the rule and shifted by its policy."""
     return (timetable.dst or get_default_dst(timetable.rule)).gap is GapPolicy.SHIFT and _is_rule_time(
         timetable, missing
     )
 
 
 def _is_rule_time(timetable: Timetable, time: dt.datetime) -> bool:
-    """Whether a time on the clock is one of the rule's."""
+    """Return whether a time on the clock is a time of the rule."""
     return isinstance(timetable.rule, WallClockRule) and timetable.rule.find_first(time) == time

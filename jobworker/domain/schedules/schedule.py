@@ -1,24 +1,24 @@
-"""A schedule: a job, the rule by which it is due, and what holds when clocks, outages and long runs get in the way.
+"""Schedules: a job, the rule by which it is due, and policies for clock changes, outages and overlapping executions.
 
-As JSON (what is absent has its default):
+As JSON (absent fields have their defaults):
 
 name, job               the schedule's own name, and the job that it starts
 description, enabled
-rule, zone              a rule of `domain.schedules.rules.reading`, on the wall clock of an IANA zone ("UTC")
-calendar                by whose business days a `business_day` rule counts; none: Monday to Friday
-require, exclude        names of calendars whose times it is kept to, and kept away from
-dst                     {"gap": shift | skip, "fold": first | second | both}; absent: as people mean the rule
+rule, zone              a rule of `domain.schedules.rules.rule_parser`, on the wall clock of an IANA zone ("UTC")
+calendar                the calendar whose business days a `business_day` rule counts; absent: Monday to Friday
+require, exclude        names of calendars: occurrences fire only within their times, or only outside them
+dst                     {"gap": shift | skip, "fold": first | second | both}; absent: the default of the rule
 start, end              RFC 3339; nothing is due before `start`, nor at `end` or later
-max_runs                after so many executions it is exhausted
-initial_delay           nothing is due so soon after it was created
-run_at_start            whether it is due, too, when it is created and whenever the system starts
-jitter, spread          an execution starts up to so much later: by chance each time, or always by the same share
+max_runs                number of executions after which the schedule is exhausted
+initial_delay           time after the creation in which nothing is due
+run_at_start            whether the schedule is also due when it is created and whenever the system starts
+jitter, spread          maximum delay of an execution: random each time, or a fixed share for the schedule
 parameters, queue, priority   of its executions; absent: the job's
-overlap                 what becomes of an occurrence while an execution of the schedule is unfinished
-misfire                 {"policy": fire_once | skip | catch_up, "grace", "max"}: what becomes of occurrences that nobody
-                        noticed for longer than `grace`; `catch_up` makes up for the latest `max`
-on_resume               what becomes of the occurrences of a pause when it ends: skip, fire_once or catch_up
-pause_after_failures    after so many failures in a row it is paused
+overlap                 policy for an occurrence while an execution of the schedule is unfinished
+misfire                 {"policy": fire_once | skip | catch_up, "grace", "max"}: policy for occurrences evaluated later
+                        than `grace`; `catch_up` fires the latest `max`
+on_resume               policy for the occurrences of a pause when it ends: skip, fire_once or catch_up
+pause_after_failures    number of consecutive failures after which the schedule is paused
 
 Durations are seconds (or ISO 8601).
 """
@@ -33,13 +33,14 @@ from typing import Any
 from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.jobs.definition import NAME_PATTERN, QUEUE_NAME_PATTERN
-from jobworker.domain.json.json_reader import JsonObjectReader
+from jobworker.domain.json.json_reader import JsonObjectReader, merge_problems
 from jobworker.domain.schedules.rules import rule_parser
 from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
-from jobworker.domain.schedules.time_zones import DstPolicy, FoldPolicy, GapPolicy, get_zone_names, suggest_zone
+from jobworker.domain.schedules.time_zone_parser import parse_dst, parse_zone
+from jobworker.domain.schedules.time_zones import DstPolicy, FoldPolicy, GapPolicy
 from jobworker.domain.schedules.timetable import Rule, Timetable, WallClockRule
 
-#: A grace of more than a week is no grace, and more occurrences than that cannot be made up for (s, occurrences).
+#: Maximum grace (s) and maximum number of occurrences that `catch_up` fires.
 _MAX_GRACE_SECONDS = 7 * 24 * 3600.0
 MAX_CATCH_UP = 1000
 
@@ -47,32 +48,32 @@ _MAX_INITIAL_DELAY_SECONDS = 366 * 24 * 3600.0
 _MAX_SPREAD_SECONDS = 24 * 3600.0
 _MAX_CALENDARS = 20
 _MAX_DESCRIPTION_LENGTH = 1000
-#: A schedule of this name could not be read at its URL.
+#: Reserved name: the URL of a schedule of this name would be that of the preview.
 _RESERVED_NAME = "preview"
 _RESERVED_NAME_MESSAGE = "no schedule can be named preview: /api/v1/schedules/preview is an action"
 _NAME_FORM = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
 
-#: Fields that are not in JSON what they are here.
+#: Fields whose values differ between JSON and `Schedule`.
 _CONVERTED_FIELDS = frozenset({"rule", "require", "exclude", "dst", "start", "end", "overlap", "misfire", "on_resume"})
 
 
 class OverlapPolicy(StrEnum):
-    """What becomes of an occurrence while an execution of the schedule is unfinished."""
+    """Policy for an occurrence while an execution of the schedule is unfinished."""
 
-    #: It is left out.
+    #: The occurrence is skipped.
     SKIP = "skip"
-    #: One waits until the others have ended; those behind it are left out.
+    #: One occurrence waits until the earlier executions have ended; those after it are skipped.
     QUEUE_ONE = "queue_one"
-    #: It waits until the one before it has ended.
+    #: The occurrence waits until the execution before it has ended.
     QUEUE_ALL = "queue_all"
-    #: It runs beside them.
+    #: The occurrence runs beside the unfinished executions.
     ALLOW = "allow"
-    #: The others are cancelled, and it runs when they have ended.
+    #: The unfinished executions are cancelled, and the occurrence runs when they have ended.
     CANCEL_RUNNING = "cancel_running"
 
 
 class ScheduleOwner(StrEnum):
-    """Where a schedule is edited."""
+    """Place where a schedule is edited."""
 
     CODE = "code"
     API = "api"
@@ -81,19 +82,19 @@ class ScheduleOwner(StrEnum):
 
 
 class ScheduleState(StrEnum):
-    """Whether anything is ahead of a schedule."""
+    """State of a schedule: whether it has occurrences ahead."""
 
     ACTIVE = "active"
-    #: It has come to its end: of its rule, of its time, or of its runs.
+    #: The schedule has ended: by its rule, its end time, or its maximum number of runs.
     EXHAUSTED = "exhausted"
-    #: It was declared in code, and is not any more.
+    #: The schedule was declared in code, and the declaration has been removed.
     RETIRED = "retired"
 
 
 class MissedOccurrencePolicy(StrEnum):
-    """What becomes of occurrences that nobody noticed in time, or that a pause held up."""
+    """Policy for occurrences that were noticed late, or that a pause held up."""
 
-    #: One execution stands for all of them.
+    #: One execution replaces all of them.
     FIRE_ONCE = "fire_once"
     #: None of them runs.
     SKIP = "skip"
@@ -103,20 +104,20 @@ class MissedOccurrencePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MisfirePolicy:
-    """What holds for occurrences that are later than `grace` (s) when they are noticed; `most` bounds `catch_up`."""
+    """Policy for occurrences that are evaluated later than `grace` (s); `max_occurrences` bounds `catch_up`."""
 
     policy: MissedOccurrencePolicy = MissedOccurrencePolicy.FIRE_ONCE
     grace: float = 60.0
     max_occurrences: int = 100
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"policy": self.policy.value, "grace": self.grace, "max": self.max_occurrences}
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What somebody decided; the module says what each field means."""
+    """The definition of a schedule; the module documents the fields."""
 
     name: str
     job: str
@@ -145,12 +146,12 @@ class Schedule:
 
     @property
     def calendar_names(self) -> tuple[str, ...]:
-        """Every calendar that it names, each once."""
+        """The names of all calendars that the schedule uses, without repetitions."""
         named = ([self.calendar] if self.calendar else []) + [*self.require, *self.exclude]
         return tuple(dict.fromkeys(named))
 
     def build_timetable(self, calendars: Mapping[str, Calendar]) -> Timetable:
-        """When it is due, with the calendars of these names; raises `KeyError` if one is missing."""
+        """Return the timetable with the calendars of these names. Raises `KeyError` if a calendar is missing."""
         rule = self.rule
         if isinstance(rule, BusinessDayRule) and self.calendar:
             counted = calendars[self.calendar]
@@ -161,7 +162,7 @@ class Schedule:
         return Timetable(rule, zoneinfo.ZoneInfo(self.zone), self.dst, self.start, self.end, require, exclude)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown; `parse` reads it."""
+        """Return the JSON object that is stored and returned by the API; `parse` accepts it."""
         return {
             "name": self.name,
             "job": self.job,
@@ -191,9 +192,9 @@ class Schedule:
 
 
 def parse(value: object, where: str = "") -> Schedule:
-    """The schedule that a JSON object describes; raises `InvalidInput` with every problem.
+    """Return the schedule in a JSON object. Raises `InvalidInput` with every problem.
 
-    Whether the job and the calendars exist, and the parameters fit, only SQL can tell.
+    Whether the job and the calendars exist, and the parameters fit, is checked elsewhere because it needs SQL.
     """
     read = JsonObjectReader(value, where)
     read.require("name", "job", "rule")
@@ -203,7 +204,7 @@ def parse(value: object, where: str = "") -> Schedule:
 
 
 def load_schedule(spec: Mapping[str, Any]) -> Schedule:
-    """What `to_json` wrote, or a part of it with the rest as by default; it is not checked again.
+    """Create a schedule from the output of `to_json`, or from a part of it with defaults for the rest, without checks.
 
     `parse` takes many times as long, and thousands of schedules may be due at once.
     """
@@ -226,9 +227,9 @@ def load_schedule(spec: Mapping[str, Any]) -> Schedule:
 
 
 def parse_job_schedule(job: str, value: object, where: str = "/schedule") -> Schedule:
-    """The schedule that a definition carries: a rule which may name its `zone` itself; raises `InvalidInput`.
+    """Return the schedule in a job definition: a rule which may contain its `zone`. Raises `InvalidInput`.
 
-    It has the name of its job, and its executions run beside each other, as those of other calls of the job do.
+    The schedule has the name of its job, and its executions may overlap, as those of other submissions of the job may.
     """
     fields = dict(value) if isinstance(value, Mapping) else {}
     read = JsonObjectReader({"zone": fields.pop("zone", None)}, where)
@@ -248,7 +249,7 @@ def parse_job_schedule(job: str, value: object, where: str = "/schedule") -> Sch
 
 
 def to_job_json(schedule: Schedule) -> dict[str, Any]:
-    """As the definition of its job shows it: the inverse of `of_job`."""
+    """Return the schedule as JSON for the definition of its job: the inverse of `parse_job_schedule`."""
     named = {"zone": schedule.zone} if isinstance(schedule.rule, WallClockRule) else {}
     return {**schedule.rule.to_json(), **named}
 
@@ -262,7 +263,7 @@ def _parse_fields(reader: JsonObjectReader, where: str) -> dict[str, Any]:
         reader.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
     rule = _parse_rule(reader, where)
     if rule is not None and not isinstance(rule, BusinessDayRule) and reader.get_value("calendar") is not None:
-        message = "only a business_day rule counts by a calendar; this one is kept to it by require, away by exclude"
+        message = "calendar is for business_day rules only; use require or exclude to restrict this rule to calendars"
         reader.add_problem("calendar", "not_allowed", message)
     if reader.get_value("name") == _RESERVED_NAME:
         reader.add_problem("name", "not_allowed", f"{_RESERVED_NAME_MESSAGE}; take another name")
@@ -298,26 +299,6 @@ def _parse_fields(reader: JsonObjectReader, where: str) -> dict[str, Any]:
     }
 
 
-def parse_zone(reader: JsonObjectReader) -> str:
-    """The field `zone` of whatever has one."""
-    name = reader.get_text("zone", 64, "UTC") or "UTC"
-    if name not in get_zone_names():
-        reader.add_problem("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {suggest_zone(name)}")
-    return name
-
-
-def parse_dst(reader: JsonObjectReader) -> DstPolicy | None:
-    """The field `dst` of whatever has one."""
-    given = reader.get_value("dst")
-    if given is None:
-        return None
-    inner = JsonObjectReader(given, f"{reader.where}/dst")
-    gap = GapPolicy(inner.get_choice("gap", list(GapPolicy), GapPolicy.SHIFT))
-    found = DstPolicy(gap, FoldPolicy(inner.get_choice("fold", list(FoldPolicy), FoldPolicy.FIRST)))
-    _merge_problems(reader, inner)
-    return found
-
-
 def _parse_misfire(reader: JsonObjectReader) -> MisfirePolicy:
     given, default = reader.get_value("misfire"), MisfirePolicy()
     if given is None:
@@ -328,7 +309,7 @@ def _parse_misfire(reader: JsonObjectReader) -> MisfirePolicy:
         inner.get_seconds("grace", 1.0, _MAX_GRACE_SECONDS, default.grace) or default.grace,
         inner.get_integer("max", 1, MAX_CATCH_UP, default.max_occurrences) or default.max_occurrences,
     )
-    _merge_problems(reader, inner)
+    merge_problems(reader, inner)
     return found
 
 
@@ -348,10 +329,3 @@ def _get_matching_text(reader: JsonObjectReader, name: str, pattern: Any, expect
     if found is not None and not pattern.match(found):
         reader.add_problem(name, "not_allowed", f"{name} must be {expected}")
     return found
-
-
-def _merge_problems(reader: JsonObjectReader, inner: JsonObjectReader) -> None:
-    try:
-        inner.finish()
-    except InvalidInput as error:
-        reader.problems.extend(error.errors)

@@ -1,6 +1,6 @@
-"""Spans of time as people name them: `01:00-04:00` is each day, `2026-03-28T22:00Z/2026-03-29T04:00Z` is once.
+"""Spans of time in text form: `01:00-04:00` is each day, `2026-03-28T22:00Z/2026-03-29T04:00Z` is once.
 
-Whatever has no offset is on the wall clock of a zone.
+Times without an offset are on the wall clock of a zone.
 """
 
 import datetime as dt
@@ -16,14 +16,17 @@ _DAY = dt.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A span [begin, end) in which nobody looks at schedules; aware, in UTC."""
+    """A span [begin, end) in which schedules are not evaluated; aware, in UTC."""
 
     begin: dt.datetime
     end: dt.datetime
 
 
 def parse_moment(value: str | dt.date, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """A date (its midnight) or a time, as text or as a value; raises `ValueError` that says what would be right."""
+    """Return a date (its midnight) or a time, given as text or as a value.
+
+    Raises `ValueError` with the accepted form.
+    """
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
@@ -35,7 +38,7 @@ def parse_moment(value: str | dt.date, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 
 def parse_outages(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
-    """The outages that a text names between two moments; raises `ValueError` that says what would be right."""
+    """Return the outages in a text between two moments. Raises `ValueError` with the accepted form."""
     daily = _DAILY.match(text)
     if daily:
         return list(_iterate_daily_outages(_parse_time(daily[1]), _parse_time(daily[2]), begin, end, zone))
@@ -46,12 +49,12 @@ def parse_outages(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinf
 
 
 def is_time_of_day(text: str) -> bool:
-    """Whether it looks like one: `01:00`."""
+    """Return whether a text has the form of a time of day: `01:00`."""
     return _DAILY.match(f"{text}-{text}") is not None
 
 
 def create_outage(begin: dt.datetime, end: dt.datetime) -> Outage:
-    """One outage; raises `ValueError` unless it ends after it begins."""
+    """Return an outage. Raises `ValueError` unless the end is after the begin."""
     if end <= begin:
         raise ValueError(f"an outage must end later than {begin.isoformat()}, when it begins")
     return Outage(begin, end)
@@ -67,7 +70,7 @@ def _parse_time(text: str) -> dt.time:
 def _iterate_daily_outages(
     first: dt.time, last: dt.time, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo
 ) -> Iterator[Outage]:
-    """Each day from `first` to `last`, over midnight if `last` is earlier."""
+    """Yield the outage of each day from `first` to `last`, over midnight if `last` is earlier."""
     if first == last:
         raise ValueError(f"an outage from {first} to {last} is the whole day; give BEGIN/END with dates")
     day = begin.astimezone(zone).date() - _DAY
@@ -76,7 +79,7 @@ def _iterate_daily_outages(
             dt.datetime.combine(day, first, zone).astimezone(dt.UTC),
             dt.datetime.combine(day + _DAY if last < first else day, last, zone).astimezone(dt.UTC),
         )
-        # A change of the clocks may leave nothing of it.
+        # A change of the clocks may skip the whole outage.
         if found.begin < min(found.end, end) and found.end > begin:
             yield found
         day += _DAY

@@ -1,7 +1,7 @@
-"""From the wall clock of a zone to moments in time, where the clock is set forward or back.
+"""Conversion from the wall clock of a zone to moments in time, including changes of the clock.
 
-In a *gap* the clock jumps over a time of day: it does not exist. In a *fold* it is set back: a time of day comes twice.
-Moments are naive UTC in here: the arithmetic of aware ones asks the zone again and again.
+In a *gap* the clock jumps over a time of day: it does not exist. In a *fold* the clock is set back: a time of day comes
+twice. Moments are naive UTC in this module, because arithmetic with aware ones looks up the zone again and again.
 """
 
 import datetime as dt
@@ -18,38 +18,38 @@ import tzdata
 #: The time zone data of this process: the version of IANA's database, and the package that ships it.
 DATA_VERSION = f"{tzdata.IANA_VERSION} (tzdata {tzdata.__version__})"
 
-#: Where Python finds the host's own data, which processes read before `use_shipped_data` was there.
+#: Folders of the host's own time zone data, which earlier versions read before `use_shipped_data` existed.
 HOST_FOLDERS = zoneinfo.TZPATH
 
-#: No zone is, or ever was, farther from UTC: 15:56 is the most.
+#: Maximum offset from UTC of any zone at any time: 15:56, rounded up.
 MAX_UTC_OFFSET = dt.timedelta(hours=16)
 
-#: No change of a clock is larger: zones have crossed the date line.
+#: Maximum change of a clock: zones have crossed the date line.
 _MAX_OFFSET_CHANGE = dt.timedelta(hours=26)
 
-#: Offsets are asked for at this distance. Two changes of a zone were never closer than 167 hours.
+#: Interval between the times at which offsets are looked up. Two changes of a zone were never closer than 167 hours.
 _PROBE_INTERVAL = dt.timedelta(days=3)
 
 _SECOND = dt.timedelta(seconds=1)
 _ZERO = dt.timedelta(0)
 
-#: Zones can be asked between these: closer to the ends of the calendar, an offset leads out of it.
+#: Bounds of zone lookups: closer to the ends of the calendar, an offset leads out of it.
 _FIRST, _LAST = (dt.datetime.combine(day, dt.time()) for day in (dt.date(1, 1, 3), dt.date(9999, 12, 29)))
 
 
-#: What people write who know an offset only.
+#: Texts of users who specify an offset instead of a zone.
 _OFFSET_PATTERN = re.compile(r"(?:UTC|GMT)?[+-]\d", re.IGNORECASE | re.ASCII)
 
 
 class GapPolicy(StrEnum):
-    """What becomes of an occurrence at a time of day that does not exist: later by the gap, or left out."""
+    """Policy for an occurrence at a time of day that does not exist: shifted by the gap, or left out."""
 
     SHIFT = "shift"
     SKIP = "skip"
 
 
 class FoldPolicy(StrEnum):
-    """Which of the two counts when a time of day comes twice."""
+    """Policy for an occurrence at a time of day that comes twice: which of the two counts."""
 
     FIRST = "first"
     SECOND = "second"
@@ -58,7 +58,7 @@ class FoldPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DstPolicy:
-    """What holds when clocks change."""
+    """Policies for changes of the clock."""
 
     gap: GapPolicy = GapPolicy.SHIFT
     fold: FoldPolicy = FoldPolicy.FIRST
@@ -66,9 +66,9 @@ class DstPolicy:
 
 @dataclass(frozen=True, slots=True)
 class OffsetPeriod:
-    """From one change of a zone's clocks to the next: moments from `begin` up to `end` (naive UTC).
+    """The time from one change of a zone's clocks to the next: moments from `begin` up to `end` (naive UTC).
 
-    `offset` holds meanwhile, `before` did until then, and `behind` will.
+    `offset` applies in the period, `previous_offset` before it, and `next_offset` after it.
     """
 
     begin: dt.datetime
@@ -79,19 +79,20 @@ class OffsetPeriod:
 
     @property
     def stable_from(self) -> dt.datetime:
-        """From here on nothing is left of the change at the beginning: no repeated time, and none that was shifted."""
+        """The time from which the change at the begin has no effect: no repeated and no shifted time follows."""
         return self.begin + abs(self.offset - self.previous_offset)
 
     @property
     def stable_until(self) -> dt.datetime:
-        """From here on a time on the clock may come once more."""
+        """The time from which a time on the clock may be repeated after the period."""
         return self.end - max(self.offset - self.next_offset, _ZERO)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTimeRange:
-    """Wall clock times from `begin` up to `end` (naive, `end` not included) and their offset: they stand for
-    the moments `time - offset`.
+    """Wall clock times from `begin` up to `end` (naive, `end` not included) and their offset.
+
+    Their moments are `time - offset`.
     """
 
     begin: dt.datetime
@@ -100,7 +101,7 @@ class LocalTimeRange:
 
 
 def use_shipped_data() -> None:
-    """Read zones from the package `tzdata`, not from the host: hosts have different data, and old ones."""
+    """Read zones from the package `tzdata`, not from the host: the data of hosts differ, and may be old."""
     zoneinfo.reset_tzpath(to=())
     # Zones that were read before came from the host.
     zoneinfo.ZoneInfo.clear_cache()
@@ -108,41 +109,44 @@ def use_shipped_data() -> None:
 
 @functools.cache
 def get_zone_names() -> frozenset[str]:
-    """The zones that mean the same on every host."""
+    """Return the names of zones that mean the same zone on every host."""
     return frozenset(zoneinfo.available_timezones() - {"Factory", "localtime"})
 
 
 def suggest_zone(name: str) -> str:
-    """What to write instead of a zone that nobody knows."""
+    """Return a hint for an unknown zone."""
     if _OFFSET_PATTERN.match(name):
-        return "an offset alone is none: name a place, such as Europe/Berlin, or Etc/GMT-1 for UTC+1 all the year"
+        return "an offset is not a time zone: name a place, such as Europe/Berlin, or Etc/GMT-1 for UTC+1 all the year"
     near = difflib.get_close_matches(name, get_zone_names(), 1)
     return f"did you mean {near[0]}?" if near else "an example is Europe/Berlin"
 
 
 def to_wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """What the clock of `zone` shows at `moment` (aware): naive."""
+    """Return the naive time on the clock of `zone` at `moment` (aware)."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
 def find_earliest_moment(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """The first moment (UTC) at which the clock of `zone` shows `local` (naive), or has jumped over it."""
+    """Return the first moment (UTC) at which the clock of `zone` shows `local` (naive), or has jumped over it."""
     return min(local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
 
 
 def find_same_local_time(
     moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: FoldPolicy
 ) -> dt.datetime:
-    """Return the moment at which the clock shows by the data `after` what it showed at `moment` by those `before`."""
+    """Return the moment at which the clock of `after` shows the time that the clock of `before` shows at `moment`.
+
+    Both are the same zone by different time zone data.
+    """
     local = moment.astimezone(before)
     first, second = (local.replace(tzinfo=after, fold=number).astimezone(dt.UTC) for number in (0, 1))
-    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():  # It came twice before.
+    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():  # The time came twice before.
         return second if local.fold else first
     return max(first, second) if fold is FoldPolicy.SECOND else first
 
 
 def find_offset_period(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> OffsetPeriod:
-    """The span that a moment lies in."""
+    """Return the period that contains a moment."""
     spans = _list_offset_periods(zone, moment.year)
     return next((each for each in spans if moment < each.end), spans[-1])
 
@@ -150,9 +154,9 @@ def find_offset_period(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> OffsetPe
 def iterate_local_ranges(
     after: dt.datetime, until: dt.datetime, zone: zoneinfo.ZoneInfo, dst: DstPolicy
 ) -> Iterator[LocalTimeRange]:
-    """The times of day whose occurrences fall into the moments after `after` and before `until`, less than a year.
+    """Yield the wall clock times whose occurrences are after `after` and before `until`, less than a year apart.
 
-    Two stretches may overlap in time: what a gap shifts, and what comes by itself.
+    Two ranges may overlap in time: one that a gap has shifted, and the regular one.
     """
     lowest = after + dt.timedelta(microseconds=1)
     for span in _list_offset_periods(zone, after.year):
@@ -173,7 +177,7 @@ def _iterate_ranges_of_period(span: OffsetPeriod, dst: DstPolicy) -> Iterator[Lo
 
 
 def _clip_range(stretch: LocalTimeRange, lowest: dt.datetime, highest: dt.datetime) -> Iterator[LocalTimeRange]:
-    """The part of a stretch whose moments lie within these bounds."""
+    """Yield the part of a range whose moments are within these bounds."""
     begin = max(stretch.begin, lowest + stretch.offset)
     end = min(stretch.end, highest + stretch.offset)
     if begin < end:
@@ -182,7 +186,7 @@ def _clip_range(stretch: LocalTimeRange, lowest: dt.datetime, highest: dt.dateti
 
 @functools.lru_cache(maxsize=4096)
 def _list_offset_periods(zone: zoneinfo.ZoneInfo, year: int) -> tuple[OffsetPeriod, ...]:
-    """The spans of a year, the one before and the one behind it, ascending."""
+    """Return the periods of a year, of the year before and of the year after, ascending."""
     begin = _get_new_year(year - 1) if year > dt.MINYEAR + 1 else _FIRST
     end = _get_new_year(year + 2) if year < dt.MAXYEAR - 1 else _LAST
     changes = list(_iterate_offset_changes(begin, end, zone))
@@ -211,7 +215,7 @@ def _iterate_offset_changes(begin: dt.datetime, end: dt.datetime, zone: zoneinfo
 def _find_offset_change(
     earlier: dt.datetime, later: dt.datetime, offset: dt.timedelta, zone: zoneinfo.ZoneInfo
 ) -> dt.datetime:
-    """The moment (whole seconds) between these two at which `offset` ends."""
+    """Return the moment (whole seconds) between these two at which `offset` ends."""
     low, high = 0, int((later - earlier) / _SECOND)
     while high - low > 1:
         middle = (low + high) // 2

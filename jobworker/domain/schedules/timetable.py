@@ -1,9 +1,9 @@
-"""When a schedule is due: its rule on the wall clock of its zone, within its bounds; and what its calendars say.
+"""Timetables: nominal times of a rule on the wall clock of its zone, within its bounds; and calendars that forbid them.
 
-Everything here is a pure function of what it is given. Moments are aware and in UTC, times of day naive.
+All functions are pure. Moments are aware and in UTC, times of day naive.
 
-What a rule yields are *nominal* times. Calendars that a schedule requires or excludes take none of them away: each is
-settled, and its row in the ledger says that a calendar forbade it. Only a business day that is rolled asks them.
+A rule yields *nominal* times. Required and excluded calendars remove none of them: each is evaluated, and its
+occurrence states that a calendar forbade it. Only the roll of a business day depends on these calendars.
 """
 
 import datetime as dt
@@ -29,24 +29,24 @@ from jobworker.domain.schedules.time_zones import (
     to_wall_clock,
 )
 
-#: Nothing is due later than so many years ahead.
+#: Maximum distance of a due time.
 _MAX_TIME_AHEAD = dt.timedelta(days=50 * 366)
 
-#: So often calendars are asked in turn for a time that all of them allow.
+#: Maximum number of rounds through the calendars in the search for a time that all of them allow.
 _MAX_ROUNDS = 400
 
 _TICK = dt.timedelta(microseconds=1)
 
-#: Between these, every zone has a time of day for every moment. Nothing is due outside.
+#: Bounds of due times: between them, every zone has a time of day for every moment.
 _BEGIN, _END = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.date(1, 1, 4), dt.date(9999, 12, 29)))
 
 
 @runtime_checkable
 class WallClockRule(Protocol):
-    """A rule about times of day."""
+    """A rule that names times of day."""
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first naive time from `begin` on that it names."""
+        """Return the first naive time from `begin` on that the rule names."""
         ...
 
 
@@ -55,7 +55,7 @@ Rule = OnceRule | IntervalRule | DailyRule | WeeklyRule | MonthlyRule | Business
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """A rule with everything that bounds it. `dst` None: as people mean the rule (`meant`); calendars by name."""
+    """A rule with its zone, bounds and calendars by name. `dst` None: the default policy (`get_default_dst`)."""
 
     rule: Rule
     zone: zoneinfo.ZoneInfo = field(default_factory=lambda: zoneinfo.ZoneInfo("UTC"))
@@ -67,7 +67,10 @@ class Timetable:
 
 
 def get_default_dst(rule: Rule) -> DstPolicy:
-    """What people mean who say nothing: a time of day happens once a day; every few minutes goes on as time does."""
+    """Return the default DST policy.
+
+    Fixed times of day fire exactly once per day; sub-daily rules follow elapsed time.
+    """
     frequent = isinstance(rule, CronRule | RRule) and rule.is_frequent()
     return _FREQUENT_DST if frequent else _ONCE_A_DAY_DST
 
@@ -79,7 +82,7 @@ _FREQUENT_DST, _ONCE_A_DAY_DST = (
 
 
 def find_next_time(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    """The first nominal time strictly after `moment`; None: there is none within 50 years."""
+    """Return the first nominal time strictly after `moment`; None without a time within 50 years."""
     if timetable.start is not None:
         moment = max(moment, timetable.start - _TICK)
     moment = max(moment, _BEGIN)
@@ -96,27 +99,27 @@ def find_next_time(timetable: Timetable, moment: dt.datetime) -> dt.datetime | N
 def recompute_for_zone(
     timetable: Timetable, before: zoneinfo.ZoneInfo, settled_until: dt.datetime, next_at: dt.datetime | None
 ) -> tuple[dt.datetime, dt.datetime | None]:
-    """Return `settled_until` and `next_at` by the present data of the zone; they were worked out with those `before`.
+    """Return `settled_until` and `next_at` by the present data of the zone; they were computed with the data `before`.
 
-    An occurrence is recognized by its time of day: one that was settled is not due again at its new moment, and one
-    that was not settled stays due although its new moment has passed.
+    An occurrence is identified by its time of day: an evaluated occurrence is not due again at its new moment, and one
+    that was not evaluated stays due even if its new moment has passed.
     """
     dst = timetable.dst or get_default_dst(timetable.rule)
     was = find_next_time(replace(timetable, zone=before), settled_until)
     if was != next_at and next_at is None:
-        return settled_until, None  # It had its last run.
+        return settled_until, None  # The schedule had its last run.
     by_moment = isinstance(timetable.rule, OnceRule | IntervalRule) or dst.fold is FoldPolicy.BOTH
-    # A process that has the present data already may have worked it out.
+    # A process that has the present data already may have computed it.
     if by_moment or was != next_at:
         return settled_until, find_next_time(timetable, settled_until)
     settled = find_same_local_time(settled_until, before, timetable.zone, dst.fold)
     found = find_next_time(timetable, settled)
-    # At a moment that was settled for another occurrence the ledger has no room for this one.
+    # A moment has one occurrence row, so this one is moved past a moment that was evaluated for another occurrence.
     return max(settled, settled_until), max(found, settled_until + _TICK) if found else None
 
 
 def iterate_occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
-    """Every nominal time after `after` and before `before`."""
+    """Yield every nominal time after `after` and before `before`."""
     found = find_next_time(timetable, after)
     while found is not None and found < before:
         yield found
@@ -124,21 +127,24 @@ def iterate_occurrences(timetable: Timetable, after: dt.datetime, before: dt.dat
 
 
 def is_allowed(timetable: Timetable, moment: dt.datetime) -> bool:
-    """Whether the calendars let it fire at this moment."""
+    """Return whether the calendars allow the schedule to fire at this moment."""
     return describe_exclusion(timetable, moment) is None
 
 
 def describe_exclusion(timetable: Timetable, moment: dt.datetime) -> str | None:
-    """Why the calendars do not let it fire at this moment, in words: which one, and what it calls the day."""
+    """Return why the calendars forbid this moment, in words; None if they allow it.
+
+    The text contains the name of the calendar, and the calendar's name for the day.
+    """
     if not timetable.requires and not timetable.excludes:
         return None
     return _describe_local_exclusion(timetable, to_wall_clock(moment, timetable.zone))
 
 
 def find_next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    """The first nominal time strictly after `moment` that the calendars allow.
+    """Return the first nominal time strictly after `moment` that the calendars allow.
 
-    None: there is none within 50 years of the first that they forbid.
+    The search ends 50 years after the first time that they forbid; the result is then None.
     """
     horizon = None
     while (found := find_next_time(timetable, moment)) is not None and found < (horizon or _END):
@@ -174,7 +180,7 @@ def _format_day_name(calendar: Calendar, time: dt.datetime) -> str:
 
 
 def _find_next_allowed_local(timetable: Timetable, time: dt.datetime) -> dt.datetime | None:
-    """The first time from `time` on that every calendar allows."""
+    """Return the first time from `time` on that every calendar allows."""
     for _ in range(_MAX_ROUNDS):
         later: dt.datetime | None = time
         for calendar in timetable.requires.values():
@@ -190,7 +196,10 @@ def _find_next_allowed_local(timetable: Timetable, time: dt.datetime) -> dt.date
 def _find_next_on_wall_clock(
     rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: DstPolicy, moment: dt.datetime
 ) -> dt.datetime | None:
-    """The first moment after `moment` at which the clock of the zone shows a time of the rule, as `dst` has it."""
+    """Return the first moment after `moment` at which the zone's clock shows a time of the rule.
+
+    `dst` decides about times that the clock skips or repeats.
+    """
     now = moment.astimezone(dt.UTC).replace(tzinfo=None)
     try:
         found = _find_next_before_clock_change(rule, zone, now) or _find_next_across_clock_changes(rule, zone, dst, now)
@@ -202,7 +211,10 @@ def _find_next_on_wall_clock(
 def _find_next_before_clock_change(
     rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.datetime
 ) -> dt.datetime | None:
-    """The first time after `now` (naive UTC) if no change of clocks is near: the short way to the same answer."""
+    """Return the first time after `now` (naive UTC) if no change of clocks is near.
+
+    A shortcut of `_find_next_across_clock_changes` with an equal result; None if a change is near.
+    """
     span = find_offset_period(now, zone)
     if now < span.stable_from:
         return None
@@ -218,7 +230,7 @@ def _find_next_across_clock_changes(
         time = rule.find_first(now - MAX_UTC_OFFSET)
         if time is None:
             return None
-        # Whatever the clocks do, that time stands for no moment before this one, and for none after `until`.
+        # With any offset, the moment of that time is neither before this one nor after `until`.
         now = max(now, time - MAX_UTC_OFFSET - _TICK)
         until = max(now, time) + 2 * MAX_UTC_OFFSET
         times = ((rule.find_first(each.begin), each) for each in iterate_local_ranges(now, until, zone, dst))

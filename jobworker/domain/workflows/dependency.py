@@ -1,12 +1,12 @@
-"""What an execution waits for: which end of a parent lets it go, and what becomes of it otherwise.
+"""Dependencies of executions: the required outcome of a parent, and the action if the parent ends with another outcome.
 
 `depends_on` of a submission is a list; each item is the id of an execution, or an object:
 
 execution   the id of the parent
-on          the end that lets the dependent go: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled
+on          the required outcome of the parent: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled
             and Skipped)
-otherwise   what becomes of the dependent when the parent ends in another way. skip: it is Skipped; fail: it is
-            Failed, so that what depends on its failure runs; continue: it goes on all the same
+otherwise   the action if the parent ends with another outcome. skip: the dependent is Skipped; fail: it is Failed, so
+            that executions that depend on its failure run; continue: it runs nevertheless
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.domain.json.json_reader import JsonObjectReader
 
-#: So many parents may one execution have.
+#: Maximum number of parents of one execution.
 MAX_PARENTS = 1000
 
 
 class RequiredOutcome(StrEnum):
-    """The end of a parent that lets a dependent go."""
+    """The outcome of a parent that releases a dependent."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -32,7 +32,7 @@ class RequiredOutcome(StrEnum):
 
 
 class UnmetDependencyAction(StrEnum):
-    """What becomes of a dependent whose parent ended in another way."""
+    """Action for a dependent whose parent ended with another outcome than the required one."""
 
     SKIP = "skip"
     FAIL = "fail"
@@ -40,7 +40,7 @@ class UnmetDependencyAction(StrEnum):
 
 
 class DependencyResolution(StrEnum):
-    """What the end of a parent means to a dependent."""
+    """Effect of the end of a parent on a dependent."""
 
     MET = "met"
     SKIP = "skip"
@@ -62,7 +62,7 @@ _UNMET_RESOLUTIONS: Mapping[UnmetDependencyAction, DependencyResolution] = {
 
 @dataclass(frozen=True, slots=True)
 class ParentExecution:
-    """An execution that others may depend on, and how it stands."""
+    """An execution that others may depend on, with its state."""
 
     id: str
     job: str
@@ -73,14 +73,14 @@ class ParentExecution:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One parent of an execution."""
+    """A dependency of an execution on one parent."""
 
     parent: str
     on: RequiredOutcome = RequiredOutcome.SUCCESS
     otherwise: UnmetDependencyAction = UnmetDependencyAction.SKIP
 
     def resolve(self, parent_state: ExecutionState) -> DependencyResolution:
-        """What it means that the parent ended like this."""
+        """Return the effect on the dependent if the parent ended in this state."""
         return (
             DependencyResolution.MET
             if is_required_outcome(self.on, parent_state)
@@ -89,12 +89,12 @@ class Dependency:
 
 
 def is_required_outcome(required: RequiredOutcome, parent_state: ExecutionState) -> bool:
-    """Whether this is such an end."""
+    """Return whether a final state of the parent satisfies the required outcome."""
     return parent_state in _SATISFYING_STATES[required]
 
 
 def parse(values: Sequence[Any], where: str) -> tuple[Dependency, ...]:
-    """What a submission says that it depends on; raises `InvalidInput` with every problem."""
+    """Return the dependencies in `depends_on` of a submission. Raises `InvalidInput` with every problem."""
     if not isinstance(values, list | tuple) or len(values) > MAX_PARENTS:
         message = f"depends_on must be a list of at most {MAX_PARENTS} executions"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
@@ -129,7 +129,7 @@ def _parse_dependency(value: Any, where: str) -> Dependency:
 
 
 def parse_condition(reader: JsonObjectReader) -> tuple[RequiredOutcome, UnmetDependencyAction | None]:
-    """`on` and `otherwise` of whatever has them; None: it does not say."""
+    """Return the fields `on` and `otherwise` of a dependency; None without `otherwise`."""
     on = RequiredOutcome(reader.get_choice("on", list(RequiredOutcome), RequiredOutcome.SUCCESS))
     otherwise = reader.get_choice("otherwise", list(UnmetDependencyAction), "")
     return on, UnmetDependencyAction(otherwise) if otherwise else None

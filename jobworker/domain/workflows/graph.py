@@ -1,13 +1,13 @@
-"""Who comes before whom: the order, or the way round if there is none."""
+"""Directed graphs of names: topological order and cycles."""
 
 import graphlib
 from collections.abc import Iterable, Mapping
 
 
 def find_cycle(predecessors: Mapping[str, Iterable[str]]) -> list[str] | None:
-    """Nodes that come before each other, the first again at the end; None: there is an order.
+    """Return a cycle, with its first node repeated at the end; None if there is an order.
 
-    `predecessors` names for each node those that come before it.
+    `predecessors` maps each node to its predecessors.
     """
     try:
         graphlib.TopologicalSorter(predecessors).prepare()
@@ -18,5 +18,5 @@ def find_cycle(predecessors: Mapping[str, Iterable[str]]) -> list[str] | None:
 
 
 def sort_topologically(predecessors: Mapping[str, Iterable[str]]) -> list[str]:
-    """The nodes, each after those that come before it; there must be no cycle."""
+    """Return the nodes, each after its predecessors; there must be no cycle."""
     return list(graphlib.TopologicalSorter(predecessors).static_order())

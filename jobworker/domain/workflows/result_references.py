@@ -1,9 +1,10 @@
-"""Parameters that are taken from results: `{"$from": "extract", "path": "/rows/0/id", "default": null}`.
+"""References to results in parameters: `{"$from": "extract", "path": "/rows/0/id", "default": null}`.
 
-`$from` names a source: a step of the same workflow that this one needs, the id of an execution that this one depends
-on, or what else the place says. `path` is an RFC 6901 pointer into the source's result; left out, it is all of it.
-`default` is used where the pointer leads nowhere; without it that is an error. Many references to one result cost no
-more than their text: what they come to is measured before it is put together, and refused if it is too much.
+`$from` names a source: a step of the same workflow that the step needs, the id of an execution that the execution
+depends on, or another source that the place of the reference defines. `path` is an RFC 6901 pointer into the source's
+result; if absent, the reference is to the whole result. `default` is used where the pointer leads nowhere; without a
+default that is an error. Many references to one result cost no more than their text: the size of the resolved
+parameters is computed before they are assembled, and parameters that are too large are refused.
 """
 
 import json
@@ -19,22 +20,22 @@ _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*\Z")
 
 _FROM, _PATH, _DEFAULT = "$from", "path", "default"
 
-#: Stands for what a result does not have.
+#: Placeholder of a value that a result does not have.
 _MISSING = object()
 
 
 class UnresolvedParameter(Exception):
-    """A parameter refers to something that the result does not have."""
+    """Error for a parameter that refers to a value which the result does not have."""
 
 
 class ResultSources(Protocol):
-    """Results by the names of their sources; raises `LookupError` for a source without one."""
+    """Results by the names of their sources. Raises `LookupError` for a source without a result."""
 
     def __getitem__(self, name: str, /) -> Any: ...
 
 
 def validate(parameters: Mapping[str, Any], sources: Collection[str], where: str) -> list[FieldError]:
-    """What is wrong with the references in `parameters`, which may name these sources."""
+    """Return the problems of the references in `parameters`; `sources` are the names that they may use."""
     return [
         problem
         for place, each in _locate_references(parameters, where)
@@ -43,20 +44,20 @@ def validate(parameters: Mapping[str, Any], sources: Collection[str], where: str
 
 
 def find_referring_parameters(parameters: Mapping[str, Any]) -> set[str]:
-    """The parameters that hold a reference, at whatever depth."""
+    """Return the names of the parameters that contain a reference, at any depth."""
     return {name for name, value in parameters.items() if any(True for _ in _iterate_references(value))}
 
 
 def list_sources(parameters: Mapping[str, Any]) -> list[str]:
-    """Return each source that `parameters` refer to once, in the order in which `resolve` asks for them."""
+    """Return each source that `parameters` refer to once, in the order in which `resolve` looks them up."""
     return list(dict.fromkeys(str(each[_FROM]) for each in _iterate_references(parameters)))
 
 
 def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, Any]:
-    """Return `parameters` with each reference replaced by what it refers to.
+    """Return `parameters` with each reference replaced by the value that it refers to.
 
-    Asks for each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as what is referred to has
-    more bytes than parameters may have.
+    Looks up each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as the referenced values
+    have more bytes than parameters may have.
     """
     uses = Counter((each[_FROM], each.get(_PATH, "")) for each in _iterate_references(parameters))
     found = _collect_values(uses, sources) if uses else {}
@@ -64,7 +65,7 @@ def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, 
 
 
 def _collect_values(uses: Mapping[tuple[str, str], int], sources: ResultSources) -> dict[tuple[str, str], Any]:
-    """Return the value at each (source, path); `uses` says how often each is referred to."""
+    """Return the value at each (source, path); `uses` counts the references to each."""
     paths: dict[str, list[str]] = {}
     for source, path in uses:
         paths.setdefault(source, []).append(path)
@@ -78,7 +79,10 @@ def _collect_values(uses: Mapping[tuple[str, str], int], sources: ResultSources)
             value = found[source, path] = _get_at_pointer(result, path)
             left -= _compute_json_size(value) * uses[source, path]
             if left < 0:
-                message = f"the parameters have more than {MAX_PARAMETERS_BYTES} bytes as JSON, which is the most that is allowed"
+                message = (
+                    f"the parameters have more than {MAX_PARAMETERS_BYTES} bytes as JSON, "
+                    "which is the most that is allowed"
+                )
                 raise InvalidParameters(message, [FieldError("/parameters", "too_large", message)])
     return found
 
@@ -116,7 +120,7 @@ def _compute_json_size(value: Any) -> int:
     try:
         return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     except TypeError:
-        return 0  # It is no JSON: the check of what the parameters come to tells what is wrong with it.
+        return 0  # Not JSON: the check of the resolved parameters reports the problem.
 
 
 def _get_member(value: Any, name: str) -> Any:
@@ -150,7 +154,7 @@ def _iterate_references(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _locate_references(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every reference with its place. The nesting of what came in is bounded, so recursion is, too."""
+    """Yield every reference with its place. The recursion is bounded because the nesting of the input is."""
     if isinstance(value, dict):
         if _FROM in value:
             yield where, value
@@ -166,7 +170,7 @@ def _validate_reference(reference: Mapping[str, Any], sources: Collection[str], 
     source, path = reference[_FROM], reference.get(_PATH, "")
     if not isinstance(source, str) or source not in sources:
         known = ", ".join(sorted(sources)[:10])
-        message = f"$from names {str(source)[:80]!r}, which is none of what this waits for: {known}"
+        message = f"$from names {str(source)[:80]!r}, which is not a source here; the sources are: {known}"
         yield FieldError(where + format_pointer(_FROM), "unknown_source", message)
     if not isinstance(path, str) or not _POINTER.match(path):
         message = "path must be an RFC 6901 pointer into the result, such as /rows/0/id"

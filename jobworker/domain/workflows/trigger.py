@@ -1,9 +1,9 @@
-"""Jobs that start after others: `trigger_after` of a definition is a list.
+"""Triggers: jobs that start when executions of other jobs end. `trigger_after` of a definition is a list.
 
-job         the job after whose executions this one starts
-on          the end that counts: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled and Skipped)
-parameters  for the executions that it starts, over the definition's defaults; they may refer to the result of the
-            execution that ended: `{"$from": "extract", "path": "/file"}`, where `extract` is that job
+job         the job whose executions start this one when they end
+on          the required outcome: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled and Skipped)
+parameters  parameters of the triggered executions, merged over the definition's defaults; they may refer to the
+            result of the execution that ended: `{"$from": "extract", "path": "/file"}`, where `extract` is its job
 """
 
 from collections.abc import Mapping
@@ -16,36 +16,36 @@ from jobworker.domain.json.json_reader import JsonObjectReader
 from jobworker.domain.workflows import result_references
 from jobworker.domain.workflows.dependency import RequiredOutcome
 
-#: After so many jobs may one start.
+#: Maximum number of triggers of one job.
 MAX_TRIGGERS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """One job after which another starts."""
+    """A trigger: the job and the outcome after which another job starts."""
 
     job: str
     on: RequiredOutcome = RequiredOutcome.SUCCESS
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"job": self.job, "on": self.on.value, "parameters": dict(self.parameters)}
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerPolicy:
-    """The whole policy."""
+    """The triggers of a job."""
 
     items: tuple[Trigger, ...]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As stored and shown."""
+        """Return the JSON array that is stored and returned by the API."""
         return [each.to_json() for each in self.items]
 
 
 def parse(value: Any, where: str) -> TriggerPolicy:
-    """The policy; raises `InvalidInput` with every problem."""
+    """Return the triggers in `trigger_after` of a definition. Raises `InvalidInput` with every problem."""
     if not isinstance(value, list) or len(value) > MAX_TRIGGERS:
         message = f"trigger_after must be a list of at most {MAX_TRIGGERS} objects"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
@@ -79,7 +79,7 @@ def _parse_trigger(value: Any, where: str) -> Trigger:
     try:
         json_values.check(parameters)
     except json_values.UnacceptableValue as error:
-        # From Python anything can come.
+        # Values from Python may be of any type.
         described.add_problem("parameters", "not_kept", f"parameters hold {error}")
         parameters = None
     if job:

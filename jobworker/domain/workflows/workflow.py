@@ -1,11 +1,12 @@
-"""Workflows: steps that need each other, and the order in which they can run.
+"""Workflows: steps that depend on each other, and the order in which they can run.
 
 `needs` of a step is a list; each item is the name of a step, or an object:
 
-step       the name
-on         the end of that step which lets this one go: success, failure, any
-otherwise  what becomes of this one when that step ends in another way: skip, fail, continue. Left out, and `on` is
-           success: as `on_failure` of that step says, or else that of the workflow, or else skip
+step       the name of the required step
+on         the required outcome of that step: success, failure, any
+otherwise  the action for this step if that step ends with another outcome: skip, fail, continue. If `otherwise` is
+           absent and `on` is success, the default is `on_failure` of that step, then `on_failure` of the workflow,
+           then skip
 """
 
 import re
@@ -19,10 +20,10 @@ from jobworker.domain.json.json_reader import JsonObjectReader
 from jobworker.domain.workflows import graph
 from jobworker.domain.workflows.dependency import MAX_PARENTS, RequiredOutcome, UnmetDependencyAction, parse_condition
 
-#: A workflow is one transaction, and one page to look at.
+#: Maximum number of steps: a workflow is inserted in one transaction, and displayed on one page.
 MAX_STEPS = 1000
 
-#: Needs of all steps together.
+#: Maximum number of dependencies of all steps together.
 MAX_NEEDS = 10_000
 
 STEP_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
@@ -30,7 +31,7 @@ STEP_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """A step as somebody describes it; `needs` as it came."""
+    """A step as submitted, with unparsed `needs`."""
 
     submission: Submission
     needs: Sequence[Any] = ()
@@ -39,7 +40,7 @@ class WorkflowStep:
 
 @dataclass(frozen=True, slots=True)
 class StepDependency:
-    """What a step waits for; `otherwise` is None until it is decided who says so."""
+    """A dependency of a step on another step; `otherwise` stays None before the default is applied."""
 
     step: str
     on: RequiredOutcome = RequiredOutcome.SUCCESS
@@ -48,7 +49,7 @@ class StepDependency:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """Steps by their names, and what becomes of those that need one that failed."""
+    """Steps by their names, and the default action for steps whose dependency ended with another outcome."""
 
     steps: Mapping[str, WorkflowStep]
     on_failure: str | None = None
@@ -59,14 +60,14 @@ class Workflow:
 
 @dataclass(slots=True)
 class _PlanningState:
-    """What was read so far, and what is wrong with it."""
+    """The dependencies that have been parsed so far, and the problems found."""
 
     needs: dict[str, list[StepDependency]] = field(default_factory=dict)
     problems: list[FieldError] = field(default_factory=list)
 
 
 def plan_steps(workflow: Workflow) -> dict[str, list[StepDependency]]:
-    """What each step needs, every step after those that it needs; raises `InvalidInput` with every problem."""
+    """Return the dependencies of each step, in topological order. Raises `InvalidInput` with every problem."""
     reading = _PlanningState()
     if not 0 < len(workflow.steps) <= MAX_STEPS:
         message = f"a workflow has 1 to {MAX_STEPS} steps, not {len(workflow.steps)}"

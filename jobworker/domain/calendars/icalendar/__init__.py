@@ -1,1 +1,1 @@
-"""iCalendar files (RFC 5545), read into days and windows of time."""
+"""iCalendar files (RFC 5545), converted to days and windows of time."""

@@ -1,6 +1,6 @@
-"""Content lines of iCalendar files (RFC 5545, section 3.1): bytes are unfolded, then decoded, and become components.
+"""Content lines of iCalendar files (RFC 5545, section 3.1): bytes are unfolded, decoded, and parsed to components.
 
-The cost is bounded before anything is looked at: bytes, then lines. A property that nothing reads is only passed over.
+The cost is bounded before parsing: first by bytes, then by lines. Unsupported properties are skipped.
 """
 
 import re
@@ -9,31 +9,31 @@ from dataclasses import dataclass, field
 
 from jobworker.domain.errors import FieldError, InvalidInput
 
-#: Bytes of a file: 1,000 events as calendar programs write them, of 500 bytes each.
+#: Maximum size of a file (bytes): 1,000 events as calendar programs write them, of 500 bytes each.
 MAX_FILE_BYTES = 512 * 1024
 
-#: Lines of a file; a calendar program writes at least 5 for each event, most of them longer than 20 bytes.
+#: Maximum number of lines of a file; a calendar program writes at least 5 for each event, most longer than 20 bytes.
 MAX_LINES = 25_000
 
-#: Events of a file, with what else is in a calendar.
+#: Maximum number of events and other components in the calendars of a file.
 MAX_EVENTS = 2000
 
-#: Occurrences of a file that are worked out; a calendar holds no more than a quarter of them.
+#: Maximum number of occurrences that are computed for a file; a calendar holds no more than a quarter of them.
 MAX_OCCURRENCES = 16_000
 
-#: Days that the rules and the long events of a file look at; one takes 2 µs.
+#: Maximum number of days that are evaluated for the rules and the long events of a file; one takes 2 µs.
 MAX_DAYS = 24_000
 
-#: Changes of the offset that are worked out, of all time zones which the file defines.
+#: Maximum number of computed offset changes, for all time zones that the file defines.
 MAX_OFFSET_CHANGES = 1000
 
-#: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
+#: Maximum nesting. RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
 _MAX_DEPTH = 8
 
-#: Characters of a line that an error message quotes.
+#: Maximum length of a quotation in an error message (characters).
 _MAX_QUOTED_LENGTH = 60
 
-#: What is read of each component; a component that is not listed is named in the report by what `_NAMING` has of it.
+#: Supported properties of each component. Other components are skipped; `_IDENTIFYING_PROPERTIES` name them in reports.
 _IDENTIFYING_PROPERTIES = frozenset({"UID", "SUMMARY"})
 _SUPPORTED_PROPERTIES: Mapping[str, frozenset[str]] = {
     "VCALENDAR": frozenset({"VERSION", "CALSCALE", "METHOD", "X-WR-TIMEZONE"}),
@@ -53,19 +53,19 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"B\0", b"\0B")
 
 
 class ICalendarTooLarge(Exception):
-    """A file would take too long to read; the text says why."""
+    """Error for a file that would take too long to read; the message states the reason."""
 
 
 @dataclass(slots=True)
 class ParsingEffort:
-    """What has been done about one file so far. It is bounded, since a request waits for it."""
+    """Counters of the work for one file. The work is bounded, because a request waits for it."""
 
     occurrences: int = 0
     days: float = 0
     changes: int = 0
 
     def spend(self, occurrences: int, days: float, changes: int = 0) -> None:
-        """Add to the effort; raises `TooMuch` before more is done than may be."""
+        """Add to the counters. Raises `ICalendarTooLarge` before a maximum is exceeded."""
         self.occurrences += occurrences
         self.days += days
         self.changes += changes
@@ -81,7 +81,7 @@ class ParsingEffort:
 
 @dataclass(frozen=True, slots=True)
 class ICalendarProperty:
-    """A content line: its value as it is written, and its parameters without quotation marks."""
+    """A content line: its unparsed value, and its parameters without quotation marks."""
 
     name: str
     value: str
@@ -90,7 +90,7 @@ class ICalendarProperty:
 
 @dataclass(frozen=True, slots=True)
 class ICalendarComponent:
-    """What stands between BEGIN and END. `problems` are the lines of it that cannot be read."""
+    """The properties and components between BEGIN and END. `problems` are lines that cannot be parsed."""
 
     name: str
     properties: dict[str, list[ICalendarProperty]] = field(default_factory=dict)
@@ -102,14 +102,14 @@ class ICalendarComponent:
         return self.properties.get(name, [])
 
     def get_property(self, name: str) -> ICalendarProperty | None:
-        """Return the property of this name; raises `ValueError` if it is there twice."""
+        """Return the property of this name. Raises `ValueError` if the property is repeated."""
         found = self.get_properties(name)
         if len(found) > 1:
-            raise ValueError(f"{name} is there {len(found)} times; it may be there once")
+            raise ValueError(f"{name} is present {len(found)} times; it may be present once")
         return found[0] if found else None
 
     def get_text(self, name: str) -> str:
-        """Return the first value of this name in capital letters; empty if there is none."""
+        """Return the first value of this name in capital letters; an empty text if the property is absent."""
         found = self.get_properties(name)
         return found[0].value.strip().upper() if found else ""
 
@@ -120,7 +120,7 @@ def build_file_error(message: str) -> InvalidInput:
 
 
 def parse_calendars(file: bytes) -> list[ICalendarComponent]:
-    """Return the VCALENDAR objects of a file; raises `InvalidInput` if it is none, or too large."""
+    """Return the VCALENDAR objects of a file. Raises `InvalidInput` for another format or a file that is too large."""
     lines = _unfold(file)
     found = ICalendarComponent("")
     open_components = [found]
@@ -157,7 +157,7 @@ def _unfold(file: bytes) -> list[str]:
     except UnicodeDecodeError as error:
         at = unfolded.count(b"\n", 0, error.start) + 1
         raise build_file_error(
-            f"the file is not UTF-8 text: line {at} (unfolded) has a byte that is none; save it as UTF-8"
+            f"the file is not UTF-8 text: line {at} (unfolded) has an invalid byte; save it as UTF-8"
         ) from None
     if not lines or lines[0].strip().upper() != "BEGIN:VCALENDAR":
         raise build_file_error("this is not an iCalendar file: it must begin with BEGIN:VCALENDAR")
@@ -165,7 +165,7 @@ def _unfold(file: bytes) -> list[str]:
 
 
 def _open_component(line: str, open_components: list[ICalendarComponent]) -> bool:
-    """Begin a component; returns whether it is an event, or stands where events do."""
+    """Begin a component. Returns whether the component is directly in a VCALENDAR, as events are."""
     outer, inner = open_components[-1], ICalendarComponent(line[len("BEGIN:") :].strip().upper())
     place = {"VCALENDAR": "", "VEVENT": "VCALENDAR"}.get(inner.name, outer.name or "VCALENDAR")
     if outer.name != place:
@@ -188,9 +188,9 @@ def _close_component(line: str, open_components: list[ICalendarComponent]) -> No
 
 
 def _add_property(line: str, name: str, component: ICalendarComponent) -> None:
-    """Keep a property that is read."""
+    """Add a property to the component if the property is supported."""
     if not component.name or (not name and component.name == "VCALENDAR"):
-        raise build_file_error(f"this is not an iCalendar file: {quote_text(line)} is no line of a calendar")
+        raise build_file_error(f"this is not an iCalendar file: {quote_text(line)} is not a line of a calendar")
     wanted = _SUPPORTED_PROPERTIES.get(component.name, _IDENTIFYING_PROPERTIES)
     if name and name not in wanted:
         return
@@ -203,6 +203,6 @@ def _add_property(line: str, name: str, component: ICalendarComponent) -> None:
 
 
 def quote_text(text: str) -> str:
-    """Return a piece of the file as messages show it: printable, and short."""
+    """Return a part of the file as messages quote it: printable, and short."""
     shown = text if len(text) <= _MAX_QUOTED_LENGTH else text[:_MAX_QUOTED_LENGTH] + "…"
     return repr(shown)

@@ -1,4 +1,4 @@
-"""iCalendar files (RFC 5545), as calendar programs export them, read into days and windows of time.
+"""Parser of iCalendar files (RFC 5545) from calendar programs, which converts them to days and windows of time.
 
 Events are expanded within a range of days: repetitions with their exceptions, occurrences that were moved or cancelled,
 and each time on the wall clock of one zone. A file with an event that cannot be read is refused, with an error for each
@@ -35,13 +35,14 @@ from jobworker.domain.calendars.icalendar.time_zones import ICalendarTimeZones
 from jobworker.domain.calendars.icalendar.values import clean_text
 from jobworker.domain.errors import FieldError, InvalidInput
 
-#: Problems that are told; the rest is counted.
+#: Maximum number of problems reported; the others are counted.
 _MAX_PROBLEMS = 20
 
-#: Items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1 s.
+#: Maximum number of items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1
+#: s.
 _MAX_ITEMS = {"RDATE": MAX_DATES, "EXDATE": MAX_DATES, "RRULE": 1000, "EXRULE": 200}
 
-#: Objects of these methods (RFC 5546) announce events; CANCEL takes them back, and the others answer an invitation.
+#: Methods whose objects (RFC 5546) announce events; CANCEL cancels them, and the others reply to an invitation.
 _PUBLISHING_METHODS = ("", "PUBLISH", "REQUEST", "ADD")
 
 _DAY = dt.timedelta(days=1)
@@ -49,7 +50,7 @@ _DAY = dt.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class SkippedComponent:
-    """An event, or another component, that adds nothing to the calendar, and why."""
+    """A component, such as an event, that adds nothing to the calendar, with the reason."""
 
     uid: str | None
     name: str
@@ -58,7 +59,7 @@ class SkippedComponent:
 
 @dataclass(frozen=True, slots=True)
 class ICalendarContents:
-    """What a file says: days with their names and windows, on the wall clock of `zone` (None: no time needs one)."""
+    """Contents of a file: named days and windows, on the wall clock of `zone` (None: no time needs one)."""
 
     events: int
     zone: str | None
@@ -69,7 +70,7 @@ class ICalendarContents:
 
 @dataclass(slots=True)
 class _ParsingResult:
-    """What has been read of a file so far."""
+    """The parts of a file that have been read so far."""
 
     events: list[CalendarEvent] = field(default_factory=list)
     left_out: list[SkippedComponent] = field(default_factory=list)
@@ -90,9 +91,10 @@ class _ParsingResult:
 
 
 def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> ICalendarContents:
-    """Return what the file has on the days from `first` up to `end`; raises `InvalidInput` with what cannot be read.
+    """Return the contents of a file on the days from `first` up to `end`.
 
-    `zone` None: the file's own. `include_free`: also events that do not block time (TRANSP:TRANSPARENT).
+    `zone` None: the file's own zone. `include_free`: also events that do not block time (TRANSP:TRANSPARENT). Raises
+    `InvalidInput` with the events that cannot be read.
     """
     found = _ParsingResult()
     try:
@@ -116,7 +118,7 @@ def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_f
 def _parse_events(
     objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, result: _ParsingResult, include_free: bool
 ) -> int:
-    """Read the events of all calendar objects; returns how many there are."""
+    """Parse the events of all calendar objects. Returns their number."""
     count = 0
     parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
     for name, most in _MAX_ITEMS.items():
@@ -148,7 +150,7 @@ def _skip_component(part: ICalendarComponent, reason: str, result: _ParsingResul
 
 
 def _check_calendar(calendar: ICalendarComponent) -> None:
-    """Refuse what looks like a calendar of RFC 5545, and is read in another way."""
+    """Refuse a calendar whose version or scale differs from RFC 5545, because it would be misinterpreted."""
     version, scale = calendar.get_text("VERSION"), calendar.get_text("CALSCALE")
     if version not in ("", "2.0"):
         raise build_file_error(f"VERSION is {quote_text(version)}; export it as iCalendar, VERSION:2.0")
@@ -157,7 +159,7 @@ def _check_calendar(calendar: ICalendarComponent) -> None:
 
 
 def _build_series(result: _ParsingResult) -> list[EventSeries]:
-    """Return the events that count, each with those that stand for occurrences of it."""
+    """Return the current versions of events, each with the events that replace its occurrences."""
     current: dict[object, CalendarEvent] = {}
     for at, event in enumerate(result.events):
         key = (event.uid, event.recurrence_id) if event.uid else at
@@ -186,7 +188,7 @@ def _build_series(result: _ParsingResult) -> list[EventSeries]:
 def _choose_zone(
     zone: str | None, objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, events: Sequence[CalendarEvent]
 ) -> tuple[str | None, dt.tzinfo | None]:
-    """Return on which clock the times are shown, name and zone; None: no time needs one."""
+    """Return the clock on which times are displayed: name and zone; None: no time needs one."""
     if zone is not None:
         return zone, zoneinfo.ZoneInfo(zone)
     used = {event.zone_key: event.tz for event in events if event.zone_key is not None}
@@ -217,7 +219,7 @@ def _expand(
     result: _ParsingResult,
     effort: ParsingEffort,
 ) -> None:
-    """Enter what the events come to; raises `TooMuch` before that takes long."""
+    """Add the occurrences of the events to the result. Raises `ICalendarTooLarge` before that takes long."""
     counting = [series for series in all_series if series.has_active_events]
     for series in counting:
         series.charge_effort(*date_range, effort)

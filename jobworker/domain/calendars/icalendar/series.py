@@ -1,4 +1,4 @@
-"""Occurrences of the events of an iCalendar file: each event with those that stand for occurrences of it."""
+"""Series of iCalendar events: an event, the events that replace its occurrences, and the resulting occurrences."""
 
 import bisect
 import datetime as dt
@@ -12,9 +12,10 @@ from jobworker.domain.calendars.icalendar.values import DAY, ZERO, DateOrDateTim
 
 @dataclass(frozen=True, slots=True)
 class EventSeries:
-    """An event; the occurrences (on its clock) or days that others stand for; and those that stand for all that follow.
+    """An event, the begins or days of its replaced occurrences, and the events that replace all following ones.
 
-    `following` has pairs of an occurrence and the event that holds from there on (RANGE=THISANDFUTURE), by time.
+    `replaced` has begins on the event's own clock, or days. `following` has pairs of an occurrence and the event that
+    applies from there on (RANGE=THISANDFUTURE), by time.
     """
 
     event: CalendarEvent
@@ -23,11 +24,11 @@ class EventSeries:
 
     @property
     def events(self) -> Sequence[CalendarEvent]:
-        """Return the event and those that follow on it."""
+        """The event and those that replace its following occurrences."""
         return [self.event, *(event for _, event in self.following)]
 
     def add_override(self, event: CalendarEvent) -> None:
-        """Let an event stand for an occurrence, or for all from there on; raises `ValueError`."""
+        """Replace one occurrence by an event, or all from there on. Raises `ValueError`."""
         assert event.recurrence_id is not None, "it is one occurrence"
         if not isinstance(event.recurrence_id, dt.datetime) and not self.event.all_day:
             if event.applies_to_following:
@@ -42,18 +43,21 @@ class EventSeries:
 
     @property
     def has_active_events(self) -> bool:
-        """Return whether any of the events adds something."""
+        """True if any of the events adds time."""
         return any(event.reason is None for event in self.events)
 
     def charge_effort(self, first: dt.date, end: dt.date, effort: ParsingEffort) -> None:
-        """Spend what it takes to follow the rules through the days from `first` up to `end`."""
+        """Add the cost of evaluating the rules for the days from `first` up to `end`."""
         for rule in (*self.event.rules, *self.event.exclusion_rules):
             rule.charge_effort(self.event.start, *self._compute_search_range(first, end), effort)
 
     def iterate_occurrences(
         self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, effort: ParsingEffort
     ) -> Iterator[tuple[CalendarEvent, DateOrDateTime, DateOrDateTime]]:
-        """Return event, begin and end of what is on the days from `first` up to `end`: days, or times in `zone`."""
+        """Yield event, begin and end of each occurrence on the days from `first` up to `end`.
+
+        Begin and end are days, or times in `zone`.
+        """
         after, before = self._compute_search_range(first, end)
         within = (_to_midnight(first), _to_midnight(end))
         begins = self.event.compute_begins(after, before, effort)
@@ -63,15 +67,15 @@ class EventSeries:
                 yield from _clip_occurrence(event, moved, begins[begin] or event.length, within, zone, effort)
 
     def _compute_search_range(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
-        """Return between which times an occurrence begins that may be on these days."""
+        """Return the range of begins of the occurrences that may be on these days."""
         lengths = [event.length for event in self.events] + [each for each in self.event.added_begins.values() if each]
         shifts = [ZERO, *(event.start - at for at, event in self.following)]
-        # Clocks differ by little more than a day; what is too much is cut off later.
+        # Clocks differ by little more than a day; `_clip_occurrence` cuts off the excess.
         after = _to_midnight(first) - max(each.sum for each in lengths) - max(shifts) - 2 * DAY
         return after, _to_midnight(end) - min(shifts) + 2 * DAY
 
     def _find_effective_event(self, begin: dt.datetime) -> tuple[CalendarEvent, dt.datetime]:
-        """Return the event that an occurrence has its place and its length from, and where it begins by that."""
+        """Return the event that determines an occurrence's time and length, and the resulting begin."""
         place = bisect.bisect_right(self.following, begin, key=lambda pair: pair[0])
         if place == 0:
             return self.event, begin
@@ -80,7 +84,7 @@ class EventSeries:
 
 
 def build_series(events: Sequence[CalendarEvent], problems: list[str]) -> list[EventSeries]:
-    """Return the series that events make; what cannot be told is added to `problems`."""
+    """Return the series of the events. Adds the problems of events without a valid place to `problems`."""
     repeating = {event.uid: EventSeries(event) for event in events if event.uid and event.recurrence_id is None}
     found = []
     for event in events:
@@ -114,10 +118,10 @@ def _clip_occurrence(
 ) -> Iterator[tuple[CalendarEvent, DateOrDateTime, DateOrDateTime]]:
     shown, until = event.convert_to_zone(begin, length, zone)
     if until <= shown:
-        # Clocks were set back meanwhile: it must not get lost on a clock that shows an hour twice.
+        # Clocks were set back meanwhile: the occurrence must not get lost on a clock that shows an hour twice.
         until = shown + length.sum
     shown, until = max(shown, bounds[0]), min(until, bounds[1])
     if shown < until:
-        # A long event that repeats every day names the same days over and over.
+        # A long event that repeats every day adds the days of its overlap again and again.
         effort.spend(0, (until - shown).days)
         yield (event, shown.date(), until.date()) if event.all_day else (event, shown, until)

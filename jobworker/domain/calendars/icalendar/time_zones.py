@@ -1,4 +1,4 @@
-"""Time zones of iCalendar files: names (TZID) that are well known, and those that a VTIMEZONE of the file defines."""
+"""Time zones of iCalendar files: well-known names (TZID), and zones that a VTIMEZONE of the file defines."""
 
 import bisect
 import datetime as dt
@@ -32,16 +32,16 @@ from jobworker.domain.schedules.rules.rrule import RRule
 from jobworker.domain.schedules.rules.rrule_parser import RRuleFrequency, RRuleParts
 from jobworker.domain.schedules.time_zones import get_zone_names
 
-#: Different zones of a file; each costs a look into the time zone data.
+#: Maximum number of different zones of a file; each needs a lookup in the time zone data.
 _MAX_ZONES = 50
 
-#: STANDARD and DAYLIGHT of a zone; the whole history of a zone has less than 30.
+#: Maximum number of STANDARD and DAYLIGHT parts of a zone; the whole history of a zone has less than 30.
 _MAX_OBSERVANCES = 100
 
-#: RDATE of a VTIMEZONE lists times such as 20260329T020000.
+#: Length of a time in RDATE of a VTIMEZONE, with its comma: 20260329T020000 (characters).
 _CHARACTERS_PER_DATE = 16
 
-#: Years in which times of a VTIMEZONE are; Outlook begins in 1601.
+#: Allowed years of times in a VTIMEZONE; Outlook begins in 1601.
 _YEARS = range(1, 2400)
 
 
@@ -58,7 +58,10 @@ _GET_AT = operator.attrgetter("at")
 
 @dataclass(frozen=True, slots=True)
 class _Observance:
-    """STANDARD or DAYLIGHT of a VTIMEZONE: `after` holds from each onset on. Onsets are on the clock before."""
+    """STANDARD or DAYLIGHT of a VTIMEZONE: offset `after` applies from each onset on.
+
+    Onsets are on the clock before.
+    """
 
     before: dt.timedelta
     after: dt.timedelta
@@ -73,7 +76,10 @@ class _Observance:
         return self._to_changes(self.dates)
 
     def iterate_rule_changes(self, year: int) -> Iterator[_OffsetChange]:
-        """Return the changes by rule of a year and the two before; of the last of a rule that has ended before."""
+        """Return the changes by rule in a year and the two years before.
+
+        If the rule has ended before that year, they are the changes in its last three years.
+        """
         self.effort.spend(0, 0, changes=1)
         last = year if self.until is None else min(year, self.until.year)
         return itertools.chain.from_iterable(map(self._compute_changes_of_year, range(max(last - 2, 1), last + 1)))
@@ -107,17 +113,20 @@ class _OffsetTable:
         return self._offsets[bisect.bisect_right(self._utc, time)]
 
     def get_offset_at_local(self, time: dt.datetime, fold: int) -> dt.timedelta:
-        """Return the offset at a time on the clock. A gap has the offset before it; a time shown twice is by `fold`."""
+        """Return the offset at a time on the clock.
+
+        A gap has the offset before it; `fold` selects for a repeated time.
+        """
         return self._offsets[bisect.bisect_right(self._shown[fold], time)]
 
 
 def _drop_out_of_order(times: list[dt.datetime]) -> list[dt.datetime]:
-    """Return times in order: one after a later time is passed over, since the last change of those passed holds."""
+    """Return times in order. A time after its successor is lowered to it, because the last of these changes applies."""
     return [*itertools.accumulate(reversed(times), min)][::-1]
 
 
 class ICalendarTimeZone(dt.tzinfo):
-    """A zone as a VTIMEZONE defines it (RFC 5545, 3.6.5). A time in a gap has the offset before it (3.3.5)."""
+    """A zone that a VTIMEZONE defines (RFC 5545, 3.6.5). A time in a gap has the offset before it (3.3.5)."""
 
     def __init__(self, key: str, observances: Sequence[_Observance]) -> None:
         self.key = key
@@ -134,14 +143,14 @@ class ICalendarTimeZone(dt.tzinfo):
         return self._get_table(shown).get_offset_at_local(shown, time.fold)
 
     def dst(self, time: dt.datetime | None) -> None:
-        """Return nothing: what part of an offset is daylight saving time is not needed."""
+        """Return None: the part of an offset that is daylight saving time is not needed."""
 
     def tzname(self, time: dt.datetime | None) -> str:
         """Return the TZID."""
         return self.key
 
     def fromutc(self, time: dt.datetime) -> dt.datetime:
-        """Return what the clock of the zone shows at a time in UTC."""
+        """Return the time on the clock of the zone at a time in UTC."""
         utc = strip_time_zone(time)
         offset_now = self._get_table(utc).get_offset_at_utc(utc)
         shown = utc + offset_now
@@ -149,7 +158,7 @@ class ICalendarTimeZone(dt.tzinfo):
         return (time + offset_now).replace(fold=1) if fold else time + offset_now
 
     def _get_table(self, time: dt.datetime) -> _OffsetTable:
-        """Return the offsets around a time; those of each year are worked out once."""
+        """Return the offsets around a time. The offsets of each year are cached."""
         # Clocks differ from UTC by less than a day.
         year = (time + DAY).year
         if year not in self._tables:
@@ -183,7 +192,7 @@ class ICalendarTimeZones:
         self._effort = effort
 
     def find_zone(self, tzid: str) -> dt.tzinfo:
-        """Return the zone of this name; raises `ValueError` that names it."""
+        """Return the zone of this name. Raises `ValueError` with the name."""
         tzid = tzid.strip()
         if tzid not in self._found:
             if len(self._found) == _MAX_ZONES:
@@ -249,7 +258,7 @@ class ICalendarTimeZones:
 
 
 def _get_tzid_spellings(zone: ICalendarComponent) -> tuple[str, str]:
-    """Return the TZID as it is written and without escapes: it is TEXT here, and a parameter has no escapes."""
+    """Return the TZID with and without escapes, because parameters that refer to it have no escapes."""
     given = zone.get_properties("TZID")[0].value.strip()
     return given, unescape_text(given)
 
@@ -262,7 +271,7 @@ def _find_iana_name(tzid: str) -> str | None:
 
 
 def _is_yearly(parts: RRuleParts) -> bool:
-    """Whether a rule says one day of each year, as those of time zones do."""
+    """Return whether a rule selects one day of each year, as rules of time zones do."""
     lists = (parts.months, parts.days, parts.month_days, parts.hours, parts.minutes, parts.seconds)
     return (
         parts.frequency is RRuleFrequency.YEARLY

@@ -1,1 +1,1 @@
-"""When something is due: one module for each kind of rule, all of them pure functions of time."""
+"""Rules: one module for each kind of rule, all of them pure functions of time."""

@@ -1,4 +1,4 @@
-"""Rules about days: a time of day, on some of them. Times are those of a wall clock (naive)."""
+"""Rules that name a time of day on certain days. Times are those of a wall clock (naive)."""
 
 import calendar
 import datetime as dt
@@ -13,66 +13,69 @@ from jobworker.domain.calendars.calendars import WEEKDAYS, BusinessCalendar
 _DAY = dt.timedelta(days=1)
 _MONTH = dt.timedelta(days=31)
 
-#: Nothing is rolled from before the calendar begins.
+#: Earliest day for a search that begins two months before: no occurrence is rolled from before the year 1.
 _SECOND_QUARTER = dt.date(1, 4, 1)
 
-#: So many months are looked through for a business day that may never come.
+#: Maximum number of months that are searched for a business day.
 _MAX_MONTHS = 120
 
-#: An occurrence is rolled by at most so many days; farther it would stand for something else.
+#: Maximum number of days that an occurrence is rolled by; a farther day would belong to another occurrence.
 _MAX_ROLL_DAYS = 31
 
 
 @dataclass(frozen=True, slots=True)
 class DailyRule:
-    """Every day at `time`."""
+    """A rule that is due every day at `time`."""
 
     time: dt.time
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on."""
+        """Return the first time from `begin` on."""
         return dt.datetime.combine(_find_day_from(begin, self.time), self.time)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "daily", "time": format_time(self.time)}
 
 
 @dataclass(frozen=True, slots=True)
 class WeeklyRule:
-    """On these days of the week (0 is Monday) at `time`."""
+    """A rule that is due on these days of the week (0 is Monday) at `time`."""
 
     days: frozenset[int]
     time: dt.time
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on."""
+        """Return the first time from `begin` on."""
         day = _find_day_from(begin, self.time)
         while day.weekday() not in self.days:
             day += _DAY
         return dt.datetime.combine(day, self.time)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "weekly", "days": [WEEKDAYS[day] for day in sorted(self.days)], "time": format_time(self.time)}
 
 
 @dataclass(frozen=True, slots=True)
 class MonthlyRule:
-    """On this day of each month at `time`; None is the last. Months without that day are left out."""
+    """A rule that is due on this day of each month at `time`; None is the last day.
+
+    Months without that day are left out.
+    """
 
     day: int | None
     time: dt.time
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on."""
+        """Return the first time from `begin` on."""
         earliest = _find_day_from(begin, self.time)
         chosen = (self._find_day_of_month(first) for first in iterate_months(earliest))
         day = next(day for day in chosen if day is not None and day >= earliest)
         return dt.datetime.combine(day, self.time)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "monthly", "day": "last" if self.day is None else self.day, "time": format_time(self.time)}
 
     def _find_day_of_month(self, first: dt.date) -> dt.date | None:
@@ -82,7 +85,7 @@ class MonthlyRule:
 
 
 class RollConvention(StrEnum):
-    """Where an occurrence goes when its day is closed at that time, or its month has too few business days.
+    """Direction of the roll if a day is closed at the rule's time, or its month has too few business days.
 
     modified_following: forward, unless that leads into the next month; then back.
     """
@@ -94,10 +97,11 @@ class RollConvention(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BusinessDayRule:
-    """The `number`-th business day of each month, as `calendar` counts them, at `time`; -1 is the last.
+    """A rule that is due on the `number`-th business day of each month at `time`; -1 is the last.
 
-    `roll` says where it goes when it is not `allowed` at its time, or the month has too few business days; with None
-    it stays in the first case, and is left out in the second.
+    `calendar` counts the business days. `roll` is the direction if the day is not `allowed` at its time, or the month
+    has too few business days. Without `roll`, the occurrence stays on its day in the first case, and is left out in the
+    second.
     """
 
     number: int
@@ -107,9 +111,9 @@ class BusinessDayRule:
     allowed: Callable[[dt.datetime], bool] = field(default=lambda _: True, compare=False, repr=False)
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on; None: there is none within ten years."""
+        """Return the first time from `begin` on; None without a time within ten years."""
         earliest = _find_day_from(begin, self.time)
-        # What is rolled may come from two months before, and be overtaken by what comes from two months behind.
+        # A rolled day may belong to a month two months earlier, and a day of a month two months later may precede it.
         begin_of_search = max(earliest, _SECOND_QUARTER) - 2 * _MONTH
         days = (
             self._find_day_of_month(first) for first in itertools.islice(iterate_months(begin_of_search), _MAX_MONTHS)
@@ -122,7 +126,7 @@ class BusinessDayRule:
         return dt.datetime.combine(nearest, self.time)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         roll = self.roll.value if self.roll else None
         return {"kind": "business_day", "n": self.number, "time": format_time(self.time), "roll": roll}
 
@@ -133,13 +137,13 @@ class BusinessDayRule:
         if abs(self.number) <= len(days):
             day = days[self.number - 1 if self.number > 0 else self.number]
             return day if self.roll is None or self._is_open(day) else self._roll(day, day, day)
-        # The month has fewer business days: the wanted one would lie between its last day and the next month's first,
+        # The month has fewer business days: the requested day would be between its last day and the next month's first,
         # or between its first day and the last one of the month before.
         behind = _get_last_of_month(first) + _DAY if self.number > 0 else first
         return self._roll(behind - _DAY, behind, first)
 
     def _roll(self, back: dt.date, forth: dt.date, month: dt.date) -> dt.date | None:
-        """The nearest open business day: `back` or before it, `forth` or behind it."""
+        """Return the nearest open business day: `back` or before it, or `forth` or after it, depending on `roll`."""
         if self.roll is None:
             return None
         if self.roll is RollConvention.PRECEDING:
@@ -164,12 +168,12 @@ class BusinessDayRule:
 
 
 def format_time(time: dt.time) -> str:
-    """`06:00`, or with seconds if there are any."""
+    """Return the time as `06:00`, or with seconds if there are any."""
     return time.isoformat("seconds" if time.second else "minutes")
 
 
 def iterate_months(begin: dt.date) -> Iterator[dt.date]:
-    """The first days of the months from that of `begin` on, until years end."""
+    """Yield the first days of the months from that of `begin` on, up to the year 9999."""
     year, month = begin.year, begin.month
     while year <= dt.MAXYEAR:
         yield dt.date(year, month, 1)
@@ -185,6 +189,6 @@ def _get_last_of_month(first: dt.date) -> dt.date:
 
 
 def _find_day_from(begin: dt.datetime, time: dt.time) -> dt.date:
-    """The first day on which `time` is at `begin` or later."""
+    """Return the first day on which `time` is at `begin` or later."""
     day = begin.date()
     return day if begin.time() <= time else day + _DAY

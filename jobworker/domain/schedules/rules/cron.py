@@ -1,4 +1,4 @@
-"""Cron expressions, on a wall clock (naive times). cronsim reads them and says which days they mean."""
+"""Cron expressions, on a wall clock (naive times). cronsim parses them and matches their days."""
 
 import datetime as dt
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 import cronsim
 
-#: What cron calls by a name.
+#: Nicknames of cron expressions.
 NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -19,20 +19,20 @@ NICKNAMES = {
     "@hourly": "0 * * * *",
 }
 
-#: After so many years without an occurrence there is none.
+#: Maximum number of years that are searched for an occurrence.
 _MAX_YEARS_AHEAD = 50
 
 _DAY = dt.timedelta(days=1)
 _SECOND = dt.timedelta(seconds=1)
 _NOTHING = dt.timedelta(0)
 
-#: cronsim wants a time to start from when it reads an expression.
+#: The start time that cronsim requires to parse an expression.
 _ANY_TIME = dt.datetime.combine(dt.date(2000, 1, 1), dt.time())
 
 
 @dataclass(frozen=True, slots=True)
 class CronRule:
-    """A cron expression of 5 fields, or 6 with the seconds first; it may have `L`, `LW`, `5L`, `5#2`, or `@daily`.
+    """A cron expression of 5 fields, or 6 with the seconds first; may contain `L`, `LW`, `5L`, `5#2`, or be `@daily`.
 
     If neither the day of month nor the day of week begins with a star, either is enough, as in Debian's cron.
     """
@@ -40,7 +40,7 @@ class CronRule:
     expression: str
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on; None: there is none within 50 years."""
+        """Return the first time from `begin` on; None without a time within 50 years."""
         fields = _parse_fields(self.expression)
         whole = begin.replace(microsecond=0) + (_SECOND if begin.microsecond else _NOTHING)
         today = whole.date()
@@ -50,28 +50,28 @@ class CronRule:
         return dt.datetime.combine(day, fields.earliest) if day else None
 
     def is_frequent(self) -> bool:
-        """Whether it says more than times of day: every few minutes, or every hour."""
+        """Return whether the rule is sub-daily: every few minutes, or every hour."""
         minute, hour = expand_nickname(self.expression).split()[-5:-3]
         return minute.startswith("*") or hour.startswith("*")
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "cron", "expression": self.expression}
 
 
 def expand_nickname(expression: str) -> str:
-    """The fields behind a name such as `@daily`."""
+    """Return the fields of a nickname such as `@daily`."""
     return NICKNAMES.get(expression.strip().lower(), expression)
 
 
 def check_expression(expression: str) -> None:
-    """Raises `cronsim.CronSimError` if it cannot be read, or names a day that does not exist."""
+    """Raise `cronsim.CronSimError` if the expression is invalid, or names a day that does not exist."""
     _parse_fields(expression)
 
 
 @dataclass(frozen=True, slots=True)
 class _CronFields:
-    """An expression as it was read. cronsim's own search takes five times as long: it walks minute by minute."""
+    """The fields of an expression. cronsim's own search takes five times as long because it steps minute by minute."""
 
     hours: tuple[int, ...]
     minutes: tuple[int, ...]
@@ -88,7 +88,7 @@ class _CronFields:
         return day.month in self.months and self.matches(day)
 
     def find_time_from(self, time: dt.time) -> dt.time | None:
-        """The first time of the day that is `time` or later."""
+        """Return the first time of the day that is `time` or later."""
         hour, minute = time.hour, time.minute
         if hour in self.hours:
             if minute in self.minutes and (second := _find_from(self.seconds, time.second)) is not None:
@@ -99,7 +99,7 @@ class _CronFields:
         return None if following is None else dt.time(following, self.minutes[0], self.seconds[0])
 
     def find_day_from(self, day: dt.date) -> dt.date | None:
-        """The first day that is named, `day` or later."""
+        """Return the first matching day, `day` or later."""
         last = day.year + _MAX_YEARS_AHEAD
         while day.year <= last:
             if day.month not in self.months:

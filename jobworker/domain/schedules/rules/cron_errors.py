@@ -1,6 +1,6 @@
-"""What is wrong with a cron expression, field by field: which one, what it says, and what would be right.
+"""Problems of cron expressions: the wrong field, the problem, and the accepted values.
 
-cronsim reads an expression; of a wrong one it says no more than the name of the field.
+cronsim parses expressions, but reports only the name of the field for an invalid one.
 """
 
 import re
@@ -15,13 +15,13 @@ _TERM = re.compile(r"(?P<range>[^/]*)(?:/(?P<step>.*))?\Z")
 _DIGITS = re.compile(r"\d{1,9}\Z", re.ASCII)
 _NTH = re.compile(r"(?P<day>[^#]*)#(?P<nth>.*)\Z")
 
-#: A month has so many Mondays at most.
+#: Maximum number of Mondays, or other days of the week, in a month.
 _MAX_WEEKDAYS_IN_MONTH = 5
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One of the fields: its numbers from `lowest` to `highest`, and `names` for them in that order."""
+    """A field: its numbers from `lowest` to `highest`, and `names` for them in that order."""
 
     name: str
     lowest: int
@@ -30,18 +30,18 @@ class _Field:
 
     @property
     def allowed(self) -> str:
-        """What a term may be."""
+        """The accepted terms."""
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
         also = {"day of month": ", L or LW", "day of week": ", 5L or 5#2"}.get(self.name, "")
         return f"{self.lowest} to {self.highest}{names}{also}"
 
     @property
     def max_step(self) -> int:
-        """With a longer step only the first number is left. Sunday is both 0 and 7."""
+        """The maximum step: a longer one would leave only the first number. Sunday is both 0 and 7."""
         return self.highest - self.lowest - (self.name == "day of week")
 
     def parse_number(self, text: str) -> int | None:
-        """A number of this field, or a name for it."""
+        """Return a number of this field, given as digits or as a name; None if invalid."""
         if text in self.names:
             return self.lowest + self.names.index(text)
         found = int(text) if _DIGITS.match(text) else None
@@ -59,7 +59,7 @@ _FIELDS = (
 
 
 def describe_problem(expression: str) -> str | None:
-    """What is wrong with it, as the rest of a sentence that begins with the expression; None: nothing."""
+    """Return the problem of an expression, as the rest of a sentence that begins with the expression; None if valid."""
     fields = expand_nickname(expression).split()
     if expression.strip().startswith("@") and len(fields) == 1:
         return f"is not known; the names are {', '.join(NICKNAMES)}, and run_at_start is for the start of the system"
@@ -77,7 +77,7 @@ def describe_problem(expression: str) -> str | None:
         return f"is not a cron expression: {'; '.join(wrong)}"
     try:
         check_expression(expression)
-    except cronsim.CronSimError:  # All that is left to be wrong.
+    except cronsim.CronSimError:  # The only remaining problem.
         return "names a day that none of its months has"
     return None
 
@@ -90,11 +90,11 @@ def _describe_field_problems(field: _Field, text: str) -> Iterator[str]:
 
 
 def _describe_term_problem(field: _Field, term: str) -> str | None:
-    """What is wrong with one part of a list: `5`, `1-5`, `*/10`, `FRI#2`."""
+    """Return the problem of one item of a list: `5`, `1-5`, `*/10`, `FRI#2`."""
     if _is_special(field, term):
         return None
     if not term:
-        return "has a comma too many"
+        return "has an empty list item"
     hint = _find_dialect_hint(field, term)
     if hint:
         return hint
@@ -119,7 +119,7 @@ def _describe_range_problem(field: _Field, text: str) -> str | None:
 
 
 def _describe_wrapped_range(field: _Field, begin: int, end: int) -> str:
-    """How to write a range that goes over the end of its field."""
+    """Return the correct form of a range that goes over the end of its field."""
     highest = field.highest
     if field.name == "day of week" and end == 0:
         return f"Sunday is 7, too: write {begin}-7"
@@ -143,7 +143,7 @@ def _is_special(field: _Field, term: str) -> bool:
 
 
 def _find_dialect_hint(field: _Field, term: str) -> str | None:
-    """What other dialects of cron know, and what to write instead."""
+    """Return a hint for a notation of another cron dialect."""
     if "?" in term:
         return "is not known here; write * instead of ?"
     if term.startswith("H") and not field.names:
@@ -152,7 +152,7 @@ def _find_dialect_hint(field: _Field, term: str) -> str | None:
     return next((hint for mark, hint in marks.items() if mark in term), None)
 
 
-#: What a mark means in these fields, for those who have written something else with it.
+#: Hints for marks in these fields, for notations that are invalid here.
 _DIALECT_HINTS = {
     "day of month": {
         "W": "is not known here; LW (the last weekday of the month) is known, the weekday nearest to a day is not",

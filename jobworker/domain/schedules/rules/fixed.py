@@ -1,4 +1,4 @@
-"""Rules about moments in time, whatever clocks show: once, and intervals."""
+"""Rules that name moments in time, independent of clocks: once, and intervals."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class OnceRule:
-    """A single moment."""
+    """A rule that is due at a single moment."""
 
     at: dt.datetime
 
     def find_next(self, moment: dt.datetime) -> dt.datetime | None:
-        """`at`, while it is ahead."""
+        """Return `at` if it is after `moment`."""
         return self.at if self.at > moment else None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "once", "at": self.at.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalRule:
-    """Every `every` seconds, counted from `anchor`, in both directions."""
+    """A rule that is due every `every` seconds, counted from `anchor`, in both directions."""
 
     every: float
     anchor: dt.datetime = EPOCH
 
     def find_next(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment` (aware, UTC); None: it would lie behind the year 9999."""
-        # timedelta counts whole microseconds; with floats the answer could be `moment` itself.
+        """Return the first occurrence strictly after `moment` (aware, UTC); None: it would be after the year 9999."""
+        # timedelta counts whole microseconds; with floats the result could be `moment` itself.
         every = dt.timedelta(seconds=self.every)
         try:
             return self.anchor + ((moment - self.anchor) // every + 1) * every
@@ -39,5 +39,5 @@ class IntervalRule:
             return None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "interval", "every": self.every, "anchor": self.anchor.isoformat()}

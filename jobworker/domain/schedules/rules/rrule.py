@@ -1,4 +1,4 @@
-"""The recurrence rules of RFC 5545, on a wall clock (naive times): what follows from a start."""
+"""Recurrence rules of RFC 5545, on a wall clock (naive times), counted from a start."""
 
 import bisect
 import calendar
@@ -12,14 +12,14 @@ from typing import Any
 from jobworker.domain.schedules.rules import rrule_parser
 from jobworker.domain.schedules.rules.rrule_parser import RRuleFrequency, RRuleParts
 
-#: After so many years, or so many days that were looked at, without an occurrence there is none.
+#: Maximum number of years, and of days, that are searched for an occurrence.
 _MAX_YEARS_AHEAD = 50
 _MAX_DAYS_SEARCHED = 3_000
 
-#: BYSETPOS that has found nothing in so many periods finds nothing.
+#: Maximum number of consecutive periods in which BYSETPOS selects no time.
 _MAX_EMPTY_PERIODS = 1_000
 
-#: So many years a rule with COUNT is followed from its start.
+#: Maximum number of years for which a rule with COUNT is evaluated from its start.
 _MAX_COUNTED_YEARS = 200
 
 _DAY = dt.timedelta(days=1)
@@ -28,9 +28,11 @@ _MONTHS = range(1, 13)
 
 @dataclass(frozen=True, slots=True)
 class RRule:
-    """A recurrence rule, counted from `start`, a time on the wall clock. The start itself counts only if it fits.
+    """A recurrence rule, counted from `start`, a time on the wall clock.
 
-    A date as UNTIL includes that day; BYWEEKNO alone means the start's day of the week. Easter is unknown.
+    The start itself counts only if the rule matches it.
+
+    A date as UNTIL includes that day; BYWEEKNO alone means the start's day of the week. Easter is not supported.
     """
 
     expression: str
@@ -38,11 +40,11 @@ class RRule:
 
     @property
     def parts(self) -> RRuleParts:
-        """The expression as it is read; raises `ValueError`."""
+        """The parsed expression. Raises `ValueError`."""
         return _parse_cached(self.expression)
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
-        """The first time from `begin` on; None: it has ended, or there is none within 50 years."""
+        """Return the first time from `begin` on; None: the rule has ended, or has no time within 50 years."""
         parts = self.parts
         if parts.count is not None:
             times = _list_counted_times(self)
@@ -56,7 +58,10 @@ class RRule:
         return found if found is not None and (parts.until is None or found <= parts.until) else None
 
     def iterate_times(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
-        """The times from `begin` to `end`, both included; with COUNT also those before, for each has to be counted."""
+        """Return the times from `begin` to `end`, both included.
+
+        With COUNT the times before `begin` are included as well, because each of them has to be counted.
+        """
         parts = self.parts
         begin = self.start if parts.count is not None else max(begin, self.start)
         last = end if parts.until is None else min(end, parts.until)
@@ -66,20 +71,20 @@ class RRule:
         return itertools.takewhile(lambda time: time <= last, itertools.islice(times, parts.count))
 
     def is_frequent(self) -> bool:
-        """Whether it says more than times of day."""
+        """Return whether the rule is sub-daily."""
         return self.parts.frequency is RRuleFrequency.HOURLY
 
     def has_days(self) -> bool:
-        """Whether any month that it names has any day of the month that it names."""
+        """Return whether any month of the rule has any of its days of the month."""
         parts = _complete_parts(self.expression, self.start)
         if not parts.months or not parts.month_days:
             return True
-        # That of a leap year is a month's greatest length.
+        # The greatest length of a month is that of a leap year.
         longest = max(calendar.monthrange(2024, month)[1] for month in parts.months)
         return any(abs(day) <= longest for day in parts.month_days)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """Return the JSON object that is stored and returned by the API."""
         return {"kind": "rrule", "expression": self.expression, "start": self.start.isoformat()}
 
 
@@ -98,7 +103,7 @@ def _list_counted_times(rule: RRule) -> list[dt.datetime]:
 
 @functools.lru_cache(maxsize=4096)
 def _complete_parts(expression: str, start: dt.datetime) -> RRuleParts:
-    """The parts of a rule, with what it leaves to its start."""
+    """Return the parts of a rule, completed with those that the start determines."""
     parts = _parse_cached(expression)
     hourly = parts.frequency is RRuleFrequency.HOURLY
     parts = replace(
@@ -123,13 +128,13 @@ def _complete_parts(expression: str, start: dt.datetime) -> RRuleParts:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The times of a rule that leaves nothing open."""
+    """The times of a rule whose parts are complete."""
 
     parts: RRuleParts
     start: dt.datetime
 
     def iterate_times(self, begin: dt.datetime, years: int) -> Iterator[dt.datetime]:
-        """From `begin` on, ascending, until nothing was found for long."""
+        """Return the times from `begin` on, ascending, until none has been found for long."""
         last_year = begin.year + years
         if self.parts.positions:
             times = self._select_positions(self._iterate_days(self._get_period_begin(begin.date()), last_year))
@@ -142,7 +147,7 @@ class _Search:
         return (time for time in times if time >= begin and time >= self.start)
 
     def _select_positions(self, days: Iterator[dt.date]) -> Iterator[dt.datetime]:
-        """BYSETPOS: these of all the times of each period."""
+        """Yield the times that BYSETPOS selects from all the times of each period."""
         empty = 0
         for _, period in itertools.groupby(days, self._get_period):
             times = [
@@ -158,7 +163,7 @@ class _Search:
             yield from chosen
 
     def _iterate_times_of_day(self, day: dt.date, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The times of a day; those of an hour that has passed at `begin` are left out."""
+        """Yield the times of a day, without those of hours that have passed at `begin`."""
         for hour in self._get_hours(day):
             if hour >= begin.hour or day > begin.date():
                 for minute, second in itertools.product(self.parts.minutes, self.parts.seconds):
@@ -171,7 +176,7 @@ class _Search:
         return tuple(hour for hour in self.parts.hours if (passed + hour) % self.parts.interval == 0)
 
     def _iterate_days(self, begin: dt.date, last_year: int) -> Iterator[dt.date]:
-        """The days that are named, from `begin` on."""
+        """Yield the matching days from `begin` on."""
         looked = 0
         for year in range(begin.year, min(last_year, dt.MAXYEAR) + 1):
             for day in self._iterate_candidate_days(year, begin):
@@ -195,7 +200,7 @@ class _Search:
                     yield day
 
     def _list_month_days(self, year: int, month: int, length: int) -> Iterable[int]:
-        """The days of a month that come into question."""
+        """Return the candidate days of a month."""
         if self.parts.month_days:
             return _list_month_days(self.parts.month_days, length)
         if not self.parts.year_days:
@@ -230,7 +235,7 @@ class _Search:
         return parts.interval == 1 or self._is_interval_day(day)
 
     def _is_interval_day(self, day: dt.date) -> bool:
-        """Whether the interval has come to this day; years and months that it leaves out are passed over before."""
+        """Return whether the interval includes this day; years and months that it excludes have been skipped before."""
         start, week_start = self.start.date(), self.parts.week_start
         if self.parts.frequency is RRuleFrequency.DAILY:
             return (day - start).days % self.parts.interval == 0
@@ -240,7 +245,10 @@ class _Search:
         return self.parts.frequency is not RRuleFrequency.HOURLY or bool(self._get_hours(day))
 
     def _is_nth(self, day: dt.date, number: int | None) -> bool:
-        """Whether it is the n-th of its kind of the month; of the year, if the rule is yearly and names no months."""
+        """Return whether a day is the n-th of its weekday in the month.
+
+        If the rule is yearly and names no months, days are counted in the year.
+        """
         if number is None:
             return True
         if self.parts.frequency is RRuleFrequency.YEARLY and not self.parts.months:
@@ -284,7 +292,10 @@ def _get_week_begin(day: dt.date, week_start: int) -> dt.date:
 
 
 def _get_week_number_and_count(day: dt.date, week_start: int) -> tuple[int, int]:
-    """The number of a day's week, and how many its year has; the first week has four days in the year, or more."""
+    """Return the number of a day's week, and the number of weeks in that week's year.
+
+    The first week of a year has at least four days in the year.
+    """
     # December 28 lies in the last week of its year, and the fourth day of a week in the year of the week.
     number, year = _get_week_number(day, week_start)
     return number, _get_week_number(dt.date(year, 12, 28), week_start)[0]

@@ -1,4 +1,4 @@
-"""Reading what RFC 5545 calls a recurrence rule: `FREQ=WEEKLY;BYDAY=MO,WE`, strictly."""
+"""Strict parser of the recurrence rules of RFC 5545: `FREQ=WEEKLY;BYDAY=MO,WE`."""
 
 import datetime as dt
 import re
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-#: What RRULE calls days, in the order of the week.
+#: Names of the days in an RRULE, in the order of the week.
 WEEKDAY_CODES = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 
-#: A rule with COUNT is gone through from its start; `max_runs` of a schedule counts farther.
+#: Maximum COUNT, because such a rule is evaluated from its start; `max_runs` of a schedule may be higher.
 MAX_COUNT = 1000
 
-#: A period is skipped so often at most: every 366th day, week, month.
+#: Maximum interval: every 366th day, week, month.
 _MAX_INTERVAL = 366
 
-#: BYSETPOS looks at all the times of a period.
+#: Maximum number of times a day with BYSETPOS, which evaluates all the times of a period.
 _MAX_TIMES_PER_DAY = 24
 
 _UNTIL = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d))?\Z", re.ASCII)
@@ -35,9 +35,9 @@ class RRuleFrequency(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RRuleParts:
-    """A rule as it was read. Numbers below zero count from the end; an empty tuple is a part that is not there.
+    """A parsed rule. Numbers below zero count from the end; an empty tuple is an absent part.
 
-    `days` holds (n, day of the week, 0 is Monday); n is None where no number was given.
+    `days` has pairs (n, day of the week, 0 is Monday); n may be None.
     """
 
     frequency: RRuleFrequency
@@ -57,16 +57,16 @@ class RRuleParts:
 
 
 def parse(expression: str) -> RRuleParts:
-    """The parts of a rule; raises `ValueError` that says what is wrong and what would be right."""
+    """Return the parts of a rule. Raises `ValueError` with the problem and the accepted form."""
     given: dict[str, str] = {}
     for each in expression.strip().upper().removeprefix("RRULE:").rstrip(";").split(";"):
         name, equals, text = each.partition("=")
         if not equals or name not in _PART_PARSERS:
             raise ValueError(
-                f"{each!r} is no part of a rule; they are {', '.join(f'{known}=' for known in _PART_PARSERS)}"
+                f"{each!r} is not a part of a rule; the parts are {', '.join(f'{known}=' for known in _PART_PARSERS)}"
             )
         if name in given:
-            raise ValueError(f"{name} is there more than once")
+            raise ValueError(f"{name} is present more than once")
         given[name] = text
     if "FREQ" not in given:
         raise ValueError("FREQ is missing; an example is FREQ=WEEKLY;BYDAY=MO,WE")
@@ -76,7 +76,7 @@ def parse(expression: str) -> RRuleParts:
 
 
 def _check(parts: RRuleParts) -> None:
-    """What RFC 5545 rules out, because nobody could say what it means."""
+    """Raise `ValueError` for combinations that RFC 5545 forbids because they have no clear meaning."""
     frequency, monthly = parts.frequency, (RRuleFrequency.MONTHLY, RRuleFrequency.YEARLY)
     refused = {
         "COUNT and UNTIL exclude each other": parts.count and parts.until,
@@ -114,7 +114,7 @@ def _parse_frequency(_: str, text: str) -> RRuleFrequency:
 def _parse_until(name: str, text: str) -> dt.datetime:
     found = _UNTIL.match(text)
     if found is None and text.endswith("Z") and _UNTIL.match(text[:-1]):
-        message = f"{name}={text} is in UTC, and a rule knows no zone; write the same on the schedule's own clock"
+        message = f"{name}={text} is in UTC, and a rule has no zone; write the time on the schedule's own clock"
         raise ValueError(f"{message}, without the Z")
     if found is None:
         message = (
@@ -126,7 +126,7 @@ def _parse_until(name: str, text: str) -> dt.datetime:
         date, time = dt.date(year, month, day), dt.time(hour, minute, second)
     except ValueError as error:
         raise ValueError(f"{name}={text} does not exist: {error}") from None
-    # A date alone means the whole day.
+    # A date alone includes the whole day.
     return dt.datetime.combine(date, time if found[4] else dt.time.max)
 
 
@@ -144,7 +144,7 @@ def _parse_week_start(name: str, text: str) -> int:
 
 
 def _number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
-    """One number; where it may be negative, it may not be zero."""
+    """Return a parser of one number; where it may be negative, it may not be zero."""
 
     def number(name: str, text: str) -> int:
         found = int(text) if re.fullmatch(r"[+-]?\d{1,5}", text, re.ASCII) else None
@@ -160,7 +160,7 @@ def _list_parser(parse_item: Callable[[str, str], Any]) -> Callable[[str, str], 
     return lambda name, text: tuple(dict.fromkeys(parse_item(name, each) for each in text.split(",")))
 
 
-#: Each part: its field of `Parts`, and how it is read.
+#: Each part: its field of `RRuleParts`, and its parser.
 _PART_PARSERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "FREQ": ("frequency", _parse_frequency),
     "INTERVAL": ("interval", _number_parser(1, _MAX_INTERVAL)),

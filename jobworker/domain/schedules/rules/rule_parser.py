@@ -1,4 +1,4 @@
-"""Rules as JSON: what somebody writes becomes a rule, or an error that says where and what would be right.
+"""Parser of rules in JSON: returns a rule, or an error with its place and the accepted values.
 
 {"kind": "once", "at": RFC 3339}                     {"kind": "interval", "every": seconds, "anchor"?: RFC 3339}
 {"kind": "daily", "time": "06:00"}                   {"kind": "weekly", "days": ["monday", …], "time"}
@@ -27,22 +27,22 @@ from jobworker.domain.schedules.rules.fixed import EPOCH, IntervalRule, OnceRule
 from jobworker.domain.schedules.rules.rrule import RRule
 from jobworker.domain.schedules.timetable import Rule
 
-#: RedBeat keeps due times in whole seconds; a shorter interval cannot be kept.
+#: Minimum interval (s), because RedBeat stores due times in whole seconds.
 MIN_INTERVAL_SECONDS = 1.0
 
-#: A longer interval is a typing error, and moments that far away cannot be expressed (s).
+#: Maximum interval (s): a longer one is a typing error, and due times that far away cannot be represented.
 MAX_INTERVAL_SECONDS = 3660 * 24 * 3600.0
 
 _MAX_EXPRESSION_LENGTH = 255
 _MAX_BUSINESS_DAYS = 23
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\Z", re.ASCII)
 
-#: Where an RRULE counts from when nobody says; a Monday.
+#: Default start of an RRULE; a Monday.
 _DEFAULT_RRULE_START = dt.datetime.combine(dt.date(2024, 1, 1), dt.time())
 
 
 def parse(value: object, where: str = "/rule") -> Rule:
-    """The rule that a JSON object describes; raises `InvalidInput` with every problem."""
+    """Return the rule in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
     kind = read.get_choice("kind", list(_PARSERS), "")
     if not kind:
@@ -82,7 +82,7 @@ def _parse_weekly(reader: JsonObjectReader) -> Rule | None:
     for at, day in enumerate(days):
         if day not in WEEKDAYS:
             reader.add_problem(
-                f"days/{at}", "not_allowed", f"{day!r} is no day of the week; they are {', '.join(WEEKDAYS)}"
+                f"days/{at}", "not_allowed", f"{day!r} is not a day of the week; the days are {', '.join(WEEKDAYS)}"
             )
     if reader.get_value("days") == []:
         reader.add_problem("days", "not_allowed", "days must name at least one day of the week")
@@ -161,7 +161,7 @@ _PARSERS: Mapping[str, Callable[[JsonObjectReader], Rule | None]] = {
 
 
 def load_rule(spec: Mapping[str, Any]) -> Rule:
-    """What `to_json` of a rule wrote; nothing is checked again."""
+    """Create a rule from the output of `to_json`, without checks."""
     match spec["kind"]:
         case "once":
             rule: Rule = OnceRule(dt.datetime.fromisoformat(spec["at"]))
@@ -172,7 +172,7 @@ def load_rule(spec: Mapping[str, Any]) -> Rule:
         case "cron":
             rule = CronRule(spec["expression"])
         case _:
-            # Few have the others.
+            # Other kinds of rules are rare.
             rule = parse(spec)
     return rule
 
@@ -190,7 +190,7 @@ def _parse_time_of_day(reader: JsonObjectReader) -> dt.time | None:
 
 
 def parse_moment(reader: JsonObjectReader, name: str) -> dt.datetime | None:
-    """A moment in time (UTC), for a field of whatever has one."""
+    """Return the moment (UTC) in a field."""
     found = _parse_datetime(reader, name, "an RFC 3339 time such as 2026-01-31T12:00:00Z")
     if found is None:
         return None
