@@ -24,7 +24,7 @@ _CANCEL_BATCH_SIZE = 1000
 
 
 class DependencyResolver:
-    """Resolves dependents of ended executions. Holds no durable state: the sweep finds whatever it forgets again."""
+    """Resolves dependents of ended executions. Holds no durable state: the sweep finds unresolved dependents again."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class DependencyResolver:
 
     @property
     def has_pending(self) -> bool:
-        """Whether dependents are left to resolve although no event was read."""
+        """True if dependents are left to resolve although no event was read."""
         return bool(self._unresolved)
 
     def resolve_dependents(

@@ -18,7 +18,7 @@ SILENT_AFTER_SECONDS = 3.0
 
 
 class Leadership:
-    """One relay's claim to lead. `name` is unique among relays."""
+    """A relay's claim to lead. `name` is unique among relays."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         # Host and process id alone are not unique: every container has a process 1, and some have the host's name.

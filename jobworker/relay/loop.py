@@ -113,7 +113,7 @@ class Relay:
         self._maintenance = Maintenance(
             database, self._client, self._dispatcher, clock, settings, self._steps, self._problems
         )
-        self._maintenance.add_task("stranded", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
+        self._maintenance.add_task("dependents", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
         self._maintenance.add_task("plans", _PRELOAD_INTERVAL_SECONDS, self._schedule_evaluator.preload_upcoming)
         self._maintenance.add_task("pauses", _RESUME_INTERVAL_SECONDS, self._schedule_evaluator.end_expired_pauses)
         schedules = schedule_sync.ScheduleSynchronizer(database, clock, settings, self._problems)

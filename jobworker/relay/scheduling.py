@@ -50,7 +50,7 @@ class ScheduleEvaluator:
 
     @property
     def has_pending(self) -> bool:
-        """Whether schedules are left to evaluate although no event was read."""
+        """True if schedules are left to evaluate although no event was read."""
         return bool(self._unfinished)
 
     def fire_startup_schedules(self, connection: sa.Connection, now: dt.datetime) -> None:

@@ -18,7 +18,7 @@ _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 
 
 class NotLeader(Exception):
-    """Another relay leads, or has advanced the stream offsets meanwhile."""
+    """Raised when another relay leads, or has advanced the stream offsets meanwhile."""
 
 
 _TURN_ENDING_ERRORS = (NotLeader, redis.ConnectionError, redis.TimeoutError, ConfigurationError)

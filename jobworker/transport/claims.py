@@ -30,7 +30,7 @@ class ClaimResult(StrEnum):
 
 
 class Claim(NamedTuple):
-    """One delivery of one attempt to one worker; `token` distinguishes deliveries."""
+    """The claim of a worker to one delivery of an attempt; `token` distinguishes deliveries."""
 
     execution: str
     attempt: int

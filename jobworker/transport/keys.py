@@ -1,4 +1,4 @@
-"""All Redis keys of JobWorker. The keys of Celery and RedBeat keep their own names."""
+"""Redis keys of JobWorker. The keys of Celery and RedBeat keep their own names."""
 
 #: string: random id of this Redis data set; if it is missing or different, the data were lost.
 EPOCH = "jw:epoch"
@@ -38,7 +38,7 @@ FENCE = "jw:fence:{worker}"
 ORDERS = "jw:orders:{worker}"
 
 #: string: claim "<attempt> <state> <worker> <token>" of an execution's latest attempt. The state is running (also when
-#: only fetched), finished or revoked; the worker is "-" if there is none.
+#: only fetched), finished or revoked; without a worker, its field is "-".
 RUN = "jw:run:{execution}"
 
 #: hash: messages that a worker has in flight: tag → "<length of the list's name>:<list's name><message>"; "!" → the

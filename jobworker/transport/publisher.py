@@ -54,7 +54,7 @@ _TEMPLATE_FIELDS = operator.attrgetter(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One attempt, to be started by any worker of its queue.
+    """A message with one attempt, to be started by any worker of its queue.
 
     `expires_at`: the attempt may not start after that time. `policies`: the policies that the worker applies, by name,
     as the text of a JSON object. `metadata`: the metadata left by earlier attempts. `announce`: the worker reports the

@@ -44,7 +44,7 @@ class RuleSchedule(BaseSchedule):
         return self._cached_occurrence
 
     def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
-        """Return the time from now to the occurrence after `last_run_at`; negative if past, None if there is none."""
+        """Return the time from now to the first occurrence after `last_run_at`: negative if past, None without one."""
         following = self.find_next_after(last_run_at)
         return None if following is None else following - self.now()
 
@@ -84,7 +84,7 @@ class EntryEncoder(RedBeatJSONEncoder):
 
 
 class BeatEntry(RedBeatSchedulerEntry):
-    """One schedule. Its name is the schedule's id, its task is the job."""
+    """RedBeat's entry of a schedule. Its name is the schedule's id, its task is the job."""
 
     @staticmethod
     def decode_definition(definition: str | bytes) -> Any:

@@ -28,22 +28,22 @@ _MAX_UNREAD_EVENTS = 1000
 #: event is not lost, however long ago its occurrence was due. Returns {ids of entries that differ, ids whose events
 #: were lost, ids that another program postponed}; the entries of the latter two were reset.
 _COMPARE = f"""
-local now, unheard = tonumber(ARGV[2]), tonumber(ARGV[3])
-local wrong, lost, put_off = {{}}, {{}}, {{}}
-local unsettled, many
-local function is_unsettled(id)
-  if not unsettled then
-    unsettled = {{}}
+local now, lost_before = tonumber(ARGV[2]), tonumber(ARGV[3])
+local wrong, lost, postponed = {{}}, {{}}, {{}}
+local unread, many
+local function is_unread(id)
+  if not unread then
+    unread = {{}}
     local events = redis.call('XRANGE', KEYS[3], '(' .. ARGV[4], '+', 'COUNT', {_MAX_UNREAD_EVENTS})
     many = #events == {_MAX_UNREAD_EVENTS}
     for _, event in ipairs(events) do
       local fields = {{}}
       for i = 1, #event[2], 2 do fields[event[2][i]] = event[2][i + 1] end
       local read, data = pcall(cjson.decode, fields.kind == '{events.EventKind.DUE}' and fields.data or '')
-      if read and type(data) == 'table' and data.schedule then unsettled[data.schedule] = true end
+      if read and type(data) == 'table' and data.schedule then unread[data.schedule] = true end
     end
   end
-  return many or unsettled[id]
+  return many or unread[id]
 end
 for i = 5, #ARGV, 3 do
   local id, version, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
@@ -56,15 +56,15 @@ for i = 5, #ARGV, 3 do
     local definition = redis.pcall('HGET', key, 'definition')
     if not score or type(definition) ~= 'string' or mark ~= version .. ' ' .. redis.sha1hex(definition) then
       wrong[#wrong + 1] = id
-    elseif tonumber(score) > first and (first < unheard or first > now) and not is_unsettled(id) then
+    elseif tonumber(score) > first and (first < lost_before or first > now) and not is_unread(id) then
       redis.call('ZADD', KEYS[1], ARGV[i + 2], key)
       -- Beat advances an entry to a finite time, and only after it was due.
-      local told = first <= now and tonumber(score) < math.huge and lost or put_off
-      told[#told + 1] = id
+      local reset = first <= now and tonumber(score) < math.huge and lost or postponed
+      reset[#reset + 1] = id
     end
   end
 end
-return {{wrong, lost, put_off}}
+return {{wrong, lost, postponed}}
 """
 
 #: KEYS schedule, projection, quarantine. ARGV prefix of entries, then for each: id, version, definition, score.

@@ -6,7 +6,7 @@ effect. Two beats at once therefore never report one occurrence twice. Time is R
 
 from jobworker.transport.scripts.common import IS_BEHIND
 
-#: Lua. Returns the definition of an entry; "" if there is none or the key has another type.
+#: Lua. Returns the definition of an entry; "" if the entry is missing or its key has another type.
 _DEFINITION = """
 local function definition_of(key)
   local found = redis.pcall('HGET', key, 'definition')

@@ -55,7 +55,7 @@ end
 
 -- Reports an attempt as lost, once, when a copy of its message appears and its worker was fenced. No other script would
 -- report it, because its message was not in the worker's in-flight hash, as the transport keeps it.
-local function mourn(execution, attempt, events, ttl)
+local function report_lost_once(execution, attempt, events, ttl)
   local same, state, owner = record(execution)
   if same ~= tonumber(attempt) or state ~= 'running' then return end
   if redis.call('EXISTS', '{keys.FENCE.format(worker="")}' .. owner) == 0 then return end
@@ -79,13 +79,13 @@ local function lists_of(queue)
   return {{queue, {", ".join(f"queue .. '{SEPARATOR}{step}'" for step in PRIORITY_STEPS if step)}}}
 end
 
-local function put_aside(list, message, why)
+local function discard(list, message, why)
   redis.call('LPUSH', '{keys.POISON}', cjson.encode({{reason = why, list = list, message = message}}))
   redis.call('LTRIM', '{keys.POISON}', 0, {keys.MAX_POISON - 1})
 end
 
 -- A key that is not a list of tokens is replaced: otherwise the script would fail at every message of the queue.
-local function ring(queue)
+local function notify(queue)
   local key = ready_key(queue)
   local tokens = redis.pcall('LLEN', key)
   if type(tokens) == 'table' then redis.call('DEL', key) end
@@ -95,13 +95,13 @@ end
 
 -- Returns a message to the front of its list. If the key is not a list any more, the message goes to the discarded
 -- ones.
-local function give_back(list, message)
+local function return_message(list, message)
   local pushed = redis.pcall('RPUSH', list, message)
   if type(pushed) == 'table' and pushed.err then
     if not string.find(pushed.err, 'WRONGTYPE', 1, true) then error(pushed.err) end
-    put_aside(list, message, 'its queue is not a list any more')
+    discard(list, message, 'its queue is not a list any more')
   else
-    ring(queue_of(list))
+    notify(queue_of(list))
   end
 end
 

@@ -29,7 +29,7 @@ local function is_copy(message, number)
   local known = exchange(execution, attempt .. taken .. number, ttl)
   if read(known) < attempt then return false end
   redis.call('SET', run_key(execution), known, 'EX', ttl)
-  mourn(execution, attempt, KEYS[4], ttl)
+  report_lost_once(execution, attempt, KEYS[4], ttl)
   return true
 end
 
@@ -72,7 +72,7 @@ end
 for _, queue in ipairs(filled) do
   if wanted > 0 then take(queue, wanted) end
   -- No worker needs to wake up for a key that is not a list.
-  if not broken[queue] and redis.call('EXISTS', unpack(lists_of(queue))) > 0 then ring(queue)
+  if not broken[queue] and redis.call('EXISTS', unpack(lists_of(queue))) > 0 then notify(queue)
   else empty[#empty + 1] = ready_key(queue) end
 end
 if #empty > 0 then redis.call('DEL', unpack(empty)) end
@@ -94,12 +94,12 @@ return redis.call('HGETALL', KEYS[1])
 #: the last tag that may start from now on ("" if unchanged), the number of the first report (each worker counts its
 #: own; reports that were recorded are skipped when only the response was lost), or 0 not to count; then any number of
 #: (operation, tag, execution, attempt, kind of an event or "", its data):
-#:   claim   may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
-#:   tell    add the event                                              → "ok"
-#:   end     the attempt ended, message done         → "ok" (also when repeated) or "stale"; adds the event unless stale
-#:   done    message done, without an attempt; adds the event, if any   → "ok"
-#:   back    not started, returns to the front of its list              → "ok" or "gone"
-#:   refuse  cannot start here, message done; the event requests another worker → "ok"
+#:   `claim` may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
+#:   `tell`  add the event                                              → "ok"
+#:   `end`   the attempt ended, message done         → "ok" (also when repeated) or "stale"; adds the event unless stale
+#:   `done`  message done, without an attempt; adds the event, if any   → "ok"
+#:   `back`  not started, returns to the front of its list              → "ok" or "gone"
+#:   `refuse` cannot start here, message done; the event requests another worker → "ok"
 #: Returns one word for each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: the first
 #: command that needs memory fails before anything was written, as long as a relay can free memory by reading events.
 #: If there are no events, the in-flight messages may be what fills Redis, and only their ends free memory: then the
@@ -110,7 +110,7 @@ FLUSH = (
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if redis.pcall('XLEN', KEYS[3]) == 0 then redis.pcall('HDEL', KEYS[2], '') end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
-local number, told = tonumber(ARGV[5]), number_of(KEYS[2], '#')
+local number, recorded = tonumber(ARGV[5]), number_of(KEYS[2], '#')
 local answers, ops, done = {}, {}, {}
 
 local function tell(execution, attempt, kind, data)
@@ -129,7 +129,7 @@ function ops.claim(tag, execution, attempt)
   if known == tonumber(attempt) then
     if state == 'revoked' or state == 'finished' then return state == 'revoked' and 'revoked' or 'stale' end
     if owner ~= worker or token ~= tag then
-      mourn(execution, attempt, KEYS[3], running_ttl)
+      report_lost_once(execution, attempt, KEYS[3], running_ttl)
       return 'duplicate'
     end
   end
@@ -151,8 +151,8 @@ ops['end'] = function(tag, execution, attempt, kind, data)
     redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     return 'stale'
   end
-  local told, why = pcall(tell, execution, attempt, kind, data)
-  if not told then
+  local added, why = pcall(tell, execution, attempt, kind, data)
+  if not added then
     if known then redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     else redis.call('DEL', run_key(execution)) end
     error(why)
@@ -181,7 +181,7 @@ function ops.back(tag, execution, attempt)
     return 'gone'
   end
   local ours = execution == '' or release(tag, execution, attempt)
-  if ours then give_back(list, message) end
+  if ours then return_message(list, message) end
   done[#done + 1] = tag
   return ours and 'ok' or 'gone'
 end
@@ -194,13 +194,13 @@ function ops.refuse(tag, execution, attempt, kind, data)
 end
 
 for i = 6, #ARGV, 6 do
-  if number > 0 and number + #answers <= told then answers[#answers + 1] = 'ok'
+  if number > 0 and number + #answers <= recorded then answers[#answers + 1] = 'ok'
   else answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
 end
 if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
 local marks = {}
 if ARGV[4] ~= '' then marks = {'!', ARGV[4]} end
-if number > 0 and number + #answers - 1 > told then
+if number > 0 and number + #answers - 1 > recorded then
   marks[#marks + 1], marks[#marks + 2] = '#', number + #answers - 1
 end
 if #marks > 0 then redis.call('HSET', KEYS[2], unpack(marks)) end

@@ -53,14 +53,14 @@ REAP = (
     COMMON
     + f"""
 local worker = ARGV[1]
-local heard = redis.call('ZSCORE', KEYS[1], worker)
-if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
+local beat_at = redis.call('ZSCORE', KEYS[1], worker)
+if not beat_at or milliseconds() - beat_at < tonumber(ARGV[2]) then return 0 end
 redis.call('DEL', KEYS[3], KEYS[4])  -- First, so that a full Redis permits the rest.
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
 redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
 redis.call('ZREM', KEYS[1], worker)
 
-local function give_up(list, message)
+local function discard_poison(list, message)
   local why = 'it was started by {MAX_MESSAGE_LOSSES} workers that died'
   local data = {{reason = why, worker = worker, queue = queue_of(list)}}
   local readable, whole = pcall(cjson.decode, message)
@@ -68,7 +68,7 @@ local function give_up(list, message)
     data.message, data.task = whole.headers.id, whole.headers.task
   end
   redis.call('XADD', KEYS[6], '*', 'kind', 'poisoned', 'execution', '', 'attempt', 0, 'data', cjson.encode(data))
-  put_aside(list, message, why)
+  discard(list, message, why)
 end
 
 local function is_poison(message)
@@ -82,7 +82,7 @@ end
 
 local function back(tag, value, started)
   local list, message = unpacked(value)
-  if not list then return put_aside('', value, 'no worker has fetched it') end
+  if not list then return discard('', value, 'no worker has fetched it') end
   local execution, attempt = attempt_of(message)
   if execution then
     local known, state, owner, token = record(execution)
@@ -94,10 +94,10 @@ local function back(tag, value, started)
     end
     write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
   elseif started and is_poison(message) then
-    give_up(list, message)
+    discard_poison(list, message)
     return
   end
-  give_back(list, message)
+  return_message(list, message)
 end
 
 local flat, tags, values = redis.pcall('HGETALL', KEYS[5]), {{}}, {{}}

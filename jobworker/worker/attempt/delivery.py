@@ -26,7 +26,7 @@ def generate_token() -> str:
 
 
 class Delivery(NamedTuple):
-    """One attempt of one execution, as it arrived at this worker.
+    """An attempt of an execution, as it arrived at this worker.
 
     `policies` by name, if they are set; `metadata` was left by earlier attempts.
     """

@@ -147,7 +147,7 @@ def encode_called_event(
 ) -> str | None:
     """Return the data of the `called` event as JSON; None if the message is not a direct call that can be recorded.
 
-    `payload` is None if it is unknown.
+    Pass None as `payload` if it is unknown.
     """
     header, task, queue = headers.get(EXECUTION_HEADER), headers.get("task"), delivery_info.get("routing_key")
     if (

@@ -23,7 +23,7 @@ _current_attempt: contextvars.ContextVar[AttemptReporter | None] = contextvars.C
 #: A record with this attribute belongs to the worker, although it was created while a job ran.
 WORKER_RECORD_ATTRIBUTE = "of_worker"
 
-#: Minimum level of records that are stored with an execution, whatever level the worker itself shows.
+#: Minimum level of records that are stored with an execution, independent of the worker's own level.
 _MIN_LEVEL = logging.INFO
 
 

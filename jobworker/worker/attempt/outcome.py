@@ -43,10 +43,10 @@ class AttemptOutcome:
 def from_return(
     value: Any, save_file: Callable[[bytes], Mapping[str, Any]], limit_passed: float | None = None
 ) -> AttemptOutcome:
-    """Return the outcome of a job that returned `value`; raises `ResultRefused` for no JSON, or too much of it.
+    """Return the outcome of a job that returned `value`; raises `ResultRefused` if that is not JSON or too large.
 
-    A result too long for the database is passed to `save_file`, which returns its location; raises its errors.
-    `limit_passed`: the soft time limit (s) that passed before the job succeeded.
+    A result too large for the database is passed to `save_file`, which returns its location; errors of `save_file` are
+    raised. `limit_passed`: the soft time limit (s) that passed before the job succeeded.
     """
     if limit_passed is not None:
         reason = f"succeeded after its soft time limit of {limit_passed:g} s had passed"
