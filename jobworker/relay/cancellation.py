@@ -34,21 +34,21 @@ class StopRequestSender:
     def send_pending(self) -> None:
         """Send the stop requests that are new or due for repetition. Raises `redis.RedisError`."""
         with self._database.read() as connection:
-            asked = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
-        given, now = self._sent_at, self._clock.monotonic()
-        self._sent_at = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
-        if between := [row for row in asked if row.state is ExecutionState.RETRYING]:
-            self._cancel_retrying(between)
-        orders = defaultdict(list)
-        for row in asked:
+            requested = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
+        sent_at, now = self._sent_at, self._clock.monotonic()
+        self._sent_at = {(row.id, row.attempt): sent_at.get((row.id, row.attempt), float("-inf")) for row in requested}
+        if retrying := [row for row in requested if row.state is ExecutionState.RETRYING]:
+            self._cancel_retrying(retrying)
+        requests = defaultdict(list)
+        for row in requested:
             if (
                 row.state is ExecutionState.RUNNING
                 and now - self._sent_at[row.id, row.attempt] >= _REPEAT_INTERVAL_SECONDS
             ):
-                orders[row.worker].append(StopRequest(row.id, row.attempt, row.actor))
-        for worker, part in orders.items():
+                requests[row.worker].append(StopRequest(row.id, row.attempt, row.actor))
+        for worker, part in requests.items():
             self._stop_requests.publish(worker, part)
-            self._sent_at.update({(order.execution, order.attempt): now for order in part})
+            self._sent_at.update({(request.execution, request.attempt): now for request in part})
 
     def _cancel_retrying(self, rows: list[StartedCancelRequest]) -> None:
         """Cancel executions whose request arrived while the end of their attempt was being recorded."""

@@ -40,11 +40,11 @@ class Capacity:
     def load(cls, connection: sa.Connection, now: dt.datetime) -> "Capacity":
         """Return the capacity as recorded in SQL."""
         held = limit_usage.count_held_slots(connection)
-        places = cls(now, held)
+        capacity = cls(now, held)
         for key, count in held.items():
             job = limits.get_job_name(key)
-            places.in_use_by_job[job] = places.in_use_by_job.get(job, 0) + count
-        return places
+            capacity.in_use_by_job[job] = capacity.in_use_by_job.get(job, 0) + count
+        return capacity
 
     def load_limits(self, connection: sa.Connection, limit_keys: Iterable[str]) -> None:
         """Load the policies and rate buckets of these limit keys."""
@@ -108,9 +108,11 @@ class Capacity:
 
     def _parse_policies(self, job: str, definition: Mapping[str, Any]) -> None:
         """Parse the limits of a job. An invalid policy is ignored, so that one job does not block the others."""
-        made, problems = policies.normalize({name: definition.get(name) for name in ("concurrency", "rate_limit")})
+        normalized, problems = policies.normalize(
+            {name: definition.get(name) for name in ("concurrency", "rate_limit")}
+        )
         for problem in problems:
             logger.error("limit_left_out", job=job, why=f"{problem.pointer}: {problem.message}")
-        concurrency, rate = made["concurrency"], made["rate_limit"]
+        concurrency, rate = normalized["concurrency"], normalized["rate_limit"]
         self._concurrency[job] = limits.parse_concurrency(concurrency) if concurrency else None
         self._rates[job] = limits.parse_rate_limit(rate) if rate else None

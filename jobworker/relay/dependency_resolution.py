@@ -53,11 +53,11 @@ class DependencyResolver:
     def cancel_batches(self) -> None:
         """Carry out requests to cancel batches, in one transaction; no member is dispatched afterwards."""
         with self._database.read() as connection:
-            asked = batches.list_cancelling(connection)
-        if not asked:
+            cancelling = batches.list_cancelling(connection)
+        if not cancelling:
             return
         with self._database.write() as connection:
-            for batch in asked:
+            for batch in cancelling:
                 self._cancel_batch(connection, batch)
 
     def resolve_stranded(self) -> None:

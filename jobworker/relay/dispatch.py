@@ -200,10 +200,10 @@ class Dispatcher:
         call this method again soon.
         """
         with self.database.read() as connection:
-            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
-        answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
-        self.has_undecided_revocations = ClaimResult.RUNNING in answers
-        revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is ClaimResult.REVOKED]
+            rows = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+        results = self.claims.revoke([(row.id, row.attempt + 1) for row in rows])
+        self.has_undecided_revocations = ClaimResult.RUNNING in results
+        revoked = [row for row, result in zip(rows, results, strict=True) if result is ClaimResult.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:

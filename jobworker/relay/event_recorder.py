@@ -79,20 +79,20 @@ def record_events(connection: sa.Connection, reports: Sequence[Event]) -> Record
     refusals = reject_calls_of_removed_tasks(connection, reports)
     ours = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
     ours += refusals.values()
-    told = RecordedEvents(declined=_find_declined_messages(connection, ours))
+    recorded = RecordedEvents(declined=_find_declined_messages(connection, ours))
     for part in _split_at_lost_workers(ours):
         lost = part[0].kind is EventKind.WORKER_LOST
         moves = _end_attempts_of_lost_worker(connection, part[0]) if lost else part
-        _record_moves(connection, moves, told)
-    return told
+        _record_moves(connection, moves, recorded)
+    return recorded
 
 
 def _is_foreign(event: Event) -> bool:
     """Return whether an event concerns a message that JobWorker did not send; such an event is only logged."""
     if event.execution or event.kind not in _MESSAGE_KINDS:
         return False
-    told = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
-    logger.warning("foreign_message_given_up", fate=event.kind.value, **told)
+    fields = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
+    logger.warning("foreign_message_given_up", fate=event.kind.value, **fields)
     return True
 
 
@@ -124,13 +124,13 @@ def _split_at_lost_workers(reports: Iterable[Event]) -> Iterator[list[Event]]:
 def _end_attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Event]:
     worker = str(event.data.get("worker"))
     workers.mark_gone(connection, [worker], event.at)
-    held = dispatch.list_running(connection, worker)
-    logger.warning("worker_lost", worker=worker, attempts=len(held))
+    running = dispatch.list_running(connection, worker)
+    logger.warning("worker_lost", worker=worker, attempts=len(running))
     return [
         Event(
             event.id, EventKind.LOST, row.id, row.attempt, {"worker": worker, "reason": "its worker stopped responding"}
         )
-        for row in held
+        for row in running
     ]
 
 

@@ -126,6 +126,6 @@ class FairQueue:
     def _read_more(self, limit_key: str) -> Sequence[LimitedExecution]:
         """Return further executions of a limit key. SQL still lists the popped ones as ready, before all others."""
         before = self._read_counts.get(limit_key, 0)
-        self._read_counts[limit_key] = wanted = max(_FIRST_PAGE_SIZE, before * 4)
-        found = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, wanted)
+        self._read_counts[limit_key] = limit = max(_FIRST_PAGE_SIZE, before * 4)
+        found = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, limit)
         return [head for head in found[before:] if head.is_readable]

@@ -52,7 +52,7 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
 def _append_line(event: Event, size: LogSize) -> tuple[LogLine | None, LogSize]:
     """Return the line to store (None if it is dropped) and the size of the log afterwards."""
     if event.kind is not EventKind.LOG:
-        lines, length = (min(max(0, int(told)), _MAX_DROPPED) for told in event.data["dropped"])
+        lines, length = (min(max(0, int(number)), _MAX_DROPPED) for number in event.data["dropped"])
         return None, replace(size, dropped=size.dropped + DroppedLines(lines, length))
     line = _parse_line(event)
     length = log_limits.compute_line_size(line.message)

@@ -249,19 +249,19 @@ class Relay:
             if not relay_state.advance_offsets(connection, self._leadership.name, now, *moved, not batch.has_more_logs):
                 raise NotLeader
             record_progress(connection, batch.events)
-            told = record_events(connection, batch.events)
+            recorded = record_events(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = self._schedule_evaluator.evaluate(connection, batch.events, told.schedule_ends, now)
+            fired = self._schedule_evaluator.evaluate(connection, batch.events, recorded.schedule_ends, now)
             expired = dispatch.expire_executions(connection, now, _DUE_BATCH_SIZE)
-            ended = [*told.ended, *dependency_rows.find_ended(connection, expired)]
+            ended = [*recorded.ended, *dependency_rows.find_ended(connection, expired)]
             freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
             due = dispatch.release_due(connection, now, _DUE_BATCH_SIZE)
         self._dependency_resolver.mark_committed(freed)
         self._schedule_evaluator.mark_committed(fired, now)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
-        self._dispatcher.record_claims(told.claimed)
-        self._dispatcher.record_declined_messages(told.declined)
+        self._dispatcher.record_claims(recorded.claimed)
+        self._dispatcher.record_declined_messages(recorded.declined)
         # Every event may have released capacity for an execution that a limit blocked.
         return fired.count + freed.released_count + due + (len(batch.events) if self._dispatcher.is_limited else 0)
 
@@ -346,5 +346,5 @@ class Relay:
 
 def _log_refusal(report: Event, error: Exception) -> None:
     """Log that an event could not be recorded, without data and traceback: both contain results and output of jobs."""
-    told = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
-    logger.error("report_refused", **told, error=describe_error(error))
+    fields = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
+    logger.error("report_refused", **fields, error=describe_error(error))

@@ -71,11 +71,11 @@ class MessageBuilder:
 
     def _serialize_policies(self, row: ReadyExecution, raw_policies: Mapping[str, Any]) -> str:
         """Return the worker's policies as JSON. Invalid policies are ignored, so that one job does not block others."""
-        made, problems = policies.normalize({name: raw_policies.get(name) for name in policies.WORKER_POLICIES})
+        normalized, problems = policies.normalize({name: raw_policies.get(name) for name in policies.WORKER_POLICIES})
         if problems and self._warnings.add(f"policies {row.job} {row.job_revision}"):
-            told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
-            logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=told)
-        return json.dumps(policies.select_for_worker(made), separators=(",", ":"), sort_keys=True)
+            reasons = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
+            logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=reasons)
+        return json.dumps(policies.select_for_worker(normalized), separators=(",", ":"), sort_keys=True)
 
     def _get_definition(self, connection: sa.Connection, row: ReadyExecution) -> JobDefinition | None:
         # A revision is immutable, so its definition can be cached.

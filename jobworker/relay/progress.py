@@ -28,18 +28,18 @@ def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None
         return
     before = progress.get_many(connection, {event.execution for event, _, _ in news})
     after: dict[str, ExecutionProgress] = {}
-    for event, told, changes in news:
+    for event, progress_data, changes in news:
         row = after.get(event.execution) or before.get(event.execution)
         if (
             row is None
             or row.state in FINAL_STATES
             or event.attempt < row.attempt
-            or not _is_acceptable(event, told, changes)
+            or not _is_acceptable(event, progress_data, changes)
         ):
             continue
-        if told:
+        if progress_data:
             row = replace(
-                row, progress={name: told.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt}
+                row, progress={name: progress_data.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt}
             )
         if changes:
             row = _with_metadata(event, row, changes)

@@ -88,22 +88,24 @@ class DispatchSelector:
 
         `excluded_revisions` names job revisions whose executions are not selected.
         """
-        places = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
+        capacity = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
         round = DispatchRound()
         for queue in ready_queues:
             tasks = sorted(blockers.find_runnable_tasks(queue.name, workers))
             bands = self._compute_bands(queue.name, depths)
             if tasks and bands[0].available > 0:
                 backlog = QueueBacklog(queue.name, tasks, excluded_revisions)
-                heads = self._read_heads(connection, backlog) if places and queue.limited else []
-                line = self._build_fair_queue(connection, backlog, heads, places) if places and heads else None
-                round.candidates += self._select_from_queue(connection, backlog, bands, line, now)
+                heads = self._read_heads(connection, backlog) if capacity and queue.limited else []
+                fair_queue = (
+                    self._build_fair_queue(connection, backlog, heads, capacity) if capacity and heads else None
+                )
+                round.candidates += self._select_from_queue(connection, backlog, bands, fair_queue, now)
                 round.candidates += _load_unreadable(connection, heads)
-        if places:
+        if capacity:
             round.buckets, round.is_limited, round.next_permit_at = (
-                places.updated_buckets,
-                places.is_limited,
-                places.next_permit_at,
+                capacity.updated_buckets,
+                capacity.is_limited,
+                capacity.next_permit_at,
             )
         return round
 

@@ -104,8 +104,8 @@ class StreamReader:
 
     def _get_last_notification(self) -> str:
         # Not "$", which would miss a notification between two calls.
-        rings: Any = self._client.xrevrange(keys.WAKE, max=foreign_keys.MAX_DATE_MS, count=1)
-        return str(rings[0][0]) if rings else "0-0"
+        notifications: Any = self._client.xrevrange(keys.WAKE, max=foreign_keys.MAX_DATE_MS, count=1)
+        return str(notifications[0][0]) if notifications else "0-0"
 
     def _append(self, batch: EventBatch, name: str, entries: list[RawStreamEntry]) -> EventBatch:
         if foreign_keys.is_beyond_dates(entries[-1][0]):

@@ -58,8 +58,8 @@ def rename_foreign_keys(client: redis.Redis) -> list[tuple[str, str, str]]:
             pipe.type(key)
         found: list[Any] = pipe.execute()
     moved = []
-    for (key, wanted), kind in zip(_KEY_TYPES.items(), found, strict=True):
-        if kind not in (wanted, "none"):
+    for (key, expected), kind in zip(_KEY_TYPES.items(), found, strict=True):
+        if kind not in (expected, "none"):
             name = keys.ASIDE.format(key=key)
             client.rename(key, name)
             moved.append((key, kind, name))

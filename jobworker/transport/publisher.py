@@ -139,18 +139,18 @@ class Publisher:
             self._send(by_list, queues)
 
     def _send(self, by_list: Mapping[str, Sequence[bytes]], queues: Iterable[str]) -> None:
-        rung = sorted(queues)
+        queue_names = sorted(queues)
         with self._client.pipeline(transaction=False) as pipe:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
-            for queue in rung:
+            for queue in queue_names:
                 notify_workers(pipe, queue)
             answers = pipe.execute(raise_on_error=False)
         failed = [answer for answer in answers[: len(by_list)] if isinstance(answer, Exception)]
         if failed:
             raise failed[0]
         if any(isinstance(answer, Exception) for answer in answers):
-            self._notify_again(rung)
+            self._notify_again(queue_names)
 
     def _notify_again(self, queues: Iterable[str]) -> None:
         """Notify the queues' workers again, after deleting token keys that are not lists."""

@@ -29,12 +29,12 @@ class StopRequests:
     def publish(self, worker: str, requests: Iterable[StopRequest]) -> None:
         """Write stop requests for a worker to Redis. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
-        told = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
+        fields = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
         try:
-            self._write(name, told)
+            self._write(name, fields)
         except redis.ResponseError:  # The key holds another type.
             self._client.delete(name)
-            self._write(name, told)
+            self._write(name, fields)
 
     def _write(self, name: str, fields: dict[Any, Any]) -> None:
         with self._client.pipeline(transaction=True) as pipe:

@@ -125,10 +125,10 @@ class Projection:
         answer = ProjectionDifference([], [], [])
         bounds = [entry_format.to_score(now), entry_format.to_score(now - _LOST_EVENT_AFTER), events_offset]
         for chunk in _chunks(expected):
-            asked = [text for each in chunk for text in _to_compare_arguments(each)]
+            arguments = [text for each in chunk for text in _to_compare_arguments(each)]
             found: Any = self._compare(
                 keys=[entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
-                args=[entry_format.KEY_PREFIX, *bounds, *asked],
+                args=[entry_format.KEY_PREFIX, *bounds, *arguments],
             )
             answer.outdated.extend(found[0])
             answer.lost.extend(found[1])
@@ -138,9 +138,9 @@ class Projection:
     def write(self, schedules: Sequence[ProjectedSchedule]) -> None:
         """Write these entries anew. Each starts with its next occurrence, even if that is long past."""
         for chunk in _chunks(schedules):
-            told = [text for each in chunk for text in _to_write_arguments(each)]
+            arguments = [text for each in chunk for text in _to_write_arguments(each)]
             names = [entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
-            self._write(keys=names, args=[entry_format.KEY_PREFIX, *told])
+            self._write(keys=names, args=[entry_format.KEY_PREFIX, *arguments])
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove every trace of these schedules."""

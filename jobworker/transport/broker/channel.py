@@ -147,9 +147,9 @@ class Channel(kombu_redis.Channel):
         first = mailbox.allocate_tags(self._requested_count)
         # Copies are dropped and leave gaps, so the startable messages are identified by their tags.
         self._last_startable_tag = first + starting - 1
-        asked = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
+        arguments = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
         shares = [word for share in self.queue_weights.allocate(self._requested_count, queues) for word in share]
-        return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
+        return ["EVALSHA", _FETCH_SHA, len(names), *names, *arguments, *shares]
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the response. An invalid response does not end the worker; the request is repeated."""
@@ -196,9 +196,9 @@ class Channel(kombu_redis.Channel):
         """Adopt messages that this worker has fetched without receiving the response. Raises connection errors."""
         inflight = keys.INFLIGHT.format(worker=self.mailbox.worker)
         flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.allocate_tags())
-        held = zip(flat[0::2], flat[1::2], strict=True)
+        in_flight = zip(flat[0::2], flat[1::2], strict=True)
         known = self.mailbox.get_tags()
-        unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
+        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in known)
         found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
         if len(found) < len(unknown):
             logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))

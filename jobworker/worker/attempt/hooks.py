@@ -10,10 +10,10 @@ from jobworker.worker.attempt.outcome import AttemptOutcome
 
 def run_hooks(job_class: type[Job], outcome: AttemptOutcome, value: Any) -> None:
     """Call the hooks for this outcome; `value` is what the job returned or raised. Never raises."""
-    made = classes.get_current_job()
-    if not isinstance(made, job_class):
+    job = classes.get_current_job()
+    if not isinstance(job, job_class):
         return  # The attempt ended before the job was created.
-    for hook, arguments in _select_hooks(made, outcome, value):
+    for hook, arguments in _select_hooks(job, outcome, value):
         try:
             hook(*arguments)
         except BaseException:  # noqa: BLE001  the outcome is decided, a hook cannot change it

@@ -158,21 +158,21 @@ class LogSender:
 
     def _send_updates(self) -> None:
         with self._queue_lock:
-            tellers, self._sources = list(self._sources.values()), {}
-        if not tellers or (self._events_full and self._is_event_stream_full()):
-            self._restore_sources(tellers)
+            sources, self._sources = list(self._sources.values()), {}
+        if not sources or (self._events_full and self._is_event_stream_full()):
+            self._restore_sources(sources)
             return
         try:
             with self._connection.client.pipeline(transaction=False) as pipe:
-                for entry in (entry for teller in tellers for entry in teller.take_updates()):
+                for entry in (entry for source in sources for entry in source.take_updates()):
                     pipe.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
                 pipe.xlen(keys.EVENTS)
                 self._events_full = pipe.execute()[-1] > _MAX_EVENT_STREAM_LENGTH
         except redis.RedisError as error:
             self._note_failure(error)
-            for teller in tellers:
-                teller.restore_updates()
-            self._restore_sources(tellers)
+            for source in sources:
+                source.restore_updates()
+            self._restore_sources(sources)
 
     def _is_event_stream_full(self) -> bool:
         try:
@@ -183,8 +183,8 @@ class LogSender:
 
     def _restore_sources(self, sources: list[StatusSource]) -> None:
         with self._queue_lock:
-            for teller in sources:
-                self._sources.setdefault(id(teller), teller)
+            for source in sources:
+                self._sources.setdefault(id(source), source)
 
     def _note_failure(self, error: redis.RedisError) -> None:
         self._failed_at = self._clock.monotonic()

@@ -126,9 +126,9 @@ def _for_retry(error: Retry) -> AttemptOutcome:
     failure = describe_error(cause) if cause else None
     why = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
     reason = error.reason if isinstance(error, declare.Retry) and error.reason else why
-    told = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
+    data = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
     return AttemptOutcome(
-        EventKind.RETRYING, told | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {})
+        EventKind.RETRYING, data | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {})
     )
 
 
@@ -154,16 +154,16 @@ def for_hard_limit(seconds: float, retry_delay: float | None = None) -> AttemptO
     `retry_delay` (s): another attempt follows after this delay.
     """
     error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
-    told = {"error": error, "reason": "hard time limit exceeded"}
+    data = {"error": error, "reason": "hard time limit exceeded"}
     if retry_delay is None:
-        return AttemptOutcome(EventKind.TIMED_OUT, told)
-    return AttemptOutcome(EventKind.RETRYING, {**told, "delay": retry_delay, "timed_out": True})
+        return AttemptOutcome(EventKind.TIMED_OUT, data)
+    return AttemptOutcome(EventKind.RETRYING, {**data, "delay": retry_delay, "timed_out": True})
 
 
 def for_unsupported_limits(pool: str, hard: float | None, soft: float | None) -> AttemptOutcome:
     """Return the outcome of a job that was not started because this worker cannot enforce its time limits."""
-    told = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
-    why = f"a worker with the pool {pool} cannot enforce its limits ({', '.join(told)})"
+    limits = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
+    why = f"a worker with the pool {pool} cannot enforce its limits ({', '.join(limits)})"
     error = {
         "type": "TimeLimitNotKept",
         "message": f"{why}; start a worker with --pool prefork for its queue, send it to another queue, "

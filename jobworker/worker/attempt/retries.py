@@ -110,8 +110,8 @@ def _list_exception_names(error_class: type[BaseException]) -> list[str]:
 
 def make_exhausted_error(max_retries: int | None, reason: str | None = None) -> MaxRetriesExceededError:
     """Return the error of a job that requests another attempt when none is left."""
-    told = f"no attempt is left after {(max_retries or 0) + 1}"
-    return MaxRetriesExceededError(f"{told}: {reason}" if reason else told)
+    message = f"no attempt is left after {(max_retries or 0) + 1}"
+    return MaxRetriesExceededError(f"{message}: {reason}" if reason else message)
 
 
 def to_seconds(when: Any, task: Task) -> float:

@@ -90,12 +90,12 @@ class AttemptRunner:
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._log_sender, self._clock, delivery)
         files = LocalFiles(self.settings.home, delivery.execution)
-        seat = self.control_table.acquire(delivery.token)
-        context = self._make_context(delivery, parameters, attempt, files, seat)
+        slot = self.control_table.acquire(delivery.token)
+        context = self._make_context(delivery, parameters, attempt, files, slot)
         try:
-            value = self._call_in_context(delivery, functools.partial(_run_in_slot, seat, body), context, attempt)
+            value = self._call_in_context(delivery, functools.partial(_run_in_slot, slot, body), context, attempt)
             ended = outcome.from_return(
-                value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed
+                value, lambda text: files.save_result(delivery.attempt, text), slot.limit_passed
             )
         except BaseException as error:
             ended = outcome.from_exception(error)
@@ -137,9 +137,9 @@ class AttemptRunner:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **attempt_outcome.data}
         tracer.store_report((attempt_outcome.kind.value, _encode_json(data)))
-        last_words = attempt.close()
-        if last_words:
-            tracer.store_report((attempt_outcome.kind.value, _encode_json({**data, **last_words})))
+        remainder = attempt.close()
+        if remainder:
+            tracer.store_report((attempt_outcome.kind.value, _encode_json({**data, **remainder})))
 
     def _make_context(
         self,

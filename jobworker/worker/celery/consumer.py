@@ -93,11 +93,11 @@ class Consumer(CeleryConsumer):
         """Decline a message whose task this worker does not have; another worker may."""
         runner = JobTask.runner
         name = message.headers.get("task") if isinstance(message.headers, dict) else None
-        ticket = parse_claim(message.headers, runner.worker, message.delivery_tag) if runner else None
-        if runner and ticket:
-            _report_direct_call(message, ticket)
-            data = {"worker": ticket.worker, "task": name, "reason": f"this worker has no task {name}"}
-            runner.mailbox.report_refused(ticket, EventKind.UNKNOWN_TASK, json.dumps(data))
+        claim = parse_claim(message.headers, runner.worker, message.delivery_tag) if runner else None
+        if runner and claim:
+            _report_direct_call(message, claim)
+            data = {"worker": claim.worker, "task": name, "reason": f"this worker has no task {name}"}
+            runner.mailbox.report_refused(claim, EventKind.UNKNOWN_TASK, json.dumps(data))
         else:
             _reject_message(message, exc, "this worker does not have the task")
         super().on_unknown_task(body, message, exc)
@@ -110,18 +110,18 @@ def _report_direct_call(message: Any, claim: Claim) -> None:
     except Exception:  # noqa: BLE001  the caller reports the unreadable message
         payload = None
     properties = message.properties or {}
-    told = direct_calls.encode_called_event(
+    data = direct_calls.encode_called_event(
         message.headers, payload, message.delivery_info or {}, properties.get("priority")
     )
-    if told is not None and JobTask.runner:
-        JobTask.runner.mailbox.report_direct_call(claim, told)
+    if data is not None and JobTask.runner:
+        JobTask.runner.mailbox.report_direct_call(claim, data)
 
 
 def _reject_message(message: Any, error: Exception, reason: str) -> None:
     runner = JobTask.runner
     if runner:
-        ticket = parse_claim(message.headers, runner.worker, message.delivery_tag)
-        if ticket:
-            _report_direct_call(message, ticket)
+        claim = parse_claim(message.headers, runner.worker, message.delivery_tag)
+        if claim:
+            _report_direct_call(message, claim)
         queue = (message.delivery_info or {}).get("routing_key")
         runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)

@@ -104,10 +104,10 @@ class JobTask(Task):
             raise exc or retries.make_exhausted_error(limit)
         when = countdown if eta is None else eta
         wait = retries.compute_default_delay(self, delivery) if when is None else retries.to_seconds(when, self)
-        asked = Retry(exc=exc, when=wait)
+        request = Retry(exc=exc, when=wait)
         if throw:
-            raise asked
-        return asked
+            raise request
+        return request
 
     def get_job_delivery(self) -> Delivery | None:
         """Return the attempt that this thread runs; None if the message does not belong to one."""
@@ -138,9 +138,9 @@ class JobApp(Celery):
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
     ) -> Any:
         names.reserve(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
-        made = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
-        retries.override_autoretry(made, made.get_job_delivery)
-        return made
+        task = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
+        retries.override_autoretry(task, task.get_job_delivery)
+        return task
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Publish a direct call. Every call of a task passes here, and thus appears in the history."""
@@ -154,11 +154,11 @@ class JobApp(Celery):
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task given as a class, or as an object of one."""
-        made: Any = task() if inspect.isclass(task) else task
-        if made.name:
-            names.reserve(made.name, type(made))
-        made.__class__ = _derive_job_class(type(made))
-        registered = super().register_task(made, **options)
+        added: Any = task() if inspect.isclass(task) else task
+        if added.name:
+            names.reserve(added.name, type(added))
+        added.__class__ = _derive_job_class(type(added))
+        registered = super().register_task(added, **options)
         retries.override_autoretry(registered, registered.get_job_delivery)
         return registered
 
