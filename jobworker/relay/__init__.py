@@ -1,1 +1,1 @@
-"""The edge between SQL and Redis: rows become messages, reports become history."""
+"""The relay between SQL and Redis: dispatches executions as messages and records the events of workers and beat."""

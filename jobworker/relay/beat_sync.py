@@ -1,4 +1,4 @@
-"""Beat's schedule follows SQL's: what was changed at once, and all of it in turns.
+"""Synchronization of beat's schedule in Redis with SQL: recent changes in each round, all schedules in batches.
 
 Each round is bounded, so that the relay's other work never waits for a hundred thousand schedules.
 """
@@ -18,27 +18,27 @@ from jobworker.transport.beat.projection import ExpectedEntry, ProjectedSchedule
 
 logger = structlog.get_logger(__name__)
 
-#: What was changed so short ago (s) is read in each round: who changed it may have committed late.
+#: Age of the changes that each round reads again (s), because their transactions may have committed late.
 _RECENT_SECONDS = 10.0
 
-#: Recent changes that one round looks at. If there are more, all is compared.
+#: Maximum number of recent changes per round. If there are more, all schedules are compared.
 _MAX_RECENT = 1000
 
-#: Schedules that one round of the comparison of all takes; with a round a second 100,000 take a third of a minute.
+#: Schedules that one round of the full comparison reads; with a round per second, 100,000 take 20 seconds.
 _COMPARE_BATCH_SIZE = 5000
 
-#: How often that comparison begins (s): so every entry is looked at once a minute.
+#: Interval between full comparisons (s): each entry is compared once a minute.
 _COMPARE_INTERVAL_SECONDS = 50.0
 
-#: Entries that are written in one step.
+#: Maximum number of entries written in one step.
 _WRITE_BATCH_SIZE = 500
 
-#: Ids that are named in the log.
+#: Maximum number of ids in a log event.
 _MAX_LOGGED_IDS = 5
 
 
 class BeatSynchronizer:
-    """Keeps the entries in Redis equal to SQL. One caller at a time."""
+    """Keeps the entries in Redis equal to SQL. Not safe for concurrent callers."""
 
     def __init__(self, database: Database, projection: Projection, clock: Clock) -> None:
         self._database = database
@@ -47,14 +47,14 @@ class BeatSynchronizer:
         self.reset()
 
     def reset(self) -> None:
-        """Compare everything, now."""
+        """Start a full comparison with the next round."""
         self._compare_started_at = float("-inf")
         self._schedule_cursor: str | None = None
         self._orphan_cursor: int | None = None
         self._expected_count = 0
 
     def run(self) -> None:
-        """One round. Raises `redis.RedisError`."""
+        """Run one round. Raises `redis.RedisError`."""
         self._reconcile_recent()
         if self._orphan_cursor is not None:
             self._remove_orphans(self._orphan_cursor)
@@ -65,7 +65,7 @@ class BeatSynchronizer:
             self._reconcile_next_batch(self._schedule_cursor)
 
     def remove_all(self) -> None:
-        """Take every entry away: nobody is to follow them. Raises `redis.RedisError`."""
+        """Remove all entries, because no beat is to follow them. Raises `redis.RedisError`."""
         cursor = None
         while cursor != 0:
             cursor, ids = self._projection.scan(cursor or 0, _COMPARE_BATCH_SIZE)
@@ -87,7 +87,7 @@ class BeatSynchronizer:
         self._reconcile(plans)
         self._expected_count += sum(plan.next_at is not None for plan in plans)
         self._schedule_cursor = plans[-1].id if len(plans) == _COMPARE_BATCH_SIZE else None
-        # All that should be there is there; if there is more, some of it is of schedules that are gone.
+        # All expected entries are in Redis; further entries belong to deleted schedules.
         if self._schedule_cursor is None and self._projection.count() != self._expected_count:
             self._orphan_cursor = 0
 
@@ -102,7 +102,7 @@ class BeatSynchronizer:
         self._orphan_cursor = cursor or None
 
     def _reconcile(self, plans: Sequence[BeatScheduleRow]) -> None:
-        """Make the entries of these schedules what they should be."""
+        """Compare the entries of these schedules with SQL and rewrite those that differ."""
         if not plans:
             return
         expected = [ExpectedEntry(plan.id, plan.version, plan.next_at) for plan in plans]

@@ -1,4 +1,4 @@
-"""Carries requests to cancel to the workers that run what is to be cancelled."""
+"""Delivery of cancellation requests to the workers that run the executions."""
 
 from collections import defaultdict
 
@@ -15,14 +15,15 @@ from jobworker.transport.stop_requests import StopRequest, StopRequests
 
 logger = structlog.get_logger(__name__)
 
-#: An order is repeated after so long (s), for as long as SQL shows the attempt as running: whatever loses it.
+#: Interval between repetitions of a stop request (s), as long as SQL shows the attempt as running: any of them may be
+#: lost.
 _REPEAT_INTERVAL_SECONDS = 5.0
 
 _BATCH_SIZE = 1000
 
 
 class StopRequestSender:
-    """Gives orders, and repeats them until the execution has ended."""
+    """Sends stop requests, and repeats them until the execution has ended."""
 
     def __init__(self, database: Database, stop_requests: StopRequests, clock: Clock) -> None:
         self._database = database
@@ -31,26 +32,26 @@ class StopRequestSender:
         self._sent_at: dict[tuple[str, int], float] = {}
 
     def send_pending(self) -> None:
-        """Tell workers what they do not know yet. Raises `redis.RedisError`."""
+        """Send the stop requests that are new or due for repetition. Raises `redis.RedisError`."""
         with self._database.read() as connection:
-            asked = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
-        given, now = self._sent_at, self._clock.monotonic()
-        self._sent_at = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
-        if between := [row for row in asked if row.state is ExecutionState.RETRYING]:
-            self._cancel_retrying(between)
-        orders = defaultdict(list)
-        for row in asked:
+            requested = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
+        sent_at, now = self._sent_at, self._clock.monotonic()
+        self._sent_at = {(row.id, row.attempt): sent_at.get((row.id, row.attempt), float("-inf")) for row in requested}
+        if retrying := [row for row in requested if row.state is ExecutionState.RETRYING]:
+            self._cancel_retrying(retrying)
+        requests = defaultdict(list)
+        for row in requested:
             if (
                 row.state is ExecutionState.RUNNING
                 and now - self._sent_at[row.id, row.attempt] >= _REPEAT_INTERVAL_SECONDS
             ):
-                orders[row.worker].append(StopRequest(row.id, row.attempt, row.actor))
-        for worker, part in orders.items():
+                requests[row.worker].append(StopRequest(row.id, row.attempt, row.actor))
+        for worker, part in requests.items():
             self._stop_requests.publish(worker, part)
-            self._sent_at.update({(order.execution, order.attempt): now for order in part})
+            self._sent_at.update({(request.execution, request.attempt): now for request in part})
 
     def _cancel_retrying(self, rows: list[StartedCancelRequest]) -> None:
-        """The request came while the end of the attempt was written down."""
+        """Cancel executions whose request arrived while the end of their attempt was being recorded."""
         with self._database.write() as connection:
             now = self._clock.now()
             for row in rows:

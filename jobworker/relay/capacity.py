@@ -1,4 +1,4 @@
-"""How much of each limit is left, while one round decides what goes out."""
+"""Capacity left under each limit during one dispatch round."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,9 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Capacity:
-    """What is held and what may still go, by key; `take` counts on.
+    """Slots in use and rate tokens left, by limit key; `acquire` updates both.
 
-    `refused` says whether anything had to wait, `next_at` when a rate opens again.
+    `is_limited` states whether a limit blocked an execution, `next_permit_at` when a rate limit admits the next one.
     """
 
     now: dt.datetime
@@ -38,16 +38,16 @@ class Capacity:
 
     @classmethod
     def load(cls, connection: sa.Connection, now: dt.datetime) -> "Capacity":
-        """As they stand."""
+        """Return the capacity as recorded in SQL."""
         held = limit_usage.count_held_slots(connection)
-        places = cls(now, held)
+        capacity = cls(now, held)
         for key, count in held.items():
             job = limits.get_job_name(key)
-            places.in_use_by_job[job] = places.in_use_by_job.get(job, 0) + count
-        return places
+            capacity.in_use_by_job[job] = capacity.in_use_by_job.get(job, 0) + count
+        return capacity
 
     def load_limits(self, connection: sa.Connection, limit_keys: Iterable[str]) -> None:
-        """Look up what the gates have to know of these keys."""
+        """Load the policies and rate buckets of these limit keys."""
         keys = [limits.split_limit_key(limit_key) for limit_key in limit_keys]
         unknown = {limits.get_job_name(key) for pair in keys for key in pair if key} - self._concurrency.keys()
         for name, definition in jobs.get_definitions(connection, sorted(unknown)).items():
@@ -59,7 +59,7 @@ class Capacity:
             self.full_at.update(limit_usage.get_rate_buckets(connection, rates))
 
     def find_blocker(self, limit_key: str) -> Blocker | None:
-        """Why nothing more of this key may go now."""
+        """Return the blocker of the next execution with this limit key; None if it may be dispatched now."""
         key, rate_key = limits.split_limit_key(limit_key)
         reason = (
             (key and self._find_concurrency_blocker(key)) or (rate_key and self._find_rate_blocker(rate_key)) or None
@@ -68,12 +68,12 @@ class Capacity:
         return reason
 
     def count_in_use(self, limit_key: str) -> int:
-        """How many of its kind hold places already: whoever has the fewest is next."""
+        """Return how many slots the limit key holds; the fair queue prefers the key with the fewest."""
         key, _ = limits.split_limit_key(limit_key)
         return self.in_use.get(key, 0) if key else 0
 
     def acquire(self, limit_key: str) -> None:
-        """One more of this key goes."""
+        """Take a slot and a rate token for one more execution with this limit key."""
         key, rate_key = limits.split_limit_key(limit_key)
         if key:
             job = limits.get_job_name(key)
@@ -107,10 +107,12 @@ class Capacity:
         return reason
 
     def _parse_policies(self, job: str, definition: Mapping[str, Any]) -> None:
-        """A policy that is wrong is left out: one job must not keep the others from going out."""
-        made, problems = policies.normalize({name: definition.get(name) for name in ("concurrency", "rate_limit")})
+        """Parse the limits of a job. An invalid policy is ignored, so that one job does not block the others."""
+        normalized, problems = policies.normalize(
+            {name: definition.get(name) for name in ("concurrency", "rate_limit")}
+        )
         for problem in problems:
             logger.error("limit_left_out", job=job, why=f"{problem.pointer}: {problem.message}")
-        concurrency, rate = made["concurrency"], made["rate_limit"]
+        concurrency, rate = normalized["concurrency"], normalized["rate_limit"]
         self._concurrency[job] = limits.parse_concurrency(concurrency) if concurrency else None
         self._rates[job] = limits.parse_rate_limit(rate) if rate else None

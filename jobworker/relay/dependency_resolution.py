@@ -1,4 +1,4 @@
-"""The step of a turn that lets go on what waited for others, and the chores beside it."""
+"""Resolution of dependencies in a relay turn, and the maintenance tasks for batches and missed dependents."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from jobworker.store.executions.batches import BatchRow
 
 logger = structlog.get_logger(__name__)
 
-#: Parents, or batches, that one round of the sweep looks at.
+#: Maximum number of parents, and of batches, that one round of the sweep reads.
 _SWEEP_BATCH_SIZE = 500
 
-#: Members of each cancelled batch that one transaction ends.
+#: Maximum number of members of a cancelled batch that one transaction ends.
 _CANCEL_BATCH_SIZE = 1000
 
 
 class DependencyResolver:
-    """What is still to be let go on. Nothing here has to survive: the sweep finds it again."""
+    """Resolves dependents of ended executions. Holds no durable state: the sweep finds unresolved dependents again."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -34,31 +34,34 @@ class DependencyResolver:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to do although nobody reports anything."""
+        """True if dependents are left to resolve although no event was read."""
         return bool(self._unresolved)
 
     def resolve_dependents(
         self, connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime
     ) -> ResolutionResult:
-        """Let go on what these ends, and those left over, allow. Once it is committed, call `done` with the answer."""
+        """Resolve the dependents of these ended executions and of those left over from the last call.
+
+        Call `mark_committed` with the result once the transaction is committed.
+        """
         return resolution.resolve_dependents(connection, ended, now, self._unresolved)
 
     def mark_committed(self, released: ResolutionResult) -> None:
-        """It is committed."""
+        """Keep the unresolved parents of a committed resolution for the next call."""
         self._unresolved = released.unfinished
 
     def cancel_batches(self) -> None:
-        """Carry out requests to cancel whole batches, in one transaction: nothing of them is dispatched after this."""
+        """Carry out requests to cancel batches, in one transaction; no member is dispatched afterwards."""
         with self._database.read() as connection:
-            asked = batches.list_cancelling(connection)
-        if not asked:
+            cancelling = batches.list_cancelling(connection)
+        if not cancelling:
             return
         with self._database.write() as connection:
-            for batch in asked:
+            for batch in cancelling:
                 self._cancel_batch(connection, batch)
 
     def resolve_stranded(self) -> None:
-        """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
+        """Find and resolve missed dependents and batches: left over from a dead relay, or from too long a chain."""
         with self._database.read() as connection:
             parents = dependency_rows.list_parents_after(connection, self._parent_cursor, _SWEEP_BATCH_SIZE)
             ended = dependency_rows.find_ended(connection, parents)
@@ -69,7 +72,7 @@ class DependencyResolver:
         pending = {each.id for each in self._unresolved}
         ended = [each for each in ended if each.id not in pending]
         if ended or complete:
-            logger.warning("stranded", parents=len(ended), batches=len(complete))
+            logger.warning("unresolved_dependents", parents=len(ended), batches=len(complete))
             with self._database.write() as connection:
                 released = resolution.resolve_missed(connection, ended, complete, self._clock.now())
             self._unresolved = [*self._unresolved, *released.unfinished]

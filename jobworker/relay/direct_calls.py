@@ -1,4 +1,4 @@
-"""What was called from Python becomes an execution: the first that is heard of it makes the row."""
+"""Recording of direct calls as executions: the first event of a call inserts its row."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 
 
 def insert_direct_calls(connection: sa.Connection, reports: Sequence[Event]) -> None:
-    """Make a row of each call that has none yet."""
+    """Insert a row for each direct call that has none yet."""
     found = {
         event.execution: call for event in reports if event.kind is EventKind.CALLED and (call := _parse_call(event))
     }
@@ -36,7 +36,7 @@ def insert_direct_calls(connection: sa.Connection, reports: Sequence[Event]) -> 
 
 
 def reject_calls_of_removed_tasks(connection: sa.Connection, reports: Sequence[Event]) -> dict[str, Event]:
-    """The ends of calls that a worker has declined and whose code has been removed, by execution."""
+    """Return a `rejected` event, by execution, for calls that a worker declined because their task was removed."""
     called = {event.execution: event.data.get("task") for event in reports if event.kind is EventKind.CALLED}
     declined = [event for event in reports if event.kind is EventKind.UNKNOWN_TASK and event.execution in called]
     if not declined:
@@ -56,7 +56,7 @@ def reject_calls_of_removed_tasks(connection: sa.Connection, reports: Sequence[E
 def _parse_call(event: Event) -> DirectCall | None:
     try:
         return direct_call.parse(event.execution, event.data, event.at)
-    except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
+    except (KeyError, TypeError, ValueError) as error:  # Content of Redis must not stop the relay.
         logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
         return None
 
@@ -65,7 +65,7 @@ CallTarget = tuple[JobDefinition | None, int, tuple[Parameter, ...]]
 
 
 def _get_call_target(connection: sa.Connection, name: str) -> CallTarget:
-    """The definition that the task is by itself, its revision, and what the task accepts."""
+    """Return the definition of the job named like the task, its revision, and the parameters that the task accepts."""
     row, task = jobs.get(connection, name), tasks.get(connection, name)
     own = row if row and row.definition.task == name else None
     return own.definition if own else None, own.revision if own else 0, task.parameters if task else ()
@@ -91,12 +91,12 @@ def _row(
         scheduled_for=None,
         due_at=call.called_at,
         state=ExecutionState.QUEUED,
-        # It runs already, and counts; whether it is unique nobody has asked.
+        # The call runs already and counts toward the limits; uniqueness does not apply to direct calls.
         **keys._replace(unique_key=None)._asdict(),
     )
     return DirectCallRow(new, call.caller, call.called_at, _get_embedded_options(call, by_name))
 
 
 def _get_embedded_options(call: DirectCall, all_named: bool) -> Mapping[str, Any] | None:
-    """What further attempts have in their message besides the parameters."""
+    """Return the part of the call that messages of later attempts carry besides the parameters."""
     return call.embedded if call.embedded or not all_named else None

@@ -1,10 +1,8 @@
-"""The last steps of a turn: what may run now is gated, published, and then marked as published."""
+"""Dispatch of ready executions: the last steps of a turn check limits, publish messages and mark them as published."""
 
 import datetime as dt
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import redis
 import sqlalchemy as sa
@@ -12,16 +10,13 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from jobworker.clock import Clock
-from jobworker.domain.executions import worker_loss
 from jobworker.domain.executions.events import EventKind
-from jobworker.domain.executions.execution import count_used_retries
-from jobworker.domain.jobs import policies
-from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.relay.event_recorder import ClaimedMessage, DeclinedMessage
+from jobworker.relay.message_builder import MessageBuilder
 from jobworker.relay.problems import RelayProblems
 from jobworker.relay.selection import DispatchCandidate, DispatchSelector
 from jobworker.services.workflows import resolution
-from jobworker.store import jobs, queues, relay_state, unreadable_rows
+from jobworker.store import queues, relay_state, unreadable_rows
 from jobworker.store.engine.database import Database
 from jobworker.store.executions import dependency_rows, dispatch, history, limit_usage, stop_requests
 from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
@@ -33,29 +28,30 @@ from jobworker.transport.publisher import Message, Publisher, get_list_name, get
 
 logger = structlog.get_logger(__name__)
 
-#: Cancellations and lost messages that one turn settles.
+#: Maximum number of cancellations, and of lost messages, that one turn handles.
 _BATCH_SIZE = 1000
 
-#: Revisions, lists and queues that are remembered. Each can be looked up again.
+#: Maximum number of cached lists and queues. Each can be looked up again.
 _CACHE_SIZE = 10_000
 
-#: How long (s) executions of a revision that cannot be read are passed over before one is tried again, and how many
-#: revisions: those beyond keep places in each round.
+#: Time for which executions of an unreadable revision are excluded before one is tried again (s), and maximum number of
+#: such revisions: executions of further ones take up places in each round.
 _UNREADABLE_RETRY_SECONDS, _MAX_UNREADABLE_REVISIONS = 30.0, 1000
 
-#: How often is looked into paused queues in which SQL knows of no message (s), and into how many at a time.
+#: Interval between checks of paused queues in which SQL knows of no message (s), and maximum number of queues per
+#: check.
 _PAUSED_CHECK_INTERVAL_SECONDS, _PAUSED_BATCH_SIZE = 1.0, 100
 
-#: After Redis was full, the feed grows again by one in so many each round.
+#: After Redis was full, each round increases the feed by its current value divided by this number, plus one.
 _FEED_GROWTH_DIVISOR = 10
 
 
 @dataclass(slots=True)
 class Dispatcher:
-    """Turns rows that are due into messages.
+    """Publishes the messages of ready executions.
 
-    `name` is the relay's, `workers` is who is alive (kept current by the watch). `held_up` says whether something had
-    to wait for a place or a rate, `next_permit` when a rate lets something through again.
+    `relay_name` is this relay's name, `workers` the live workers (kept current by `Maintenance`). `is_limited` states
+    whether a concurrency or rate limit blocked an execution, `next_permit_at` when a rate limit admits the next one.
     """
 
     database: Database
@@ -71,8 +67,7 @@ class Dispatcher:
     is_limited: bool = False
     next_permit_at: dt.datetime | None = None
     _selector: DispatchSelector = field(init=False)
-    _definitions: LRUCache[tuple[str, int], JobDefinition | None] = field(default_factory=lambda: LRUCache(_CACHE_SIZE))
-    _policies_json: LRUCache[tuple[str, int], str] = field(default_factory=lambda: LRUCache(_CACHE_SIZE))
+    _message_builder: MessageBuilder = field(default_factory=MessageBuilder)
     _last_claimed_at: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_CACHE_SIZE))
     _declined_attempts: dict[str, int] = field(default_factory=dict)
     _unreadable_executions: list[tuple[ReadyExecution, str]] = field(default_factory=list)
@@ -89,10 +84,10 @@ class Dispatcher:
         )
 
     def dispatch(self) -> int:
-        """Publish what may run, mark it; return how many.
+        """Publish the messages of executions that may run, mark these as published, and return their number.
 
-        Raises `redis.RedisError`; then `mend` finds what was marked and not published. If Redis is full, what waits
-        there goes back to SQL: messages must not take the room that workers need for their reports.
+        Raises `redis.RedisError`; `republish_lost_messages` then finds executions that were marked and not published.
+        If Redis is full, the messages waiting there return to SQL, because workers need the memory for their reports.
         """
         consumed = {name for worker in self.workers for name in worker.queues}
         with self.database.read() as connection:
@@ -133,7 +128,7 @@ class Dispatcher:
         self._selector.feed = min(self.feed, self._selector.feed + self._selector.feed // _FEED_GROWTH_DIVISOR + 1)
 
     def _depths(self, queues: Sequence[str]) -> dict[str, int]:
-        """Return how many messages wait per list; a key that is no list takes none, and counts as full."""
+        """Return how many messages wait per list; a key that is not a list counts as full, so that it gets none."""
         depths = self.publisher.get_depths(queues)
         for name, depth in depths.items():
             if depth is None:
@@ -142,7 +137,10 @@ class Dispatcher:
         return {name: self.feed if depth is None else depth for name, depth in depths.items()}
 
     def _acquire_slots(self, limited: Sequence[DispatchCandidate], buckets: Mapping[str, dt.datetime]) -> bool:
-        """Mark what is under limits before anybody can start it; False: another relay leads and counts for itself."""
+        """Mark limited executions as published before a worker can start them.
+
+        Returns False if another relay leads, which then counts the slots itself.
+        """
         with self.database.write() as connection:
             if not relay_state.is_leader(connection, self.relay_name):
                 return False
@@ -151,9 +149,10 @@ class Dispatcher:
         return True
 
     def _find_paused_queues(self, connection: sa.Connection) -> set[PausedQueue]:
-        """Paused queues in which our messages may lie: those that SQL knows of, and now and then some of the others.
+        """Return paused queues that may hold JobWorker's messages.
 
-        What is called from Python may be in Redis before SQL knows of it.
+        They are those known to SQL and, periodically, some of the others: Redis may hold the message of a direct call
+        before SQL knows of the call.
         """
         if not queues.has_paused(connection):
             return set()
@@ -166,16 +165,16 @@ class Dispatcher:
         return found
 
     def _withdraw_paused(self, paused: Collection[PausedQueue], depths: Mapping[str, int]) -> None:
-        """What lies in Redis for a paused queue goes back to SQL."""
+        """Withdraw the messages of paused queues from Redis."""
         for queue in paused:
             lists = get_list_names(queue.name)
             waiting = sum(depths[name] for name in lists)
-            # What is not ours stays there, and need not be looked at again and again.
+            # Foreign messages stay in the list; a list that holds nothing else is not scanned again.
             if self._foreign_message_counts.get(queue, 0) != waiting:
                 self._foreign_message_counts[queue] = waiting - self.withdraw_messages(lists)
 
     def withdraw_messages(self, lists: Sequence[str]) -> int:
-        """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""
+        """Withdraw JobWorker's messages from these lists, mark their executions as ready, and return their number."""
         messages = self.claims.withdraw(lists)
         if messages:
             with self.database.write() as connection:
@@ -183,7 +182,7 @@ class Dispatcher:
         return len(messages)
 
     def withdraw_aged_messages(self) -> None:
-        """Take back what has waited for long in a list while a more urgent one of its queue is not empty."""
+        """Withdraw messages that waited for long in a list while a more urgent list of their queue is not empty."""
         with self.database.read() as connection:
             waiting = dispatch.list_published_before(connection, self.clock.now() - self.ageing, _BATCH_SIZE)
         if not waiting:
@@ -195,15 +194,16 @@ class Dispatcher:
                 self.withdraw_messages([name])
 
     def cancel_queued(self) -> int:
-        """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so.
+        """Carry out requests to cancel queued executions, and return how many were revoked in Redis.
 
-        `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
+        `has_undecided_revocations` is True afterwards if a worker has fetched a message that it may start or return:
+        call this method again soon.
         """
         with self.database.read() as connection:
-            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
-        answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
-        self.has_undecided_revocations = ClaimResult.RUNNING in answers
-        revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is ClaimResult.REVOKED]
+            rows = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+        results = self.claims.revoke([(row.id, row.attempt + 1) for row in rows])
+        self.has_undecided_revocations = ClaimResult.RUNNING in results
+        revoked = [row for row, result in zip(rows, results, strict=True) if result is ClaimResult.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:
@@ -214,27 +214,30 @@ class Dispatcher:
         return len(revoked)
 
     def record_claims(self, claimed: Iterable[ClaimedMessage]) -> None:
-        """Remember how far each list has been worked off."""
+        """Record the latest dispatch time that was claimed from each list."""
         for claim in claimed:
             name = get_list_name(claim.queue, claim.urgency)
             self._last_claimed_at[name] = max(claim.dispatched_at, self._last_claimed_at.get(name, claim.dispatched_at))
 
     def record_declined_messages(self, declined: Iterable[DeclinedMessage]) -> None:
-        """Remember messages that went to a worker without their task; warn once of each such worker and task."""
+        """Record messages that a worker without their task declined; log a warning once per worker and task."""
         for one in declined:
             self._declined_attempts[one.execution] = max(one.attempt, self._declined_attempts.get(one.execution, 0))
             if self._warnings.add(f"declined {one.task} {one.worker}"):
                 logger.warning("task_declined", task=one.task, worker=one.worker, execution=one.execution)
 
     def republish_declined_messages(self) -> None:
-        """Let messages that were declined be published again. What is forgotten when the relay dies, `mend` finds."""
+        """Mark declined messages for another publication.
+
+        `republish_lost_messages` finds those that a dead relay has forgotten.
+        """
         if self._declined_attempts:
             with self.database.write() as connection:
                 dispatch.mark_unpublished(connection, self._declined_attempts.items())
             self._declined_attempts = {}
 
     def republish_lost_messages(self, published_before: dt.datetime) -> int:
-        """Find messages that Redis or a worker lost on the way, so that they are published again."""
+        """Find messages that Redis or a worker lost, mark them for another publication, and return their number."""
         with self.database.read() as connection:
             unclaimed = dispatch.list_published_before(connection, published_before, _BATCH_SIZE)
         if not unclaimed:
@@ -247,7 +250,7 @@ class Dispatcher:
         return len(lost)
 
     def _republish(self, lost: Sequence[PublishedExecution]) -> None:
-        """What is under limits goes out again at once and keeps its place: it may run, unheard of as yet."""
+        """Republish limited executions at once without releasing their slots, because they may be running unnoticed."""
         placed = {row.id: row for row in lost if row.limit_key is not None}
         with self.database.read() as connection:
             rows = dispatch.get_many(connection, list(placed))
@@ -262,16 +265,17 @@ class Dispatcher:
             dispatch.update_dispatched_at(connection, [row for row in lost if row.limit_key is None])
 
     def _is_lost(self, row: PublishedExecution, depths: dict[str, int]) -> bool:
-        """Its list is empty, or something that was published later has been claimed already."""
+        """Return whether the list of the message is empty, or a message published later to the list was claimed."""
         name = get_list_name(row.queue, row.urgency)
         overtaken = name in self._last_claimed_at and self._last_claimed_at[name] > row.dispatched_at
         return depths[name] == 0 or overtaken
 
     def _build_messages(self, connection: sa.Connection, chosen: Iterable[DispatchCandidate]) -> dict[str, Message]:
-        """Return the messages by execution, without those that cannot be read.
+        """Return the messages by execution, without those of unreadable executions.
 
-        An execution whose own row cannot be read goes to `_refused`. One whose definition cannot be read stays where it
-        is, and others of this revision are not chosen for a while: they would take all places of a round.
+        An execution whose own row is unreadable is added to `_unreadable_executions`. An execution whose definition is
+        unreadable stays ready, and its revision is excluded from selection for a while: otherwise such executions would
+        take all places of a round.
         """
         messages = {}
         for one in chosen:
@@ -283,7 +287,7 @@ class Dispatcher:
                 )
                 continue
             try:
-                messages[one.row.id] = self._build_message(connection, one.row, one.urgency)
+                messages[one.row.id] = self._message_builder.build(connection, one.row, one.urgency)
             except unreadable_rows.READ_ERRORS as error:
                 self._unreadable_revisions[limit_usage.format_revision_key(one.row.job, one.row.job_revision)] = None
                 what = f"revision {one.row.job_revision} of job {one.row.job}"
@@ -291,7 +295,7 @@ class Dispatcher:
         return messages
 
     def _fail_unreadable_executions(self) -> None:
-        """Report, as a worker would, that the next attempts cannot run; otherwise they would be chosen for ever."""
+        """Report, as a worker would, that the next attempts cannot run; otherwise they would be selected for ever."""
         refused, self._unreadable_executions = self._unreadable_executions, []
         for row, why in refused:
             self.problems.report("execution_unreadable", f"execution {row.id}", why)
@@ -301,60 +305,3 @@ class Dispatcher:
                     attempt = history.restore_attempt(connection, row.id)
             error = {"type": "MessageRejected", "message": why, "traceback": None}
             self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, EventKind.REJECTED)
-
-    def _build_message(self, connection: sa.Connection, row: ReadyExecution, urgency: int) -> Message:
-        definition = self._get_definition(connection, row)
-        free = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ()), *(row.snoozed_attempts or ())}
-        return Message(
-            execution=row.id,
-            attempt=row.attempt + 1,
-            job=row.job,
-            revision=row.job_revision,
-            task=row.task,
-            queue=row.queue,
-            priority=urgency,
-            parameters=row.parameters,
-            retries=count_used_retries(row.attempt + 1, len(free)),
-            max_attempts=row.max_attempts,
-            time_limit=_get_effective_value("time_limit", row, definition.time_limit if definition else None),
-            soft_time_limit=_get_effective_value(
-                "soft_time_limit", row, definition.soft_time_limit if definition else None
-            ),
-            policies=self._get_policies_json(row, definition),
-            correlation_id=row.correlation_id,
-            scheduled_for=row.scheduled_for,
-            expires_at=row.expires_at if row.attempt == 0 else None,
-            metadata=row.metadata,
-            apart=worker_loss.is_own_process_required(row.lost_attempts),
-            announce=definition is not None
-            and worker_loss.is_announcement_required(definition.on_worker_lost, row.lost_attempts),
-            call=row.call,
-        )
-
-    def _get_policies_json(self, row: ReadyExecution, definition: JobDefinition | None) -> str:
-        if row.overrides is not None:
-            return self._serialize_policies(row, {**(definition.policies if definition else {}), **row.overrides})
-        key = (row.job, row.job_revision)
-        if key not in self._policies_json:
-            self._policies_json[key] = self._serialize_policies(row, definition.policies if definition else {})
-        return self._policies_json[key]
-
-    def _serialize_policies(self, row: ReadyExecution, raw_policies: Mapping[str, Any]) -> str:
-        """As JSON. A policy that is wrong is left out: one job must not keep the others from going out."""
-        made, problems = policies.normalize({name: raw_policies.get(name) for name in policies.WORKER_POLICIES})
-        if problems and self._warnings.add(f"policies {row.job} {row.job_revision}"):
-            told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
-            logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=told)
-        return json.dumps(policies.select_for_worker(made), separators=(",", ":"), sort_keys=True)
-
-    def _get_definition(self, connection: sa.Connection, row: ReadyExecution) -> JobDefinition | None:
-        # A revision never changes, so it can be kept for ever.
-        key = (row.job, row.job_revision)
-        if key not in self._definitions:
-            self._definitions[key] = jobs.get_definition(connection, *key)
-        return self._definitions[key]
-
-
-def _get_effective_value(name: str, row: ReadyExecution, default: Any) -> Any:
-    """What holds for this execution: what its submission said, or else its definition."""
-    return (row.overrides or {}).get(name, default)

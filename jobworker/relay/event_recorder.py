@@ -1,4 +1,4 @@
-"""The second step of a turn: reports become rows. Runs inside the turn's transaction."""
+"""Recording of events in SQL: the second step of a turn, inside the turn's transaction."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,20 +39,20 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ClaimedMessage:
-    """A message that a worker took: everything published before it to the same list should be gone, too."""
+    """A message that a worker claimed: messages published earlier to the same list should be gone, too."""
 
     queue: str
     urgency: int
     dispatched_at: dt.datetime
 
 
-#: Reports that may be about a message which is no attempt of an execution.
+#: Kinds of events that may concern a message without an execution.
 _MESSAGE_KINDS = NEVER_RAN_KINDS | {EventKind.POISONED, EventKind.UNKNOWN_TASK}
 
 
 @dataclass(frozen=True, slots=True)
 class DeclinedMessage:
-    """A message that went to a worker without its task, and back to nobody."""
+    """A message that was declined by a worker without its task, and is in no list any more."""
 
     execution: str
     attempt: int
@@ -62,7 +62,10 @@ class DeclinedMessage:
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvents:
-    """What reports say about messages, and which executions have ended with them, those of schedules once more."""
+    """Claimed and declined messages and ended executions among the recorded events.
+
+    `schedule_ends` repeats the ended executions that belong to schedules.
+    """
 
     claimed: list[ClaimedMessage] = field(default_factory=list)
     declined: list[DeclinedMessage] = field(default_factory=list)
@@ -71,25 +74,25 @@ class RecordedEvents:
 
 
 def record_events(connection: sa.Connection, reports: Sequence[Event]) -> RecordedEvents:
-    """Write down what workers reported, in the order of the stream; answers what became of messages."""
+    """Record the events in stream order; return the claimed and declined messages and the ended executions."""
     insert_direct_calls(connection, reports)
     refusals = reject_calls_of_removed_tasks(connection, reports)
     ours = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
     ours += refusals.values()
-    told = RecordedEvents(declined=_find_declined_messages(connection, ours))
+    recorded = RecordedEvents(declined=_find_declined_messages(connection, ours))
     for part in _split_at_lost_workers(ours):
         lost = part[0].kind is EventKind.WORKER_LOST
         moves = _end_attempts_of_lost_worker(connection, part[0]) if lost else part
-        _record_moves(connection, moves, told)
-    return told
+        _record_moves(connection, moves, recorded)
+    return recorded
 
 
 def _is_foreign(event: Event) -> bool:
-    """Whether a report is about a message that JobWorker did not send; there is nothing but the log to keep it."""
+    """Return whether an event concerns a message that JobWorker did not send; such an event is only logged."""
     if event.execution or event.kind not in _MESSAGE_KINDS:
         return False
-    told = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
-    logger.warning("foreign_message_given_up", fate=event.kind.value, **told)
+    fields = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
+    logger.warning("foreign_message_given_up", fate=event.kind.value, **fields)
     return True
 
 
@@ -104,7 +107,7 @@ def _find_declined_messages(connection: sa.Connection, reports: Iterable[Event])
 
 
 def _split_at_lost_workers(reports: Iterable[Event]) -> Iterator[list[Event]]:
-    """Runs of state reports, each lost worker alone between them: it concerns what was reported before."""
+    """Yield runs of state events; each `worker_lost` is a run of its own, because it concerns the events before it."""
     run: list[Event] = []
     for event in reports:
         if event.kind is EventKind.WORKER_LOST:
@@ -121,13 +124,13 @@ def _split_at_lost_workers(reports: Iterable[Event]) -> Iterator[list[Event]]:
 def _end_attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Event]:
     worker = str(event.data.get("worker"))
     workers.mark_gone(connection, [worker], event.at)
-    held = dispatch.list_running(connection, worker)
-    logger.warning("worker_lost", worker=worker, attempts=len(held))
+    running = dispatch.list_running(connection, worker)
+    logger.warning("worker_lost", worker=worker, attempts=len(running))
     return [
         Event(
             event.id, EventKind.LOST, row.id, row.attempt, {"worker": worker, "reason": "its worker stopped responding"}
         )
-        for row in held
+        for row in running
     ]
 
 
@@ -158,7 +161,7 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded:
         row = known[key]
         if standing.is_final and not row.standing.is_final:
             recorded.ended.append(ParentExecution(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
-            # A backfill is a batch: how that goes says nothing about what is due.
+            # The end of a backfill's execution has no effect on the schedule's failure count.
             if row.schedule_id is not None and row.batch_id is None:
                 recorded.schedule_ends.append(EndedExecution(row.schedule_id, row.id, standing.state))
 
@@ -166,7 +169,7 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded:
 def _fingerprint_dead_letters(
     changed: Mapping[str, MergedExecution], known: Mapping[str, StoredExecution]
 ) -> dict[str, str]:
-    """Those that have become dead letters, with the fingerprints of their failures."""
+    """Return the failure fingerprints of executions that have become dead letters, by id."""
     return {
         key: failure_fingerprint.compute_fingerprint(standing.error, known[key].task)
         for key, standing in changed.items()
@@ -177,7 +180,11 @@ def _fingerprint_dead_letters(
 def _move_or_refusal(
     connection: sa.Connection, row: StoredExecution, standing: MergedExecution, event: Event
 ) -> StateTransition | None:
-    """What a report means. Nothing that stands in Redis may stop the relay, and no end of an attempt may be missed."""
+    """Return the transition of an event; None if the event is unreadable and does not end an attempt.
+
+    Content of Redis must not stop the relay, and no end of an attempt may be missed: an unreadable end is recorded as a
+    failure.
+    """
     try:
         return _to_move(connection, row, standing, event)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -197,13 +204,13 @@ def _to_move(
     if row.cancel_requested_by:
         return _apply_cancellation(move, row.cancel_requested_by, cut_short)
     if move.snoozed and len(standing.snoozed_attempts | {move.attempt}) >= MAX_SNOOZES:
-        reason = f"it was put off {MAX_SNOOZES} times; the last time: {move.reason}"
+        reason = f"it was snoozed {MAX_SNOOZES} times; the last time: {move.reason}"
         return replace(move, state=ExecutionState.FAILED, reason=reason, due_at=None, error=_error("Snoozed", reason))
     return move
 
 
 def _apply_cancellation(move: StateTransition, actor: str, cut_short: bool) -> StateTransition:
-    """What a report of an execution means that `actor` wants cancelled: no other attempt follows."""
+    """Return the transition of an execution that `actor` wants cancelled: no other attempt follows."""
     if move.state is ExecutionState.RETRYING or cut_short:
         return replace(
             move, state=ExecutionState.CANCELLED, actor=actor, reason="cancelled before the next attempt", due_at=None
@@ -214,7 +221,7 @@ def _apply_cancellation(move: StateTransition, actor: str, cut_short: bool) -> S
 def _to_move_without_worker(
     connection: sa.Connection, row: StoredExecution, standing: MergedExecution, event: Event
 ) -> StateTransition:
-    """What becomes of an execution whose worker (or process) is gone, or was shut down: that is nobody's fault."""
+    """Return the transition of an attempt whose worker or process was lost or shut down; the job is not at fault."""
     lost = event.kind is EventKind.LOST
     why = event.data.get("reason", "its worker is gone")
     began = standing.started_attempt >= event.attempt
@@ -243,10 +250,10 @@ def _to_move_without_worker(
 
 
 def _definition(connection: sa.Connection, row: StoredExecution) -> JobDefinition | None:
-    """Return what the execution runs by; None if that is gone or cannot be read."""
+    """Return the job definition of the execution; None if it is deleted or unreadable."""
     try:
         return jobs.get_definition(connection, row.job, row.job_revision)
-    except UnreadableRow:  # It was logged where it was read.
+    except UnreadableRow:  # The read has logged it.
         return None
 
 

@@ -1,8 +1,8 @@
-"""Who is next among what is ready under limits in one queue: the most urgent, and of those whoever has the least.
+"""Fair queue of executions under limits in one queue: by priority, then by the limit key with the fewest running.
 
-Keys take turns: the one of which the fewest run is next, and of several the one that has waited for its turn the
-longest. What was overtaken for long has its turn, too: of each key one in `SHARE`, and between keys the head of one
-that was not served for so long.
+Keys take turns: among keys of equal rank, the key that was served longest ago comes first. Executions that were
+overtaken for long get a share: within a key one of `OVERTAKEN_SHARE` executions, and between keys the head of a key
+that was not served for that long.
 """
 
 import datetime as dt
@@ -18,30 +18,30 @@ from jobworker.relay.capacity import Capacity
 from jobworker.store.executions import limit_usage
 from jobworker.store.executions.limit_usage import LimitedExecution, QueueBacklog
 
-#: Of what goes out while there is not enough room for all, one in so many has been overtaken for long.
+#: While capacity is short, one dispatched execution in this many is one that was overtaken for long.
 OVERTAKEN_SHARE = 10
 
-#: So many of one key are read at first.
+#: Executions of one limit key that the first read returns.
 _FIRST_PAGE_SIZE = 20
 
-#: Keys whose turns are remembered.
+#: Maximum number of limit keys with a recorded turn.
 _HISTORY_SIZE = 10_000
 
 _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 class RoundRobinTurn(NamedTuple):
-    """When a key was last served, and how often it was."""
+    """The time a limit key was last served, and the number of times."""
 
     served_at: dt.datetime = _NEVER
     serve_count: int = 0
 
 
 class RoundRobinHistory(dict[str, RoundRobinTurn]):
-    """The turns of many keys; the oldest are forgotten."""
+    """The turns of limit keys; the oldest are dropped."""
 
     def record_turn(self, limit_key: str, now: dt.datetime) -> None:
-        """It was the turn of this key."""
+        """Record that this limit key was served."""
         self[limit_key] = RoundRobinTurn(now, self.pop(limit_key, RoundRobinTurn()).serve_count + 1)
         if len(self) > _HISTORY_SIZE:
             for oldest in list(itertools.islice(self, _HISTORY_SIZE // 2)):
@@ -49,7 +49,7 @@ class RoundRobinHistory(dict[str, RoundRobinTurn]):
 
 
 class FairQueueItem(NamedTuple):
-    """The next of one key. They compare by who goes first."""
+    """The next execution of one limit key. Items compare by dispatch order."""
 
     sort_key: tuple[int, int, dt.datetime, dt.datetime, str]
     head: LimitedExecution
@@ -57,7 +57,7 @@ class FairQueueItem(NamedTuple):
 
 
 class FairQueue:
-    """See the module. `take` counts what goes in `places`."""
+    """The fair queue of one dispatch round. `pop` acquires capacity for the execution."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class FairQueue:
         heapq.heapify(self._heap)
 
     def peek(self, min_priority: int) -> FairQueueItem | None:
-        """Who is next, if it is no less urgent than `min_priority`."""
+        """Return the next item if its urgency is at least `min_priority`; None otherwise."""
         while self._heap and self._heap[0].urgency >= min_priority:
             if not self._capacity.find_blocker(self._heap[0].head.limit_key):
                 return self._heap[0]
@@ -89,7 +89,7 @@ class FairQueue:
         return None
 
     def pop(self) -> FairQueueItem:
-        """Whoever `top` has named goes."""
+        """Remove and return the item that `peek` returned."""
         gone = heapq.heappop(self._heap)
         limit_key = gone.head.limit_key
         self._capacity.acquire(limit_key)
@@ -124,8 +124,8 @@ class FairQueue:
         return None
 
     def _read_more(self, limit_key: str) -> Sequence[LimitedExecution]:
-        """More of a key than was read so far. What was taken is still ready for SQL, and in front."""
+        """Return further executions of a limit key. SQL still lists the popped ones as ready, before all others."""
         before = self._read_counts.get(limit_key, 0)
-        self._read_counts[limit_key] = wanted = max(_FIRST_PAGE_SIZE, before * 4)
-        found = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, wanted)
+        self._read_counts[limit_key] = limit = max(_FIRST_PAGE_SIZE, before * 4)
+        found = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, limit)
         return [head for head in found[before:] if head.is_readable]

@@ -1,4 +1,4 @@
-"""Leadership among relays, and its takeover by one that stands by: no clock of another host decides."""
+"""Leadership among relays, and its takeover by a standby relay; independent of the clocks of other hosts."""
 
 import os
 import secrets
@@ -12,13 +12,13 @@ from jobworker.store import relay_state
 from jobworker.store.engine.database import Database
 from jobworker.store.relay_state import Tenure
 
-#: A leadership that was not renewed for so long (s), while this relay watched, is silent. The leader renews it each
-#: second, unless a turn takes longer.
+#: Time without a renewal, observed by this relay, after which a leadership counts as silent (s). The leader renews it
+#: each second, unless a turn takes longer.
 SILENT_AFTER_SECONDS = 3.0
 
 
 class Leadership:
-    """One relay's claim to lead. `name` is unique among relays."""
+    """A relay's claim to lead. `name` is unique among relays."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         # Host and process id alone are not unique: every container has a process 1, and some have the host's name.
@@ -31,7 +31,7 @@ class Leadership:
     def find_silent_leader(self) -> Tenure | None:
         """Return the leadership of another relay that may be taken over; None if no other relay leads.
 
-        Raises `NotLeading` while another one is renewed, or was not watched for long enough.
+        Raises `NotLeader` while another leadership is renewed, or was not observed for long enough.
         """
         with self._database.read() as connection:
             tenure = relay_state.get(connection).tenure
@@ -45,6 +45,6 @@ class Leadership:
         return tenure
 
     def acquire_or_renew(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
-        """Lead, or go on leading, in place of a leadership that is silent; raises `NotLeading`."""
+        """Acquire or renew the leadership, replacing the `silent` one; raises `NotLeader`."""
         if not relay_state.acquire_leadership(connection, self.name, self._clock.now(), silent):
             raise NotLeader

@@ -1,4 +1,4 @@
-"""What jobs wrote becomes rows, as much of it as is kept. Runs inside a transaction of the turn."""
+"""Recording of the jobs' log lines in SQL, up to the size limit. Runs inside the turn's transaction."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from jobworker.store.executions.log_lines import LogLine, LogSize
 logger = structlog.get_logger(__name__)
 
 
-#: More lines or bytes than this nobody has dropped in a moment.
+#: Maximum plausible number of dropped lines, or bytes, in one event.
 _MAX_DROPPED = 10**10
 
 
 def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
-    """Write down log lines in their order, until a log is full; from then on only how much was dropped."""
+    """Record log lines in order until a log is full; after that, record only how much was dropped."""
     if not reports:
         return
     before = log_lines.get_sizes(connection, {event.execution for event in reports})
@@ -34,7 +34,7 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
             continue
         try:
             line, size = _append_line(event, size)
-        except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
+        except (KeyError, TypeError, ValueError) as error:  # Content of Redis must not stop the relay.
             logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
             continue
         after[event.execution] = size
@@ -50,9 +50,9 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
 
 
 def _append_line(event: Event, size: LogSize) -> tuple[LogLine | None, LogSize]:
-    """The line to keep, if there is one, and the size of the log afterwards."""
+    """Return the line to store (None if it is dropped) and the size of the log afterwards."""
     if event.kind is not EventKind.LOG:
-        lines, length = (min(max(0, int(told)), _MAX_DROPPED) for told in event.data["dropped"])
+        lines, length = (min(max(0, int(number)), _MAX_DROPPED) for number in event.data["dropped"])
         return None, replace(size, dropped=size.dropped + DroppedLines(lines, length))
     line = _parse_line(event)
     length = log_limits.compute_line_size(line.message)

@@ -1,10 +1,10 @@
-"""The relay: one loop. A turn is `read`, then `record → fire → release` in one transaction, then `trim`, the
-maintenance tasks, and `cancel → gate → dispatch` of what is ready.
+"""The relay's loop. A turn is `read`, then `record → evaluate → resolve` in one transaction, then `trim`, the
+maintenance tasks, and `cancel → check limits → dispatch`.
 
-A turn writes one transaction with everything it read and how far it read; whatever fails before the
-commit is read again. Reading, recording and trimming come first, because they give a full Redis room again;
-each step after them fails and is tried again by itself. What was just submitted is dispatched before the recording
-as well, for its latency. Of several relays one leads; the others stand by and take over within seconds.
+A turn commits everything it read together with the stream offsets; after a failure before the commit, the entries are
+read again. Reading, recording and trimming come first, because they free memory in a full Redis; each later step fails
+and is retried separately. New submissions are also dispatched before the recording, for low latency. Of several relays
+one leads; the others stand by and take over within seconds.
 """
 
 import contextlib
@@ -45,51 +45,51 @@ from jobworker.transport.stop_requests import StopRequests
 
 logger = structlog.get_logger(__name__)
 
-#: Longest sleep between two turns (s): what a lost wake-up costs.
+#: Maximum wait between two turns (s): the delay that a lost notification causes.
 _MAX_WAIT_SECONDS = 1.0
 
-#: Turns follow each other at this distance (s), so that one job after another does not keep a core busy.
+#: Minimum interval between turns (s), so that single jobs in quick succession do not keep a core busy.
 _TURN_INTERVAL_SECONDS = 0.005
 
-#: A turn that moved so many reports and messages is followed at this distance (s), for larger batches.
+#: Events and messages from which a turn counts as busy, and the interval after it (s), which makes batches larger.
 _BUSY_THRESHOLD, _BUSY_TURN_INTERVAL_SECONDS = 20, 0.1
 
-#: How long a turn goes on with nothing but log lines (s).
+#: Maximum time that a turn spends on log lines alone (s).
 _LOG_FLOOD_SECONDS = 0.05
 
-#: How often the feed is filled while nothing new comes in (s).
+#: Interval between dispatch rounds while no events arrive (s).
 _DISPATCH_INTERVAL_SECONDS = 0.1
 
-#: How often the leader renews its leadership (s).
+#: Interval between renewals of the leadership (s).
 _RENEWAL_INTERVAL_SECONDS = 1.0
 
-#: How often the streams are trimmed (s).
+#: Interval between trims of the streams (s).
 _TRIM_INTERVAL_SECONDS = 1.0
 
-#: Executions that become due in one turn.
+#: Maximum number of executions that become due, or expire, in one turn.
 _DUE_BATCH_SIZE = 1000
 
-#: How often is looked for what should have been let go on (s).
+#: Interval between sweeps for missed dependents (s).
 _SWEEP_INTERVAL_SECONDS = 2.0
 
-#: How often schedules that are due soon are read (s).
+#: Interval between preloads of schedules that are due soon (s).
 _PRELOAD_INTERVAL_SECONDS = 0.5
 
-#: How often is looked for pauses of schedules that have come to their end (s).
+#: Interval between checks for expired pauses of schedules (s).
 _RESUME_INTERVAL_SECONDS = 1.0
 
-#: A turn as the item of a problem.
+#: The name of a turn in a relay problem.
 _TURN = "turn"
 
-#: Pause after something was away (s), doubled up to the second figure.
+#: Pause after a failed turn (s), doubled up to the second value.
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0
 
 
 class Relay:
-    """Carries work from SQL to Redis and reports from Redis to SQL."""
+    """Dispatches executions from SQL to Redis and records events from Redis in SQL."""
 
     def __init__(self, database: Database, redis_url: str, clock: Clock, settings: Settings) -> None:
-        # XREAD blocks for up to _LONGEST_WAIT; the time-out has to leave room for it.
+        # XREAD blocks for up to `_MAX_WAIT_SECONDS`; the timeout must exceed that.
         self._client = connect_redis(redis_url, timeout=_MAX_WAIT_SECONDS + 2.0)
         self._database = database
         self._clock = clock
@@ -113,7 +113,7 @@ class Relay:
         self._maintenance = Maintenance(
             database, self._client, self._dispatcher, clock, settings, self._steps, self._problems
         )
-        self._maintenance.add_task("stranded", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
+        self._maintenance.add_task("dependents", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
         self._maintenance.add_task("plans", _PRELOAD_INTERVAL_SECONDS, self._schedule_evaluator.preload_upcoming)
         self._maintenance.add_task("pauses", _RESUME_INTERVAL_SECONDS, self._schedule_evaluator.end_expired_pauses)
         schedules = schedule_sync.ScheduleSynchronizer(database, clock, settings, self._problems)
@@ -121,13 +121,13 @@ class Relay:
         self._maintenance.add_task("problems", _RENEWAL_INTERVAL_SECONDS, self._save_problems)
         self._trim_step = RelayStep("trim", self._trim_streams, _TRIM_INTERVAL_SECONDS)
         self._pre_dispatch_steps = [
-            # First: what belongs to a cancelled batch is not dispatched any more.
+            # First, so that members of a cancelled batch are not dispatched.
             RelayStep("cancel_batches", self._dependency_resolver.cancel_batches),
             RelayStep("cancel", self._dispatcher.cancel_queued),
             RelayStep("stop", self._stop_request_sender.send_pending),
         ]
         self._dispatch_step = RelayStep("dispatch", self._dispatcher.dispatch)
-        # Who looks for silent workers has to look often, or nobody is held to have been silent.
+        # A relay that checks for silent workers must check often, because only an observed silence counts.
         self._max_wait = min(_MAX_WAIT_SECONDS, settings.heartbeat_interval)
         self._offsets: StreamOffsets | None = None
         self._renewed_at = self._dispatched_at = float("-inf")
@@ -135,9 +135,9 @@ class Relay:
         self._saved_problems: list[RelayProblem] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Turn until `stop` is set. Nothing that Redis or the database does or holds ends it.
+        """Run turns until `stop` is set. No failure and no content of Redis or the database ends the loop.
 
-        Raises `Misconfigured` for a Redis that would lose work.
+        Raises `ConfigurationError` for a Redis that would lose work.
         """
         pause = _MIN_BACKOFF_SECONDS
         while not stop.is_set():
@@ -149,7 +149,7 @@ class Relay:
                 self._clock.wait(stop, _RENEWAL_INTERVAL_SECONDS)
             except ConfigurationError:
                 raise
-            except Exception as error:  # noqa: BLE001  what one turn meets must not end the relay
+            except Exception as error:  # noqa: BLE001  a failed turn must not end the relay
                 self._log_failure(error, pause)
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _MAX_BACKOFF_SECONDS)
@@ -162,21 +162,21 @@ class Relay:
         self._resign()
 
     def _log_failure(self, error: Exception, pause: float) -> None:
-        """Log what ended a turn; the next one begins after `pause` seconds."""
+        """Log the error that ended a turn; the next turn begins after `pause` seconds."""
         if isinstance(error, redis.RedisError):
             logger.warning("redis_away", error=str(error), next_try_in=pause)
             self._maintenance.postpone_rescue()
             self._maintenance.check_foreign_keys_soon()
-            self._is_redis_checked = False  # What comes back may be another server.
+            self._is_redis_checked = False  # The server that answers next may be another one.
         elif isinstance(error, UNAVAILABLE):
             logger.warning("database_away", error=str(getattr(error, "orig", error)), next_try_in=pause)
         else:
             self._problems.report("turn_failed", _TURN, f"{type(error).__name__}: {error}")
 
     def run_turn(self) -> int:
-        """Do one round; return how many reports and messages it moved.
+        """Run one turn; return how many events and messages it moved.
 
-        Raises `NotLeading`, or what Redis or the database raised, with nothing lost.
+        Raises `NotLeader`, or an error of Redis or the database; no event is lost then.
         """
         self._check_redis_once()
         offsets = self._offsets or self._acquire_leadership()
@@ -185,7 +185,7 @@ class Relay:
             offsets = self._acquire_leadership()
         due = self._get_next_due()
         batch = self._reader.read(offsets, self._compute_wait(due))
-        # A client waits for what was just submitted; none waits for the history to be written.
+        # A client waits for its new submission; no client waits for the recording of events.
         sent = self._dispatch_ready() if batch.is_notified else 0
         first, lines = batch.split(offsets)
         released = self._record_batch(offsets, first) if first or self._needs_commit(due) else 0
@@ -197,7 +197,7 @@ class Relay:
         return len(batch.events) + sent
 
     def _record_log_flood(self, batch: EventBatch) -> None:
-        """When jobs say more than one transaction should take: piece by piece, and not for long."""
+        """Record the log lines of a flood in several transactions, for a limited time."""
         until = self._clock.monotonic() + _LOG_FLOOD_SECONDS
         while batch.logs and self._offsets:
             self._record_batch(self._offsets, batch)
@@ -206,7 +206,7 @@ class Relay:
             batch = self._reader.read_logs(self._offsets)
 
     def _record_batch(self, offsets: StreamOffsets, batch: EventBatch) -> int:
-        """Commit what was read. A report that the database cannot take must not stop the others."""
+        """Commit a batch. An event that the database refuses must not block the others."""
         answer = self._try_to_commit(offsets, batch)
         if not isinstance(answer, Exception):
             return answer
@@ -218,9 +218,9 @@ class Relay:
         return sum(self._record_batch(self._offsets or offsets, part) for part in batch.split_by_event(offsets))
 
     def _record_refused(self, offsets: StreamOffsets, batch: EventBatch, report: Event) -> int:
-        """Commit a report that was refused, or in its place that its attempt has failed, if it was the end of one.
+        """Commit a refused event, or a failure of its attempt in its place if the event ends the attempt.
 
-        Raises what keeps a transaction without any report from being committed: then no report is to blame.
+        Raises an error if a transaction without any event fails, too: then the event is not the cause.
         """
         self._commit(offsets, EventBatch(offsets, has_more_logs=True))
         nothing = replace(batch, events=[], logs=[])
@@ -233,47 +233,47 @@ class Relay:
         return self._commit(offsets, nothing) if isinstance(answer, Exception) else answer
 
     def _try_to_commit(self, offsets: StreamOffsets, batch: EventBatch) -> int | Exception:
-        """What `_commit` answers, or what is wrong with the batch. Raises what is not the fault of any batch."""
+        """Return the result of `_commit`, or the error that the batch caused. Raises all other errors."""
         try:
             return self._commit(offsets, batch)
         except (NotLeader, redis.RedisError, *UNAVAILABLE):
             raise
-        except Exception as error:  # noqa: BLE001  nothing that was reported may stop the relay; it is logged
+        except Exception as error:  # noqa: BLE001  no event may stop the relay; the caller logs the error
             return error
 
     def _commit(self, offsets: StreamOffsets, batch: EventBatch) -> int:
-        """Everything that was read, in one transaction with how far it was read; answers what may go out now."""
+        """Commit a batch with its stream offsets; return how many executions may be ready for dispatch now."""
         now = self._clock.now()
         with self._database.write() as connection:
             moved = astuple(offsets), astuple(batch.offsets)
             if not relay_state.advance_offsets(connection, self._leadership.name, now, *moved, not batch.has_more_logs):
                 raise NotLeader
             record_progress(connection, batch.events)
-            told = record_events(connection, batch.events)
+            recorded = record_events(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = self._schedule_evaluator.evaluate(connection, batch.events, told.schedule_ends, now)
+            fired = self._schedule_evaluator.evaluate(connection, batch.events, recorded.schedule_ends, now)
             expired = dispatch.expire_executions(connection, now, _DUE_BATCH_SIZE)
-            ended = [*told.ended, *dependency_rows.find_ended(connection, expired)]
+            ended = [*recorded.ended, *dependency_rows.find_ended(connection, expired)]
             freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
             due = dispatch.release_due(connection, now, _DUE_BATCH_SIZE)
         self._dependency_resolver.mark_committed(freed)
         self._schedule_evaluator.mark_committed(fired, now)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
-        self._dispatcher.record_claims(told.claimed)
-        self._dispatcher.record_declined_messages(told.declined)
-        # Whoever ends or starts may have made room for somebody who waits for just that.
+        self._dispatcher.record_claims(recorded.claimed)
+        self._dispatcher.record_declined_messages(recorded.declined)
+        # Every event may have released capacity for an execution that a limit blocked.
         return fired.count + freed.released_count + due + (len(batch.events) if self._dispatcher.is_limited else 0)
 
     def _dispatch_ready(self) -> int:
-        """Cancel and dispatch; return how many messages went out."""
+        """Run the cancellations and a dispatch round; return how many messages were published."""
         self._dispatched_at = self._clock.monotonic()
         for step in self._pre_dispatch_steps:
             self._steps.run(step)
         return self._steps.run(self._dispatch_step)
 
     def _needs_commit(self, due: datetime | None) -> bool:
-        """Whether there is something to write although nothing was read."""
+        """Return whether a transaction is necessary although no event was read."""
         renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL_INTERVAL_SECONDS
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
@@ -319,7 +319,7 @@ class Relay:
             self._reader.trim(self._offsets)
 
     def _save_problems(self) -> None:
-        """Let `/readyz` know of the problems."""
+        """Write changed problems to SQL, for `/readyz`."""
         current = self._problems.list_with_unreadable_rows()
         if current != self._saved_problems:
             with self._database.write() as connection:
@@ -336,7 +336,7 @@ class Relay:
     def _resign(self) -> None:
         with contextlib.suppress(redis.RedisError, sqlalchemy.exc.SQLAlchemyError, DatabaseBusy):
             if self._is_leader:
-                self._maintenance.update_workers()  # Those that stopped before us are not shown as live.
+                self._maintenance.update_workers()  # Workers that stopped before this relay are not shown as live.
         try:
             with self._database.write() as connection:
                 relay_state.release_leadership(connection, self._leadership.name)
@@ -345,6 +345,6 @@ class Relay:
 
 
 def _log_refusal(report: Event, error: Exception) -> None:
-    """Log that a report could not be recorded. No data and no traceback: those hold results and what jobs printed."""
-    told = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
-    logger.error("report_refused", **told, error=describe_error(error))
+    """Log that an event could not be recorded, without data and traceback: both contain results and output of jobs."""
+    fields = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
+    logger.error("report_refused", **fields, error=describe_error(error))

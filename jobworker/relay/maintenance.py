@@ -1,4 +1,4 @@
-"""Maintenance tasks: what the relay looks after by itself. Each has a name, an interval, and one bounded round."""
+"""Maintenance tasks of the relay. Each has a name, an interval, and one bounded round."""
 
 import datetime as dt
 import functools
@@ -33,39 +33,39 @@ from jobworker.transport.worker_registry import UnreadableKey, WorkerAnnouncemen
 
 logger = structlog.get_logger(__name__)
 
-#: A write-ahead log is brought back into the database when it is this large (bytes).
+#: Size of SQLite's write-ahead log that triggers a checkpoint (bytes).
 _MAX_WAL_BYTES = 4 * 1024 * 1024
 
-#: How often SQL is told that nothing has changed about the workers (s).
+#: Interval between updates of unchanged workers in SQL (s).
 _SEEN_INTERVAL_SECONDS = 5.0
 
-#: How often messages that a worker declined go out again (s). Those who have the task may all be busy, and then
-#: the same idle worker declines them again.
+#: Interval between republications of declined messages (s). All workers with the task may be busy, and then the same
+#: idle worker declines the message again.
 _DECLINED_INTERVAL_SECONDS = 1.0
 
 
-#: How often this relay compares its time zone data with those of the other processes (s).
+#: Interval between comparisons of this relay's time zone data with those of the other processes (s).
 _ZONE_DATA_INTERVAL_SECONDS = 30.0
 
-#: Characters that are kept of what a worker says about its time zone data.
+#: Maximum length of a worker's time zone data version in SQL (characters).
 _MAX_ZONE_DATA_LENGTH = 64
 
-#: How often entries are taken away that no beat should follow (s).
+#: Interval between removals of beat's entries while no beat is in use (s).
 _REMOVE_ENTRIES_INTERVAL_SECONDS = 30.0
 
 
-#: How often calls are looked for that no worker takes (s).
+#: Interval between checks for direct calls in queues without a worker (s).
 _UNSERVED_INTERVAL_SECONDS = 10.0
 
-#: How often keys are looked for that hold something of another type than JobWorker keeps there (s).
+#: Interval between checks for keys of JobWorker with a value of another type (s).
 _KEY_TYPES_INTERVAL_SECONDS = 5.0
 
-#: Catalogues that are remembered as learnt; each version of the code has one.
+#: Maximum number of catalogs remembered as registered; each version of the code has one.
 _MAX_CATALOGS = 1000
 
 
 class Maintenance:
-    """Everything that the relay notices by itself."""
+    """The relay's maintenance tasks."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Maintenance:
         self._zone_data_difference: str | None = None
         followed = settings.needs_beat
         self._sync_beat = self._beat_synchronizer.run if followed else self._beat_synchronizer.remove_all
-        #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
+        #: Runs before anything is read or trimmed, because stream offsets are invalid after Redis has lost its data.
         self._epoch_step = RelayStep("epoch", self.check_epoch, 1.0)
         self._foreign_keys_step = RelayStep("foreign_keys", self.rename_foreign_keys, _KEY_TYPES_INTERVAL_SECONDS)
         self._zone_data_step = RelayStep("time_zone_data", self.compare_zone_data, _ZONE_DATA_INTERVAL_SECONDS)
@@ -120,39 +120,39 @@ class Maintenance:
         ]
 
     def add_task(self, name: str, interval: float, run: Callable[[], int | None]) -> None:
-        """Look after one more thing."""
+        """Add a maintenance task that runs every `interval` seconds."""
         self._tasks.append(RelayStep(name, run, interval))
 
     def run_before_reading(self) -> None:
-        """Notice that Redis lost its data, or holds what keeps its streams from being read, before they are read."""
+        """Detect a Redis that lost its data, and keys that make its streams unreadable, before the streams are read."""
         self._step_runner.run(self._epoch_step)
         self._step_runner.run(self._foreign_keys_step)
 
     def run_due_tasks(self) -> None:
-        """Run the tasks whose time has come. Raises `redis.RedisError` when Redis does not answer."""
+        """Run the tasks that are due. Raises `redis.RedisError` when Redis does not respond."""
         for task in self._tasks:
             self._step_runner.run(task)
 
     def check_foreign_keys_soon(self) -> None:
-        """Look for foreign keys at once: they may be why Redis has refused a command."""
+        """Make the check for foreign keys due now, because a foreign key may be why Redis refused a command."""
         self._foreign_keys_step.next_at = float("-inf")
 
     def run_standby_tasks(self) -> None:
-        """Do what a relay does that does not lead. Raises `redis.RedisError` when Redis does not answer."""
+        """Run the tasks of a standby relay. Raises `redis.RedisError` when Redis does not respond."""
         self._step_runner.run(self._zone_data_step)
 
     def postpone_rescue(self) -> None:
-        """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
+        """Postpone the rescue of attempts by a full lease: heartbeats could not arrive either."""
         self._connected_since = None
         self._suspects = set()
 
     def consume_new_epoch(self) -> bool:
-        """Whether reading has to begin anew, since Redis lost its data; says so once."""
+        """Return, once per epoch, whether reading must restart because Redis lost its data."""
         answer, self._is_epoch_new = self._is_epoch_new, False
         return answer
 
     def check_epoch(self) -> None:
-        """Notice that Redis lost its data, and start over with what SQL knows."""
+        """Detect that Redis lost its data, and start a new epoch from the contents of SQL."""
         with self._database.read() as connection:
             state = relay_state.get(connection)
         if state.epoch is None or self._client.get(keys.EPOCH) != state.epoch:
@@ -161,7 +161,7 @@ class Maintenance:
             self._republish(state.republish_at - self._get_worker_grace_period())
 
     def update_workers(self) -> None:
-        """Take note of who is alive and what they offer; give up those who fell silent."""
+        """Update the live workers and their tasks, and reap silent workers."""
         announced = self._registry.list_announcements(self._report_unreadable)
         self._register_tasks(announced)
         self._report_broken_modules(announced)
@@ -186,17 +186,17 @@ class Maintenance:
             for module, _, why in (text.partition(": ") for text in each.broken):
                 what = f"module {module} on {each.host}"
                 broken.add(what)
-                # Its worker has logged that as an error.
+                # The worker has logged this problem as an error.
                 self._problems.report("task_module_broken", what, why, level=logging.INFO)
         for what in self._broken_modules - broken:
             self._problems.clear(what)
         self._broken_modules = broken
 
     def rescue_lost_attempts(self) -> None:
-        """Find attempts that SQL believes to be running and no worker knows of.
+        """Find attempts that SQL records as running and no worker reports as running, and end them as lost.
 
-        Their end was reported to a Redis that lost it, or their worker went with the data. Twice in a row
-        and a lease apart, so that neither a report on its way nor a worker that reconnects is mistaken.
+        Their end was reported to a Redis that lost it, or their worker was lost with the data. An attempt is lost only
+        if two checks in a row, a lease apart, find it: a report may be on its way, or a worker may reconnect.
         """
         with self._database.read() as connection:
             believed = dispatch.list_running(connection)
@@ -213,18 +213,18 @@ class Maintenance:
         self._suspects = suspects - self._suspects
 
     def rename_foreign_keys(self) -> None:
-        """Rename keys of JobWorker's that hold something of another type: every command on them would fail for ever."""
+        """Rename JobWorker's keys with a value of another type, because every command on them would fail for ever."""
         for key, found, name in rename_foreign_keys(self._client):
             what = f"redis key {key}"
             self._problems.report("redis_key_set_aside", what, f"it held a {found} and was renamed to {name}")
 
     def republish_lost_messages(self) -> None:
-        """Publish again what got lost between Redis and the workers."""
+        """Republish messages that were lost between Redis and the workers."""
         patience = dt.timedelta(seconds=self._settings.lost_message_after)
         self._dispatcher.republish_lost_messages(self._clock.now() - patience)
 
     def report_unserved_calls(self) -> None:
-        """Tell of calls from Python that wait in queues which no worker takes messages from."""
+        """Report direct calls that wait in queues without a worker."""
         served = {queue for worker in self._dispatcher.workers for queue in worker.queues}
         waiting = self._direct_call_queues.count_waiting(served)
         for queue, count in waiting.items():
@@ -238,13 +238,13 @@ class Maintenance:
         self._unserved_queues = set(waiting)
 
     def delete_unused_limits(self) -> None:
-        """Forget buckets that are full and unique keys that keep nobody out."""
+        """Delete full rate buckets and expired unique keys."""
         with self._database.write() as connection:
             limit_usage.delete_full_buckets(connection, self._clock.now())
             unique_keys.delete_expired(connection, self._clock.now())
 
     def sync_beat_schedule(self) -> None:
-        """Let beat's schedule follow SQL's. What Redis refuses there stops no other work."""
+        """Synchronize beat's schedule with SQL. A refusal by Redis affects no other task."""
         try:
             self._sync_beat()
         except redis.ResponseError as error:
@@ -260,7 +260,7 @@ class Maintenance:
             logger.error("schedules_not_written", error=str(error))
 
     def record_beat_tick(self) -> None:
-        """Take note of beat's last tick, so that readiness can be told from SQL."""
+        """Record beat's last tick in SQL, for the readiness check."""
         at = beat_keys.get_last_tick(self._client)
         if at is not None:
             with self._database.write() as connection:
@@ -274,7 +274,7 @@ class Maintenance:
         self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.reason)
 
     def compare_zone_data(self) -> None:
-        """Warn, once, when other processes have other time zone data."""
+        """Log a warning, once, when other processes have other time zone data."""
         with self._database.read() as connection:
             found = time_zone_updates.describe_disagreement(connection, self._client)
         if found and found != self._zone_data_difference:
@@ -293,9 +293,10 @@ class Maintenance:
                 self._registered_catalogs.add(announcement.catalogue)
 
     def _start_epoch(self, first_time: bool) -> None:
-        """A new epoch; messages are published again after a pause.
+        """Start a new epoch; messages are republished after a pause.
 
-        The pause lets workers say what they run: that keeps its claim, and SQL may not have heard of it yet.
+        During the pause workers report their running attempts, which keep their claims; SQL may not know of these
+        attempts yet.
         """
         epoch, now = str(uuid.uuid4()), self._clock.now()
         with self._database.write() as connection:

@@ -1,4 +1,4 @@
-"""Content of Redis and SQL that the relay cannot use: logged once, and kept for `/readyz` while it is met."""
+"""Content of Redis and SQL that the relay cannot use: logged once, and shown in `/readyz` while it persists."""
 
 import datetime as dt
 import logging
@@ -13,23 +13,23 @@ from jobworker.telemetry.once import ProblemDeduplicator
 
 logger = structlog.get_logger(__name__)
 
-#: A problem that was not met again for so long (s) is gone.
+#: Time after which a problem that does not recur is dropped (s).
 _RETENTION_SECONDS = 600.0
 
-#: Problems that are kept for `/readyz`, and characters of each; the log has all of them.
+#: Maximum number of problems shown in `/readyz`, and of characters of each; the log has all of them.
 _MAX_PROBLEMS, _MAX_DETAIL_LENGTH = 20, 300
 
 
 @dataclass(frozen=True, slots=True)
 class RelayProblem:
-    """An item that is skipped, or a step that fails; `at` is when it was last met."""
+    """An item that is skipped, or a step that fails; `at` is the time of its last occurrence."""
 
     what: str
     detail: str
     at: dt.datetime
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as kept in SQL."""
+        """Return the problem as stored in SQL."""
         return {"what": self.what, "detail": self.detail, "at": self.at.isoformat()}
 
 
@@ -47,8 +47,8 @@ class RelayProblems:
     ) -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
 
-        `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged. `log_fields` is
-        for the log alone.
+        `item` distinguishes items that share one entry in `/readyz`, such as the entries of a stream: each is logged.
+        `log_fields` are for the log alone.
         """
         if self._logged.add(f"{what} {item}", detail):
             logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **log_fields)
@@ -58,12 +58,12 @@ class RelayProblems:
             del self._latest[next(iter(self._latest))]
 
     def clear(self, what: str) -> None:
-        """Forget a problem: if it comes back, it is logged again."""
+        """Drop a problem: if it recurs, it is logged again."""
         self._logged.forget(f"{what} ")
         self._latest.pop(what, None)
 
     def list_current(self) -> list[RelayProblem]:
-        """Return what was met lately, the latest last."""
+        """Return the recent problems, the latest last."""
         since = self._clock.now() - dt.timedelta(seconds=_RETENTION_SECONDS)
         for what, problem in list(self._latest.items()):
             if problem.at < since:
@@ -71,7 +71,7 @@ class RelayProblems:
         return list(self._latest.values())
 
     def list_with_unreadable_rows(self) -> list[RelayProblem]:
-        """Return the same, before it the latest rows that this process met and could not read."""
+        """Return the latest unreadable rows of this process, followed by the recent problems."""
         found = list(unreadable_rows.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
         now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
         rows = [RelayProblem(what, why[:_MAX_DETAIL_LENGTH], now) for what, why in found]

@@ -1,4 +1,4 @@
-"""What running jobs say of themselves becomes part of their rows. Runs inside the turn's transaction."""
+"""Recording of progress and metadata of running jobs in SQL. Runs inside the turn's transaction."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,27 +19,27 @@ logger = structlog.get_logger(__name__)
 
 
 def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None:
-    """Write down progress and metadata, before the changes of state that came with them.
+    """Record progress and metadata, before the state changes that came with them.
 
-    What an older attempt says, or one that was given up, is not listened to.
+    Events of an older attempt than the latest one, or of an execution in a final state, are ignored.
     """
     news = list(_extract_updates(reports))
     if not news:
         return
     before = progress.get_many(connection, {event.execution for event, _, _ in news})
     after: dict[str, ExecutionProgress] = {}
-    for event, told, changes in news:
+    for event, progress_data, changes in news:
         row = after.get(event.execution) or before.get(event.execution)
         if (
             row is None
             or row.state in FINAL_STATES
             or event.attempt < row.attempt
-            or not _is_acceptable(event, told, changes)
+            or not _is_acceptable(event, progress_data, changes)
         ):
             continue
-        if told:
+        if progress_data:
             row = replace(
-                row, progress={name: told.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt}
+                row, progress={name: progress_data.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt}
             )
         if changes:
             row = _with_metadata(event, row, changes)
@@ -51,7 +51,7 @@ _PROGRESS_FIELDS = ("done", "total", "message")
 
 
 def _extract_updates(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]:
-    """(event, progress, changes of the metadata) of each report that has any."""
+    """Yield (event, progress, metadata changes) of each event that contains either."""
     for event in reports:
         if event.kind is EventKind.PROGRESS:
             yield event, event.data, {}
@@ -62,7 +62,10 @@ def _extract_updates(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[
 
 
 def _is_acceptable(event: Event, progress_data: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
-    """Whether SQL can keep it. The worker has made sure; what it has not would take the end of the attempt with it."""
+    """Return whether SQL can store the values.
+
+    The worker has checked them, too; a value that it missed would otherwise prevent recording the end of the attempt.
+    """
     try:
         json_values.check([dict(progress_data), dict(changes)])
     except json_values.UnacceptableValue as error:
@@ -75,14 +78,15 @@ def _mapping(event: Event, name: str) -> Mapping[str, Any]:
     found = event.data.get(name) or {}
     if isinstance(found, Mapping):
         return found
-    logger.error("event_unreadable", event_id=event.id, error=f"{name} is no object", execution=event.execution)
+    logger.error("event_unreadable", event_id=event.id, error=f"{name} is not an object", execution=event.execution)
     return {}
 
 
 def _with_metadata(event: Event, row: ExecutionProgress, changes: Mapping[str, Any]) -> ExecutionProgress:
     merged = metadata.merge_changes(row.metadata, changes)
     if metadata.compute_size(merged) > MAX_METADATA_BYTES:
-        # The job was told when it said so; two attempts that ran at once may together have said more.
+        # The job's call already raised this error; two attempts that ran at the same time may exceed the limit
+        # together.
         logger.warning("metadata_too_large", execution=event.execution, attempt=event.attempt)
         return row
     return replace(row, metadata=merged)

@@ -1,6 +1,6 @@
-"""The chore that makes SQL say what the code here declares: once, when this relay begins to lead.
+"""The maintenance task that applies the schedules declared in code to SQL, once when this relay begins to lead.
 
-What has to wait, for a worker that announces the job for instance, is tried again until it is there.
+A declaration that must wait, for instance for a worker that announces the job, is retried until it is applied.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from jobworker.store.engine.database import Database
 
 logger = structlog.get_logger(__name__)
 
-#: How often what had to wait is tried again (s).
+#: Interval between retries of declarations that must wait (s).
 RETRY_INTERVAL_SECONDS = 10.0
 
 
 class ScheduleSynchronizer:
-    """The schedules of this process's code."""
+    """Applies the schedules declared in this process's code."""
 
     def __init__(self, database: Database, clock: Clock, settings: Settings, problems: RelayProblems) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class ScheduleSynchronizer:
         self._logged_refusals: set[tuple[str, str | None]] = set()
 
     def synchronize(self) -> None:
-        """Do what is left to do. Raises what the database raises when it is away: then it is tried again."""
+        """Apply the outstanding declarations. Raises the database's errors; the task is then retried."""
         for module in self._broken_modules:
             self._problems.report("schedule_module_broken", f"module {module.module}", str(module))
         if self._is_done:
@@ -61,7 +61,7 @@ class ScheduleSynchronizer:
             self._log_change(change)
 
     def _load_declarations(self) -> Declarations | None:
-        """What the code declares; None: that cannot be told, and nothing is to be changed."""
+        """Return the declarations of the code; None if they are unknown, and no schedule is to be changed."""
         if not loading.is_package(self._package):
             left = sync.list_declared_names(self._database)
             if left:
@@ -84,12 +84,12 @@ class ScheduleSynchronizer:
         return self._code_version or loading.compute_source_digest(self._package)
 
     def _log_change(self, change: SyncChange) -> None:
-        """Log it, once."""
+        """Log a change, or a refusal once per reason."""
         about = {change.kind: change.name, "place": change.place}
         if change.step is not SyncOutcome.REFUSED:
-            logger.info("declaration_taken", **about, what=change.step.value)
+            logger.info("declaration_applied", **about, what=change.step.value)
             for warning in change.warnings:
-                logger.warning("declaration_is_odd", **about, why=warning)
+                logger.warning("declaration_warning", **about, why=warning)
         elif (change.name, change.reason) not in self._logged_refusals:
             self._logged_refusals.add((change.name, change.reason))
             logger.warning("declaration_not_taken_yet", **about, why=change.reason)

@@ -1,4 +1,4 @@
-"""The third step of a turn: schedules that are due are settled. Runs inside the turn's transaction."""
+"""Evaluation of due schedules: the third step of a turn, inside the turn's transaction."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,26 +16,27 @@ from jobworker.store.schedules import due_schedules
 
 logger = structlog.get_logger(__name__)
 
-#: Schedules that one turn finds due by itself.
+#: Maximum number of due schedules that one turn reads from SQL.
 _DUE_BATCH_SIZE = 2000
 
-#: What is due so soon is read beforehand, so many schedules in a round.
+#: Time ahead for which schedules are preloaded, and maximum number of schedules per round.
 _PRELOAD_AHEAD = dt.timedelta(minutes=5)
 _PRELOAD_BATCH_SIZE = 200
 
-#: Pauses that one round ends.
+#: Maximum number of pauses that one round ends.
 _PAUSE_BATCH_SIZE = 100
 
-#: A relay that leads so soon after it was started (s) was started with the system; later it takes over from another.
+#: Time from its start within which a relay that becomes the leader was started with the system (s); a relay that leads
+#: later takes over from another one.
 _STARTUP_SECONDS = 10.0
 
 _MIN_TIME = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 class ScheduleEvaluator:
-    """What is due. Nothing here has to survive: whoever says next that a schedule is due has all of it settled.
+    """Evaluates due schedules once per relay turn. Holds no durable state, because the next event covers a lost one.
 
-    `looks`: nobody else does, so this one looks itself what is due.
+    `without_beat`: query SQL for due schedules instead of waiting for beat's events.
     """
 
     def __init__(self, database: Database, clock: Clock, without_beat: bool) -> None:
@@ -49,24 +50,30 @@ class ScheduleEvaluator:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to do although nobody reports anything."""
+        """True if schedules are left to evaluate although no event was read."""
         return bool(self._unfinished)
 
     def fire_startup_schedules(self, connection: sa.Connection, now: dt.datetime) -> None:
-        """What runs whenever the system starts does so, if this is its start. Once it is committed, call `started`."""
+        """Fire `run_at_start` schedules if this relay started with the system.
+
+        Call `mark_started` after the commit.
+        """
         if self._created_at is not None and self._clock.monotonic() - self._created_at <= _STARTUP_SECONDS:
             evaluator.fire_at_start(
                 connection, due_schedules.list_run_at_start(connection), now, "the relay was started"
             )
 
     def mark_started(self) -> None:
-        """It is committed."""
+        """Record that the startup schedules were fired in a committed transaction."""
         self._created_at = None
 
     def evaluate(
         self, connection: sa.Connection, reports: Sequence[Event], ended: Sequence[EndedExecution], now: dt.datetime
     ) -> EvaluationSummary:
-        """Settle what is due, and what was left over. Once it is committed, call `done` with the answer."""
+        """Evaluate due schedules and those left over from the last call, and count failures of ended executions.
+
+        Call `mark_committed` with the result once the transaction is committed.
+        """
         failure_counter.count_failures(connection, ended, now)
         due = dict(self._unfinished)
         found = self._find_due(connection, now) if self._without_beat else {}
@@ -75,16 +82,16 @@ class ScheduleEvaluator:
         return evaluator.evaluate_due(connection, due, now) if due else EvaluationSummary()
 
     def mark_committed(self, fired: EvaluationSummary, now: dt.datetime) -> None:
-        """It is committed."""
+        """Keep the unfinished schedules of a committed evaluation for the next call."""
         self._unfinished, self._evaluated_at = fired.unfinished, now
 
     def get_next_due(self, connection: sa.Connection) -> dt.datetime | None:
-        """When there is something to settle, as far as this one has to notice that itself."""
-        # What was due at the last look is settled, or cannot be.
+        """Return when the next schedule is due; None with beat, whose events report that."""
+        # Schedules due at the last evaluation are evaluated, or cannot be.
         return due_schedules.get_next_due(connection, self._evaluated_at) if self._without_beat else None
 
     def end_expired_pauses(self) -> None:
-        """Resume schedules whose pause has come to its end."""
+        """Resume schedules whose pause has expired."""
         now = self._clock.now()
         with self._database.read() as connection:
             over = due_schedules.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
@@ -93,7 +100,7 @@ class ScheduleEvaluator:
                 pauses.end_expired_pause(connection, schedule_id, now)
 
     def preload_upcoming(self) -> None:
-        """Read what will be due soon, so that nobody has to when 10,000 schedules are due at once."""
+        """Compile schedules that are due soon, so that 10,000 schedules due at once need no reads."""
         now = self._clock.now()
         after, until = max(self._preload_cursor, (now, "")), now + _PRELOAD_AHEAD
         with self._database.read() as connection:
@@ -102,12 +109,12 @@ class ScheduleEvaluator:
         self._preload_cursor = (rows[-1].next_at, rows[-1].id) if len(rows) == _PRELOAD_BATCH_SIZE else (until, "")
 
     def _find_due(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
-        # Those that cannot be read stay due, and must not keep the others from being found.
+        # Unreadable schedules stay due, and must not crowd out the others.
         return dict(due_schedules.list_due(connection, now, _DUE_BATCH_SIZE + compiler.count_unreadable()))
 
 
 def _parse_due_events(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:
-    """The ids of schedules that beat says are due, and when."""
+    """Yield the id and the due time of each schedule that beat reports as due."""
     for event in reports:
         if event.kind is not EventKind.DUE:
             continue

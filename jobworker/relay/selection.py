@@ -1,7 +1,8 @@
-"""What goes out next: of each queue the most urgent, past the gates, as far as there is room in Redis.
+"""Selection of executions for dispatch: the most urgent of each queue within the limits, as far as Redis has capacity.
 
-Room is counted by urgency: a message may go if fewer than `feed` wait in its own list and the more urgent ones, so
-what is urgent never waits for what is not. When there is no room for all, one in ten goes to what was overtaken.
+Capacity is counted by urgency: a message may be published if fewer than `feed` messages wait in its own list and in the
+more urgent ones together, so urgent messages never wait for others. When capacity is short, one in ten messages goes to
+an overtaken execution.
 """
 
 import datetime as dt
@@ -24,28 +25,28 @@ from jobworker.store.queues import ReadyQueue as Waiting
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.publisher import get_list_name, get_list_names
 
-#: Queues of which is remembered how their turns stand.
+#: Maximum number of queues whose cursors and credits are remembered.
 _MAX_QUEUES = 10_000
 
-#: Limit keys of a queue that one round looks at; the next round goes on with the others.
+#: Maximum number of limit keys of a queue that one round reads; the next round continues after them.
 _MAX_KEYS = 1000
 
 
 class DispatchCandidate(NamedTuple):
-    """An execution to publish, and the priority that decides about its list."""
+    """An execution to publish, and the priority that determines its list."""
 
     row: ReadyExecution
     urgency: int
 
     @property
     def publication(self) -> tuple[str, int, int]:
-        """What `dispatch.mark_published` takes."""
+        """The argument of `dispatch.mark_published`."""
         return self.row.id, self.row.attempt, self.urgency
 
 
 @dataclass(frozen=True, slots=True)
 class PriorityBand:
-    """Priorities for which there is the same room."""
+    """Consecutive priorities with equal capacity in Redis."""
 
     priorities: range
     available: int
@@ -53,9 +54,9 @@ class PriorityBand:
 
 @dataclass(slots=True)
 class DispatchRound:
-    """What one round has decided: what goes out, and how full the buckets are afterwards.
+    """The result of one round: executions to publish, and rate buckets to store.
 
-    `refused` says whether limits held anything up, `next_at` when a rate opens again.
+    `is_limited` states whether a limit blocked an execution, `next_permit_at` when a rate limit admits the next one.
     """
 
     candidates: list[DispatchCandidate] = field(default_factory=list)
@@ -66,7 +67,7 @@ class DispatchRound:
 
 @dataclass(slots=True)
 class DispatchSelector:
-    """Decides round after round; what it remembers in between is only about fairness, and may be lost."""
+    """Selects executions round after round; its state only serves fairness, and may be lost."""
 
     feed: int
     ageing: dt.timedelta
@@ -83,26 +84,28 @@ class DispatchSelector:
         now: dt.datetime,
         excluded_revisions: Sequence[str] = (),
     ) -> DispatchRound:
-        """One round over the queues in which something may run; `depths` are those of the lists in Redis.
+        """Select the executions of one round from these queues; `depths` are the lengths of the lists in Redis.
 
-        `excluded_revisions` names revisions of jobs whose executions stay where they are.
+        `excluded_revisions` names job revisions whose executions are not selected.
         """
-        places = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
+        capacity = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
         round = DispatchRound()
         for queue in ready_queues:
             tasks = sorted(blockers.find_runnable_tasks(queue.name, workers))
             bands = self._compute_bands(queue.name, depths)
             if tasks and bands[0].available > 0:
                 backlog = QueueBacklog(queue.name, tasks, excluded_revisions)
-                heads = self._read_heads(connection, backlog) if places and queue.limited else []
-                line = self._build_fair_queue(connection, backlog, heads, places) if places and heads else None
-                round.candidates += self._select_from_queue(connection, backlog, bands, line, now)
+                heads = self._read_heads(connection, backlog) if capacity and queue.limited else []
+                fair_queue = (
+                    self._build_fair_queue(connection, backlog, heads, capacity) if capacity and heads else None
+                )
+                round.candidates += self._select_from_queue(connection, backlog, bands, fair_queue, now)
                 round.candidates += _load_unreadable(connection, heads)
-        if places:
+        if capacity:
             round.buckets, round.is_limited, round.next_permit_at = (
-                places.updated_buckets,
-                places.is_limited,
-                places.next_permit_at,
+                capacity.updated_buckets,
+                capacity.is_limited,
+                capacity.next_permit_at,
             )
         return round
 
@@ -129,7 +132,10 @@ class DispatchSelector:
     def _select_overtaken(
         self, connection: sa.Connection, backlog: QueueBacklog, chosen: Sequence[DispatchCandidate], now: dt.datetime
     ) -> list[DispatchCandidate]:
-        """When there was no room for all: what goes beyond the room, which shrinks by as much for the next round."""
+        """Return overtaken executions to dispatch when a queue's capacity is used up.
+
+        They exceed the capacity, and reduce that of the next round.
+        """
         owed = self._overtaken_credit.get(backlog.queue, 0) + len(chosen)
         self._overtaken_credit[backlog.queue] = owed % OVERTAKEN_SHARE
         if owed < OVERTAKEN_SHARE or not chosen:
@@ -139,7 +145,7 @@ class DispatchSelector:
         return [DispatchCandidate(row, urgency) for row in found]
 
     def _compute_bands(self, queue: str, depths: Mapping[str, int]) -> list[PriorityBand]:
-        """The priorities from the most urgent down, together as long as there is the same room."""
+        """Return the priorities from the most urgent down, grouped by equal capacity."""
         names = get_list_names(queue)
         waiting = list(itertools.accumulate(depths[name] for name in names))
         room = {name: self.feed - count for name, count in zip(names, waiting, strict=True)}
@@ -169,7 +175,7 @@ class DispatchSelector:
 def _merge_by_urgency(
     unlimited: Iterable[ReadyExecution], fair_queue: FairQueue | None, min_priority: int
 ) -> Iterator[DispatchCandidate | FairQueueItem]:
-    """Both, the more urgent first and then the older. What is under limits is taken only when its turn has come."""
+    """Yield from both, by urgency and then by due time; a limited execution is popped only when it is next."""
     rows = iter(unlimited)
     row = next(rows, None)
     while True:
@@ -184,7 +190,10 @@ def _merge_by_urgency(
 
 
 def _load_unreadable(connection: sa.Connection, heads: Iterable[LimitedExecution]) -> list[DispatchCandidate]:
-    """Return those whose limits cannot be told: `dispatch.check` refuses them, so they fail and leave their key."""
+    """Return executions with unreadable limits; `dispatch.check_columns` refuses them, so that they fail.
+
+    A failed execution no longer blocks its limit key.
+    """
     ids = [head.id for head in heads if not head.is_readable]
     return [DispatchCandidate(row, PRIORITIES.start) for row in dispatch.get_many(connection, ids)]
 
@@ -192,7 +201,7 @@ def _load_unreadable(connection: sa.Connection, heads: Iterable[LimitedExecution
 def _load_rows(
     connection: sa.Connection, chosen: Sequence[DispatchCandidate | FairQueueItem]
 ) -> list[DispatchCandidate]:
-    """Of what is under limits only the ids were read so far."""
+    """Return the candidates with full rows; of limited executions only the ids were read before."""
     ids = [each.head.id for each in chosen if isinstance(each, FairQueueItem)]
     rows = {row.id: row for row in dispatch.get_many(connection, ids)} if ids else {}
     return [

@@ -1,7 +1,7 @@
-"""The steps of a turn and the relay's maintenance tasks: each fails, waits and is tried again by itself.
+"""The steps of a turn and the relay's maintenance tasks: each fails, pauses and is retried by itself.
 
-What ends a turn for all of them is let through: another relay leads, Redis does not answer, or its settings would lose
-work. Whatever else a step raises, a full Redis for instance, is that step's own.
+Errors that end the turn for all steps are raised: another relay leads, Redis does not respond, or its settings would
+lose work. Any other error, of a full Redis for instance, affects its own step only.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.relay.problems import RelayProblems
 
-#: Pause after a failure (s), doubled up to the second figure.
+#: Pause after a failure (s), doubled up to the second value.
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 
 
 class NotLeader(Exception):
-    """Another relay leads, or has read on meanwhile."""
+    """Raised when another relay leads, or has advanced the stream offsets meanwhile."""
 
 
 _TURN_ENDING_ERRORS = (NotLeader, redis.ConnectionError, redis.TimeoutError, ConfigurationError)
@@ -26,7 +26,7 @@ _TURN_ENDING_ERRORS = (NotLeader, redis.ConnectionError, redis.TimeoutError, Con
 
 @dataclass(slots=True)
 class RelayStep:
-    """Something done in each turn, or every `every` seconds; `run` returns how much it moved, if that matters."""
+    """An action of each turn, or of every `interval` seconds; `run` returns how much it moved, if that matters."""
 
     name: str
     run: Callable[[], int | None]
@@ -36,21 +36,21 @@ class RelayStep:
 
 
 class StepRunner:
-    """Runs steps so that one that fails keeps none of the others from running."""
+    """Runs steps so that a failing step does not block the others."""
 
     def __init__(self, clock: Clock, problems: RelayProblems) -> None:
         self._clock = clock
         self._problems = problems
 
     def run(self, step: RelayStep) -> int:
-        """Run a step whose time has come; return how much it moved. Raises what ends the turn for all steps."""
+        """Run a step if it is due; return how much it moved. Raises errors that end the turn for all steps."""
         if self._clock.monotonic() < step.next_at:
             return 0
         try:
             moved = step.run() or 0
         except _TURN_ENDING_ERRORS:
             raise
-        except Exception as error:  # noqa: BLE001  what one step meets must not stop the others
+        except Exception as error:  # noqa: BLE001  a failing step must not block the others
             self._record_failure(step, error)
             return 0
         if step.pause:

@@ -1,4 +1,4 @@
-"""The first step of a turn: what the streams hold beyond what SQL has."""
+"""Reading of the event and log streams beyond the offsets stored in SQL: the first step of a turn."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from jobworker.domain.executions.events import Event, UnreadableEvent
 from jobworker.relay.problems import RelayProblems
 from jobworker.transport import foreign_keys, keys
 
-#: Reports that one turn takes, and log lines that one transaction takes beside them or alone.
+#: Maximum number of events per turn, and of log lines per transaction, with events or alone.
 _EVENT_BATCH_SIZE, _LOG_BATCH_SIZE = 1000, 200
 
 #: An entry of a stream: its id and its fields.
@@ -20,7 +20,7 @@ RawStreamEntry = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class StreamOffsets:
-    """How far the streams are read."""
+    """The offsets up to which the streams are read."""
 
     events: str = "0-0"
     logs: str = "0-0"
@@ -28,9 +28,9 @@ class StreamOffsets:
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """What one turn works on, and how far the streams are read once it is done.
+    """The events and log lines of one turn, and the stream offsets after them.
 
-    `flooded`: there are more log lines than it holds.
+    `has_more_logs`: there are more log lines than the batch holds.
     """
 
     offsets: StreamOffsets
@@ -40,9 +40,10 @@ class EventBatch:
     has_more_logs: bool = False
 
     def split(self, before: StreamOffsets) -> tuple["EventBatch", "EventBatch"]:
-        """What to commit first, and what to commit after it; `before` is how far the streams were read.
+        """Return the batches to commit first and second; `before` are the offsets before this batch.
 
-        Log lines come with the changes of state, so that whoever sees an end finds the last lines; in a flood, after.
+        Log lines are committed with the state changes, so that a client that reads an end finds the last lines; in a
+        flood, they are committed after them.
         """
         if not self.has_more_logs:
             return self, EventBatch(self.offsets)
@@ -50,7 +51,7 @@ class EventBatch:
         return states, replace(self, events=[])
 
     def split_by_event(self, after: StreamOffsets) -> Iterator["EventBatch"]:
-        """The same reports, each in a batch of its own."""
+        """Yield each event and log line in a batch of its own, in order."""
         for event in self.events:
             after = replace(after, events=event.id)
             yield EventBatch(after, events=[event], has_more_logs=True)
@@ -64,7 +65,7 @@ class EventBatch:
 
 
 class StreamReader:
-    """Reads both streams and the doorbell in one blocking call."""
+    """Reads the event and log streams and the notifications in one blocking call."""
 
     def __init__(self, client: redis.Redis, problems: RelayProblems) -> None:
         self._client = client
@@ -72,19 +73,19 @@ class StreamReader:
         self._wake_offset: str | None = None
 
     def read(self, offsets: StreamOffsets, wait: float) -> EventBatch:
-        """What came after `offsets`; waits up to `wait` seconds for it. Raises `redis.RedisError`."""
+        """Return the entries after `offsets`; waits up to `wait` seconds for them. Raises `redis.RedisError`."""
         if self._wake_offset is None:
             self._wake_offset = self._get_last_notification()
         streams = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake_offset}
         batch = self._read(EventBatch(offsets), streams, _LOG_BATCH_SIZE, max(1, int(wait * 1000)))
         if len(batch.events) >= _LOG_BATCH_SIZE:
-            # From both streams in one step, again: the last lines of a job are never later than its end.
+            # Both streams are read in one step again, so that the last lines of a job never come later than its end.
             streams = {keys.EVENTS: batch.offsets.events, keys.LOGS: batch.offsets.logs}
             batch = self._read(batch, streams, _EVENT_BATCH_SIZE - _LOG_BATCH_SIZE)
         return replace(batch, has_more_logs=len(batch.logs) >= _LOG_BATCH_SIZE)
 
     def read_logs(self, offsets: StreamOffsets) -> EventBatch:
-        """The next log lines. Raises `redis.RedisError`."""
+        """Return the next log lines. Raises `redis.RedisError`."""
         batch = self._read(EventBatch(offsets), {keys.LOGS: offsets.logs}, _LOG_BATCH_SIZE)
         return replace(batch, has_more_logs=len(batch.logs) >= _LOG_BATCH_SIZE)
 
@@ -95,16 +96,16 @@ class StreamReader:
         return batch
 
     def trim(self, offsets: StreamOffsets) -> None:
-        """Drop what SQL has: everything before the entries that the offsets name."""
+        """Delete the entries that SQL has recorded: all before those that the offsets name."""
         with self._client.pipeline(transaction=False) as pipe:
             pipe.xtrim(keys.EVENTS, minid=offsets.events, approximate=False)
             pipe.xtrim(keys.LOGS, minid=offsets.logs, approximate=False)
             pipe.execute()
 
     def _get_last_notification(self) -> str:
-        # Not "$": a ring between two calls would get lost.
-        rings: Any = self._client.xrevrange(keys.WAKE, max=foreign_keys.MAX_DATE_MS, count=1)
-        return str(rings[0][0]) if rings else "0-0"
+        # Not "$", which would miss a notification between two calls.
+        notifications: Any = self._client.xrevrange(keys.WAKE, max=foreign_keys.MAX_DATE_MS, count=1)
+        return str(notifications[0][0]) if notifications else "0-0"
 
     def _append(self, batch: EventBatch, name: str, entries: list[RawStreamEntry]) -> EventBatch:
         if foreign_keys.is_beyond_dates(entries[-1][0]):
@@ -129,5 +130,5 @@ class StreamReader:
             try:
                 yield events.decode(stream_id, fields)
             except UnreadableEvent as error:
-                # Not what it holds: that may be a result, or parameters.
+                # The entry's content is not logged, because it may be a result or parameters.
                 self._problems.report("event_unreadable", f"redis key {stream}", str(error), stream_id)

@@ -1,1 +1,1 @@
-"""Redis: the messages to workers, the streams from them, and what both sides agree on."""
+"""Redis: the messages to workers, the streams of events and logs, and the key layout that all processes share."""

@@ -1,4 +1,4 @@
-"""The queues that tasks are called into from Python: only Redis knows of such a message until a worker takes it."""
+"""Queues of direct calls. Until a worker fetches such a message, only Redis knows of it."""
 
 import threading
 from collections.abc import Collection
@@ -10,19 +10,20 @@ from jobworker.clock import Clock
 from jobworker.transport import keys
 from jobworker.transport.publisher import get_list_names
 
-#: A process notes a queue anew after so long (s); one that is empty is forgotten so long after its last note.
+#: Interval at which a process records a queue again (s), and time after its last record that an empty queue is
+#: forgotten (s).
 _RECORD_INTERVAL_SECONDS = 60.0
 _RETENTION_SECONDS = 3600.0
 
-#: Queues remembered.
+#: Maximum number of recorded queues.
 _MAX_QUEUES = 1000
 
-#: Characters of a queue's name; AMQP allows no more, and nobody reads what is longer.
+#: Maximum length of a queue name (characters), as in AMQP; longer names are ignored.
 _MAX_NAME_LENGTH = 255
 
 
 class DirectCallQueues:
-    """Notes where calls go, and finds those that lie where no worker takes messages from."""
+    """Records the queues of direct calls, and counts calls in queues without a worker."""
 
     def __init__(self, client: redis.Redis, clock: Clock) -> None:
         self._client = client
@@ -31,7 +32,7 @@ class DirectCallQueues:
         self._lock = threading.Lock()
 
     def record(self, queue: str) -> None:
-        """Remember that a call goes to `queue`. Raises `redis.RedisError`."""
+        """Record that a direct call is sent to `queue`. Raises `redis.RedisError`."""
         now = self._clock.monotonic()
         with self._lock:
             if now - self._recorded_at.get(queue, float("-inf")) < _RECORD_INTERVAL_SECONDS:
@@ -43,9 +44,9 @@ class DirectCallQueues:
             self._recorded_at[queue] = now
 
     def count_waiting(self, served: Collection[str]) -> dict[str, int]:
-        """Return how many messages wait in each noted queue that is not `served`. Raises `redis.RedisError`.
+        """Return how many messages wait in each recorded queue that is not `served`. Raises `redis.RedisError`.
 
-        The latest `_MOST` notes are looked at; older ones are dropped.
+        Only the latest `_MAX_QUEUES` records are used; older ones are deleted.
         """
         self._client.zremrangebyrank(keys.CALLED_QUEUES, 0, -_MAX_QUEUES - 1)
         noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MAX_QUEUES - 1, withscores=True)

@@ -1,4 +1,4 @@
-"""What JobWorker needs Celery to do, and what `celeryconfig.py` may say in its place."""
+"""Celery settings that JobWorker requires, and the overrides that `celeryconfig.py` may contain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs.definition import BUILTIN_QUEUES, DEFAULT_QUEUE
 from jobworker.settings import Settings
 
-#: A broken Redis connection is noticed within so long (s); kombu alone waits for ever.
+#: Timeout of a Redis connection (s); kombu alone waits for ever.
 _SOCKET_TIMEOUT_SECONDS = 5
 
-#: Seconds between beat's looks at the schedule, and how long its lock lives without one.
+#: Interval between beat's ticks (s), and lifetime of its lock without a tick (s).
 _BEAT_INTERVAL_SECONDS = 1
 _BEAT_LOCK_SECONDS = 15
 
-#: What every process has to know, and not only those of Celery: the variable that says it, or why nobody may.
+#: Settings that processes without Celery need, too, or that are fixed: the variable that sets each, or the reason.
 _FIXED_SETTINGS = {
     "broker_url": "set JOBWORKER_REDIS_URL",
     "redbeat_redis_url": "set JOBWORKER_REDIS_URL",
@@ -30,13 +30,13 @@ _FIXED_SETTINGS = {
 
 
 def build_celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's configuration for this system, by Celery's own names."""
+    """Return Celery's configuration for this system, by Celery's setting names."""
     return {
         "broker_url": settings.redis_url,
         # The history is in SQL; a result backend would cost a third of a worker's speed.
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
-        # A worker holds a message until the job ends, so that its prefetch counts what it is really doing.
+        # A worker keeps a message in flight until the job ends, so that its prefetch counts running jobs.
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,
         "task_default_queue": DEFAULT_QUEUE,
@@ -75,9 +75,9 @@ def build_celery_settings(settings: Settings) -> dict[str, Any]:
 
 
 def merge_settings(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Our settings with those that an operator has made in their place, mappings key by key.
+    """Return the default settings with an operator's overrides; mappings are merged key by key.
 
-    Raises `Misconfigured` for one that is not decided there.
+    Raises `ConfigurationError` for an override of a fixed setting.
     """
     laid = dict(defaults)
     for name in sorted(_FIXED_SETTINGS.keys() & overrides.keys()):

@@ -1,6 +1,6 @@
-"""Who may run an attempt: the record in Redis that makes an attempt start once and end once.
+"""Claims: the records in Redis that make an attempt start once and end once.
 
-Workers write it as they fetch, start and end (`mailbox.py`); here is what the relay does to it.
+Workers write them as they fetch, start and end attempts (`transport.broker`); this module has the relay's operations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from jobworker.domain.executions.events import EventKind
 from jobworker.transport import keys
 from jobworker.transport.scripts import attempts
 
-#: So many messages of one list are looked at in one step: Redis does nothing else meanwhile.
+#: Maximum number of messages of one list that one script scans, because Redis does nothing else meanwhile.
 _MAX_SCANNED_MESSAGES = 5000
 
 
 class ClaimResult(StrEnum):
-    """What Redis says to a start, an end or a revocation."""
+    """The result of a start, an end or a revocation in Redis."""
 
     RUN = "run"
     DUPLICATE = "duplicate"
@@ -30,7 +30,7 @@ class ClaimResult(StrEnum):
 
 
 class Claim(NamedTuple):
-    """One delivery of one attempt to one worker; `token` tells deliveries apart."""
+    """The claim of a worker to one delivery of an attempt; `token` distinguishes deliveries."""
 
     execution: str
     attempt: int
@@ -39,7 +39,7 @@ class Claim(NamedTuple):
 
 
 class Claims:
-    """The scripts that decide over attempts from outside a worker, on one client."""
+    """The scripts that change claims from outside a worker, on one client."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -49,10 +49,11 @@ class Claims:
         self._abandon = client.register_script(attempts.ABANDON)
 
     def revoke(self, attempts: Sequence[tuple[str, int]]) -> list[ClaimResult]:
-        """Make sure that these (execution, attempt) never start, in one round trip.
+        """Revoke these (execution, attempt) pairs, so that they never start, in one round trip.
 
-        Returns of each REVOKED, or how far it is: RUNNING, FINISHED. RUNNING also when a worker has only fetched it; it
-        starts or goes back within a quarter of a second. Raises `redis.RedisError`, some of them perhaps revoked.
+        Returns for each REVOKED, or its progress: RUNNING or FINISHED. RUNNING also covers a message that a worker has
+        only fetched; the worker starts or returns it within a quarter of a second. Raises `redis.RedisError`, with some
+        of the pairs perhaps revoked.
         """
         if not attempts:
             return []
@@ -63,22 +64,22 @@ class Claims:
             return [ClaimResult(answer) for answer in pipe.execute()]
 
     def withdraw(self, lists: Sequence[str]) -> list[tuple[str, int]]:
-        """Take our messages out of these lists; the (execution, attempt) of each. Others' messages stay.
+        """Remove JobWorker's messages from these lists; return the (execution, attempt) of each. Foreign messages stay.
 
-        Of a list that is very long, because others use it, only a part is looked at.
+        Of a list that is very long because of foreign messages, only a part is scanned.
         """
         found = self._take_back(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
         return [(execution, int(attempt)) for execution, attempt in zip(found[::2], found[1::2], strict=True)]
 
     def restore(self, claim: Claim) -> None:
-        """Write the record of an attempt that a worker has in hand again after Redis lost it."""
+        """Write the claim of an attempt that a worker has in flight again, after Redis lost it."""
         self._restore(
             keys=[keys.RUN.format(execution=claim.execution)],
             args=[claim.execution, claim.attempt, claim.worker, claim.token, keys.RUNNING_TTL],
         )
 
     def abandon(self, execution: str, attempt: int, data: Mapping[str, Any], kind: EventKind = EventKind.LOST) -> None:
-        """End an attempt that no worker knows of; `data` goes into its event, which is of this kind."""
+        """End an attempt that no worker runs; `data` and `kind` are those of its event."""
         fields = events.encode(kind, execution, attempt, data)
         self._abandon(
             keys=[keys.RUN.format(execution=execution), keys.EVENTS],
@@ -87,5 +88,5 @@ class Claims:
 
 
 def flatten(fields: Mapping[str, str]) -> list[str]:
-    """`{"a": "1"}` → `["a", "1"]`, as XADD takes it."""
+    """Return `["a", "1"]` for `{"a": "1"}`: the argument format of XADD."""
     return [item for pair in fields.items() for item in pair]

@@ -1,4 +1,4 @@
-"""Connections to Redis, with time-outs everywhere: redis-py and kombu wait for ever by default."""
+"""Connections to Redis with timeouts; by default redis-py and kombu wait for ever."""
 
 import re
 
@@ -10,27 +10,27 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import mask_password
 from jobworker.transport import keys
 
-#: The oldest Redis that is supported (decision 0035): Debian 12's, on which the tests run too. Every Valkey is newer.
+#: Minimum version of Redis (decision 0035): Debian 12's, on which the tests run too. Every Valkey is newer.
 MIN_VERSION = (7, 0)
 
-#: Fields of INFO that say whether the last writes to the server's disk went well.
+#: Fields of INFO with the status of the last writes to the server's disk.
 _WRITE_STATUS_FIELDS = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
-#: A key that only shows that Redis takes writes is gone after so long (s).
+#: Lifetime of the key that tests whether Redis accepts writes (s).
 _PROBE_TTL = 60
 
-#: Above this share of maxmemory a burst of work may fill the rest before an operator reacts.
+#: Share of maxmemory above which a burst of work may fill the rest before an operator reacts.
 _MEMORY_WARNING_RATIO = 0.9
 
-#: A connection that was idle this long (s) is tested before it is used.
+#: Idle time after which a connection is tested before use (s).
 _HEALTH_CHECK_INTERVAL = 15
 
 
 def connect_redis(url: str, timeout: float = 2.0, retries: int = 0) -> redis.Redis:
-    r"""A client that answers or raises within about `timeout` seconds per try (str in, str out).
+    r"""Return a client whose commands return or raise within about `timeout` seconds per try (str in, str out).
 
-    A byte that is no UTF-8 is read as `\xff`: no JSON and no name of JobWorker's has that, so that the one item is
-    refused by whatever checks it, while an error would make the whole answer unreadable.
+    A byte that is not UTF-8 is decoded as `\xff`. JobWorker's JSON and names never contain this text, so the check of
+    the single item refuses it; an error would make the whole response unreadable.
     """
     try:
         return redis.Redis.from_url(
@@ -44,11 +44,11 @@ def connect_redis(url: str, timeout: float = 2.0, retries: int = 0) -> redis.Red
             retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.1), retries),
         )
     except ValueError as error:
-        raise ConfigurationError(f"JOBWORKER_REDIS_URL={mask_password(url)} is no URL of a Redis: {error}") from error
+        raise ConfigurationError(f"JOBWORKER_REDIS_URL={mask_password(url)} is not a Redis URL: {error}") from error
 
 
 def check_server(client: redis.Redis) -> None:
-    """Refuse a server that would lose our data or lacks commands; raises `Misconfigured`."""
+    """Raise `ConfigurationError` for a server that would lose data or lacks commands."""
     server = client.info("server")
     version = str(server.get("valkey_version") or server["redis_version"])
     if parse_version(version) < MIN_VERSION:
@@ -65,14 +65,14 @@ def check_server(client: redis.Redis) -> None:
 
 
 def require_writable(client: redis.Redis) -> None:
-    """Refuse a server that answers and takes no writes: its disk or memory is full, it is a replica, or it loads.
+    """Raise `ConfigurationError` for a server that accepts no writes: disk or memory full, a replica, or loading.
 
-    Raises `Misconfigured` with what the server says; `redis.RedisError` if it does not answer.
+    The error contains the server's message. Raises `redis.RedisError` if the server does not respond.
     """
     try:
         client.set(keys.PROBE, "1", ex=_PROBE_TTL)
     except redis.exceptions.BusyLoadingError:
-        raise ConfigurationError("Redis is loading its data and answers when that is done") from None
+        raise ConfigurationError("Redis is still loading its data; try again later") from None
     except redis.ResponseError as error:
         found = client.info()
         used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
@@ -82,7 +82,7 @@ def require_writable(client: redis.Redis) -> None:
 
 
 def find_warnings(client: redis.Redis) -> list[str]:
-    """What a server that takes writes says of how it keeps its data and of its memory, if that is not well."""
+    """Return problems with the persistence and the memory of a server that accepts writes."""
     found = client.info()
     wrong = [f"{name} is {found[name]}" for name in _WRITE_STATUS_FIELDS if found.get(name, "ok") != "ok"]
     used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
@@ -92,6 +92,6 @@ def find_warnings(client: redis.Redis) -> list[str]:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """`"7.0.15"` → `(7, 0, 15)`; what is no number ends it, so `"8.0-rc1"` → `(8, 0)`."""
+    """Return `(7, 0, 15)` for `"7.0.15"`, up to the first part that is not a number: `(8, 0)` for `"8.0-rc1"`."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(map(int, found[0].split("."))) if found else ()

@@ -1,7 +1,7 @@
-"""What another program has put under JobWorker's keys, and what keeps JobWorker from using them.
+"""Foreign values under JobWorker's keys that keep JobWorker from using them.
 
-A key of another type makes every command on it fail. A stream in which an entry has an id beyond all dates gives
-whatever is added later an id beyond that, until there is none left.
+Every command on a key of another type fails. In a stream, an entry with an id beyond all dates gives each later entry a
+higher id, until none is left.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import redis
 
 from jobworker.transport import keys
 
-#: The keys that have no part of their own for each worker or execution, and of which type they are.
+#: JobWorker's keys that exist once, not per worker or execution, and their types.
 _KEY_TYPES = {
     keys.EPOCH: "string",
     keys.EVENTS: "stream",
@@ -22,10 +22,10 @@ _KEY_TYPES = {
     keys.WATCH: "hash",
 }
 
-#: The last moment that a date can have (ms): no clock has given an entry of a stream an id beyond it.
+#: Latest time that a date can have (ms): no clock has given a stream entry an id beyond it.
 MAX_DATE_MS = 253_402_300_799_999
 
-#: KEYS stream. Writes it anew; its last id cannot be lowered. Answers how many entries have another id now.
+#: KEYS stream. Rewrites the stream, because its last id cannot be lowered. Returns how many entries have new ids.
 _RENUMBER = f"""
 local entries, count = redis.call('XRANGE', KEYS[1], '-', '+'), 0
 redis.call('DEL', KEYS[1])
@@ -39,27 +39,27 @@ return count
 
 
 def is_beyond_dates(stream_id: str) -> bool:
-    """Return whether the time in a stream id is later than any date, so that no clock has made it."""
+    """Return whether the time in a stream id is later than any date, so that no clock has created it."""
     return int(stream_id.partition("-")[0]) > MAX_DATE_MS
 
 
 def renumber_entries(client: redis.Redis, stream: str) -> int:
-    """Give entries with an id beyond all dates new ones; return how many. Raises `redis.RedisError`."""
+    """Give entries with an id beyond all dates new ids; return their number. Raises `redis.RedisError`."""
     return int(client.eval(_RENUMBER, 1, stream))
 
 
 def rename_foreign_keys(client: redis.Redis) -> list[tuple[str, str, str]]:
-    """Rename keys that hold something of another type; return (key, the type found, the new name) of each.
+    """Rename keys with a value of another type; return (key, the type found, the new name) of each.
 
-    What was set aside before under the same name is replaced. Raises `redis.RedisError`.
+    An earlier renamed key of the new name is replaced. Raises `redis.RedisError`.
     """
     with client.pipeline(transaction=False) as pipe:
         for key in _KEY_TYPES:
             pipe.type(key)
         found: list[Any] = pipe.execute()
     moved = []
-    for (key, wanted), kind in zip(_KEY_TYPES.items(), found, strict=True):
-        if kind not in (wanted, "none"):
+    for (key, expected), kind in zip(_KEY_TYPES.items(), found, strict=True):
+        if kind not in (expected, "none"):
             name = keys.ASIDE.format(key=key)
             client.rename(key, name)
             moved.append((key, kind, name))

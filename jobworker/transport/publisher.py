@@ -1,4 +1,4 @@
-"""Messages to workers: rendered by Celery's own producer once per kind of job, then sent by the batch."""
+"""Publication of messages: Celery's own producer renders a template per kind of job; messages are sent in batches."""
 
 import binascii
 import datetime as dt
@@ -15,14 +15,15 @@ from jobworker.domain.executions.direct_call import POSITIONAL_ARGUMENTS
 from jobworker.transport import keys
 from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 
-#: Templates kept; a busy system has as many as it has jobs × limits.
+#: Maximum number of cached templates; a busy system has as many as it has jobs × limits.
 _MAX_TEMPLATES = 1000
 
-#: Bytes of messages that are sent in one pipeline, or one message more: so much the relay holds twice.
+#: Bytes of messages that are sent in one pipeline, plus one message: the relay holds this size twice.
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
 
-#: A message of Celery's protocol 2, as kombu's Redis transport reads it. The scripts that fetch messages know
-#: ours by how they begin: up to `attempt`, not a byte may change. What is doubled in `%` is filled in per message.
+#: A message of Celery's protocol 2, as kombu's Redis transport reads it. The scripts that fetch messages recognize
+#: JobWorker's by their prefix: up to `attempt`, not a byte may change. Fields with a double `%` are filled in per
+#: message.
 _ENVELOPE = (
     b'{"headers":{"jobworker":{"execution":"%%(execution)b","attempt":%%(attempt)d,'
     b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b%%(metadata)b,%(own)b},'
@@ -32,10 +33,10 @@ _ENVELOPE = (
     b'%(properties)b},"content-type":"application/json","content-encoding":"utf-8","body":"%%(body)b"}'
 )
 
-#: What the envelope fills in itself.
+#: Fields that the envelope sets per message.
 _PER_MESSAGE_FIELDS = frozenset({"id", "root_id", "retries", "expires", "correlation_id", "delivery_tag"})
 
-#: Messages that agree in these share a template.
+#: Fields whose values determine the template of a message.
 _TEMPLATE_FIELDS = operator.attrgetter(
     "task",
     "queue",
@@ -53,12 +54,12 @@ _TEMPLATE_FIELDS = operator.attrgetter(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One attempt to be started by whichever worker gets it first.
+    """A message with one attempt, to be started by any worker of its queue.
 
-    `expires_at`: it may not be started any more after that. `policies`: those that the worker applies, by name, as
-    the text of a JSON object. `metadata`: what the attempts before this one have left. `announce`: the worker says that
-    it starts before it does. `apart`: it shares its process with no other job. `call`: it was called from Python with
-    what Celery chains to it, or with positional arguments that have no names.
+    `expires_at`: the attempt may not start after that time. `policies`: the policies that the worker applies, by name,
+    as the text of a JSON object. `metadata`: the metadata left by earlier attempts. `announce`: the worker reports the
+    start before it starts the attempt. `apart`: the attempt shares its process with no other job. `call`: the options
+    of a direct call with tasks that Celery chains to it, or with positional arguments without names.
     """
 
     execution: str
@@ -84,25 +85,25 @@ class Message:
 
 
 class _Template(NamedTuple):
-    """What messages of one kind have in common, with places for the rest."""
+    """The common part of messages of one kind, with placeholders for the rest."""
 
     envelope: bytes
     body: bytes
 
 
 def get_list_name(queue: str, priority: int) -> str:
-    """The Redis list for a queue and one of our priorities (9 is the most urgent)."""
+    """Return the Redis list for a queue and one of JobWorker's priorities (9 is the most urgent)."""
     step = max(step for step in PRIORITY_STEPS if step <= 9 - priority)
     return f"{queue}{SEPARATOR}{step}" if step else queue
 
 
 def get_list_names(queue: str) -> list[str]:
-    """All Redis lists of a queue, the most urgent first."""
+    """Return all Redis lists of a queue, the most urgent first."""
     return [f"{queue}{SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
 
 
 class Publisher:
-    """Puts messages where Celery workers look for them, many in one round trip."""
+    """Publishes messages to the lists that Celery workers read, many in one round trip."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -110,7 +111,7 @@ class Publisher:
         self._templates: dict[tuple[Any, ...], _Template] = {}
 
     def get_depths(self, queues: Sequence[str]) -> dict[str, int | None]:
-        """Return how many messages wait in Redis per list of the given queues; None: the key holds no list."""
+        """Return how many messages wait in Redis per list of the given queues; None for a key that is not a list."""
         names = [name for queue in queues for name in get_list_names(queue)]
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
@@ -119,9 +120,9 @@ class Publisher:
         return {name: _parse_depth(answer) for name, answer in zip(names, found, strict=True)}
 
     def publish(self, messages: Iterable[Message]) -> None:
-        """Send in parts of bounded size; raises `redis.RedisError` if Redis may not have taken all.
+        """Publish in parts of bounded size; raises `redis.RedisError` if Redis may not have accepted all.
 
-        Repeating is harmless.
+        Publishing a message again is harmless.
         """
         by_list: dict[str, list[bytes]] = {}
         queues: set[str] = set()
@@ -138,21 +139,21 @@ class Publisher:
             self._send(by_list, queues)
 
     def _send(self, by_list: Mapping[str, Sequence[bytes]], queues: Iterable[str]) -> None:
-        rung = sorted(queues)
+        queue_names = sorted(queues)
         with self._client.pipeline(transaction=False) as pipe:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
-            for queue in rung:
+            for queue in queue_names:
                 notify_workers(pipe, queue)
             answers = pipe.execute(raise_on_error=False)
         failed = [answer for answer in answers[: len(by_list)] if isinstance(answer, Exception)]
         if failed:
             raise failed[0]
         if any(isinstance(answer, Exception) for answer in answers):
-            self._notify_again(rung)
+            self._notify_again(queue_names)
 
     def _notify_again(self, queues: Iterable[str]) -> None:
-        """Ring once more; keys that hold no list of tokens give way."""
+        """Notify the queues' workers again, after deleting token keys that are not lists."""
         for queue in queues:
             token = keys.READY.format(queue=queue)
             if self._client.type(token) not in ("list", "none"):
@@ -200,11 +201,11 @@ class Publisher:
         own.update((name, True) for name in ("announce", "apart") if getattr(message, name))
         own["policies"] = orjson.Fragment(message.policies)
         parts = {b"own": _dump_fields(own), b"headers": _dump_fields(headers), b"properties": _dump_fields(properties)}
-        # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
+        # Positional arguments (empty), the parameters, and the tasks that Celery would chain.
         return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _dump_fields(rendered.body[2]))
 
     def _render_with_celery(self, message: Message) -> Any:
-        # Parameters stay out of the headers: Flower and `inspect` show those to anyone.
+        # Parameters stay out of the headers, because Flower and `inspect` show headers to anyone.
         return self._app.amqp.as_task_v2(
             "",
             message.task,
@@ -218,7 +219,7 @@ class Publisher:
 
 
 def _parse_depth(answer: Any) -> int | None:
-    """The answer to LLEN; raises what Redis answered instead, unless that says that the key holds no list."""
+    """Return the response of LLEN; None if the key is not a list. Raises any other error response."""
     if isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE"):
         return None
     if isinstance(answer, Exception):
@@ -234,12 +235,12 @@ def _render_call_body(message: Message) -> bytes:
 
 
 def notify_workers(pipe: Any, queue: str) -> None:
-    """One token however much was published: who takes it looks at all its queues."""
+    """Push one token, however many messages were published: the worker that takes it fetches from all its queues."""
     token = keys.READY.format(queue=queue)
     pipe.lpush(token, 1)
     pipe.ltrim(token, 0, 0)
 
 
 def _dump_fields(fields: Mapping[str, Any]) -> bytes:
-    """`{"a": 1}` as `"a":1`, safe inside a template."""
+    """Return `{"a": 1}` as `"a":1`, escaped for a template."""
     return orjson.dumps(fields)[1:-1].replace(b"%", b"%%")

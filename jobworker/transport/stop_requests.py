@@ -1,6 +1,6 @@
-"""What a worker is told about the attempts that it runs: which of them have to stop.
+"""Stop requests to workers for attempts that they run.
 
-The relay repeats an order for as long as SQL shows the attempt as running, so losing one costs seconds.
+The relay repeats a stop request for as long as SQL shows the attempt as running, so losing one costs seconds.
 """
 
 import json
@@ -13,7 +13,7 @@ from jobworker.transport import keys
 
 
 class StopRequest(NamedTuple):
-    """This attempt has to stop, because `by` wants so."""
+    """A request to stop an attempt, made by `requested_by`."""
 
     execution: str
     attempt: int
@@ -21,20 +21,20 @@ class StopRequest(NamedTuple):
 
 
 class StopRequests:
-    """The orders to workers, on one client."""
+    """The stop requests to workers, on one client."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     def publish(self, worker: str, requests: Iterable[StopRequest]) -> None:
-        """Leave orders where the worker looks. Raises `redis.RedisError`."""
+        """Write stop requests for a worker to Redis. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
-        told = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
+        fields = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
         try:
-            self._write(name, told)
-        except redis.ResponseError:  # Something else has taken its place.
+            self._write(name, fields)
+        except redis.ResponseError:  # The key holds another type.
             self._client.delete(name)
-            self._write(name, told)
+            self._write(name, fields)
 
     def _write(self, name: str, fields: dict[Any, Any]) -> None:
         with self._client.pipeline(transaction=True) as pipe:
@@ -43,7 +43,7 @@ class StopRequests:
             pipe.execute()
 
     def list_for_worker(self, worker: str) -> list[StopRequest]:
-        """Return the orders to a worker; what has taken their place is deleted. Raises `redis.RedisError`."""
+        """Return the stop requests to a worker; a key of another type is deleted. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
         try:
             found: Any = self._client.hgetall(name)
@@ -53,7 +53,7 @@ class StopRequests:
         return [_parse_request(execution, text) for execution, text in found.items()]
 
     def delete(self, worker: str, requests: Iterable[StopRequest]) -> None:
-        """Take orders back that are about nothing that the worker runs. Raises `redis.RedisError`."""
+        """Delete stop requests for attempts that the worker does not run. Raises `redis.RedisError`."""
         self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in requests))
 
 
@@ -62,4 +62,4 @@ def _parse_request(execution: str, text: str) -> StopRequest:
         attempt, by = json.loads(text)
         return StopRequest(execution, int(attempt), str(by))
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return StopRequest(execution, 0, "")  # Nobody's: it is taken back.
+        return StopRequest(execution, 0, "")  # No worker runs such an attempt, so the request is deleted.

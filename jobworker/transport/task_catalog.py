@@ -1,4 +1,4 @@
-"""What a Celery app offers: its tasks, described as data."""
+"""Task catalog: the tasks of a Celery app, described as data."""
 
 import hashlib
 import inspect
@@ -13,19 +13,19 @@ from jobworker.domain.jobs import parameters
 
 logger = structlog.get_logger(__name__)
 
-#: Celery's own options that are worth showing with a task.
+#: Celery's own options that are shown with a task.
 _CELERY_OPTIONS = ("max_retries", "time_limit", "soft_time_limit", "retry_backoff", "retry_backoff_max", "retry_jitter")
 
 
 def describe_tasks(app: Celery) -> list[dict[str, Any]]:
-    """Every task that users defined, by name; one that cannot be described is logged and left out."""
+    """Return the description of each user-defined task, by name; one that cannot be described is logged and omitted."""
     found = []
     for name, task in sorted(app.tasks.items()):
         if not name.startswith("celery."):
             try:
                 described = _describe_task(task)
                 json.dumps(described)
-            except Exception as error:  # noqa: BLE001  options of plain tasks are whatever users wrote
+            except Exception as error:  # noqa: BLE001  options of plain tasks are arbitrary user values
                 why = f"its options cannot be announced: {type(error).__name__}: {error}"
                 logger.error("task_left_out", task=name, why=why)
             else:
@@ -34,14 +34,14 @@ def describe_tasks(app: Celery) -> list[dict[str, Any]]:
 
 
 def compute_digest(catalog: list[dict[str, Any]]) -> str:
-    """Changes when anything in the catalogue does."""
+    """Return a digest of the catalog."""
     return hashlib.sha256(json.dumps(catalog, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe_task(task: Any) -> dict[str, Any]:
     options: JobOptions = getattr(task, "job_options", None) or JobOptions()
     shown = {name: getattr(task, name, None) for name in _CELERY_OPTIONS}
-    # Celery also takes a time there, which is one for all executions.
+    # Celery also accepts a time there, which is fixed for all executions.
     shown["expires"] = task.expires if isinstance(getattr(task, "expires", None), int | float) else None
     shown["autoretry_for"] = [error.__name__ for error in getattr(task, "autoretry_for", ())]
     return {
@@ -64,5 +64,5 @@ def _parameters(task: Any) -> tuple[parameters.Parameter, ...]:
     try:
         return parameters.from_signature(task.run, injected_types=(Context,))
     except (NameError, TypeError, ValueError):
-        # Annotations that cannot be resolved say nothing; any parameter is let through to the task.
+        # Unresolvable annotations describe no parameters; the task accepts any.
         return (parameters.VARIADIC,)

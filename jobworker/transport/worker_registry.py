@@ -1,4 +1,4 @@
-"""The workers that are alive: their heartbeats, what they offer, and the fence for those that fell silent."""
+"""Registry of live workers: heartbeats, announcements, and the fence for silent workers."""
 
 import datetime as dt
 import functools
@@ -19,13 +19,13 @@ from jobworker.transport import keys
 from jobworker.transport.claims import flatten
 from jobworker.transport.scripts import workers
 
-#: A catalogue that no worker announces again is forgotten after so long (s).
+#: Lifetime of a task catalog that no worker announces again (s).
 _CATALOGUE_TTL = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerAnnouncement:
-    """What a worker says of itself. `catalogue` is the digest of the tasks that it offers."""
+    """A worker's description of itself. `catalogue` is the digest of its task catalog."""
 
     worker: str
     host: str
@@ -37,29 +37,29 @@ class WorkerAnnouncement:
     catalogue: str
     code_version: str
     started_at: dt.datetime
-    #: The version of its time zone data; workers of earlier releases do not say it.
+    #: The version of its time zone data; absent for workers of earlier releases.
     zone_data: str = ""
-    #: Modules of users that did not import: "name: place: error".
+    #: Modules of users that failed to import: "name: place: error".
     broken: tuple[str, ...] = ()
-    #: The package of users' jobs that it imports; workers of earlier releases do not say it.
+    #: The package of users' jobs that it imports; absent for workers of earlier releases.
     package: str = ""
 
     def to_text(self) -> str:
-        """As kept in Redis."""
+        """Return the announcement as stored in Redis."""
         return json.dumps({**asdict(self), "started_at": self.started_at.isoformat()})
 
     @classmethod
     def from_text(cls, text: str) -> "WorkerAnnouncement":
-        """Return the inverse of `to_text`; raises `ValueError` for anything that no worker wrote."""
+        """Return the inverse of `to_text`; raises `ValueError` for any other text."""
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         numbers = {name: _parse_number(values, name) for name in ("pid", "concurrency")}
         names = {name: _parse_names(values, name) for name in ("queues", "tasks")}
         texts = {name: _parse_text(values, name, longest) for name, longest in _MAX_LENGTHS.items()}
         version = _parse_text(values, "code_version", _MAX_TEXT_LENGTH)[: definition.MAX_CODE_VERSION_LENGTH]
         started_at = dt.datetime.fromisoformat(_parse_text(values, "started_at", _MAX_TEXT_LENGTH)).astimezone(dt.UTC)
-        # Absent from what older workers say.
+        # Absent from announcements of older workers.
         later = {"zone_data": "", "broken": [], "package": "", **values}
         zone_data, broken = _parse_text(later, "zone_data", _MAX_TEXT_LENGTH), _parse_names(later, "broken")
         package = _parse_text(later, "package", _MAX_TEXT_LENGTH)
@@ -75,7 +75,8 @@ class WorkerAnnouncement:
         )
 
 
-#: Longest texts of an announcement, as SQL keeps them (characters), and of what is cut or read further.
+#: Maximum lengths of an announcement's texts, as SQL stores them, and of texts that are cut or parsed further
+#: (characters).
 _MAX_LENGTHS = {"worker": 255, "host": 255, "pool": 32, "catalogue": 64}
 _MAX_TEXT_LENGTH = 255
 
@@ -103,7 +104,10 @@ def _parse_names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _compute_digest(announcement: WorkerAnnouncement) -> str:
-    """Return the SHA-1 of its text: each heartbeat asks, and writing the text costs a millisecond with 200 tasks."""
+    """Return the SHA-1 of the announcement's text.
+
+    Cached, because each heartbeat needs it and serializing 200 tasks takes a millisecond.
+    """
     return hashlib.sha1(announcement.to_text().encode(), usedforsecurity=False).hexdigest()
 
 
@@ -116,18 +120,18 @@ def _is_utf_8(value: bytes) -> bool:
 
 
 class UnreadableKey(NamedTuple):
-    """A key that holds what no worker wrote, and what is wrong with it."""
+    """A key with content that no worker wrote, and the reason why it is unreadable."""
 
     key: str
     reason: str
 
 
-#: Takes note of a key that is left out.
+#: Called with each key that is skipped.
 UnreadableKeyReporter = Callable[[UnreadableKey], None]
 
 
 class HeartbeatStatus(IntEnum):
-    """What Redis answers to a heartbeat."""
+    """The status of a worker in the response to a heartbeat."""
 
     FENCED = 0
     KNOWN = 1
@@ -136,14 +140,14 @@ class HeartbeatStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatResponse:
-    """The answer to a heartbeat: how it stands with the worker, and who else has been silent for too long."""
+    """The response to a heartbeat: the worker's status, and other workers that have been silent for too long."""
 
     status: HeartbeatStatus
     silent_workers: tuple[str, ...] = ()
 
 
 class WorkerRegistry:
-    """The register of workers: they write it and look after each other; the relay reads it."""
+    """The registry of workers: workers write it and reap each other; the relay reads it."""
 
     def __init__(self, client: redis.Redis, lease: float) -> None:
         self._client = client
@@ -153,9 +157,9 @@ class WorkerRegistry:
         self._reap = client.register_script(workers.REAP)
 
     def send_heartbeat(self, announcement: WorkerAnnouncement, running: Iterable[tuple[str, int]]) -> HeartbeatResponse:
-        """Say that this worker is alive, and which (execution, attempt) it is running.
+        """Record that this worker is alive, and which (execution, attempt) it is running.
 
-        The pulse is UNKNOWN unless Redis holds exactly this announcement of it.
+        The status is UNKNOWN unless Redis holds exactly this announcement.
         """
         worker = announcement.worker
         pulse, *silent = self._heartbeat(
@@ -171,35 +175,35 @@ class WorkerRegistry:
         return HeartbeatResponse(HeartbeatStatus(pulse), tuple(silent))
 
     def get_running_attempts(self, report: UnreadableKeyReporter) -> set[tuple[str, int]]:
-        """Return every (execution, attempt) that some live worker says it is running."""
+        """Return every (execution, attempt) that a live worker reports as running."""
         found: set[tuple[str, int]] = set()
         for key, text in self._read_texts(keys.RUNNING, report):
             try:
                 found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
             except (TypeError, ValueError, RecursionError) as error:
-                report(UnreadableKey(key, f"it is no JSON list of [execution, attempt]: {error}"))
+                report(UnreadableKey(key, f"it is not a JSON list of [execution, attempt]: {error}"))
         return found
 
     def _read_texts(self, pattern: str, report: UnreadableKeyReporter) -> list[tuple[str, str]]:
-        """Return (key, text) of this key of each worker, where it is a text."""
+        """Return (key, text) of this key of each worker, where the key holds a text."""
         names = [pattern.format(worker=worker) for worker in self._list_workers(report)]
         texts: list[Any] = self._client.mget(names) if names else []
         return [(name, text) for name, text in zip(names, texts, strict=True) if text]
 
     def _list_workers(self, report: UnreadableKeyReporter) -> list[str]:
-        """Return the names of workers. Those that are no UTF-8 are removed: read as text, they cannot be reaped."""
+        """Return the names of workers. Names that are not UTF-8 are removed: decoded, they cannot be reaped."""
         client: Any = self._client
         members: list[bytes] = client.execute_command("ZRANGE", keys.WORKERS, 0, -1, **{NEVER_DECODE: True})
         strange = {member for member in members if not _is_utf_8(member)}
         if strange:
             client.zrem(keys.WORKERS, *strange)
             example = min(strange)[:_MAX_TEXT_LENGTH]
-            why = f"it named workers in bytes that are no UTF-8, such as {example!r}; removed: {len(strange)}"
+            why = f"it named workers in bytes that are not UTF-8, such as {example!r}; removed: {len(strange)}"
             report(UnreadableKey(keys.WORKERS, why))
         return [member.decode() for member in members if member not in strange]
 
     def announce(self, announcement: WorkerAnnouncement, catalog: Iterable[Mapping[str, Any]]) -> None:
-        """Make the worker and its tasks known."""
+        """Write the worker's announcement and its task catalog."""
         with self._client.pipeline(transaction=True) as pipe:
             name = keys.CATALOGUE.format(digest=announcement.catalogue)
             pipe.set(name, json.dumps(list(catalog)), ex=_CATALOGUE_TTL)
@@ -207,7 +211,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def deregister(self, worker: str) -> None:
-        """Say that `worker` stops in good order: it has nothing in hand any more."""
+        """Remove a worker that stopped in good order, with no message in flight."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.zrem(keys.WORKERS, worker)
             names = (keys.WORKER, keys.RUNNING, keys.INFLIGHT)
@@ -215,43 +219,46 @@ class WorkerRegistry:
             pipe.execute()
 
     def list_announcements(self, report: UnreadableKeyReporter) -> list[WorkerAnnouncement]:
-        """Return every worker whose heartbeat is recent enough to have an announcement."""
+        """Return the announcement of every worker with a recent heartbeat."""
         found = []
         for key, text in self._read_texts(keys.WORKER, report):
             try:
                 announcement = WorkerAnnouncement.from_text(text)
                 if keys.WORKER.format(worker=announcement.worker) != key:
-                    raise ValueError(f"it speaks of the worker {announcement.worker!r}")
+                    raise ValueError(f"it names the worker {announcement.worker!r}")
             except (ValueError, RecursionError, OverflowError) as error:
-                report(UnreadableKey(key, f"it is no announcement of a worker: {error}"))
+                report(UnreadableKey(key, f"it is not an announcement of a worker: {error}"))
             else:
                 found.append(announcement)
         return found
 
     def get_catalog(self, digest: str, report: UnreadableKeyReporter) -> list[dict[str, Any]]:
-        """Return the tasks behind a digest; none if Redis has forgotten them."""
+        """Return the tasks of the catalog with this digest; an empty list if Redis has lost it."""
         key = keys.CATALOGUE.format(digest=digest)
         try:
             text = self._client.get(key)
             found = json.loads(text) if text else []
         except (redis.ResponseError, ValueError, RecursionError) as error:
-            report(UnreadableKey(key, f"it is no catalogue of tasks: {error}"))
+            report(UnreadableKey(key, f"it is not a task catalog: {error}"))
             return []
         if not isinstance(found, list):
-            report(UnreadableKey(key, "it is no catalogue of tasks: it is no list"))
+            report(UnreadableKey(key, "it is not a task catalog: it is not a list"))
             return []
         tasks = [each for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)]
         if len(tasks) < len(found):
-            report(UnreadableKey(key, f"{len(found) - len(tasks)} of its items are no tasks with a name"))
+            report(UnreadableKey(key, f"{len(found) - len(tasks)} of its items are not tasks with a name"))
         return tasks
 
     def reap_silent_workers(self) -> list[str]:
-        """Declare dead whoever has been silent for longer than the lease; answers who that was."""
+        """Declare workers dead that have been silent for longer than the lease; return their names."""
         silent = self._silent(keys=[keys.WATCH, keys.WORKERS], args=[self._lease_ms])
         return [worker for worker in silent if self.reap_worker(worker)]
 
     def reap_worker(self, worker: str) -> bool:
-        """Fence a silent worker and give back what it had not started. False if it has been heard meanwhile."""
+        """Fence a silent worker and return its unstarted messages to their lists.
+
+        Returns False if the worker has sent a heartbeat meanwhile.
+        """
         fields = events.encode(EventKind.WORKER_LOST, "", 0, {"worker": worker})
         lost = json.dumps({"worker": worker, "reason": "its worker stopped responding"})
         answer = self._reap(

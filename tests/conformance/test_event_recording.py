@@ -196,7 +196,7 @@ def test_nobody_is_put_off_for_ever(database: Database, monkeypatch: pytest.Monk
         told.record_event(EventKind.RUNNING, attempt, worker="w1")
         told.record_event(EventKind.RETRYING, attempt, worker="w1", delay=0, reason="closed", snoozed=True)
         told.publish_attempt()
-    reason = "it was put off 3 times; the last time: closed"
+    reason = "it was snoozed 3 times; the last time: closed"
     assert (told.row.state, told.row.reason) == (ExecutionState.FAILED, reason)
     assert told.row.error == {"type": "Snoozed", "message": reason, "traceback": None}
     assert [attempt.state for attempt in told.attempts] == [AttemptState.SNOOZED] * 3

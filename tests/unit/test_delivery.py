@@ -15,11 +15,11 @@ def test_what_it_says() -> None:
 
 @pytest.mark.parametrize("execution", ["../../../x", "a/b", "", ".", "a.b", "a\0", "x" * 65, "a\n"])
 def test_an_id_that_names_a_place_among_files_is_refused(execution: str) -> None:
-    with pytest.raises(ValueError, match="the id of the execution is none"):
+    with pytest.raises(ValueError, match="the id of the execution is invalid"):
         Delivery.from_header({**_HEADER, "execution": execution}, "7")
 
 
 @pytest.mark.parametrize("attempt", ["1", "../x", 0, -1, 1.5, True, None, 2**40])
 def test_a_number_of_an_attempt_that_is_none_is_refused(attempt: Any) -> None:
-    with pytest.raises(ValueError, match="the number of the attempt is none"):
+    with pytest.raises(ValueError, match="the number of the attempt is invalid"):
         Delivery.from_header({**_HEADER, "attempt": attempt}, "7")

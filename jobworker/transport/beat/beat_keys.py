@@ -1,4 +1,4 @@
-"""Beat's keys in Redis as others find them: of the type that they should have, and with beat's last tick."""
+"""Beat's keys in Redis: their types, beat's last tick, and its time zone data."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import redis
 from jobworker.transport import keys
 from jobworker.transport.beat import entry_format
 
-#: What the relay writes for beat or reads of it, and of which type it is.
+#: Keys that the relay writes for beat or reads from it, and their types.
 KEY_TYPES = {
     entry_format.SCHEDULE_KEY: "zset",
     keys.BEAT: "hash",
@@ -16,7 +16,7 @@ KEY_TYPES = {
     keys.BEAT_QUARANTINE: "hash",
 }
 
-#: KEYS any. ARGV the type that each should have. Deletes those of another type, and answers which.
+#: KEYS any. ARGV the type that each should have. Deletes those of another type, and returns their names.
 _DISCARD = """
 local discarded = {}
 for i, key in ipairs(KEYS) do
@@ -31,16 +31,16 @@ return discarded
 
 
 def discard_foreign_keys(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
-    """Delete those of these keys that hold something of another type; answers which.
+    """Delete those of these keys that have another type; return their names.
 
-    Somebody else wrote them, and every command on them fails for ever. What belongs there is written again.
+    Another program wrote them, and every command on them fails for ever. The correct values are written again.
     """
     found = client.eval(_DISCARD, len(types), *types, *types.values())
     return [key.decode() if isinstance(key, bytes) else key for key in found]
 
 
 def get_last_tick(client: redis.Redis) -> dt.datetime | None:
-    """When beat last looked at the schedule; None: nobody leads, or the key holds something strange."""
+    """Return the time of beat's last tick; None if no beat leads, or the value is unreadable."""
     try:
         tick = client.hget(keys.BEAT, "tick_ms")
         return dt.datetime.fromtimestamp(int(tick) / 1000, dt.UTC) if tick else None
@@ -49,7 +49,7 @@ def get_last_tick(client: redis.Redis) -> dt.datetime | None:
 
 
 def get_zone_data(client: redis.Redis) -> tuple[str, str] | None:
-    """Read the name of the beat that leads, and the version of its time zone data; None: nobody leads, or says it."""
+    """Return the name of the leading beat and the version of its time zone data; None if either is missing."""
     try:
         leader, version = client.hmget(keys.BEAT, "leader", "zone_data")
     except redis.ResponseError:

@@ -1,4 +1,4 @@
-"""RedBeat's entry and its JSON, taught our rules. RedBeat's own tools can read and save what is in the schedule."""
+"""RedBeat's entry and its JSON, extended by JobWorker's rules. RedBeat's own tools can read and save the entries."""
 
 import datetime as dt
 import json
@@ -14,12 +14,12 @@ from jobworker.domain.schedules import timetable
 from jobworker.domain.schedules.schedule import parse
 from jobworker.transport.beat import entry_format
 
-#: What a whole schedule has besides, and nobody asks for here.
+#: Fields that a complete schedule requires and that have no effect here.
 _PLACEHOLDER_FIELDS = {"name": "entry", "job": "entry"}
 
 
 class RuleSchedule(BaseSchedule):
-    """A timetable of ours as Celery sees a schedule; `described` is its JSON (see `entries.encode`)."""
+    """A timetable of JobWorker as a Celery schedule; `timetable_json` is in the format of `encode_definition`."""
 
     def __init__(self, timetable_json: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
@@ -32,8 +32,8 @@ class RuleSchedule(BaseSchedule):
         self._cached_occurrence: dt.datetime | None = None
 
     def find_next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment`. The latest answer is kept: many ask for the same one."""
-        # Between what was asked and what was answered there is none.
+        """Return the first occurrence strictly after `moment`. The latest result is cached, because calls repeat it."""
+        # There is no occurrence between the cached moment and the cached result.
         if (
             self._cached_after is None
             or moment < self._cached_after
@@ -44,12 +44,12 @@ class RuleSchedule(BaseSchedule):
         return self._cached_occurrence
 
     def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
-        """From now to the occurrence after `last_run_at`; negative if it is past, None if there is none."""
+        """Return the time from now to the first occurrence after `last_run_at`: negative if past, None without one."""
         following = self.find_next_after(last_run_at)
         return None if following is None else following - self.now()
 
     def is_due(self, last_run_at: dt.datetime) -> Any:
-        """Whether that occurrence has come, and in how many seconds to ask again."""
+        """Return whether that occurrence is due, and in how many seconds to check again."""
         remaining = self.remaining_estimate(last_run_at)
         if remaining is None:
             return schedstate(is_due=False, next=None)
@@ -64,47 +64,47 @@ class RuleSchedule(BaseSchedule):
 
 
 class EntryDecoder(RedBeatJSONDecoder):
-    """Reads the rules that `Encoder` writes."""
+    """Decodes the rules that `EntryEncoder` writes."""
 
     def dict_to_object(self, d: dict[str, Any]) -> Any:
-        """Called for each JSON object, the inner ones first."""
+        """Return the object for a JSON object; called for the inner ones first."""
         if d.get("__type__") == entry_format.RULE_TYPE:
             return RuleSchedule(d["rule"])
         return super().dict_to_object(d)
 
 
 class EntryEncoder(RedBeatJSONEncoder):
-    """Writes rules as `{"__type__": "jobworker.rule", "rule": …}`."""
+    """Encodes rules as `{"__type__": "jobworker.rule", "rule": …}`."""
 
     def default(self, obj: Any) -> Any:
-        """Called for each value that JSON does not know."""
+        """Return a JSON value for an object that JSON does not support."""
         if isinstance(obj, RuleSchedule):
             return {"__type__": entry_format.RULE_TYPE, "rule": obj.timetable_json}
         return super().default(obj)
 
 
 class BeatEntry(RedBeatSchedulerEntry):
-    """One schedule. Its name is the schedule's id, its task is the job."""
+    """RedBeat's entry of a schedule. Its name is the schedule's id, its task is the job."""
 
     @staticmethod
     def decode_definition(definition: str | bytes) -> Any:
-        """The definition, with the rule as a `RuleSchedule`."""
+        """Return the definition, with the rule as a `RuleSchedule`."""
         return json.loads(definition, cls=EntryDecoder)
 
     @property
     def due_at(self) -> dt.datetime | None:
-        """The first occurrence after the last run (RedBeat's own sum goes wrong when clocks change)."""
+        """The first occurrence after the last run (RedBeat's own computation is wrong when clocks change)."""
         found: dt.datetime | None = self.schedule.find_next_after(self.last_run_at or self.schedule.now())
         return found
 
     @property
     def score(self) -> float:
-        """The same for the sorted set, exact; below zero means never."""
+        """The first occurrence as an exact score of the sorted set; a negative score means never."""
         due_at = self.due_at
         return -1.0 if due_at is None else float(entry_format.to_score(due_at))
 
     def save(self) -> "BeatEntry":
-        """Write the entry as it is (RedBeat's method is bound to its own encoder)."""
+        """Write the entry unchanged (RedBeat's method is bound to its own encoder)."""
         names = ("name", "task", "args", "kwargs", "options", "schedule", "enabled")
         definition = {name: getattr(self, name) for name in names}
         with get_redis(self.app).pipeline() as pipeline:

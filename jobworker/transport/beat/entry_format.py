@@ -1,6 +1,6 @@
-"""How a schedule looks in Redis: RedBeat's hash and sorted set, with what `domain.schedules.schedule` says about when it is due.
+"""Format of a schedule in Redis: RedBeat's hash and sorted set, with a rule as in `domain.schedules.schedule`.
 
-Free of Celery, so that whoever writes the schedule need not load it.
+Independent of Celery, so that a process that writes schedules need not load Celery.
 """
 
 import datetime as dt
@@ -8,19 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What RedBeat puts before its keys unless `redbeat_key_prefix` says otherwise. Ours does not.
+#: RedBeat's key prefix unless `redbeat_key_prefix` sets another one, which JobWorker does not.
 KEY_PREFIX = "redbeat:"
 
 #: sorted set: key of an entry → its next nominal time, as seconds since 1970 (UTC, with a fraction).
 SCHEDULE_KEY = KEY_PREFIX + ":schedule"
 
-#: Field of an entry's hash that holds `encode(...)`.
+#: Field of an entry's hash with the result of `encode_definition`.
 DEFINITION_FIELD = "definition"
 
-#: The `__type__` under which RedBeat's JSON carries a rule of ours.
+#: The `__type__` of JobWorker's rules in RedBeat's JSON.
 RULE_TYPE = "jobworker.rule"
 
-#: What of a schedule's JSON says when it is due.
+#: Fields of a schedule's JSON that determine when it is due.
 _TIMETABLE_FIELDS = ("rule", "zone", "dst", "start", "end")
 
 _encode_sorted = json.JSONEncoder(sort_keys=True).encode
@@ -30,19 +30,19 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def build_entry_key(schedule_id: str) -> str:
-    """The Redis key of a schedule's entry."""
+    """Return the Redis key of a schedule's entry."""
     return KEY_PREFIX + schedule_id
 
 
 def list_calendars(spec: Mapping[str, Any]) -> list[str]:
-    """The names of the calendars without which nobody could say when this schedule is due."""
+    """Return the names of the calendars that determine when this schedule is due."""
     return [name for field in _calendar_fields(spec) for name in _to_list(spec.get(field))]
 
 
 def encode_definition(
     schedule_id: str, spec: Mapping[str, Any], calendar_specs: Mapping[str, Any] | None = None
 ) -> str:
-    """An entry's definition as RedBeat stores it, from a schedule's JSON and that of its `calendars` by name."""
+    """Return an entry's definition as RedBeat stores it, from a schedule's JSON and that of its calendars by name."""
     fields = (*_TIMETABLE_FIELDS, *_calendar_fields(spec))
     timetable = {name: spec[name] for name in fields if spec.get(name) is not None}
     needed = {name: calendar_specs[name] for name in list_calendars(spec) if calendar_specs and name in calendar_specs}
@@ -61,7 +61,10 @@ def encode_definition(
 
 
 def _calendar_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """Where they are named: what calendars forbid takes no nominal time away, but a business day rolls out of it."""
+    """Return the fields that name these calendars.
+
+    Dates that a calendar excludes still have nominal times, but a business day rule rolls out of such dates.
+    """
     rule = spec["rule"]
     if rule.get("kind") != "business_day":
         return ()
@@ -73,15 +76,15 @@ def _to_list(named: str | Sequence[str] | None) -> Sequence[str]:
 
 
 def to_score(moment: dt.datetime) -> str:
-    """A nominal time as a score; a double keeps microseconds until the year 2242."""
+    """Return a nominal time as a score; a double keeps microseconds until the year 2242."""
     return repr((moment - _EPOCH).total_seconds())
 
 
 def from_score(score: str | bytes) -> dt.datetime:
-    """The inverse of `to_score`; raises `OverflowError` or `ValueError` for what is no time."""
+    """Return the inverse of `to_score`; raises `OverflowError` or `ValueError` for a score that is not a time."""
     return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
 
 
 def encode_due_event(schedule_id: str, nominal: dt.datetime) -> str:
-    """The data of the event which says that a schedule is due."""
+    """Return the data of the event that reports a schedule as due."""
     return _encode({"schedule": schedule_id, "at": nominal.isoformat()})

@@ -1,4 +1,4 @@
-"""Writes the schedule that beat follows, from what SQL says. Redis may lose it; SQL does not."""
+"""Projection of SQL's schedules into Redis, where beat reads them. Redis may lose it; SQL is authoritative."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,38 +13,37 @@ from jobworker.transport.beat import entry_format
 
 _Item = TypeVar("_Item")
 
-#: Entries that one script looks at or writes: a few milliseconds of Redis's time.
+#: Maximum number of entries that one script compares or writes: a few milliseconds of Redis's time.
 _BATCH_SIZE = 500
 
-#: What beat has reported is settled within a second; who was passed for so long was not heard of.
+#: Age of a reported occurrence after which its event counts as lost; the relay evaluates events within a second.
 _LOST_EVENT_AFTER = dt.timedelta(seconds=10)
 
-#: Reports that are not settled yet and are looked through for those of beat. If there are more, all may be among them.
+#: Maximum number of unread events that are searched for beat's. If there are more, any schedule may be among them.
 _MAX_UNREAD_EVENTS = 1000
 
-#: KEYS schedule, projection, events stream. ARGV prefix of entries, now, before when what was due counts as lost
-#: (scores), the stream id up to which events are settled, then for each schedule its id, version ("" if beat must not
-#: know it) and the score of its next occurrence.
-#: Beat reports again what it reported and nobody heard; a report that is not settled yet is not lost, however long ago
-#: its occurrence was due. Answers {ids that are not as they should be, ids that nobody heard of, ids that somebody had
-#: put off}; the latter two were put back.
+#: KEYS schedule, projection, events stream. ARGV prefix of entries, now, time before which a due occurrence counts as
+#: lost (scores), the stream id up to which events are recorded, then for each schedule its id, version ("" if beat must
+#: not have it) and the score of its next occurrence. Beat reports an occurrence again if its event was lost; an unread
+#: event is not lost, however long ago its occurrence was due. Returns {ids of entries that differ, ids whose events
+#: were lost, ids that another program postponed}; the entries of the latter two were reset.
 _COMPARE = f"""
-local now, unheard = tonumber(ARGV[2]), tonumber(ARGV[3])
-local wrong, lost, put_off = {{}}, {{}}, {{}}
-local unsettled, many
-local function is_unsettled(id)
-  if not unsettled then
-    unsettled = {{}}
+local now, lost_before = tonumber(ARGV[2]), tonumber(ARGV[3])
+local wrong, lost, postponed = {{}}, {{}}, {{}}
+local unread, many
+local function is_unread(id)
+  if not unread then
+    unread = {{}}
     local events = redis.call('XRANGE', KEYS[3], '(' .. ARGV[4], '+', 'COUNT', {_MAX_UNREAD_EVENTS})
     many = #events == {_MAX_UNREAD_EVENTS}
     for _, event in ipairs(events) do
       local fields = {{}}
       for i = 1, #event[2], 2 do fields[event[2][i]] = event[2][i + 1] end
       local read, data = pcall(cjson.decode, fields.kind == '{events.EventKind.DUE}' and fields.data or '')
-      if read and type(data) == 'table' and data.schedule then unsettled[data.schedule] = true end
+      if read and type(data) == 'table' and data.schedule then unread[data.schedule] = true end
     end
   end
-  return many or unsettled[id]
+  return many or unread[id]
 end
 for i = 5, #ARGV, 3 do
   local id, version, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
@@ -57,15 +56,15 @@ for i = 5, #ARGV, 3 do
     local definition = redis.pcall('HGET', key, 'definition')
     if not score or type(definition) ~= 'string' or mark ~= version .. ' ' .. redis.sha1hex(definition) then
       wrong[#wrong + 1] = id
-    elseif tonumber(score) > first and (first < unheard or first > now) and not is_unsettled(id) then
+    elseif tonumber(score) > first and (first < lost_before or first > now) and not is_unread(id) then
       redis.call('ZADD', KEYS[1], ARGV[i + 2], key)
-      -- Beat goes on to a time, and only from what was due.
-      local told = first <= now and tonumber(score) < math.huge and lost or put_off
-      told[#told + 1] = id
+      -- Beat advances an entry to a finite time, and only after it was due.
+      local reset = first <= now and tonumber(score) < math.huge and lost or postponed
+      reset[#reset + 1] = id
     end
   end
 end
-return {{wrong, lost, put_off}}
+return {{wrong, lost, postponed}}
 """
 
 #: KEYS schedule, projection, quarantine. ARGV prefix of entries, then for each: id, version, definition, score.
@@ -83,7 +82,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class ExpectedEntry:
-    """How an entry should be: of this version, due no later than `next_at`; None: there should be none."""
+    """The expected state of an entry: its version, and due no later than `next_at`; None if no entry should exist."""
 
     id: str
     version: str
@@ -92,7 +91,7 @@ class ExpectedEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProjectedSchedule:
-    """A schedule that beat has to know, when it is due next, and what says when: itself and calendars, as JSON."""
+    """A schedule to write for beat: its next occurrence, and the JSON of the schedule and its calendars."""
 
     id: str
     version: str
@@ -102,7 +101,7 @@ class ProjectedSchedule:
 
 
 class ProjectionDifference(NamedTuple):
-    """What a comparison found: ids of schedules to be written or removed; unheard or put off by hand: put back."""
+    """The result of a comparison: ids to write or remove; ids with lost events, and postponed by hand (both reset)."""
 
     outdated: list[str]
     lost: list[str]
@@ -110,7 +109,7 @@ class ProjectionDifference(NamedTuple):
 
 
 class Projection:
-    """Beat's schedule as the relay sees it. Needs a client that decodes answers."""
+    """Beat's schedule as written by the relay. Needs a client that decodes responses."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -118,18 +117,18 @@ class Projection:
         self._write = client.register_script(_WRITE)
 
     def compare(self, expected: Sequence[ExpectedEntry], now: dt.datetime, events_offset: str) -> ProjectionDifference:
-        """Find the entries that are not as they should be; events are settled up to the stream id `events_offset`.
+        """Find the entries that differ from SQL; events are recorded up to the stream id `events_offset`.
 
-        An entry that is well keeps its place, unless SQL waits for an occurrence which beat has passed already: the
-        event was lost, and the entry is put back so that beat reports it again.
+        A correct entry keeps its score, unless SQL waits for an occurrence which beat has passed already: then the
+        event was lost, and the entry is reset so that beat reports the occurrence again.
         """
         answer = ProjectionDifference([], [], [])
         bounds = [entry_format.to_score(now), entry_format.to_score(now - _LOST_EVENT_AFTER), events_offset]
         for chunk in _chunks(expected):
-            asked = [text for each in chunk for text in _to_compare_arguments(each)]
+            arguments = [text for each in chunk for text in _to_compare_arguments(each)]
             found: Any = self._compare(
                 keys=[entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
-                args=[entry_format.KEY_PREFIX, *bounds, *asked],
+                args=[entry_format.KEY_PREFIX, *bounds, *arguments],
             )
             answer.outdated.extend(found[0])
             answer.lost.extend(found[1])
@@ -137,14 +136,14 @@ class Projection:
         return answer
 
     def write(self, schedules: Sequence[ProjectedSchedule]) -> None:
-        """Write these entries anew. Each starts with its next occurrence, be it long past."""
+        """Write these entries anew. Each starts with its next occurrence, even if that is long past."""
         for chunk in _chunks(schedules):
-            told = [text for each in chunk for text in _to_write_arguments(each)]
+            arguments = [text for each in chunk for text in _to_write_arguments(each)]
             names = [entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
-            self._write(keys=names, args=[entry_format.KEY_PREFIX, *told])
+            self._write(keys=names, args=[entry_format.KEY_PREFIX, *arguments])
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Leave nothing of these schedules."""
+        """Remove every trace of these schedules."""
         for chunk in _chunks(ids):
             entry_keys = [entry_format.build_entry_key(schedule_id) for schedule_id in chunk]
             pipeline = self._client.pipeline()
@@ -155,11 +154,11 @@ class Projection:
             pipeline.execute()
 
     def count(self) -> int:
-        """How many schedules beat knows from us."""
+        """Return how many schedules the projection holds."""
         return self._client.hlen(keys.BEAT_PROJECTION)
 
     def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
-        """About `count` of their ids, and where to go on: 0 is the beginning, and the end."""
+        """Return the next cursor and about `count` of the ids; cursor 0 is the beginning, and the end."""
         # With their values, which are short: NOVALUES came with Redis 7.4.
         answer: Any = self._client.hscan(keys.BEAT_PROJECTION, cursor, count=count)
         return int(answer[0]), list(answer[1])

@@ -1,4 +1,4 @@
-"""The scheduler that `celery beat` drives: one tick = read a batch of what is due, report and advance it."""
+"""The scheduler of `celery beat`: each tick reads a batch of due entries, reports them and advances them."""
 
 import datetime as dt
 import functools
@@ -25,25 +25,26 @@ from jobworker.transport.beat.entry import BeatEntry, RuleSchedule
 
 _log = structlog.get_logger(__name__)
 
-#: Due entries taken in one tick: some milliseconds of Redis's time. The rest follows at once.
+#: Maximum number of due entries per tick: some milliseconds of Redis's time. The rest follows at once.
 BATCH_SIZE = 500
 
-#: Definitions that are kept read.
+#: Maximum number of cached decoded definitions.
 _CACHE_SIZE = 10_000
 
-#: A lock must outlive a few slow ticks, or leadership wanders.
+#: Minimum number of tick intervals in the lock's lifetime: it must outlive a few slow ticks, or leadership changes
+#: hands.
 _LOCK_TICKS = 5
 
-#: Waits (s) between tries while Redis does not answer: the first, and the longest.
+#: Minimum and maximum pause between tries while Redis does not respond (s).
 _MIN_BACKOFF_SECONDS = 0.25
 _MAX_BACKOFF_SECONDS = 5.0
 
-#: The following entry may be due within less than the resolution of sleep; do not spin until then.
+#: Minimum sleep (s): the next entry may be due within less than the resolution of sleep, which would make beat spin.
 _MIN_SLEEP_SECONDS = 0.005
 
 
 class DueEntry(NamedTuple):
-    """An entry whose time has come, as it was read. Bytes: it may hold anything."""
+    """A due entry as it was read, in bytes, because it may have any content."""
 
     key: bytes
     score: bytes
@@ -51,13 +52,13 @@ class DueEntry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The key for people."""
+        """The key as printable text."""
         return self.key.decode(errors="backslashreplace") or '""'
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSnapshot:
-    """What one look at the schedule found: Redis's time, what is due, and when the entry after that will be."""
+    """The result of one read: Redis's time, the due entries, and when the next entry is due."""
 
     now: dt.datetime
     next_times: tuple[dt.datetime, ...]
@@ -65,37 +66,37 @@ class ScheduleSnapshot:
 
     @classmethod
     def from_answer(cls, answer: list[Any]) -> "ScheduleSnapshot":
-        """From the answer of `scripts.READ`."""
+        """Return the snapshot for a result of `scripts.READ`."""
         now, following, due = answer
         return cls(entry_format.from_score(now), _parse_times(following), tuple(DueEntry(*entry) for entry in due))
 
 
 class DueReport(NamedTuple):
-    """What is to be said of a due entry, and when it will be due again (None: never)."""
+    """The report of a due entry, and when the entry is due again (None: never)."""
 
     entry: DueEntry
     data: str
     next_at: dt.datetime | None
 
     def to_arguments(self) -> tuple[bytes | str, ...]:
-        """For `scripts.COMMIT`."""
+        """Return the arguments for `scripts.COMMIT`."""
         score = "" if self.next_at is None else entry_format.to_score(self.next_at)
         return *self.entry, score, self.data
 
 
 class UnusableEntry(ValueError):
-    """An entry from which no occurrence can be made; the text says why."""
+    """An entry without a computable occurrence; the text states the reason."""
 
 
 class _Config(RedBeatConfig):
-    """RedBeat's settings. Its Redis is the broker: a URL of its own in Celery's settings is shown by `inspect conf`."""
+    """RedBeat's settings. Its Redis is the broker, because `inspect conf` shows a separate URL in Celery's settings."""
 
     def either_or(self, name: str, default: Any = None) -> Any:
         """Return a setting, or its default."""
         return self.app.conf.broker_url if name == _REDIS_URL_SETTING else super().either_or(name, default)
 
     def is_key_in_conf(self, name: str) -> bool:
-        """Return whether a setting is made."""
+        """Return whether a setting is set."""
         return name == _REDIS_URL_SETTING or bool(super().is_key_in_conf(name))
 
 
@@ -103,7 +104,7 @@ _REDIS_URL_SETTING = "redbeat_redis_url"
 
 
 class Scheduler(RedBeatScheduler):
-    """Leads or stands by, tick by tick. Outages of Redis and broken entries do not end it."""
+    """Leads or stands by, tick by tick. Neither outages of Redis nor unusable entries end it."""
 
     Entry = BeatEntry
     lock_timeout: float
@@ -116,15 +117,15 @@ class Scheduler(RedBeatScheduler):
         except ConfigurationError as error:
             raise SystemExit(f"error: {error}") from None
         self.leader_key = conf.lock_key or f"{entry_format.KEY_PREFIX}:lock"
-        # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
-        # Without a `lock_key` it leaves that to us.
+        # RedBeat acquires its lock once, when beat starts, waits for it there for ever, and exits when it is lost.
+        # Without a `lock_key` it leaves the lock to this class.
         self.lock_key = None
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._token = secrets.token_hex(16)
         self._is_leader: bool | None = None
         self._failures = 0
-        # Bytes in and out: one entry that is not UTF-8 would otherwise make every answer unreadable.
-        # One retry at once: the scripts may run twice, and a connection may have died while it was idle.
+        # Bytes in and out: one entry that is not UTF-8 would otherwise make every response unreadable. One immediate
+        # retry: the scripts may run twice, and a connection may have died while idle.
         options = {"retry": Retry(NoBackoff(), 1), **conf.redbeat_redis_options, "decode_responses": False}
         self._client = client = redis.Redis.from_url(conf.redis_url, **options)
         self._read = client.register_script(scripts.READ)
@@ -133,13 +134,16 @@ class Scheduler(RedBeatScheduler):
         self._release = client.register_script(scripts.RELEASE)
 
     def setup_schedule(self) -> None:
-        """Nothing to write: the relay keeps the schedule. Entries in `beat_schedule` would have no history."""
+        """Write nothing, because the relay writes the schedule.
+
+        Entries in `beat_schedule` are ignored: they would have no history.
+        """
         ignored = sorted(self.app.conf.beat_schedule)
         if ignored:
             _log.error("beat_static_schedule_ignored", entries=ignored, hint="give the job a schedule instead")
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Do what is due; answers in how many seconds to tick again."""
+        """Report due entries; return in how many seconds to tick again."""
         try:
             seconds = self._run_tick()
         except redis.ResponseError as error:
@@ -152,7 +156,7 @@ class Scheduler(RedBeatScheduler):
         return seconds
 
     def close(self) -> None:
-        """Give the lock back, so that another beat leads at once. Celery calls this more than once."""
+        """Release the lock, so that another beat leads at once. Celery calls this more than once."""
         if self._is_leader:
             self._is_leader = None
             try:
@@ -163,7 +167,7 @@ class Scheduler(RedBeatScheduler):
 
     @property
     def info(self) -> str:
-        """For Celery's banner."""
+        """The line about the schedule in Celery's banner."""
         return f"       . schedule -> {entry_format.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
 
     def _check_config(self, conf: Any) -> None:
@@ -198,7 +202,7 @@ class Scheduler(RedBeatScheduler):
         return float(min(max(seconds, _MIN_SLEEP_SECONDS), self.max_interval))
 
     def _report_due(self, snapshot: ScheduleSnapshot) -> list[dt.datetime]:
-        """Report and advance what is due; answers when those entries will be due again."""
+        """Report and advance due entries; return when these are due again."""
         occurrences = []
         for due in snapshot.due:
             try:
@@ -211,13 +215,13 @@ class Scheduler(RedBeatScheduler):
         return [occurrence.next_at for occurrence in occurrences if occurrence.next_at is not None]
 
     def _build_report(self, entry: DueEntry, now: dt.datetime) -> DueReport:
-        """What an entry has to report and when it comes next; raises `Unusable`."""
+        """Return the report of an entry and its next occurrence; raises `UnusableEntry`."""
         schedule_id = _parse_schedule_id(entry)
-        # What is left without its name is the same for all who run the same job at the same times.
+        # Without the name, definitions of one job with one rule are equal, so that they share a cached schedule.
         schedule = _decode_schedule(entry.definition.replace(b'"name": "%b"' % schedule_id.encode(), b'"name": ""', 1))
         try:
             nominal = entry_format.from_score(entry.score)
-            # After a silence one report is enough: the relay looks at everything that was due until now.
+            # After an outage one report is enough: the relay evaluates every occurrence that was due until now.
             following = schedule.find_next_after(max(nominal, now))
         except (ValueError, OverflowError) as error:
             raise UnusableEntry(f"its next time cannot be computed: {error!r}") from error
@@ -234,7 +238,7 @@ class Scheduler(RedBeatScheduler):
             _log.error("beat_entry_quarantined", entry=entry.name, reason=reason)
 
     def _discard_foreign_keys(self) -> bool:
-        """Whether there was something under our keys that is not ours; then it is gone."""
+        """Delete foreign values under beat's keys; return whether there were any."""
         try:
             discarded = beat_keys.discard_foreign_keys(self._client, {**beat_keys.KEY_TYPES, self.leader_key: "string"})
         except redis.RedisError:
@@ -264,13 +268,13 @@ def _parse_schedule_id(entry: DueEntry) -> str:
 
 @functools.lru_cache(maxsize=_CACHE_SIZE)
 def _decode_schedule(definition: bytes) -> RuleSchedule:
-    """When an entry with this definition is due; raises `Unusable`."""
+    """Return the schedule in a definition; raises `UnusableEntry`."""
     if not definition:
         raise UnusableEntry("it has no definition")
     try:
         decoded = BeatEntry.decode_definition(definition)
         schedule, enabled = decoded["schedule"], decoded.get("enabled", True)
-    except Exception as error:  # Anything may be in there, and none of it may stop the others.
+    except Exception as error:  # The content is arbitrary and must not affect other entries.
         raise UnusableEntry(f"its definition cannot be read: {error!r}") from error
     if not isinstance(schedule, RuleSchedule):
         raise UnusableEntry("its schedule is not a rule of JobWorker; give the job a schedule instead")
@@ -280,7 +284,7 @@ def _decode_schedule(definition: bytes) -> RuleSchedule:
 
 
 def _parse_times(score: bytes) -> tuple[dt.datetime, ...]:
-    """When an entry with this score is due; nothing if there is none, or its score is no time that will come."""
+    """Return when an entry with this score is due; empty for no score, or a score that is not a finite time."""
     try:
         return (entry_format.from_score(score),)
     except (ValueError, OverflowError):

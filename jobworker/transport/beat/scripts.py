@@ -1,13 +1,12 @@
-"""What beat does in Redis in one step. Each script names its keys and says what it answers.
+"""Lua scripts of beat. Each script documents its keys and its result.
 
-The lock's token fences: a leader that was stopped and wakes up finds another token, and nothing that it
-still had in hand counts. Two beats at once therefore never report the same occurrence.
-Time is Redis's own (TIME), never a host's.
+The lock's token fences: a leader that was stopped and wakes up finds another token, and its pending reports have no
+effect. Two beats at once therefore never report one occurrence twice. Time is Redis's own (TIME), never a host's.
 """
 
 from jobworker.transport.scripts.common import IS_BEHIND
 
-#: The definition of an entry, "" if there is none or the key holds something else.
+#: Lua. Returns the definition of an entry; "" if the entry is missing or its key has another type.
 _DEFINITION = """
 local function definition_of(key)
   local found = redis.pcall('HGET', key, 'definition')
@@ -15,17 +14,17 @@ local function definition_of(key)
 end
 """
 
-#: KEYS lock, schedule, beat, events stream. ARGV token, lock ttl (ms), name of this beat, most entries to answer, time
-#: zone data. Takes or extends the lock, notes the tick, and reads what is due; nothing while the relay is behind with
-#: events: what is due stays so, and one report of each is enough later.
-#: Answers nothing if another beat leads, else {now (s), score that follows or "", {{key, score, definition}, …}}.
+#: KEYS lock, schedule, beat, events stream. ARGV token, lock ttl (ms), name of this beat, maximum number of entries to
+#: return, version of the time zone data. Takes or extends the lock, records the tick, and reads due entries; none while
+#: the relay is behind with events: the entries stay due, and one report of each is enough later. Returns nothing if
+#: another beat leads, else {now (s), next score or "", {{key, score, definition}, …}}.
 READ = (
     IS_BEHIND
     + _DEFINITION
     + """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
-  -- A lock without an expiry was written by hand; nobody would ever lead again.
+  -- A lock without an expiry was written by hand; no beat would ever lead again.
   if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
   return false
 end
@@ -46,9 +45,9 @@ return {now, following[2] or '', entries}
 """
 )
 
-#: KEYS lock, schedule, events stream. ARGV token, then five per entry: key, score and definition as read,
-#: next score or "" for never, and the data of the `due` event (see `domain.executions.events`).
-#: Reports and advances each entry that is still as it was read. Answers how many, or -1 if the lock is lost.
+#: KEYS lock, schedule, events stream. ARGV token, then five per entry: key, score and definition as read, next score or
+#: "" for never, and the data of the `due` event (see `domain.executions.events`). Reports and advances each entry that
+#: is unchanged since it was read. Returns their number, or -1 if the lock is lost.
 COMMIT = (
     _DEFINITION
     + """
@@ -67,8 +66,8 @@ return reported
 """
 )
 
-#: KEYS lock, schedule, quarantine. ARGV token, key, score and definition as read, what to remember.
-#: Takes an entry that cannot be used out of the schedule. Answers 1 if it did.
+#: KEYS lock, schedule, quarantine. ARGV token, key, score and definition as read, the record for the quarantine. Moves
+#: an unusable entry from the schedule to the quarantine. Returns 1 if it did, else 0.
 QUARANTINE = (
     _DEFINITION
     + """
@@ -80,7 +79,7 @@ return 1
 """
 )
 
-#: KEYS lock. ARGV token. Gives the lock back if it is ours. Answers 1 if it was.
+#: KEYS lock. ARGV token. Releases the lock if this beat holds it. Returns 1 if it did, else 0.
 RELEASE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])

@@ -1,1 +1,1 @@
-"""kombu's Redis transport, as workers need it: see `channel`."""
+"""kombu's Redis transport, adapted for workers: see `channel`."""

@@ -1,12 +1,11 @@
-"""kombu's Redis transport, except for how messages are fetched, remembered and acknowledged.
+"""kombu's Redis transport, except for how messages are fetched, tracked and acknowledged.
 
-kombu pops a message and writes down afterwards that it is being worked on: a worker that dies between loses it. Here
-one script moves messages from the queues into the worker's in-flight hash, many at once, and the `Mailbox`
-acknowledges them together with what is reported about them. A worker that waits blocks on a wake-up token, never on
-a message. Broken connections are mended in here, so that Celery's consumer does not start over (it would drop and run
-again what it had in hand).
+kombu pops a message and records afterwards that it is in flight: a worker that dies between loses it. Here one script
+moves messages from the queues into the worker's in-flight hash, many at once, and the report outbox acknowledges them
+together with their reports. An idle worker blocks on a wake-up token, never on a message. Broken connections are
+repaired here, so that Celery's consumer does not restart (it would drop its messages in flight and run them again).
 
-Uses names that kombu keeps to itself; `tests/unit/test_kombu_names.py` says which.
+Uses private names of kombu; `tests/unit/test_kombu_names.py` lists them.
 """
 
 import contextlib
@@ -35,37 +34,37 @@ logger = structlog.get_logger(__name__)
 
 _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 
-#: How kombu ends the names of the queues of remote control.
+#: Suffix of kombu's queue names for remote control.
 _PIDBOX_SUFFIX = ".pidbox"
 
-#: An answer that was not read for so long (s) is not waited for any more.
+#: Lifetime of an unread reply to remote control (s).
 _REPLY_TTL_SECONDS = 60
 
-#: Pause before a Redis that refused is asked again (s).
+#: Pause before a command that Redis refused is repeated (s).
 _RETRY_SECONDS = 0.5
 
-#: Pause before asking again while the relay is behind (s).
+#: Pause between fetches while the relay is behind (s).
 _RELAY_BEHIND_SECONDS = 2.0
 
 
 class QoS(virtual.QoS):
-    """What Celery acknowledges goes to the mailbox; nothing is kept here."""
+    """Forwards Celery's acknowledgements to the report outbox; holds no messages itself."""
 
     restore_at_shutdown = False
 
     def can_consume(self) -> bool:
-        """Whether the poller should ask Redis for messages, or may read an answer."""
+        """Return whether the poller should request messages from Redis, or may read a response."""
         return bool(self.channel.can_poll() if self.channel.consumes_jobs else super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """The mailbox knows already."""
+        """Do nothing: the message is tracked already."""
 
     def ack(self, delivery_tag: str) -> None:
-        """Done, without anything to report."""
+        """Acknowledge the message without a report."""
         self.channel.mailbox.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Done, or back to the front of its list."""
+        """Acknowledge the message, or return it to the front of its list."""
         if requeue:
             self.channel.mailbox.requeue(delivery_tag)
         else:
@@ -73,7 +72,7 @@ class QoS(virtual.QoS):
 
 
 class Channel(kombu_redis.Channel):
-    """A channel whose messages stay in Redis until they are done."""
+    """A channel whose messages stay in Redis until they are acknowledged."""
 
     QoS = QoS
 
@@ -81,16 +80,17 @@ class Channel(kombu_redis.Channel):
     mailbox: Mailbox
     queue_weights: QueueWeights
     clock: Clock
-    #: Called when Redis does not know this worker (any more).
+    #: Called when Redis has no announcement of this worker (any more).
     announce_worker: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        #: Whether this channel consumes messages that are acknowledged. Others (replies, remote control) are kombu's.
+        #: Whether this channel consumes messages that are acknowledged. Other channels (replies, remote control) behave
+        #: as kombu's.
         self.consumes_jobs = False
         self._shared_client: redis.Redis | None = None
-        # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
+        # Messages fetched over a broken connection are in the in-flight hash, unknown to this process.
         self._must_adopt = True
-        #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and the last tag
+        #: The next request, the pending request ("" for one by kombu itself), its number of messages, and the last tag
         #: that may start at once.
         self._next_request = "messages"
         self._pending_request = ""
@@ -98,16 +98,16 @@ class Channel(kombu_redis.Channel):
         self._paused_until = float("-inf")
         super().__init__(*args, **kwargs)
 
-    # --- asking -----------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------
 
     def can_poll(self) -> bool:
-        """Whether there is an answer to read, or room for more messages."""
+        """Return whether there is a response to read, or capacity for more messages."""
         if self._in_poll:
             return True
         return self.clock.monotonic() >= self._paused_until and self.mailbox.compute_fetch_size() > 0
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Ask for messages; or, if there were none, for the token that says that there are some again."""
+        """Request messages, or the wake-up token if the last request returned none."""
         self._pending_request = self._next_request if self.consumes_jobs else ""
         if not self._pending_request:
             super()._brpop_start(timeout)
@@ -129,7 +129,8 @@ class Channel(kombu_redis.Channel):
         self._brpop_sent_at = self.clock.monotonic()
         connection.send_command(*command)
         if connection._sock is not wire:
-            # redis-py found it dead and opened another, on which the event loop does not listen: start again.
+            # redis-py found the connection dead and opened another one, which the event loop does not watch: start
+            # again.
             connection.disconnect()
             raise redis.ConnectionError("the connection was replaced")
 
@@ -144,14 +145,14 @@ class Channel(kombu_redis.Channel):
             keys.EVENTS,
         ]
         first = mailbox.allocate_tags(self._requested_count)
-        # Copies are dropped, and leave gaps: what may start is told by its tag.
+        # Copies are dropped and leave gaps, so the startable messages are identified by their tags.
         self._last_startable_tag = first + starting - 1
-        asked = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
+        arguments = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
         shares = [word for share in self.queue_weights.allocate(self._requested_count, queues) for word in share]
-        return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
+        return ["EVALSHA", _FETCH_SHA, len(names), *names, *arguments, *shares]
 
     def _brpop_read(self, **options: Any) -> bool:
-        """Take the answer. Whatever is wrong with it, the worker lives and asks again."""
+        """Read the response. An invalid response does not end the worker; the request is repeated."""
         if not self._pending_request:
             return bool(super()._brpop_read(**options))
         try:
@@ -160,7 +161,7 @@ class Channel(kombu_redis.Channel):
             self._disconnect_broken(error)
             raise Empty from None
         except redis.ResponseError as error:
-            # A script that was stopped may have put something into the hash.
+            # A script that failed may have added messages to the hash.
             self._must_adopt, self._next_request = True, "messages"
             self._handle_refusal(error)
             raise Empty from None
@@ -192,26 +193,26 @@ class Channel(kombu_redis.Channel):
         self.deliver_ready()
 
     def _adopt_in_flight(self) -> None:
-        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
+        """Adopt messages that this worker has fetched without receiving the response. Raises connection errors."""
         inflight = keys.INFLIGHT.format(worker=self.mailbox.worker)
         flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.allocate_tags())
-        held = zip(flat[0::2], flat[1::2], strict=True)
+        in_flight = zip(flat[0::2], flat[1::2], strict=True)
         known = self.mailbox.get_tags()
-        unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
+        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in known)
         found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
         if len(found) < len(unknown):
             logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
         self.mailbox.add_adopted((tag, *entry) for tag, entry in found)
         self._must_adopt = False
 
-    # --- handing over -----------------------------------------------------------------------------------------
+    # --- delivery ---------------------------------------------------------------------------------------------
 
     def deliver_ready(self) -> None:
-        """Hand to Celery what can start now; what did not start in time goes back."""
+        """Deliver messages that can start now to Celery; return late ones to their lists."""
         if not self._active_queues:
             return
-        # Not more than there is room for now, and each time a look at what has waited for too long: where the event
-        # loop runs the jobs itself (solo), handing over takes as long as the job.
+        # Limited to the present credit, with a check for late messages each time: where the event loop runs the jobs
+        # itself (solo), one delivery takes as long as the job.
         for _ in range(self.get_credit()):
             self.mailbox.requeue_late()
             fetched = self.mailbox.pop_startable()
@@ -221,7 +222,7 @@ class Channel(kombu_redis.Channel):
         self.mailbox.requeue_late()
 
     def get_credit(self) -> int:
-        """How many more messages Celery takes."""
+        """Return how many more messages Celery accepts."""
         limit = self.qos.prefetch_count
         return max(0, limit - len(self.mailbox.delivered)) if limit else MAX_PREFETCH
 
@@ -231,7 +232,7 @@ class Channel(kombu_redis.Channel):
             payload = orjson.loads(fetched.message)
             payload["properties"]["delivery_tag"] = fetched.tag
             self.connection._deliver(payload, fetched.queue)
-        except Exception as error:  # noqa: BLE001  nothing that stands in a queue may stop the worker
+        except Exception as error:  # noqa: BLE001  content of a queue must not stop the worker
             logger.error(
                 "message_unreadable", queue=fetched.queue, error=type(error).__name__, bytes=len(fetched.message)
             )
@@ -241,7 +242,7 @@ class Channel(kombu_redis.Channel):
     # --- connections ------------------------------------------------------------------------------------------
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
-        """Consume from `queue`; if it holds jobs, the mailbox is emptied through this channel from now on."""
+        """Consume from `queue`; if it holds jobs, deliver prefetched messages through this channel from now on."""
         if not no_ack:
             self.consumes_jobs = True
             self.mailbox.deliver_ready, self.mailbox.get_credit = self.deliver_ready, self.get_credit
@@ -249,19 +250,19 @@ class Channel(kombu_redis.Channel):
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         answer = super()._basic_cancel(consumer_tag)
-        # Nobody would read what is on its way.
+        # No reader is left for a pending response.
         if self.consumes_jobs and not self.active_queues and self._in_poll and self._pending_request == "messages":
             with contextlib.suppress(Empty):
                 self._brpop_read()
         return answer
 
     def pause_polling(self, seconds: float) -> None:
-        """Ask nothing for a while."""
+        """Send no requests for `seconds` seconds."""
         self._paused_until = self.clock.monotonic() + seconds
         self.connection.cycle.poll_soon(seconds)
 
     def _receive(self) -> Any:
-        """Remote control's messages; a connection that broke is opened again by the poller."""
+        """Receive remote control's messages; the poller reopens a broken connection."""
         try:
             return super()._receive()
         except CONNECTION_ERRORS as error:
@@ -272,7 +273,7 @@ class Channel(kombu_redis.Channel):
             raise Empty from None
 
     def _on_connection_disconnect(self, connection: Any) -> None:
-        """Whoever closes it (here, or kombu when an answer is overdue): an answer that was on its way is lost."""
+        """Note that a pending response is lost when the connection is closed, here or by kombu (overdue response)."""
         if self._pending_request and self._in_poll is connection:
             self._must_adopt, self._next_request = True, "messages"
         super()._on_connection_disconnect(connection)
@@ -292,9 +293,9 @@ class Channel(kombu_redis.Channel):
         self.pause_polling(_RETRY_SECONDS)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here).
+        """Publish a message and notify a worker; direct calls by jobs (Celery's `.delay()`) are published here.
 
-        Answers to remote control are read by a program that waits for them; nothing of them may be left behind.
+        Replies to remote control get an expiry, because only a waiting program reads them.
         """
         super()._put(queue, message, **kwargs)
         if queue.endswith(_PIDBOX_SUFFIX):
@@ -305,7 +306,7 @@ class Channel(kombu_redis.Channel):
             pipe.execute()
 
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:
-        # kombu makes a new redis.Redis for every command, a fifth of the cost of publishing.
+        # kombu creates a new redis.Redis for every command, a fifth of the cost of publishing.
         if asynchronous:
             client: redis.Redis = super()._create_client(asynchronous=True)
             return client
@@ -315,7 +316,7 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """Selected by workers through `broker_transport`; beat, Flower and control keep the stock one."""
+    """The transport that workers select through `broker_transport`; beat, Flower and control use kombu's own."""
 
     Channel = Channel
 
@@ -324,7 +325,7 @@ class Transport(kombu_redis.Transport):
         self.cycle = Poller(self.Channel.clock)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Join Celery's event loop, with our poller's tick in place of kombu's."""
+        """Register with Celery's event loop, with the `Poller`'s tick in place of kombu's."""
         before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
         loop.on_tick.difference_update(loop.on_tick - before)
@@ -336,7 +337,7 @@ def _split_triples(flat: list[bytes]) -> Any:
 
 
 def _parse_in_flight_entry(value: bytes) -> tuple[str, bytes] | None:
-    """Return (queue, message) of an in-flight entry; None for what no fetch has written."""
+    """Return (queue, message) of an in-flight entry; None for an entry that no fetch has written."""
     size, _, rest = value.partition(b":")
     try:
         queue = rest[: int(size)].decode().partition(SEPARATOR)[0]

@@ -1,4 +1,4 @@
-"""When the worker's event loop asks Redis, and what it does while Redis is away."""
+"""Polling of Redis from the worker's event loop, also while Redis is down."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +11,19 @@ from jobworker.clock import Clock
 
 logger = structlog.get_logger(__name__)
 
-#: What a broken connection raises.
+#: Errors of a broken connection.
 CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, OSError)
 
-#: Pause before broken connections are tried again (s).
+#: Pause before broken connections are reopened (s).
 _RECONNECT_SECONDS = 0.5
 
-#: Connections are looked after so often (s), not in every turn of the event loop; messages are asked for at once.
+#: Interval between checks of the connections (s), instead of in every turn of the event loop; messages are requested at
+#: once.
 _POLL_INTERVAL_SECONDS = 0.1
 
 
 class Poller(kombu_redis.MultiChannelPoller):
-    """kombu's poller, except that it does without Redis for as long as it takes."""
+    """kombu's poller, except that it tolerates any outage of Redis."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class Poller(kombu_redis.MultiChannelPoller):
         self._paused_until = self._next_poll_at = float("-inf")
 
     def on_poll_start(self) -> None:
-        """Send what should be asked; what is broken is connected again, or later."""
+        """Send pending requests; reopen broken connections, now or later."""
         now = self._clock.monotonic()
         if now < self._paused_until or (now < self._next_poll_at and not self._can_fetch()):
             return
@@ -44,7 +45,7 @@ class Poller(kombu_redis.MultiChannelPoller):
             self.poll_soon(_RECONNECT_SECONDS)
 
     def poll_soon(self, seconds: float = 0.0) -> None:
-        """Look at all connections again in the event loop's turn after so many seconds."""
+        """Check all connections again in the event loop's turn after `seconds` seconds."""
         self._next_poll_at = float("-inf")
         if self._loop is not None:
             self._loop.call_later(seconds, _do_nothing)
@@ -53,7 +54,7 @@ class Poller(kombu_redis.MultiChannelPoller):
         return any(channel.consumes_jobs and not channel._in_poll and channel.can_poll() for channel in self._channels)
 
     def attach_to_loop(self, loop: Any, on_readable: Callable[[int], None]) -> None:
-        """Take part in the event loop's ticks."""
+        """Add the poller to the event loop's ticks."""
         self._loop = loop
 
         def on_tick() -> None:
@@ -67,4 +68,4 @@ class Poller(kombu_redis.MultiChannelPoller):
 
 
 def _do_nothing() -> None:
-    """For waking up."""
+    """Do nothing; scheduled to wake the event loop up."""

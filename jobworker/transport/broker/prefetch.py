@@ -1,28 +1,29 @@
-"""How much a worker fetches at once, and from which queue. Pure: time and counts come as arguments."""
+"""Prefetch estimation, and the distribution of fetches over queues. Pure: time and counts are arguments."""
 
 from collections.abc import Mapping, Sequence
 
 from jobworker.domain.errors import ConfigurationError
 
-#: Fetched ahead is what starts within so long (s), by the pace of late; so little that order does not suffer.
+#: Messages are prefetched if they start within this time at the recent rate (s); short enough that order does not
+#: suffer.
 _PREFETCH_SECONDS = 0.05
 
-#: Over which time the pace is taken (s).
+#: Time over which the rate is measured (s).
 _WINDOW_SECONDS = 0.2
 
-#: From so many jobs a second on, reports are collected for longer.
+#: Rate of ended jobs above which reports are collected for longer (1/s).
 _HIGH_RATE = 200
 
-#: Most messages that one call fetches, and that wait in the worker.
+#: Maximum number of messages that one call fetches, and that wait in the worker.
 MAX_PREFETCH = 64
 
 STRICT = "strict"
 
 
 class PrefetchEstimator:
-    """How many messages to have at hand beyond those that can start at once.
+    """Estimates how many messages to prefetch beyond those that can start at once.
 
-    Nothing ahead while jobs take long; a batch while they are over in no time.
+    None while jobs take long; a batch while they are very short.
     """
 
     def __init__(self) -> None:
@@ -31,23 +32,23 @@ class PrefetchEstimator:
         self._rate = 0.0
 
     def record_ended(self, count: int = 1) -> None:
-        """Some jobs have ended."""
+        """Record that `count` jobs have ended."""
         self._ended += count
 
     def is_high_rate(self) -> bool:
-        """Whether so many jobs end that it pays to tell of many at once."""
+        """Return whether jobs end so fast that it pays to report many at once."""
         return self._rate > _HIGH_RATE
 
     def estimate_starts(self, now: float, seconds: float) -> int:
-        """How many messages start within so many seconds, at the pace of late."""
+        """Return how many messages start within `seconds` seconds, at the recent rate."""
         return min(self.estimate_prefetch(now), int(self._rate * seconds * 1.5))
 
     def reset(self) -> None:
-        """What was fetched ahead did not start in time: fetch nothing ahead until the pace is known again."""
+        """Prefetch nothing until the rate is measured again, because prefetched messages did not start in time."""
         self._rate, self._ended = 0.0, 0
 
     def estimate_prefetch(self, now: float) -> int:
-        """How many messages start within the time that may be fetched ahead."""
+        """Return how many messages to prefetch."""
         passed = now - self._window_started_at
         if passed >= _WINDOW_SECONDS:
             self._rate = self._ended / passed
@@ -56,10 +57,10 @@ class PrefetchEstimator:
 
 
 class QueueWeights:
-    """Which queue is served how often: by weight (none starves), or strictly in the order given.
+    """Distribution of fetches over queues: by weight (no queue starves), or strictly in the order given.
 
-    By weight it is the smooth weighted round robin: of ten messages a queue with six tenths of the weight gets
-    six, spread evenly, and what one queue does not need goes to the others.
+    By weight it is smooth weighted round robin: of ten messages a queue with six tenths of the weight gets six, spread
+    evenly, and the share that one queue does not need goes to the others.
     """
 
     def __init__(self, weights: str) -> None:
@@ -68,7 +69,7 @@ class QueueWeights:
         self._balance: dict[str, int] = {}
 
     def allocate(self, count: int, queues: Sequence[str]) -> list[tuple[str, int]]:
-        """The share of each queue in the next `count` messages; the order tells who gets what is left over."""
+        """Return the share of each queue in the next `count` messages, in the order in which queues get the rest."""
         if self._strict or len(queues) == 1:
             return [(queue, count) for queue in queues]
         weights = {queue: self._weights.get(queue, 1) for queue in queues}
@@ -86,7 +87,7 @@ class QueueWeights:
 
 
 def parse_weights(text: str) -> dict[str, int]:
-    """`"critical=6 default=3"` → `{"critical": 6, "default": 3}`; raises `Misconfigured`."""
+    """Return `{"critical": 6, "default": 3}` for `"critical=6 default=3"`; raises `ConfigurationError`."""
     weights: dict[str, int] = {}
     for word in text.split():
         queue, _, weight = word.partition("=")

@@ -1,5 +1,5 @@
-"""What happens in Redis in one step. Each script names its keys and says what it answers.
+"""Lua scripts: operations that Redis runs in one step. Each script documents its keys and its result.
 
-All of them use Redis's own clock (TIME), never a host's. Keys that follow from messages and executions are
-built inside, so all of JobWorker's data live on one Redis (no cluster).
+All of them use Redis's own clock (TIME), never a host's. Keys that follow from messages and executions are built
+inside, so all of JobWorker's data live on one Redis (no cluster).
 """

@@ -1,10 +1,10 @@
-"""What is decided about an attempt from outside the worker that may have it."""
+"""Scripts that change claims from outside the worker that may hold them."""
 
 from jobworker.transport.scripts.common import COMMON
 
-#: KEYS run. ARGV execution, attempt that must not start, ttl (s). Answers "revoked", or how far a worker is:
-#: "running" (it may also only have been fetched) or "finished". Also when Redis is full: DEL needs no memory, and what
-#: follows a command that has written is let through.
+#: KEYS run. ARGV execution, attempt that must not start, ttl (s). Returns "revoked", or the progress of the attempt:
+#: "running" (it may also only have been fetched) or "finished". Works when Redis is full, too: DEL needs no memory, and
+#: Redis permits the commands that follow a write.
 REVOKE = (
     COMMON
     + """
@@ -16,8 +16,8 @@ return 'revoked'
 """
 )
 
-#: KEYS run. ARGV execution, attempt, worker, token, ttl (s). Writes the record of an attempt that a worker
-#: has in hand again after Redis lost its data, unless there is one.
+#: KEYS run. ARGV execution, attempt, worker, token, ttl (s). Writes the claim of an attempt that a worker has in flight
+#: again after Redis lost its data, unless there is one.
 RESTORE = (
     COMMON
     + """
@@ -27,8 +27,8 @@ return 1
 """
 )
 
-#: KEYS run, events stream. ARGV execution, attempt, ttl (s), then the fields of the `lost` event. Ends an attempt
-#: that no worker knows of: whoever reports its end from now on is refused. Answers 1, or 0 if there is a newer one.
+#: KEYS run, events stream. ARGV execution, attempt, ttl (s), then the fields of the `lost` event. Ends an attempt that
+#: no worker runs; later reports of its end are refused. Returns 1, or 0 if there is a newer attempt.
 ABANDON = (
     COMMON
     + """
@@ -39,10 +39,10 @@ return 1
 """
 )
 
-#: KEYS lists of messages. ARGV how many of each are looked at, from the next to go on. Takes ours out and answers their
-#: executions and attempts, but for copies of what a worker has or had: they are dropped. Messages of others stay, in
-#: their order. What is no list is left alone. Also when Redis is full: after a command that needs no memory the others
-#: are let through.
+#: KEYS lists of messages. ARGV how many messages of each list are scanned, from the next one to fetch. Removes
+#: JobWorker's messages and returns their executions and attempts, except for copies of messages that a worker has or
+#: had: they are dropped. Foreign messages stay, in their order. Keys that are not lists are skipped. Works when Redis
+#: is full, too: after a command that needs no memory, Redis permits the others.
 WITHDRAW = (
     COMMON
     + """

@@ -1,13 +1,14 @@
-"""The circuit of a target that several workers speak with: whether it may be asked, and what came of it."""
+"""Scripts for the circuit breaker of a target that several workers send requests to."""
 
-#: What both need: the time by Redis's clock (ms).
+#: Lua. The time by Redis's clock (ms), which both scripts need.
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-#: KEYS circuit. ARGV how long a trial may take (ms), how soon to look again at what came of it (ms). Answers 0: go
-#: ahead; or how long to wait (ms). When the pause is over one trial is let through at a time.
+#: KEYS circuit. ARGV maximum duration of a trial request (ms), interval at which other callers check again during a
+#: trial (ms). Returns 0 if a request is permitted, or the time to wait (ms). After the pause, one trial at a time is
+#: permitted.
 ACQUIRE_PERMISSION = (
     _NOW
     + """
@@ -20,8 +21,8 @@ return 0
 """
 )
 
-#: KEYS circuit. ARGV failures that open it, pause (ms), how long a failure is remembered (ms). Answers how many
-#: failures there have been in a row.
+#: KEYS circuit. ARGV failures that open it, pause (ms), lifetime of a recorded failure (ms). Returns the number of
+#: failures in a row.
 RECORD_FAILURE = (
     _NOW
     + """

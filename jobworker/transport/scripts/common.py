@@ -1,4 +1,4 @@
-"""What several scripts share: the names of lists, and the record of an execution's latest attempt."""
+"""Shared parts of the scripts: the names of lists, and the claim of an execution's latest attempt."""
 
 from jobworker.transport import keys
 
@@ -6,10 +6,11 @@ from jobworker.transport import keys
 PRIORITY_STEPS = (0, 3, 6, 9)
 SEPARATOR = "\x06\x16"
 
-#: Beyond so many events, or so many and more bytes of them, the relay is far behind or away: nothing new is begun.
+#: Number of events above which the relay is far behind or down, number above which their size is checked, and maximum
+#: size (bytes): beyond these limits, no new attempt may start.
 _MAX_EVENTS, _SIZE_CHECK_EVENTS, _MAX_EVENT_BYTES = 100_000, 10_000, 256 * 1024 * 1024
 
-#: Lua. Whether the stream of events has grown so large that it must not grow further.
+#: Lua. Returns whether the event stream is so large that it must not grow further.
 IS_BEHIND = f"""
 local function is_behind(events)
   local length = redis.pcall('XLEN', events)
@@ -18,15 +19,15 @@ local function is_behind(events)
 end
 """
 
-#: Lua. A run record is "<attempt> <state> <worker> <token>".
-#: A script that notes that an attempt is over adds the event first, or takes the note back: the stream may refuse it
-#: (another program has put something else in its place), and the event of a noted end is not added again.
+#: Lua. A claim is "<attempt> <state> <worker> <token>". A script that marks an attempt as finished adds the event
+#: first, or reverts the mark, for two reasons: the stream may refuse the event (another program may have replaced the
+#: key), and the event of a finished attempt is not added again.
 COMMON = f"""
 local function run_key(execution) return '{keys.RUN.format(execution="")}' .. execution end
 local function ready_key(queue) return '{keys.READY.format(queue="")}' .. queue end
 
--- Of a text that is no record, or a key of another kind: as if there were none. A script that stops half-way would
--- leave behind what it has done by then.
+-- Returns attempt -1 for a text that is not a claim, or a key of another type, as if there were none. An error would
+-- stop the script half-way, and Redis would keep the writes made by then.
 local function read(text)
   if type(text) ~= 'string' then return -1, '', '', '' end
   local attempt, state, worker, token = string.match(text, '^(%d+) (%a+) (%S+) (%S+)$')
@@ -36,7 +37,7 @@ end
 
 local function record(execution) return read(redis.pcall('GET', run_key(execution))) end
 
--- Writes a record and answers the text of the one before.
+-- Writes a claim and returns the text of the previous one.
 local function exchange(execution, text, ttl)
   local known = redis.pcall('SET', run_key(execution), text, 'EX', ttl, 'GET')
   if type(known) ~= 'table' then return known end
@@ -52,9 +53,9 @@ local function write(execution, attempt, state, worker, token, ttl)
   redis.call('SET', run_key(execution), text, 'EX', ttl)
 end
 
--- A copy of an attempt came up whose worker was given up. Nobody else may know (it was not among the messages that its
--- worker had in hand, as our transport keeps them), so it is said here, once, that the attempt is lost.
-local function mourn(execution, attempt, events, ttl)
+-- Reports an attempt as lost, once, when a copy of its message appears and its worker was fenced. No other script would
+-- report it, because its message was not in the worker's in-flight hash, as the transport keeps it.
+local function report_lost_once(execution, attempt, events, ttl)
   local same, state, owner = record(execution)
   if same ~= tonumber(attempt) or state ~= 'running' then return end
   if redis.call('EXISTS', '{keys.FENCE.format(worker="")}' .. owner) == 0 then return end
@@ -78,13 +79,13 @@ local function lists_of(queue)
   return {{queue, {", ".join(f"queue .. '{SEPARATOR}{step}'" for step in PRIORITY_STEPS if step)}}}
 end
 
-local function put_aside(list, message, why)
+local function discard(list, message, why)
   redis.call('LPUSH', '{keys.POISON}', cjson.encode({{reason = why, list = list, message = message}}))
   redis.call('LTRIM', '{keys.POISON}', 0, {keys.MAX_POISON - 1})
 end
 
--- What is no list of tokens is replaced: a script that stops there would stop at every message of the queue.
-local function ring(queue)
+-- A key that is not a list of tokens is replaced: otherwise the script would fail at every message of the queue.
+local function notify(queue)
   local key = ready_key(queue)
   local tokens = redis.pcall('LLEN', key)
   if type(tokens) == 'table' then redis.call('DEL', key) end
@@ -92,25 +93,26 @@ local function ring(queue)
   redis.call('LPUSH', key, '1')
 end
 
--- To the front of its list. What has taken the list's place is left alone, and the message put aside.
-local function give_back(list, message)
+-- Returns a message to the front of its list. If the key is not a list any more, the message goes to the discarded
+-- ones.
+local function return_message(list, message)
   local pushed = redis.pcall('RPUSH', list, message)
   if type(pushed) == 'table' and pushed.err then
     if not string.find(pushed.err, 'WRONGTYPE', 1, true) then error(pushed.err) end
-    put_aside(list, message, 'its queue is no list any more')
+    discard(list, message, 'its queue is not a list any more')
   else
-    ring(queue_of(list))
+    notify(queue_of(list))
   end
 end
 
--- Nothing, of a text that no fetch has written.
+-- Returns list and message of an in-flight entry; nothing for a text that no fetch has written.
 local function unpacked(value)
   local digits, rest = string.match(value, '^(%d+):(.*)$')
   if not digits or tonumber(digits) > #rest then return end
   return string.sub(rest, 1, tonumber(digits)), string.sub(rest, tonumber(digits) + 1)
 end
 
--- A field of a worker's in-flight hash as a number; 0 if it is none. A key of another type gives way.
+-- Returns a field of a worker's in-flight hash as a number; 0 if it is not a number. A key of another type is renamed.
 local function number_of(key, field)
   local value = redis.pcall('HGET', key, field)
   if type(value) == 'table' and value.err then

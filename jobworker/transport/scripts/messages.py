@@ -1,16 +1,16 @@
-"""How a worker gets messages, and how it gets rid of them."""
+"""Scripts by which a worker fetches, reports on and acknowledges messages."""
 
 from jobworker.transport.scripts.common import COMMON, IS_BEHIND
 
-#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them may start
-#: at once, ttl of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the
-#: in-flight hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken;
-#: a copy of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
-#: (announce yourself first), {"late"} (the worker does not wait for this answer any more: see `ADOPT`) or {"behind"}
-#: (a relay has to read events before anything new is begun). A queue in which something remains keeps a token, so that
-#: one more worker wakes up. The field "!" of the in-flight hash is the last tag that may start; what comes after it
-#: certainly has not. What leaves a list is in the hash before anything
-#: else is done with it: whatever stops the script loses nothing.
+#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, number of messages, number of them
+#: that may start at once, ttl of a claim (s), then (queue, share) of each queue in the order of preference. Moves
+#: messages into the in-flight hash: from each queue its share, urgent ones first, then from any queue. Each attempt is
+#: claimed; a copy of an attempt that is claimed or finished is dropped. Returns {"ok", tag, queue, message, …},
+#: {"fenced"}, {"unknown"} (the worker must announce itself first), {"late"} (the worker no longer waits for this
+#: response: see `ADOPT`) or {"behind"} (no new attempt may start until a relay has read events). A queue that still has
+#: messages keeps a token, so that one more worker wakes up. The field "!" of the in-flight hash is the last tag that
+#: may start; messages with later tags have certainly not started. A message that leaves its list is in the hash before
+#: anything else happens to it, so an error of the script loses nothing.
 FETCH = (
     COMMON
     + IS_BEHIND
@@ -29,7 +29,7 @@ local function is_copy(message, number)
   local known = exchange(execution, attempt .. taken .. number, ttl)
   if read(known) < attempt then return false end
   redis.call('SET', run_key(execution), known, 'EX', ttl)
-  mourn(execution, attempt, KEYS[4], ttl)
+  report_lost_once(execution, attempt, KEYS[4], ttl)
   return true
 end
 
@@ -71,8 +71,8 @@ for i = 6, #ARGV, 2 do
 end
 for _, queue in ipairs(filled) do
   if wanted > 0 then take(queue, wanted) end
-  -- A key that is no list is nothing to wake up for.
-  if not broken[queue] and redis.call('EXISTS', unpack(lists_of(queue))) > 0 then ring(queue)
+  -- No worker needs to wake up for a key that is not a list.
+  if not broken[queue] and redis.call('EXISTS', unpack(lists_of(queue))) > 0 then notify(queue)
   else empty[#empty + 1] = ready_key(queue) end
 end
 if #empty > 0 then redis.call('DEL', unpack(empty)) end
@@ -81,36 +81,36 @@ return answer
 """
 )
 
-#: KEYS in-flight hash. ARGV the next tag that the worker will use. Answers what it has in flight. A fetch with earlier
-#: tags that arrives only now, over a connection that was given up, takes nothing any more. Also when Redis is full:
-#: after a command that needs no memory the others are let through.
+#: KEYS in-flight hash. ARGV the next tag that the worker will use. Returns the worker's in-flight messages. A fetch
+#: with earlier tags that arrives only now, over an abandoned connection, fetches nothing. Works when Redis is full,
+#: too: after a command that needs no memory, Redis permits the others.
 ADOPT = """
 redis.call('HDEL', KEYS[1], '?')
 redis.call('HSET', KEYS[1], '?', ARGV[1])
 return redis.call('HGETALL', KEYS[1])
 """
 
-#: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of a running and of a finished record (s), the last tag
-#: that may start from now on ("" if that has not changed), the number of the first report (each worker counts its
-#: own; what has been told is not told again, if only the answer was lost), or 0: do not count; then any number of
-#: (what, tag, execution, attempt, kind of an event or "", its data):
-#:   claim   may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
-#:   tell    the event                                                  → "ok"
-#:   end     the attempt ended, message done         → "ok" (also when told twice) or "stale"; its event unless stale
-#:   done    message done, no attempt; its event, if there is one              → "ok"
-#:   back    not started, back to the front of its list                        → "ok" or "gone"
-#:   refuse  cannot start here, message done; the event asks for somebody else → "ok"
-#: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: the first
-#: command that needs memory fails before anything was written, as long as a relay can make room by reading events.
-#: If there are none, the messages in hand may be what fills Redis, and only their ends make room: one call is let
-#: through, because after a command that needs no memory Redis refuses none.
+#: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of the claim of a running and of a finished attempt (s),
+#: the last tag that may start from now on ("" if unchanged), the number of the first report (each worker counts its
+#: own; reports that were recorded are skipped when only the response was lost), or 0 not to count; then any number of
+#: (operation, tag, execution, attempt, kind of an event or "", its data):
+#:   `claim` may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
+#:   `tell`  add the event                                              → "ok"
+#:   `end`   the attempt ended, message done         → "ok" (also when repeated) or "stale"; adds the event unless stale
+#:   `done`  message done, without an attempt; adds the event, if any   → "ok"
+#:   `back`  not started, returns to the front of its list              → "ok" or "gone"
+#:   `refuse` cannot start here, message done; the event requests another worker → "ok"
+#: Returns one word for each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: the first
+#: command that needs memory fails before anything was written, as long as a relay can free memory by reading events.
+#: If there are no events, the in-flight messages may be what fills Redis, and only their ends free memory: then the
+#: call is permitted, because Redis refuses no command that follows one that needs no memory.
 FLUSH = (
     COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if redis.pcall('XLEN', KEYS[3]) == 0 then redis.pcall('HDEL', KEYS[2], '') end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
-local number, told = tonumber(ARGV[5]), number_of(KEYS[2], '#')
+local number, recorded = tonumber(ARGV[5]), number_of(KEYS[2], '#')
 local answers, ops, done = {}, {}, {}
 
 local function tell(execution, attempt, kind, data)
@@ -122,14 +122,14 @@ local function mine(attempt, state, tag)
   return attempt .. ' ' .. state .. ' ' .. worker .. ' ' .. tag
 end
 
--- A record that is missing or older: Redis lost its data, or nobody has taken the attempt. The worker is believed.
+-- If the claim is missing or older, Redis lost its data, or no worker has claimed the attempt: the worker may start it.
 function ops.claim(tag, execution, attempt)
   local known, state, owner, token = record(execution)
   if known > tonumber(attempt) then return 'stale' end
   if known == tonumber(attempt) then
     if state == 'revoked' or state == 'finished' then return state == 'revoked' and 'revoked' or 'stale' end
     if owner ~= worker or token ~= tag then
-      mourn(execution, attempt, KEYS[3], running_ttl)
+      report_lost_once(execution, attempt, KEYS[3], running_ttl)
       return 'duplicate'
     end
   end
@@ -151,8 +151,8 @@ ops['end'] = function(tag, execution, attempt, kind, data)
     redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     return 'stale'
   end
-  local told, why = pcall(tell, execution, attempt, kind, data)
-  if not told then
+  local added, why = pcall(tell, execution, attempt, kind, data)
+  if not added then
     if known then redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     else redis.call('DEL', run_key(execution)) end
     error(why)
@@ -181,7 +181,7 @@ function ops.back(tag, execution, attempt)
     return 'gone'
   end
   local ours = execution == '' or release(tag, execution, attempt)
-  if ours then give_back(list, message) end
+  if ours then return_message(list, message) end
   done[#done + 1] = tag
   return ours and 'ok' or 'gone'
 end
@@ -194,13 +194,13 @@ function ops.refuse(tag, execution, attempt, kind, data)
 end
 
 for i = 6, #ARGV, 6 do
-  if number > 0 and number + #answers <= told then answers[#answers + 1] = 'ok'
+  if number > 0 and number + #answers <= recorded then answers[#answers + 1] = 'ok'
   else answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
 end
 if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
 local marks = {}
 if ARGV[4] ~= '' then marks = {'!', ARGV[4]} end
-if number > 0 and number + #answers - 1 > told then
+if number > 0 and number + #answers - 1 > recorded then
   marks[#marks + 1], marks[#marks + 2] = '#', number + #answers - 1
 end
 if #marks > 0 then redis.call('HSET', KEYS[2], unpack(marks)) end

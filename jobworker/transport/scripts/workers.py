@@ -1,17 +1,17 @@
-"""Who lives, who is silent, and what becomes of what the dead had in hand."""
+"""Scripts for heartbeats, silent workers, and the in-flight messages of dead workers."""
 
 from jobworker.transport import keys
 from jobworker.transport.scripts.common import COMMON
 
-#: A foreign message that was started by so many workers that died is not given back again.
+#: Number of workers that died after starting a foreign message from which the message is discarded.
 MAX_MESSAGE_LOSSES = 3
 
-#: KEYS watch, workers set. ARGV lease (ms). Answers some workers that have been silent for longer than that.
-#: Silence is not held against anybody while nobody could be heard: if no one has looked for a good part of a lease
-#: (Redis was away, or everything was), it counts again a full lease later.
+#: KEYS watch, workers set. ARGV lease (ms). Returns some workers that have been silent for longer than the lease.
+#: Silence does not count while heartbeats could not arrive: if no process has checked for two thirds of a lease (Redis
+#: was down, or all processes were), silence counts again a full lease later.
 _SILENT = """
 local function silent(watch, workers, lease)
-  redis.call('PEXPIRE', watch, lease * 1000)  -- First, so that the rest is let through when Redis is full.
+  redis.call('PEXPIRE', watch, lease * 1000)  -- First, so that a full Redis permits the rest.
   local now = milliseconds()
   local seen, from = unpack(redis.call('HMGET', watch, 'seen', 'from'))
   seen, from = tonumber(seen or ''), tonumber(from or '')
@@ -24,10 +24,10 @@ end
 
 SILENT = COMMON + _SILENT + "return silent(KEYS[1], KEYS[2], tonumber(ARGV[1]))"
 
-#: KEYS fence, workers set, the worker's announcement, what it runs, watch. ARGV worker, lease (ms), what it runs
-#: (JSON), SHA-1 of its announcement. Answers {0} if the worker is fenced and must end, {2} if it has to announce itself
-#: (again), since its announcement is gone or something else stands there, else {1}, followed by the workers that are
-#: silent. Also when Redis is full: PEXPIRE needs no memory, and what follows a command that has written is let through.
+#: KEYS fence, workers set, announcement, running attempts, watch. ARGV worker, lease (ms), running attempts (JSON),
+#: SHA-1 of the announcement. Returns {0} if the worker is fenced and must end; {2} if it must announce itself (again),
+#: because its announcement is missing or differs; else {1}; 1 and 2 are followed by the silent workers. Works when
+#: Redis is full, too: PEXPIRE needs no memory, and Redis permits the commands that follow a write.
 HEARTBEAT = (
     COMMON
     + _SILENT
@@ -43,24 +43,24 @@ return {unknown and 2 or 1, unpack(others)}
 """
 )
 
-#: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream. ARGV worker,
-#: lease (ms), ttl of the fence, of a run record and of a count of losses (s), data of a `lost` event, then the fields
-#: of the `worker_lost` event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing
-#: of it counts, and the events stand behind everything that it reported. What it had not started goes back to the
-#: front of its lists; an attempt that may have started is lost. Foreign messages go back, started or not, except
-#: one that has been started by too many workers that died: it is put aside.
+#: KEYS workers set, fence, announcement, running attempts, in-flight hash, events stream. ARGV worker, lease (ms), ttl
+#: of the fence, of a claim and of a count of losses (s), data of a `lost` event, then the fields of the `worker_lost`
+#: event. Returns 1 if the worker was silent and is fenced now, else 0. From then on its reports are refused, and the
+#: new events follow all its reports. Unstarted messages return to the front of their lists; an attempt that may have
+#: started is lost. Foreign messages return, started or not, except for one that too many dead workers have started: it
+#: is discarded.
 REAP = (
     COMMON
     + f"""
 local worker = ARGV[1]
-local heard = redis.call('ZSCORE', KEYS[1], worker)
-if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[3], KEYS[4])  -- First, so that the rest is let through when Redis is full.
+local beat_at = redis.call('ZSCORE', KEYS[1], worker)
+if not beat_at or milliseconds() - beat_at < tonumber(ARGV[2]) then return 0 end
+redis.call('DEL', KEYS[3], KEYS[4])  -- First, so that a full Redis permits the rest.
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
 redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
 redis.call('ZREM', KEYS[1], worker)
 
-local function give_up(list, message)
+local function discard_poison(list, message)
   local why = 'it was started by {MAX_MESSAGE_LOSSES} workers that died'
   local data = {{reason = why, worker = worker, queue = queue_of(list)}}
   local readable, whole = pcall(cjson.decode, message)
@@ -68,7 +68,7 @@ local function give_up(list, message)
     data.message, data.task = whole.headers.id, whole.headers.task
   end
   redis.call('XADD', KEYS[6], '*', 'kind', 'poisoned', 'execution', '', 'attempt', 0, 'data', cjson.encode(data))
-  put_aside(list, message, why)
+  discard(list, message, why)
 end
 
 local function is_poison(message)
@@ -76,13 +76,13 @@ local function is_poison(message)
   redis.call('SET', key, 0, 'EX', ARGV[5], 'NX')
   local losses = redis.pcall('INCR', key)
   if type(losses) == 'number' then return losses >= {MAX_MESSAGE_LOSSES} end
-  redis.call('SET', key, 1, 'EX', ARGV[5])  -- What was there was no count.
+  redis.call('SET', key, 1, 'EX', ARGV[5])  -- The key held another type.
   return false
 end
 
 local function back(tag, value, started)
   local list, message = unpacked(value)
-  if not list then return put_aside('', value, 'it is nothing that a worker has fetched') end
+  if not list then return discard('', value, 'no worker has fetched it') end
   local execution, attempt = attempt_of(message)
   if execution then
     local known, state, owner, token = record(execution)
@@ -94,10 +94,10 @@ local function back(tag, value, started)
     end
     write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
   elseif started and is_poison(message) then
-    give_up(list, message)
+    discard_poison(list, message)
     return
   end
-  give_back(list, message)
+  return_message(list, message)
 end
 
 local flat, tags, values = redis.pcall('HGETALL', KEYS[5]), {{}}, {{}}
@@ -105,7 +105,7 @@ for i = 1, flat.err and 0 or #flat, 2 do
   if tonumber(flat[i]) then tags[#tags + 1] = flat[i] end
   values[flat[i]] = flat[i + 1]
 end
--- The last one pushed is the next one fetched.
+-- The message pushed last is fetched next.
 table.sort(tags, function(one, other) return tonumber(one) > tonumber(other) end)
 local last = tonumber(values['!'] or 0) or 0
 for _, tag in ipairs(tags) do back(tag, values[tag], tonumber(tag) <= last) end

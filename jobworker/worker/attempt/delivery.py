@@ -1,4 +1,4 @@
-"""What a message from the relay says, read from a Celery request."""
+"""Delivery of an attempt: the content of the relay's message, read from a Celery request."""
 
 import datetime as dt
 import re
@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 from jobworker.transport.claims import Claim
 
-#: The header that the relay writes, and the one under which the parent numbers each delivery.
+#: The header that the relay writes, and the one in which the parent process stores the token of each delivery.
 EXECUTION_HEADER = "jobworker"
 TOKEN_HEADER = "jobworker_token"
 
 
-#: As the scripts of Redis read it.
+#: The format that the Lua scripts match.
 _EXECUTION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
-#: Far more than any execution has.
+#: Maximum number of an attempt, far beyond any real one.
 _MAX_ATTEMPTS = 2**31
 
 
 def generate_token() -> str:
-    """Tells one delivery of a message from another of the same message."""
+    """Return a token that distinguishes one delivery of a message from another."""
     return secrets.token_hex(8)
 
 
 class Delivery(NamedTuple):
-    """One attempt of one execution, as it arrived at this worker.
+    """An attempt of an execution, as it arrived at this worker.
 
-    `policies` by name, if they are set; `metadata` is what the attempts before this one have left.
+    `policies` by name, if they are set; `metadata` was left by earlier attempts.
     """
 
     execution: str
@@ -43,15 +43,15 @@ class Delivery(NamedTuple):
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
-        """From the relay's header of a message; `token` is the parent's number of this delivery.
+        """Return the delivery of the relay's header of a message; `token` is the parent's token of this delivery.
 
-        Raises `ValueError` for an id of an execution that is none, after which files are named, and for a number of an
-        attempt that is none: a script of Redis would fail.
+        Raises `ValueError` for an invalid id of the execution, because files are named after it, and for an invalid
+        number of the attempt, because a Lua script would fail.
         """
         if not _EXECUTION_ID.fullmatch(header["execution"]):
-            raise ValueError("the id of the execution is none")
+            raise ValueError("the id of the execution is invalid")
         if type(header["attempt"]) is not int or not 0 < header["attempt"] <= _MAX_ATTEMPTS:
-            raise ValueError("the number of the attempt is none")
+            raise ValueError("the number of the attempt is invalid")
         scheduled_for = header.get("scheduled_for")
         return cls(
             execution=header["execution"],
@@ -66,5 +66,5 @@ class Delivery(NamedTuple):
         )
 
     def make_claim(self, worker: str) -> Claim:
-        """The claim to this attempt in the name of `worker`."""
+        """Return the claim of `worker` to this attempt."""
         return Claim(self.execution, self.attempt, worker, self.token)

@@ -1,7 +1,7 @@
-"""Tasks that are called from Python, with `.delay()` and what is like it: how they come into the history.
+"""Direct calls: the header of their messages, and the event that records them in the history.
 
-The caller gives the message an execution id of its own; the worker that gets the message tells the relay what was
-called before it tells anything else, and the relay makes the row. From then on it is an execution like any other.
+The caller gives the message an execution id of its own. The worker that fetches the message reports the call before any
+other event, and the relay inserts the row. From then on the call is an execution like any other.
 """
 
 import socket
@@ -26,20 +26,20 @@ logger = structlog.get_logger(__name__)
 
 _id_factory = IdFactory()
 
-#: Celery's own tasks, which nobody wants to see as jobs.
+#: Prefix of Celery's own tasks, which are not shown as jobs.
 _CELERY_PREFIX = "celery."
 
-#: Those that run calls of others.
+#: Celery's tasks that run several calls.
 _MULTI_CALL_TASKS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
 
-#: What Celery chains to a task; it belongs to every attempt of it.
+#: Options with tasks that Celery chains to a task; they belong to every attempt.
 _EMBEDDED_OPTIONS = ("callbacks", "errbacks", "chain", "chord")
 
 _DEFAULT_OPTIONS = JobOptions()
 
 
 def use_execution_ids(clock: Clock) -> None:
-    """Let Celery give what chains and groups consist of ids that executions can have."""
+    """Make Celery give the members of chains and groups ids in the format of executions."""
     canvas.uuid = lambda: _id_factory.create_id(int(clock.now().timestamp() * 1000))
 
 
@@ -53,15 +53,13 @@ def build_options(
     caller: Task | None,
     routed: bool,
 ) -> dict[str, Any]:
-    """What a call of task `name` gets besides the options `call_options` to Celery's `send_task`.
+    """Return the options that a call of task `name` gets besides the `call_options` to Celery's `send_task`.
 
-    `caller`: the task that makes the call, if one does; `routed`: somebody else decides about queues. Queue and
-    priority are the job's unless the call says otherwise.
+    `caller`: the task that makes the call, if any; `routed`: `task_routes` determines queues. Queue and priority are
+    the job's unless the call sets them.
     """
     if name in _MULTI_CALL_TASKS:
-        raise ValueError(
-            f"{name} runs many calls in one task, of which the history has nothing; call them with a group"
-        )
+        raise ValueError(f"{name} runs many calls in one task, which the history cannot record; call them with a group")
     if not call_options.get("queue") and (call_options.get("exchange") or call_options.get("routing_key")):
         raise ValueError(f"task {name} cannot be called like this: name a queue, not an exchange or a routing_key")
     headers = call_options.get("headers") or {}
@@ -79,7 +77,7 @@ def build_options(
     )
     added["headers"] = {**headers, EXECUTION_HEADER: called}
     added["task_id"] = called["execution"]
-    # Flower and `inspect` show these, and workers log them; what the caller says itself is meant to be shown.
+    # Flower and `inspect` show these, and workers log them; values that the caller sets are meant to be shown.
     added["argsrepr"] = call_options.get("argsrepr") or "(…)"
     added["kwargsrepr"] = call_options.get("kwargsrepr") or "{…}"
     return added
@@ -103,7 +101,7 @@ def _build_header(
 
 
 def _check_storable(name: str, args: Any, kwargs: Any, call_options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for arguments that the history cannot hold as they are: nobody would hear of the call."""
+    """Raise `ValueError` for arguments that the history cannot store: the call would remain unrecorded."""
     more = {option: call_options.get(option) for option in ("chain", "link")}
     text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
     queue = call_options.get("queue") or ""
@@ -112,7 +110,7 @@ def _check_storable(name: str, args: Any, kwargs: Any, call_options: Mapping[str
     elif len(getattr(queue, "name", queue)) > MAX_QUEUE_NAME_LENGTH:
         why = f"the name of its queue has more than {MAX_QUEUE_NAME_LENGTH} characters"
     elif len(text) > MAX_PARAMETERS_BYTES:
-        why = f"its {len(text)} bytes of arguments are more than {MAX_PARAMETERS_BYTES}; leave what is large in a file, say"
+        why = f"its {len(text)} bytes of arguments are more than {MAX_PARAMETERS_BYTES}; put large values in a file"
     else:
         why = _explain_unstorable(text) or ""
     if why:
@@ -120,7 +118,7 @@ def _check_storable(name: str, args: Any, kwargs: Any, call_options: Mapping[str
 
 
 def _explain_unstorable(text: str) -> str | None:
-    """What in the arguments of a call the history cannot hold; what kombu has written for Python's types it can."""
+    """Return why the history cannot store the arguments of a call; it can store kombu's format of Python types."""
     try:
         json_values.parse(text, allow_tagged=True)
     except ValueError as error:
@@ -129,7 +127,7 @@ def _explain_unstorable(text: str) -> str | None:
 
 
 def complete_header(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """The header of a call with what the relay would have said of the task."""
+    """Return the header of a direct call with the fields that the relay would have added for the task."""
     own = task.job_options.policies
     return {
         **header,
@@ -140,16 +138,16 @@ def complete_header(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
 
 
 def is_direct_call(header: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a message with this header is a call."""
+    """Return whether a message with this header is a direct call."""
     return isinstance(header, Mapping) and isinstance(header.get("called"), Mapping)
 
 
 def encode_called_event(
     headers: Mapping[str, Any], payload: Any, delivery_info: Mapping[str, Any], priority: Any
 ) -> str | None:
-    """The data of the `called` event, as JSON; None if the message is no call that can be kept.
+    """Return the data of the `called` event as JSON; None if the message is not a direct call that can be recorded.
 
-    `payload` may be unknown: None.
+    Pass None as `payload` if it is unknown.
     """
     header, task, queue = headers.get(EXECUTION_HEADER), headers.get("task"), delivery_info.get("routing_key")
     if (

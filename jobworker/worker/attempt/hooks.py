@@ -1,4 +1,4 @@
-"""The hooks of a job that is a class, once it is known how an attempt ends."""
+"""The hooks of a class-based job, which run when the outcome of an attempt is known."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,14 +9,14 @@ from jobworker.worker.attempt.outcome import AttemptOutcome
 
 
 def run_hooks(job_class: type[Job], outcome: AttemptOutcome, value: Any) -> None:
-    """Call what belongs to this end; `value` is what the job returned or raised. Never raises."""
-    made = classes.get_current_job()
-    if not isinstance(made, job_class):
-        return  # It did not get as far as that.
-    for hook, arguments in _select_hooks(made, outcome, value):
+    """Call the hooks for this outcome; `value` is what the job returned or raised. Never raises."""
+    job = classes.get_current_job()
+    if not isinstance(job, job_class):
+        return  # The attempt ended before the job was created.
+    for hook, arguments in _select_hooks(job, outcome, value):
         try:
             hook(*arguments)
-        except BaseException:  # noqa: BLE001  the end is decided, whatever is raised here
+        except BaseException:  # noqa: BLE001  the outcome is decided, a hook cannot change it
             classes.log_hook_failure(hook)
 
 
@@ -36,6 +36,6 @@ def _select_hooks(
 
 
 def _find_cause(retry: BaseException) -> BaseException:
-    """What went wrong; if the job has not said, its wish for another attempt itself."""
+    """Return the failure behind a retry; without one, the retry itself."""
     cause: BaseException | None = retry.__cause__ or getattr(retry, "exc", None)
     return cause or retry

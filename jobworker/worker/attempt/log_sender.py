@@ -1,8 +1,8 @@
-"""What the running jobs of this process say, on its way to Redis: log lines on one stream, how far they are on another.
+"""Sending of log lines, progress and metadata of this process's running jobs to Redis, on two streams.
 
-A thread sends it by the batch, so that a talkative job waits for nobody. Nothing here grows without bound: a line
-that finds no room is dropped and counted, and of progress and metadata only the latest waits. Neither does Redis:
-while the relay is behind, lines wait here.
+A thread sends them in batches, so that a job with many lines does not wait. All buffers are bounded: a line without
+space is dropped and counted, and only the latest progress and metadata wait. The streams are bounded, too: while the
+relay is behind, lines wait in this process.
 """
 
 import collections
@@ -18,41 +18,42 @@ from jobworker.worker.redis_connection import RedisConnection
 
 logger = structlog.get_logger(__name__)
 
-#: Seconds between a line and its leaving; long enough to make batches, short enough to watch live.
+#: Delay before a line is sent (s); long enough for batches, short enough to watch live.
 _SEND_DELAY_SECONDS = 0.25
 
-#: Most that is sent at once, in entries and in bytes.
+#: Maximum number of entries, and of bytes, in one batch.
 _MAX_BATCH_ENTRIES, _MAX_BATCH_SIZE = 500, 256 * 1024
 
-#: Most that waits in this process, in lines and in bytes.
+#: Maximum number of lines, and of bytes, that wait in this process.
 _MAX_LINES, _MAX_SIZE = 10_000, 4 * 1024 * 1024
 
-#: Beyond so many bytes of lines, or so many events, the relay is behind, and what is said waits here.
+#: Size of the log stream (bytes), and length of the event stream, above which the relay is behind and entries wait
+#: here.
 _MAX_LOG_STREAM_SIZE, _MAX_EVENT_STREAM_LENGTH = 64 * 1024 * 1024, 10_000
 
-#: Parts of the log stream that Redis weighs to say how large it is.
+#: Number of samples by which Redis estimates the size of the log stream.
 _MEMORY_SAMPLES = 5
 
-#: After Redis was found away, nobody but the thread tries again for so long (s).
+#: Time after a failure during which only the thread tries again (s).
 _RETRY_DELAY_SECONDS = 1.0
 
 StreamEntry = dict[str, str]
 
 
 class StatusSource(Protocol):
-    """Somebody with news of which only the latest counts."""
+    """A source of updates of which only the latest counts."""
 
     def take_updates(self) -> list[StreamEntry]:
-        """The entries that stand for what is new."""
+        """Return the entries for the latest updates."""
         ...
 
     def restore_updates(self) -> None:
-        """They could not be sent: `take_news` is to answer them again, or newer ones."""
+        """Make `take_updates` return the last updates again, or newer ones, because sending failed."""
         ...
 
 
 class LogSender:
-    """Collects what jobs of this process say. One for each process; any thread may call it."""
+    """Collects and sends entries of this process's jobs. One per process; any thread may call it."""
 
     def __init__(self, connection: RedisConnection, clock: Clock) -> None:
         self._connection = connection
@@ -64,13 +65,13 @@ class LogSender:
         self._send_lock = threading.Lock()
         self._work_available = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Whether what is said leaves at once, and not by the thread.
+        #: Whether entries are sent at once, and not by the thread.
         self._sends_immediately = False
         self._logs_full = self._events_full = False
         self._failed_at = float("-inf")
 
     def add_entry(self, entry: StreamEntry, size: int, always: bool = False) -> bool:
-        """Take a log entry of `size` bytes; False when there is no room, which `always` does not ask about."""
+        """Add a log entry of `size` bytes; return False if there is no space, which `always` ignores."""
         with self._queue_lock:
             full = len(self._lines) >= _MAX_LINES or self._size + size > _MAX_SIZE
             if full and not always:
@@ -81,30 +82,30 @@ class LogSender:
         return True
 
     def add_source(self, source: StatusSource) -> None:
-        """`source` has news."""
+        """Note that `source` has updates."""
         with self._queue_lock:
             self._sources[id(source)] = source
         self._trigger_send()
 
     def is_own_thread(self) -> bool:
-        """Whether it is the reporter that is asking: what it logs is nobody's news."""
+        """Return whether the sender's own thread calls: its log records belong to no attempt."""
         return threading.current_thread() is self._thread
 
     def flush(self) -> None:
-        """Send the lines that are there; what cannot be sent now stays for later."""
+        """Send the waiting lines; lines that cannot be sent now stay for later."""
         if self._clock.monotonic() - self._failed_at >= _RETRY_DELAY_SECONDS:
             with self._send_lock:
                 self._send_lines()
 
     def remove_source(self, source: StatusSource) -> None:
-        """Forget about `source`, who says the rest by other means; nothing of it is under way afterwards."""
+        """Remove `source`, which reports the rest otherwise; none of its updates is being sent afterwards."""
         with self._send_lock, self._queue_lock:
             self._sources.pop(id(source), None)
 
     def reset_after_fork(self) -> None:
-        """Forget, in a process that a job has forked, what its parent sends and which locks other threads held.
+        """Reset, in a process that a job has forked, the parent's entries, and locks that other threads held.
 
-        What this process says leaves at once: it may end at any moment.
+        Entries of this process are sent at once, because it may end at any moment.
         """
         self._lines.clear()
         self._size = 0
@@ -114,7 +115,7 @@ class LogSender:
 
     def _send_lines(self) -> None:
         self._logs_full = self._logs_full and self._is_log_stream_full()
-        left = len(self._lines)  # Not what comes meanwhile: somebody may be waiting for us.
+        left = len(self._lines)  # Not lines added meanwhile: a caller may be waiting.
         while left and not self._logs_full:
             batch = self._take_batch(left)
             if not self._try_send(batch):
@@ -157,21 +158,21 @@ class LogSender:
 
     def _send_updates(self) -> None:
         with self._queue_lock:
-            tellers, self._sources = list(self._sources.values()), {}
-        if not tellers or (self._events_full and self._is_event_stream_full()):
-            self._restore_sources(tellers)
+            sources, self._sources = list(self._sources.values()), {}
+        if not sources or (self._events_full and self._is_event_stream_full()):
+            self._restore_sources(sources)
             return
         try:
             with self._connection.client.pipeline(transaction=False) as pipe:
-                for entry in (entry for teller in tellers for entry in teller.take_updates()):
+                for entry in (entry for source in sources for entry in source.take_updates()):
                     pipe.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
                 pipe.xlen(keys.EVENTS)
                 self._events_full = pipe.execute()[-1] > _MAX_EVENT_STREAM_LENGTH
         except redis.RedisError as error:
             self._note_failure(error)
-            for teller in tellers:
-                teller.restore_updates()
-            self._restore_sources(tellers)
+            for source in sources:
+                source.restore_updates()
+            self._restore_sources(sources)
 
     def _is_event_stream_full(self) -> bool:
         try:
@@ -182,8 +183,8 @@ class LogSender:
 
     def _restore_sources(self, sources: list[StatusSource]) -> None:
         with self._queue_lock:
-            for teller in sources:
-                self._sources.setdefault(id(teller), teller)
+            for source in sources:
+                self._sources.setdefault(id(source), source)
 
     def _note_failure(self, error: redis.RedisError) -> None:
         self._failed_at = self._clock.monotonic()
@@ -203,7 +204,7 @@ class LogSender:
         if self._clock.monotonic() - self._failed_at < _RETRY_DELAY_SECONDS or not self._send_lock.acquire(
             blocking=False
         ):
-            return  # The next line takes it along.
+            return  # The next call sends it.
         try:
             self._send_updates()
             self._send_lines()
@@ -220,4 +221,4 @@ class LogSender:
                 self._send_updates()
                 self._send_lines()
             if self._lines or self._sources:
-                self._work_available.set()  # Redis was away, or full; try again.
+                self._work_available.set()  # Redis was down or full; try again.

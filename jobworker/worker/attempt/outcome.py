@@ -1,4 +1,4 @@
-"""What came of an attempt, in the words of the event stream."""
+"""The outcome of an attempt, as the kind and data of its closing event."""
 
 import datetime as dt
 import json
@@ -15,21 +15,21 @@ from jobworker.domain.executions.events import EventKind
 from jobworker.domain.jobs import start_deadline
 from jobworker.domain.json import json_values
 
-#: Longest result that is kept with the execution, and longest that is kept in a file (bytes of JSON).
+#: Maximum size of a result in the execution's row, and of one in a file (bytes of JSON).
 MAX_RESULT = 64 * 1024
 MAX_RESULT_FILE = 100 * 1024 * 1024
 
-#: Longest error message and traceback that are kept (characters).
+#: Maximum lengths of an error message, a traceback and a reason (characters).
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 20_000
 _MAX_REASON = 200
 
-#: Longest name of an exception's class that is kept (characters).
+#: Maximum length of the name of an exception's class (characters).
 _MAX_TYPE = 200
 
 
 class ResultRefused(Exception):
-    """The job returned something that cannot be kept as its result."""
+    """The job returned a value that cannot be stored as its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class AttemptOutcome:
 def from_return(
     value: Any, save_file: Callable[[bytes], Mapping[str, Any]], limit_passed: float | None = None
 ) -> AttemptOutcome:
-    """The job returned `value`; raises `ResultRefused` if that is no JSON or too long.
+    """Return the outcome of a job that returned `value`; raises `ResultRefused` if that is not JSON or too large.
 
-    What is too long for the database goes to `save_file`, which answers where it is; raises what `save_file` raises.
-    `limit_passed`: the soft time limit (s) that it went on after.
+    A result too large for the database is passed to `save_file`, which returns its location; errors of `save_file` are
+    raised. `limit_passed`: the soft time limit (s) that passed before the job succeeded.
     """
     if limit_passed is not None:
         reason = f"succeeded after its soft time limit of {limit_passed:g} s had passed"
@@ -72,7 +72,10 @@ def from_return(
 
 
 def verify_result(reported: AttemptOutcome) -> AttemptOutcome:
-    """What a job's own process says of its end; a failure if its result is not acceptable. Users' code runs there."""
+    """Return the outcome reported by a job's own process, or a failure if the result is not acceptable.
+
+    That process runs users' code, so its report is checked.
+    """
     try:
         json_values.check(reported.data.get("result"))
     except json_values.UnacceptableValue as error:
@@ -83,7 +86,7 @@ def verify_result(reported: AttemptOutcome) -> AttemptOutcome:
 
 
 class ReportedOutcome(BaseException):
-    """The attempt ended elsewhere, and this was said of it. Not an `Exception`: nothing here decides about it again."""
+    """The outcome of an attempt that ran elsewhere. Not an `Exception`, so that no retry decision applies to it."""
 
     def __init__(self, outcome: AttemptOutcome) -> None:
         super().__init__(outcome)
@@ -91,7 +94,7 @@ class ReportedOutcome(BaseException):
 
 
 def from_exception(error: BaseException) -> AttemptOutcome:
-    """The job raised `error`."""
+    """Return the outcome of a job that raised `error`."""
     if isinstance(error, ReportedOutcome):
         return error.outcome
     if isinstance(error, Retry):
@@ -108,7 +111,7 @@ def from_exception(error: BaseException) -> AttemptOutcome:
 
 
 def _explain_end(error: BaseException) -> str | None:
-    """Why the execution ended, where its error alone does not say."""
+    """Return why the execution ended, where the error alone does not state it."""
     if isinstance(error, Abort):
         return error.reason[:_MAX_REASON]
     if isinstance(error, Reject):
@@ -123,19 +126,19 @@ def _for_retry(error: Retry) -> AttemptOutcome:
     failure = describe_error(cause) if cause else None
     why = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
     reason = error.reason if isinstance(error, declare.Retry) and error.reason else why
-    told = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
+    data = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
     return AttemptOutcome(
-        EventKind.RETRYING, told | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {})
+        EventKind.RETRYING, data | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {})
     )
 
 
 def _for_snooze(error: Snooze) -> AttemptOutcome:
-    reason = error.reason or "the job put itself off"
+    reason = error.reason or "the job snoozed itself"
     return AttemptOutcome(EventKind.RETRYING, {"delay": error.delay, "reason": reason[:_MAX_REASON], "snoozed": True})
 
 
 def from_missing_report(error: BaseException | None) -> AttemptOutcome:
-    """The attempt ended and the job could not say how: its process is gone, or it never got as far as the job."""
+    """Return the outcome of an attempt without a report: its process is gone, or it ended before the job started."""
     if error is None:
         return AttemptOutcome(EventKind.FAILED, {"reason": "the job ended without a report"})
     if isinstance(error, TimeLimitExceeded):
@@ -146,18 +149,21 @@ def from_missing_report(error: BaseException | None) -> AttemptOutcome:
 
 
 def for_hard_limit(seconds: float, retry_delay: float | None = None) -> AttemptOutcome:
-    """The parent killed the process because the hard time limit had passed. `retry_delay` (s): another attempt follows."""
+    """Return the outcome of an attempt whose process was killed because the hard time limit had passed.
+
+    `retry_delay` (s): another attempt follows after this delay.
+    """
     error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
-    told = {"error": error, "reason": "hard time limit exceeded"}
+    data = {"error": error, "reason": "hard time limit exceeded"}
     if retry_delay is None:
-        return AttemptOutcome(EventKind.TIMED_OUT, told)
-    return AttemptOutcome(EventKind.RETRYING, {**told, "delay": retry_delay, "timed_out": True})
+        return AttemptOutcome(EventKind.TIMED_OUT, data)
+    return AttemptOutcome(EventKind.RETRYING, {**data, "delay": retry_delay, "timed_out": True})
 
 
 def for_unsupported_limits(pool: str, hard: float | None, soft: float | None) -> AttemptOutcome:
-    """The job has time limits that this worker cannot keep, so it was not begun."""
-    told = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
-    why = f"a worker with the pool {pool} cannot keep its limits ({', '.join(told)})"
+    """Return the outcome of a job that was not started because this worker cannot enforce its time limits."""
+    limits = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
+    why = f"a worker with the pool {pool} cannot enforce its limits ({', '.join(limits)})"
     error = {
         "type": "TimeLimitNotKept",
         "message": f"{why}; start a worker with --pool prefork for its queue, send it to another queue, "
@@ -168,32 +174,32 @@ def for_unsupported_limits(pool: str, hard: float | None, soft: float | None) ->
 
 
 def for_forced_stop(by_signal: str) -> AttemptOutcome:
-    """Somebody had it cancelled, and it did not stop by itself."""
+    """Return the outcome of a cancelled attempt that did not stop by itself."""
     return AttemptOutcome(EventKind.CANCELLED, {"reason": f"it did not stop by itself and was ended by {by_signal}"})
 
 
 def for_lost_process(why: str) -> AttemptOutcome:
-    """The process that ran the job is gone."""
+    """Return the outcome of an attempt whose process is gone."""
     return AttemptOutcome(EventKind.LOST, {"reason": f"the process that ran it ended: {why}"})
 
 
 def for_interruption() -> AttemptOutcome:
-    """The worker was shut down and could not wait."""
+    """Return the outcome of an attempt that a worker's shutdown interrupted."""
     return AttemptOutcome(EventKind.INTERRUPTED, {"reason": "its worker was shut down while it ran"})
 
 
 def for_revocation(why: str) -> AttemptOutcome:
-    """Somebody used Celery's own `revoke`."""
+    """Return the outcome of an attempt that Celery's own `revoke` ended."""
     return AttemptOutcome(EventKind.CANCELLED, {"reason": f"{why} through Celery's remote control"})
 
 
 def for_expiry(after: dt.datetime) -> AttemptOutcome:
-    """The message says that it is too late to start."""
+    """Return the outcome of a message whose start deadline has passed."""
     return AttemptOutcome(EventKind.EXPIRED, {"reason": start_deadline.describe_missed_deadline(after)})
 
 
 def describe_error(error: BaseException) -> dict[str, str | None]:
-    """Type, message and traceback of an exception, cut to what is worth keeping."""
+    """Return the type, message and traceback of an exception, cut to their maximum lengths."""
     frames = "".join(traceback.format_exception(error)) if error.__traceback__ else None
     return {
         "type": type(error).__name__[:_MAX_TYPE],
@@ -204,8 +210,8 @@ def describe_error(error: BaseException) -> dict[str, str | None]:
 
 def _format_message(error: BaseException) -> str:
     if isinstance(error, SoftTimeLimitExceeded) and error.args:
-        return str(error.args[0])  # Celery would show its class once more.
+        return str(error.args[0])  # Celery's text repeats the class.
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  an exception's own __str__ may be broken, and the outcome must still be told
+    except Exception:  # noqa: BLE001  __str__ of an exception may fail, and the outcome is still needed
         return f"<{type(error).__name__} that cannot be printed>"

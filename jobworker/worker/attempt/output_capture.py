@@ -1,4 +1,4 @@
-"""`sys.stdout` and `sys.stderr` of a worker: what is printed becomes lines of the log, one for each line."""
+"""Capture of a worker's `sys.stdout` and `sys.stderr`: each printed line becomes a log line."""
 
 import codecs
 import io
@@ -7,22 +7,22 @@ import sys
 import threading
 from collections.abc import Mapping
 
-#: The logger of each stream, and the level of its lines; the same for programs that a job starts.
+#: The logger and the level of each stream's lines, also for programs that a job starts.
 STREAM_LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
 
-#: A line without an end is one after so many characters.
+#: Length at which a line without a line end is split (characters).
 _MAX_LINE_LENGTH = 64 * 1024
 
 
 class _PartialLine(threading.local):
-    """What a thread has printed of a line that has not ended."""
+    """The text that a thread has printed after the last line end."""
 
     text = ""
     is_logging = False
 
 
 class LoggingTextStream(io.TextIOBase):
-    """A text stream of which each line is logged. It cannot be closed: later jobs print to it, too."""
+    """A text stream that logs each line. It cannot be closed, because later jobs print to it, too."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -39,9 +39,9 @@ class LoggingTextStream(io.TextIOBase):
         self._partial_line = _PartialLine()
 
     def write(self, text: str) -> int:
-        """Log the lines that this ends; return the length of `text`."""
+        """Log the lines that this text completes; return the length of `text`."""
         if self._partial_line.is_logging:
-            return len(text)  # A handler that fails prints why: it must not be asked to log that.
+            return len(text)  # A failing handler prints the reason, which must not be logged again.
         *lines, rest = (self._partial_line.text + text).split("\n")
         while len(rest) > _MAX_LINE_LENGTH:
             lines.append(rest[:_MAX_LINE_LENGTH])
@@ -51,7 +51,7 @@ class LoggingTextStream(io.TextIOBase):
         return len(text)
 
     def flush_line(self) -> None:
-        """Log what this thread has printed without the end of a line."""
+        """Log the text that this thread has printed after the last line end."""
         rest, self._partial_line.text = self._partial_line.text, ""
         self._log([rest] if rest else [])
 
@@ -59,24 +59,24 @@ class LoggingTextStream(io.TextIOBase):
         self._partial_line.is_logging = True
         try:
             for line in lines:
-                # Progress bars go back to the beginning of the line: what stands there in the end is told.
+                # Progress bars return to the beginning of the line; only the final text is logged.
                 self._logger.log(self._level, "%s", line.rstrip("\r").rpartition("\r")[2])
         finally:
             self._partial_line.is_logging = False
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def reconfigure(self, **_: object) -> None:
-        """Stay as it is: UTF-8, line by line."""
+        """Do nothing: the stream remains UTF-8 and line-buffered."""
 
     def close(self) -> None:
-        """Stay open."""
+        """Do nothing: the stream stays open."""
 
 
 class _LoggingByteStream(io.BufferedIOBase):
-    """The bytes below a `PrintedLines`."""
+    """The byte stream below a `LoggingTextStream`."""
 
     def __init__(self, text: LoggingTextStream) -> None:
         super().__init__()
@@ -84,37 +84,37 @@ class _LoggingByteStream(io.BufferedIOBase):
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def write(self, data: object) -> int:
-        """Write what is UTF-8 among these bytes, and show the others."""
+        """Write these bytes as UTF-8; show invalid bytes as escapes."""
         piece = bytes(data)  # type: ignore[call-overload]
         self._text.write(self._decoder.decode(piece))
         return len(piece)
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Stay open."""
+        """Do nothing: the stream stays open."""
 
 
 _streams: dict[str, LoggingTextStream] = {}
 
 
 def capture_output() -> None:
-    """Let what this process prints from now on be logged."""
+    """Replace the streams of this process by streams that log."""
     for name in STREAM_LEVELS:
         _streams[name] = LoggingTextStream(name)
     restore_streams()
 
 
 def restore_streams() -> None:
-    """Put these streams back where a job has put others; nothing without `capture` before."""
+    """Restore the streams that a job has replaced; does nothing without an earlier `capture_output`."""
     for name, stream in _streams.items():
         if getattr(sys, name) is not stream:
             setattr(sys, name, stream)
 
 
 def flush_lines() -> None:
-    """Log what this thread has printed without the end of a line."""
+    """Log the text that this thread has printed after the last line end."""
     for stream in _streams.values():
         stream.flush_line()

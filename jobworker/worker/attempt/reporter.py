@@ -1,7 +1,6 @@
-"""What one attempt says while it runs: lines, progress, metadata. Bounded; it never fails a job and never waits.
+"""Reporting of an attempt while it runs: log lines, progress, metadata. Bounded; it never fails a job and never waits.
 
-Whoever runs the job makes one with `Reporter` and `Delivery`, from whichever thread the words come, and adds what
-`close` answers to the attempt's report.
+Any thread may call the reporter. The result of `close` is added to the attempt's report.
 """
 
 import datetime as dt
@@ -20,17 +19,20 @@ from jobworker.domain.executions.metadata import Metadata
 from jobworker.worker.attempt.delivery import Delivery
 from jobworker.worker.attempt.log_sender import LogSender, StreamEntry
 
-#: While lines are dropped, history is told so this often (s).
+#: Interval between events about dropped lines (s).
 _LOG_CUT_INTERVAL_SECONDS = 2.0
 
 _NOTHING_DROPPED = DroppedLines()
 
-#: Who says what we say ourselves.
+#: Logger name of JobWorker's own lines.
 _LOGGER_NAME = "jobworker"
 
 
 class AttemptReporter:
-    """The words of one attempt. `metadata` is the mapping that the job may read and write; `full` its log may be."""
+    """Reports of one attempt. `metadata` is the mapping that the job may read and write.
+
+    `log_full` states whether the execution's log has reached its maximum size.
+    """
 
     def __init__(self, log_sender: LogSender, clock: Clock, delivery: Delivery) -> None:
         self._log_sender = log_sender
@@ -39,7 +41,7 @@ class AttemptReporter:
         self._lock = threading.RLock()
         self._remaining_log_size = log_limits.MAX_LOG_BYTES
         self.log_full = False
-        #: Lines beyond what is kept, and lines that found no room: as far as they were not told.
+        #: Unreported drops: lines beyond the log's maximum size, and lines without space in the sender.
         self._unreported_cut = self._unreported_gap = _NOTHING_DROPPED
         self._cut_reported_at = float("-inf")
         self._pending_progress: dict[str, Any] | None = None
@@ -49,16 +51,16 @@ class AttemptReporter:
         self.metadata = Metadata(delivery.metadata, self._announce_updates)
 
     def reset_after_fork(self) -> None:
-        """Leave to the parent, in a process that the job has forked, what it has not told yet."""
+        """Drop, in a process that the job has forked, the pending entries, which the parent reports."""
         self._lock = threading.RLock()  # Another thread may have held it.
         self._unreported_cut = self._unreported_gap = _NOTHING_DROPPED
         self._pending_progress = None
         self.metadata.reset_after_fork()
 
-    # --- what is said ------------------------------------------------------------------------------------------
+    # --- reporting ----------------------------------------------------------------------------------------------
 
     def log_record(self, record: logging.LogRecord) -> None:
-        """A record of Python's logging, with its traceback."""
+        """Log a record of Python's logging, with its traceback."""
         message = _format_message(record)
         if record.exc_info:
             message = f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
@@ -68,7 +70,7 @@ class AttemptReporter:
     def log_line(
         self, message: str, level: str = "INFO", logger: str = "stdout", at: dt.datetime | None = None
     ) -> None:
-        """A line; `at` is when it was said, now if absent."""
+        """Log a line; `at` is its time, now if absent."""
         self._has_reported = True
         message = log_limits.cut_line(message)
         size = log_limits.compute_line_size(message)
@@ -81,14 +83,14 @@ class AttemptReporter:
                 self._unreported_gap += DroppedLines(1, size)
 
     def record_dropped(self, dropped: DroppedLines) -> None:
-        """Lines that there is no room for, here or where they were said; no other is kept after them."""
+        """Record lines that were dropped, here or at their source; no later line is stored."""
         with self._lock:
             self._has_reported = self.log_full = True
             self._unreported_cut += dropped
             self._report_cut()
 
     def report_progress(self, done: Any, total: Any = None, message: Any = None) -> None:
-        """How far the job is. What makes no sense is refused by a line in the log, once."""
+        """Report progress. Invalid values are refused by one line in the log."""
         try:
             self._pending_progress = progress.normalize(done, total, message)
         except SoftTimeLimitExceeded:
@@ -101,7 +103,7 @@ class AttemptReporter:
             self._announce_updates()
 
     def close(self) -> dict[str, Any]:
-        """The attempt has ended: send its last lines, and answer what its report has to say for it."""
+        """End the attempt: send its last lines, and return the pending progress and metadata for its report."""
         if not self._has_reported:
             return {}
         with self._lock:
@@ -110,17 +112,17 @@ class AttemptReporter:
             self._cut_reported_at = float("-inf")
             self._report_cut(always=True)
         self._log_sender.remove_source(self)
-        self._log_sender.flush()  # So that whoever follows the job reads its last lines before its end.
+        self._log_sender.flush()  # So that clients read the last lines before the end.
         last, changes = self._take_pending()
         return {
             **({"progress": last} if last is not None else {}),
             **({"metadata": changes} if changes else {}),
         }
 
-    # --- what the reporter asks --------------------------------------------------------------------------------
+    # --- source of updates --------------------------------------------------------------------------------------
 
     def take_updates(self) -> list[StreamEntry]:
-        """The entries for the latest progress and for what has changed of the metadata."""
+        """Return the entries for the latest progress and for the changes of the metadata."""
         self._taken_updates = self._take_pending()
         last, changes = self._taken_updates
         news = [(EventKind.PROGRESS, last)] if last is not None else []
@@ -129,7 +131,7 @@ class AttemptReporter:
         return [self._encode_entry(kind, data) for kind, data in news]
 
     def restore_updates(self) -> None:
-        """They did not leave."""
+        """Restore the updates that could not be sent."""
         with self._lock:
             last, changes = self._taken_updates
             self._taken_updates = (None, {})
@@ -146,7 +148,7 @@ class AttemptReporter:
         self._log_sender.add_source(self)
 
     def _report_gap(self) -> bool:
-        """Where lines were lost, a line says so, as soon as there is room for it."""
+        """Log how many lines were lost, if any; return False if there is no space for that line yet."""
         if self._unreported_gap and not self._add_line(
             "WARNING", _LOGGER_NAME, log_limits.format_gap_notice(self._unreported_gap)
         ):
@@ -177,5 +179,5 @@ class AttemptReporter:
 def _format_message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # noqa: BLE001  arguments are whatever users gave
+    except Exception as error:  # noqa: BLE001  users' arguments may be anything
         return f"{record.msg} (with arguments that do not fit: {type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""What follows an attempt that failed: another one, and when, or none."""
+"""Retry decisions: whether another attempt follows a failed one, and when."""
 
 import datetime as dt
 import functools
@@ -16,12 +16,12 @@ from jobworker.domain.jobs import retry
 from jobworker.domain.jobs.retry import RetryPolicy
 from jobworker.worker.attempt.delivery import Delivery
 
-#: What a job raises to say itself how it goes on.
+#: Exceptions by which a job itself decides about another attempt.
 _JOB_DECISIONS = (celery.exceptions.Retry, Ignore, Reject, Abort)
 
 
 def get_policy(delivery: Delivery) -> RetryPolicy | None:
-    """The policy that decides instead of the task's own options, if there is one."""
+    """Return the retry policy that replaces the task's own options, if there is one."""
     described = delivery.policies.get("retry")
     return _parse_policy(json.dumps(described)) if described else None
 
@@ -32,7 +32,7 @@ def _parse_policy(described: str) -> RetryPolicy:
 
 
 def compute_default_delay(task: Task, delivery: Delivery) -> float:
-    """The wait (s) before the next attempt when a job asks for one and does not say when."""
+    """Return the wait (s) before the next attempt of a job that requests one without a delay."""
     policy = get_policy(delivery)
     if policy is None:
         return float(task.default_retry_delay)
@@ -40,7 +40,10 @@ def compute_default_delay(task: Task, delivery: Delivery) -> float:
 
 
 def get_max_retries(task: Task, delivery: Delivery, max_retries: int | None = None) -> int | None:
-    """How many retries there may be: as the job or the execution says, else as the call does, else the task."""
+    """Return the maximum number of retries.
+
+    It is set by the execution's `max_attempts` if that differs from the task's, else by the call, else by the task.
+    """
     own = None if task.max_retries is None else task.max_retries + 1
     if delivery.max_attempts is not None and delivery.max_attempts != own:
         return delivery.max_attempts - 1
@@ -49,12 +52,12 @@ def get_max_retries(task: Task, delivery: Delivery, max_retries: int | None = No
 
 
 def is_exhausted(task: Task, max_retries: int | None) -> bool:
-    """Whether all of `max_retries` retries are used up."""
+    """Return whether all of `max_retries` retries are used up."""
     return max_retries is not None and task.request.retries >= max_retries
 
 
 def decide_retry(task: Task, delivery: Delivery, error: Exception) -> Exception:
-    """What the attempt that raised `error` ends with: a retry whose wait (s) is known, or an error that is final."""
+    """Return what the attempt that raised `error` ends with: a retry with its wait (s), or a final error."""
     if isinstance(error, Retry):
         return _apply_requested_retry(task, delivery, error)
     if isinstance(error, celery.exceptions.Retry) and not isinstance(error, Snooze):
@@ -72,7 +75,7 @@ def decide_retry(task: Task, delivery: Delivery, error: Exception) -> Exception:
 
 
 def _apply_requested_retry(task: Task, delivery: Delivery, requested: Retry) -> Exception:
-    """The job itself wants another attempt."""
+    """Return the retry that the job requested, or the final error if no attempt is left."""
     most = get_max_retries(task, delivery)
     if is_exhausted(task, most):
         return (
@@ -86,9 +89,10 @@ def _apply_requested_retry(task: Task, delivery: Delivery, requested: Retry) -> 
 
 
 def compute_delay_after_hard_limit(task: Task, delivery: Delivery, retries: int) -> float | None:
-    """The wait (s) before another attempt when the hard limit ended one; None: there is none. `retries`: retries so far.
+    """Return the wait (s) before another attempt when the hard limit ended one; None if no attempt follows.
 
-    The job was not asked, so only a policy can want it.
+    `retries` is the number of retries so far. Only a policy can cause this retry, because the job is killed and raises
+    nothing.
     """
     policy = get_policy(delivery)
     if policy is None:
@@ -99,29 +103,29 @@ def compute_delay_after_hard_limit(task: Task, delivery: Delivery, retries: int)
 
 
 def _list_exception_names(error_class: type[BaseException]) -> list[str]:
-    """Celery's time limits are billiard's, which nobody imports from there."""
+    """Return the names of an exception's classes, with `celery.` aliases for billiard's time limits."""
     names = retry.list_exception_names(error_class)
     return names + [name.replace("billiard.", "celery.") for name in names if name.startswith("billiard.exceptions.")]
 
 
 def make_exhausted_error(max_retries: int | None, reason: str | None = None) -> MaxRetriesExceededError:
-    """The error of a job that wants another attempt when there is none left."""
-    told = f"no attempt is left after {(max_retries or 0) + 1}"
-    return MaxRetriesExceededError(f"{told}: {reason}" if reason else told)
+    """Return the error of a job that requests another attempt when none is left."""
+    message = f"no attempt is left after {(max_retries or 0) + 1}"
+    return MaxRetriesExceededError(f"{message}: {reason}" if reason else message)
 
 
 def to_seconds(when: Any, task: Task) -> float:
-    """How long (s) until another attempt that Celery was asked for; it may name a moment. Raises `ValueError`."""
+    """Return the delay (s) of a retry requested as a number or a time. Raises `ValueError` if it is too long."""
     if isinstance(when, dt.datetime):
         when = max(0.0, (when - task.app.now()).total_seconds())
     wait = float(when or 0)
-    if not wait <= retry.MAX_DELAY_SECONDS:  # Nor is NaN.
+    if not wait <= retry.MAX_DELAY_SECONDS:  # Refuses NaN, too.
         raise ValueError(f"a retry may be at most {retry.MAX_DELAY_SECONDS / 86400:g} days away, not {wait:g} s")
     return wait
 
 
 def override_autoretry(task: Task, get_delivery: Callable[[], Delivery | None]) -> None:
-    """Celery's `autoretry_for` has wrapped the function of `task`: it steps aside where a policy decides."""
+    """Bypass Celery's `autoretry_for` wrapper around the function of `task` where a policy decides."""
     original: Callable[..., Any] | None = getattr(task, "_orig_run", None)
     if original is None:
         return

@@ -1,4 +1,4 @@
-"""One attempt from its start to its report: what every job goes through in the process that runs it."""
+"""The run of one attempt, from its start to its report, in the process that runs the job."""
 
 import contextlib
 import functools
@@ -40,9 +40,9 @@ _encode_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 class AttemptRunner:
-    """What a worker process needs to run jobs. Made in the parent, before it forks.
+    """Runs attempts in a worker process. Created in the parent, before it forks.
 
-    `mailbox` belongs to the parent alone; `batched` says whether messages come through our transport.
+    `mailbox` is used by the parent alone; `batched` states whether messages come through JobWorker's transport.
     """
 
     def __init__(self, settings: Settings, clock: Clock, worker: str, mailbox: Mailbox, code_version: str) -> None:
@@ -54,7 +54,7 @@ class AttemptRunner:
         self.control_table = ControlTable()
         self.time_limits = TimeLimitEnforcer(self.control_table, clock)
         self.settings = settings
-        #: Where the worker was started: a job may go elsewhere, and stay there.
+        #: The working directory at the worker's start; a job may change it for good.
         self.start_folder = Path.cwd()
         self._clock = clock
         self._log_sender = LogSender(self.redis_connection, clock)
@@ -62,17 +62,17 @@ class AttemptRunner:
         self._handler: JobLogHandler | None = None
 
     def log_record(self, record: logging.LogRecord) -> None:
-        """A line for the job that runs here, and not for the worker's own log."""
+        """Pass a record to the job that runs here, and not to the worker's own log."""
         if self._handler is not None:
             self._handler.emit(record)
 
     def record_dropped(self, dropped: DroppedLines) -> None:
-        """What the job that runs here has said, and nobody has kept."""
+        """Record lines of the job that runs here which were not stored."""
         if self._handler is not None:
             self._handler.record_dropped(dropped)
 
     def configure_single_job(self, control_table: ControlTable, log_sender: LogSender) -> None:
-        """This process runs one job and no other, and these pass on what it says and hears."""
+        """Set up this process for one job only, with its own control table and log sender."""
         self.control_table, self._log_sender, self._parent_pid = control_table, log_sender, None
 
     def run_attempt(
@@ -82,19 +82,20 @@ class AttemptRunner:
         parameters: dict[str, Any],
         on_outcome: Callable[[AttemptOutcome, Any], None] | None = None,
     ) -> Any:
-        """Run the job and leave the report for the parent. Raises what the job raised.
+        """Run the job and store the report for the parent. Raises what the job raised.
 
-        `on_outcome` is told the outcome, and what the job returned or raised, while the job's context is still there.
+        `on_outcome` is called with the outcome and what the job returned or raised, while the job's context still
+        exists.
         """
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._log_sender, self._clock, delivery)
         files = LocalFiles(self.settings.home, delivery.execution)
-        seat = self.control_table.acquire(delivery.token)
-        context = self._make_context(delivery, parameters, attempt, files, seat)
+        slot = self.control_table.acquire(delivery.token)
+        context = self._make_context(delivery, parameters, attempt, files, slot)
         try:
-            value = self._call_in_context(delivery, functools.partial(_run_in_slot, seat, body), context, attempt)
+            value = self._call_in_context(delivery, functools.partial(_run_in_slot, slot, body), context, attempt)
             ended = outcome.from_return(
-                value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed
+                value, lambda text: files.save_result(delivery.attempt, text), slot.limit_passed
             )
         except BaseException as error:
             ended = outcome.from_exception(error)
@@ -108,7 +109,7 @@ class AttemptRunner:
         return value
 
     def write_log_line(self, claim: Claim, level: str, message: str) -> None:
-        """A line in the log of an execution, from the worker's parent process; lost if Redis does not take it."""
+        """Write a line to an execution's log, from the worker's parent process; lost if Redis does not accept it."""
         data = {"level": level, "logger": "jobworker", "message": message, "at": self._clock.now().isoformat()}
         with contextlib.suppress(redis.RedisError):
             fields = events.encode(EventKind.LOG, claim.execution, claim.attempt, data)
@@ -136,9 +137,9 @@ class AttemptRunner:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **attempt_outcome.data}
         tracer.store_report((attempt_outcome.kind.value, _encode_json(data)))
-        last_words = attempt.close()
-        if last_words:
-            tracer.store_report((attempt_outcome.kind.value, _encode_json({**data, **last_words})))
+        remainder = attempt.close()
+        if remainder:
+            tracer.store_report((attempt_outcome.kind.value, _encode_json({**data, **remainder})))
 
     def _make_context(
         self,
@@ -168,7 +169,8 @@ class AttemptRunner:
         self._handler = JobLogHandler(self._log_sender, one_at_a_time=os.getpid() != self._parent_pid)
         self._handler.install()
         os.register_at_fork(after_in_child=self._handler.reset_after_fork)
-        # Or `multiprocessing` fails in what a thread of the pool has forked: it would wait for that thread, itself.
+        # Otherwise `multiprocessing` fails in a process that a thread of the pool has forked: it would wait for that
+        # thread, itself.
         os.register_at_fork(after_in_child=pool_threads._threads_queues.clear)  # type: ignore[attr-defined]
         return self._handler
 
@@ -177,4 +179,4 @@ def _run_in_slot(slot: ControlSlot | LocalControlSlot, body: Callable[[], Any]) 
     try:
         return body()
     finally:
-        slot.release()  # It counts from here on: a soft limit that strikes now comes too late.
+        slot.release()  # From here on the result counts: a soft limit now comes too late.

@@ -1,4 +1,4 @@
-"""Celery's own events (what Flower and gossip listen to), which never make the worker wait."""
+"""Celery's own events (for Flower and gossip), sent without ever blocking the worker."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ logger = structlog.get_logger(__name__)
 
 
 class NonBlockingEventDispatcher(EventDispatcher):
-    """Celery's dispatcher, except that it drops what Redis does not take.
+    """Celery's dispatcher, except that it drops events that Redis does not accept.
 
-    Celery's insists on the worker's heartbeat events: while Redis is away its event loop stands still, and with it our
-    own heartbeat and the reports of jobs that end.
+    Celery's dispatcher retries the worker's heartbeat events: while Redis is down its event loop blocks, and with it
+    JobWorker's heartbeat and the reports of ended jobs.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -21,5 +21,5 @@ class NonBlockingEventDispatcher(EventDispatcher):
     def _publish(self, event: Any, producer: Any, routing_key: str, **_: Any) -> None:
         try:
             super()._publish(event, producer, routing_key, retry=False)
-        except Exception as error:  # noqa: BLE001  whatever it is, it must not stop the worker
+        except Exception as error:  # noqa: BLE001  no error here may stop the worker
             logger.debug("celery_event_dropped", type=routing_key, error=str(error))

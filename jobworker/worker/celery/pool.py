@@ -1,11 +1,11 @@
 """Celery's prefork pool, except for how a job reaches its process, and for how a process ends.
 
-Celery writes the length and then the job. The process wakes up for the length, finds no job yet, and sleeps again:
-two changes of process for each job, which is most of what a short one costs where processes outnumber cores. Here it is
-one write.
+Celery writes the length and then the job. The process wakes up for the length, finds no job yet, and sleeps again: two
+context switches per job, which is most of the cost of a short job where processes outnumber cores. Here both are
+written in one call.
 
-Each process leads a group of its own, so that what its jobs started ends with it, however it ends; and its end is seen
-at once. Time limits are not the pool's business (`limits.py`).
+Each process leads a process group, so that child processes of its jobs end with it in every case, and its end is
+noticed at once. The pool does not enforce time limits (`worker.control.time_limits` does).
 """
 
 import multiprocessing
@@ -23,22 +23,22 @@ from jobworker.worker.celery.task import JobTask
 from jobworker.worker.control import process_tree
 from jobworker.worker.control.time_limits import TERMINATE_TIMEOUT_SECONDS
 
-#: Longer jobs are not copied for it (bytes); a pipe takes so much at once.
+#: Maximum size of a job that is copied for the single write (bytes); a pipe accepts this much at once.
 _MAX_COPIED_SIZE = 32 * 1024
 
 _HEADER_SIZE = 4
 
-#: What `multiprocessing` takes the worker for: the main process.
+#: The process that `multiprocessing` regards as the worker: the main process.
 _MAIN_PROCESS = multiprocessing.current_process()
 
-#: After this time (s) a process whose pipe has closed is gone.
+#: Time within which a process is gone after its pipe has closed (s).
 _EXIT_DELAY_SECONDS = 0.1
 
 
 class SingleWriteSender:
-    """Stands before a process's pipe: holds the length back until the job comes, and writes both.
+    """A wrapper of a process's pipe: holds the length back until the job follows, and writes both at once.
 
-    Called as what it wraps: (buffer, offset) → how many bytes of the buffer are written; raises what the pipe raises.
+    Called like the wrapped function: (buffer, offset) → number of bytes written; raises the pipe's errors.
     """
 
     def __init__(self, send: Callable[[Any, int], int]) -> None:
@@ -62,12 +62,12 @@ class SingleWriteSender:
 
 
 class Worker(asynpool.Worker):
-    """What runs in each process."""
+    """The code that runs in each process of the pool."""
 
     reaper: OrphanReaper | None = None
 
     def after_fork(self) -> None:
-        """Before the first job."""
+        """Prepare the process before its first job."""
         process_tree.start_session()
         if self.reaper:
             self.reaper.close_inherited_pipe()
@@ -75,16 +75,16 @@ class Worker(asynpool.Worker):
         _allow_children()
         if JobTask.runner:
             JobTask.runner.control_table.bind_process(current_process().index)
-            # Celery's own handler would raise it in whatever runs by then, be it the next job.
+            # Celery's own handler would raise the exception in any code that runs by then, even in the next job.
             signal.signal(signal.SIGUSR1, JobTask.runner.control_table.on_soft_limit)
 
 
 def _allow_children() -> None:
-    """Let jobs use `multiprocessing`, which takes a process of the pool for one of its own that must have no children.
+    """Let jobs use `multiprocessing`, which treats a process of the pool as a daemon of its own without children.
 
-    They need not be daemons: all of the group ends with its process.
+    The children need not be daemons: the whole group ends with its process.
     """
-    _MAIN_PROCESS.name = current_process().name  # Python's logging shows it.
+    _MAIN_PROCESS.name = current_process().name  # Python's logging shows this name.
     multiprocessing.process._current_process = _MAIN_PROCESS  # type: ignore[attr-defined]
 
 
@@ -94,22 +94,23 @@ class JobPool(AsynPool):
     Worker = Worker
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        # The processes end with this one, whatever ends it; it takes a guardian to end what their jobs started, too.
+        # The pool's processes end with this process in every case; an orphan reaper is needed to end the children of
+        # their jobs.
         self._reaper = OrphanReaper()
         super().__init__(*arguments, **options)
 
     def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
-        """Before the fork."""
+        """Pass the orphan reaper to a process before the fork."""
         worker.guardian = self._reaper
         return super().WorkerProcess(worker)
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Runs again after each reconnection."""
+        """Register with the event loop; called again after each reconnection."""
         self._loop = hub
         super().register_with_event_loop(hub)
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
-        """Send a signal to a process because of its job, and SIGKILL if the job minds it not."""
+        """Send a signal to a process because of its job, and SIGKILL later if the job has not ended."""
         super().terminate_job(pid, sig)
         for job in list(self._cache.values()):
             if job._worker_pid == pid:
@@ -123,7 +124,7 @@ class JobPool(AsynPool):
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         super()._event_process_exit(hub, proc)
-        # Its pipe closes a moment before the process is gone, and Celery itself looks again in five seconds.
+        # The pipe closes a moment before the process is gone, and Celery itself checks again in five seconds.
         hub.call_later(_EXIT_DELAY_SECONDS, self.maintain_pool)
 
     def _join_exited_workers(self, shutdown: bool = False) -> Any:
@@ -147,11 +148,11 @@ def _kill_unless_ready(job: Any) -> None:
 
 
 class TaskPool(prefork.TaskPool):
-    """Selected through `worker_pool`: what `--pool prefork` means here."""
+    """The prefork pool, selected through `worker_pool`: the pool of `--pool prefork`."""
 
     Pool = JobPool
 
-    #: The limits (s) of what has none of its own: those of `celery worker --time-limit` and `--soft-time-limit`.
+    #: Default time limits (s): those of `celery worker --time-limit` and `--soft-time-limit`.
     default_limits: tuple[float | None, float | None] = (None, None)
 
     def on_start(self) -> None:
@@ -160,13 +161,13 @@ class TaskPool(prefork.TaskPool):
         super().on_start()
 
     def on_stop(self) -> None:
-        """End when the last job has."""
+        """Stop the processes after their last jobs."""
         pool = self._pool
         super().on_stop()
         _kill_process_groups(pool)
 
     def on_terminate(self) -> None:
-        """End now."""
+        """Stop the processes at once."""
         pool = self._pool
         super().on_terminate()
         _kill_process_groups(pool)
@@ -178,18 +179,18 @@ def _kill_process_groups(pool: Any) -> None:
 
 
 def is_prefork(pool: Any) -> bool:
-    """Whether jobs run in processes that this one has forked."""
+    """Return whether jobs run in processes forked by this one."""
     return isinstance(pool, prefork.TaskPool)
 
 
 def get_default_limits(pool: Any) -> tuple[float | None, float | None]:
-    """The hard and the soft limit (s) that any pool was started with."""
+    """Return the hard and the soft limit (s) that a pool of any kind was started with."""
     if isinstance(pool, TaskPool):
         return pool.default_limits
     return pool.options.get("timeout"), pool.options.get("soft_timeout")
 
 
 def get_name(pool: Any) -> str:
-    """As `--pool` calls it: prefork, threads, solo, …"""
+    """Return the name of the pool as in `--pool`: prefork, threads, solo, …"""
     module = type(pool).__module__.rpartition(".")[2]
     return "prefork" if is_prefork(pool) else {"thread": "threads"}.get(module, module)

@@ -1,7 +1,7 @@
-"""What the worker's parent process knows of a message, from its arrival to its end.
+"""State of a message in the worker's parent process, from its arrival to its end.
 
-Every message that Celery understands becomes one `JobRequest`, and every end of it passes `acknowledge` or
-`reject`: there the report of the attempt and the acknowledgement of the message leave together.
+Every message that Celery understands becomes one `JobRequest`, and every end of it passes `acknowledge` or `reject`:
+there the report of the attempt and the acknowledgement of the message are sent together.
 """
 
 import json
@@ -29,34 +29,34 @@ from jobworker.worker.isolation import routing
 
 logger = structlog.get_logger(__name__)
 
-#: Pause before Redis is asked again whether an attempt may start (s).
+#: Pause before a failed claim is repeated (s).
 _CLAIM_RETRY_SECONDS = 0.2
 
 _SHORTCUTS = ("execute_using_pool", "on_success")
 
 
 class JobRequest(Request):
-    """Celery's request, which reports the attempt that its message is about (if it is about one)."""
+    """Celery's request, which also reports the attempt of its message (if the message belongs to one)."""
 
-    #: Requests of attempts that Celery holds back (rate limits, full pools) and the pool has never seen.
+    #: Requests of attempts that Celery holds back (rate limits, full pools) and that never reached the pool.
     held_back: ClassVar["weakref.WeakSet[JobRequest]"] = weakref.WeakSet()
 
     acknowledged: bool
-    #: Time limits (s), known once it is sent to the pool.
+    #: Time limits (s), set before the request is sent to the pool.
     hard: float | None = None
     soft: float | None = None
-    #: When it is cancelled it has so long (s) to end by itself.
+    #: Time that a cancelled attempt has to end by itself (s).
     cancel_timeout = CANCEL_TIMEOUT_SECONDS
     _claim: Claim | None = None
     _start_reported = False
-    #: What is told about a call from Python before anything else.
+    #: Data of the event of a direct call, which is reported before any other.
     _called_event: str | None = None
     _runs_in_event_loop = False
     _report: Report | None = None
     _error: BaseException | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Celery makes a subclass for each task, with shortcuts that would pass us by."""
+        """Remove shortcuts that Celery adds to the subclass of each task, because they would bypass this class."""
         super().__init_subclass__(**options)
         for name in _SHORTCUTS:
             if name in cls.__dict__:
@@ -73,7 +73,7 @@ class JobRequest(Request):
             message.headers, self._payload, self.delivery_info, self.delivery_info["priority"]
         )
         if direct_calls.is_direct_call(header) and self._called_event is None:
-            del self._request_dict[EXECUTION_HEADER]  # Celery's alone.
+            del self._request_dict[EXECUTION_HEADER]  # Celery handles this message alone.
             return
         if self._called_event is not None:
             header = self._request_dict[EXECUTION_HEADER] = direct_calls.complete_header(header, self._task)
@@ -83,7 +83,7 @@ class JobRequest(Request):
         self.held_back.add(self)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """Describe the request without its parameters: who reaches Redis can ask by remote control."""
+        """Return a description of the request without its parameters: anyone with access to Redis can request it."""
         described: dict[str, Any] = super().info(safe=True)
         return described
 
@@ -95,7 +95,7 @@ class JobRequest(Request):
 
     @property
     def token(self) -> str | None:
-        """Tells this delivery of an attempt from every other; None if it is about no attempt."""
+        """The token that distinguishes this delivery of an attempt from every other; None without an attempt."""
         return self._claim.token if self._claim else None
 
     @property
@@ -104,7 +104,7 @@ class JobRequest(Request):
         return header
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
-        """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
+        """Send the job to the pool. Raises `TaskRevokedError` if the attempt must not run."""
         self._apply_revoke_of_own_id()
         if self.revoked() or not self._acquire_claim() or not self._ensure_limits(pool) or not self._report_start():
             raise TaskRevokedError(self.id)
@@ -122,38 +122,38 @@ class JobRequest(Request):
         return result
 
     def _apply_revoke_of_own_id(self) -> None:
-        """Take `revoke` of the `task_id` that a program chose for its call as one of the execution."""
+        """Treat a `revoke` of the `task_id` that a program chose for its direct call as one of the execution."""
         header = self._header
         is_programs = direct_calls.is_direct_call(header) and str(header["called"].get("by")).startswith("python:")
         if header and is_programs and header.get("correlation_id") in state.revoked:
             state.revoked.add(self.id)
 
     def return_to_queue(self) -> None:
-        """The worker stops before this has started: the same attempt is for somebody else."""
+        """Return the unstarted message of a stopping worker to its list, for another worker."""
         if self._claim and self._batched and not self.acknowledged:
             self.acknowledged = True
             self._mailbox.requeue(self._claim.token)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """A process or thread begins with the job."""
+        """Record that a process or thread has started the job."""
         if self._claim:
             if not self._start_reported:
                 self._mailbox.report_started(self._claim)
             if self._runs_in_event_loop and self._mailbox.compute_flush_delay() == 0:
-                self._mailbox.flush()  # The event loop turns again when the job is over.
+                self._mailbox.flush()  # The event loop continues only after the job.
         super().on_accepted(pid, time_accepted)
         if (self.hard or self.soft) and JobTask.runner:
             JobTask.runner.time_limits.watch_attempt(self, time_accepted)
 
     def _select_tracer(self, target_pool: Any) -> Any:
-        """What this pool runs for the attempt."""
+        """Return the tracer that this pool runs for the attempt."""
         fast = self._app.use_fast_trace_task
         return routing.select_tracer(self._type, self._header, fast=fast, shared=not pool.is_prefork(target_pool))
 
     def _ensure_limits(self, target_pool: Any) -> bool:
-        """Whether somebody keeps the limits of the attempt, if it has any: the pool, or a process of its own.
+        """Return whether the attempt's time limits can be enforced: by the pool, or by a process of its own.
 
-        Else it ends here.
+        Otherwise the attempt ends here as rejected.
         """
         hard, soft = self.time_limits
         default_hard, default_soft = pool.get_default_limits(target_pool)
@@ -172,7 +172,7 @@ class JobRequest(Request):
     def _ensure_limits_outside_pool(self, pool: str) -> bool:
         header = self._header
         if header is None or self._claim is None:
-            self.hard = self.soft = None  # A plain Celery task: as Celery does.
+            self.hard = self.soft = None  # A plain Celery task: behave as Celery does.
             return True
         if routing.is_self_limiting(self._type, header) or routing.isolate_in_process(header, pool):
             return True
@@ -182,7 +182,7 @@ class JobRequest(Request):
         return False
 
     def _acquire_claim(self) -> bool:
-        """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
+        """Return whether this worker may run the attempt. JobWorker's transport has claimed it; another one has not."""
         if self._claim is None or self._mailbox.can_start(self._claim):
             return True
         answer = self._request_claim(self._claim)
@@ -197,7 +197,7 @@ class JobRequest(Request):
         return False
 
     def _report_start(self) -> bool:
-        """Say that the attempt starts, where that has to be known before; False if the worker stops meanwhile."""
+        """Report the start of an attempt that requires an announcement; return False if the worker stops meanwhile."""
         if self._claim is None or not self._request_dict[EXECUTION_HEADER].get("announce"):
             return True
         self._start_reported = True
@@ -211,13 +211,13 @@ class JobRequest(Request):
         return True
 
     def _report_direct_call(self, claim: Claim) -> None:
-        """The relay does not know yet what was called from Python."""
+        """Report a direct call, because the relay does not know it yet."""
         if self._called_event is not None:
             self._mailbox.report_direct_call(claim, self._called_event)
             self._called_event = None
 
     def _request_claim(self, claim: Claim) -> ClaimResult | None:
-        """The answer of Redis, however long it takes; None if the worker stops meanwhile."""
+        """Return the result of the claim, retrying without a limit; None if the worker stops meanwhile."""
         never = threading.Event()
         while state.should_stop is None and state.should_terminate is None:
             try:
@@ -230,7 +230,7 @@ class JobRequest(Request):
     # --- end --------------------------------------------------------------------------------------------------
 
     def on_success(self, answer: Any, **options: Any) -> None:
-        """The process or thread that ran the job has answered."""
+        """Handle the result of the process or thread that ran the job."""
         if self._handle_forced_stop():
             return
         failed, value, runtime, report = answer
@@ -241,7 +241,7 @@ class JobRequest(Request):
             super().on_success((failed, value, runtime), **options)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """A limit passed. The soft one is the job's to report, the hard one ours."""
+        """Handle a passed time limit. The job reports a soft limit, this class a hard one."""
         if not soft:
             self._set_outcome(outcome.for_hard_limit(timeout, self._compute_retry_delay()))
         elif self._claim and JobTask.runner:
@@ -249,21 +249,22 @@ class JobRequest(Request):
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """The job failed (it has said how), or its process is gone (it could not)."""
+        """Handle a failure: the job has reported it, or its process is gone and could not."""
         if self._handle_forced_stop():
             return
         error = exc_info.exception
         self._error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         exits = isinstance(self._error, SystemExit | KeyboardInterrupt)
         if isinstance(self._error, MemoryError) or (exits and self._report is not None):
-            # Celery would raise it in the event loop, or count a process as lost that has reported and goes on.
+            # Celery would raise the error in the event loop, or count a process as lost that has reported and
+            # continues.
             state.task_ready(self)
             self.acknowledge()
         else:
             super().on_failure(exc_info, send_failed_event, return_ok)
 
     def acknowledge(self) -> None:
-        """The message is done: report the attempt, and acknowledge it in the same step."""
+        """Report the attempt and acknowledge its message in one step."""
         if self._claim is None:
             super().acknowledge()
         elif not self.acknowledged:
@@ -271,7 +272,7 @@ class JobRequest(Request):
             self._send_report(self._claim)
 
     def reject(self, requeue: bool = False) -> None:
-        """The message is done without success; an attempt has its report like any other."""
+        """Finish a message without success; an attempt is reported like any other."""
         if self._claim is None:
             super().reject(requeue)
         else:
@@ -294,7 +295,7 @@ class JobRequest(Request):
             self.acknowledge()
 
     def _handle_forced_stop(self) -> bool:
-        """Whether the attempt was brought to its end by force: then that is told, whatever else was said."""
+        """Return whether the attempt was stopped by force; that outcome then replaces any other."""
         stop = JobTask.runner.time_limits.finish_attempt(self) if JobTask.runner else None
         if stop is None:
             return False
@@ -323,8 +324,8 @@ class JobRequest(Request):
         self._mailbox.report_ended(claim, kind, data, None if self._batched else self._acknowledge_message)
 
     def _acknowledge_message(self) -> None:
-        """On kombu's own transport the message is acknowledged once Redis has the report."""
-        # Not through `_on_ack`: that waits for the event loop's next turn, which may be a second away.
+        """Acknowledge the message on kombu's own transport once Redis has the report."""
+        # Not through `_on_ack`, which waits for the event loop's next turn, perhaps for a second.
         self.message.ack_log_error(logger, self._connection_errors)
 
 

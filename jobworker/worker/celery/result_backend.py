@@ -1,6 +1,6 @@
-"""Celery's result backend of programs that call jobs: `add.delay(1, 2).get(timeout=10)` reads the history.
+"""Celery's result backend for programs that make direct calls: `add.delay(1, 2).get(timeout=10)` reads the history.
 
-Workers have none: what becomes of a job is in their reports.
+Workers have none, because their reports contain the results.
 """
 
 import importlib
@@ -10,10 +10,10 @@ from celery.backends.base import BaseBackend
 
 
 class ResultBackend(BaseBackend):
-    """Reads, and never writes. The database is opened when something is asked."""
+    """A read-only result backend. It opens the database with the first read."""
 
     def as_uri(self, include_password: bool = True) -> str:
-        """Return what Celery shows for it."""
+        """Return the URI that Celery shows for the backend."""
         return "history://"
 
     def ensure_chords_allowed(self) -> NoReturn:
@@ -21,14 +21,14 @@ class ResultBackend(BaseBackend):
         raise NotImplementedError("chords are not kept; submit a workflow, whose last step depends on the others")
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        # By name: what a worker imports must not reach SQL.
+        # Imported by name, because modules that a worker imports must not import SQL.
         found: dict[str, Any] = importlib.import_module("jobworker.results").find(task_id)
         if found["status"] in self.EXCEPTION_STATES:
             found["result"] = self.exception_to_python(found["result"])
         return found
 
     def _store_result(self, *_: Any, **__: Any) -> None:
-        """Nothing: reports are stored by the relay."""
+        """Do nothing: the relay stores the reports."""
 
     def _forget(self, task_id: str) -> NoReturn:
         raise NotImplementedError(f"execution {task_id} stays in the history")

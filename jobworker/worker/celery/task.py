@@ -33,8 +33,8 @@ class JobTask(Task):
     job_class: type[Job] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one attempt, or just the function when it is called as one."""
-        body = super().__call__  # It may be that of a base class of the user's.
+        """Run one attempt, or only the function when it is called directly."""
+        body = super().__call__  # Possibly the method of a user's base class.
         delivery = None if self.request.called_directly else self.get_job_delivery()
         if delivery is None or JobTask.runner is None:
             return body(*args, **kwargs)
@@ -44,7 +44,7 @@ class JobTask(Task):
         )
 
     def wrap_job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
-        """`body`, except that a failure of it becomes what follows it: another attempt, or none."""
+        """Return `body` with its failures replaced by the retry decision: another attempt, or none."""
 
         def attempt() -> Any:
             classes.clear_current_job()
@@ -60,19 +60,19 @@ class JobTask(Task):
 
     @staticmethod
     def get_job_runner() -> AttemptRunner:
-        """The runner of this worker; raises `LookupError` outside of one."""
+        """Return the runner of this worker; raises `LookupError` outside of a worker."""
         if JobTask.runner is None:
             raise LookupError("this works only in a worker of JobWorker")
         return JobTask.runner
 
     def get_job_isolation(self) -> Isolation:
-        """Where the present attempt is to run."""
+        """Return the isolation of the current attempt."""
         delivery = self.get_job_delivery()
         described = delivery.policies.get("isolation") if delivery else None
         return isolation.parse(described) if described else isolation.InProcessIsolation()
 
     def get_job_circuit(self) -> CircuitBreakerPolicy:
-        """When to leave a target alone."""
+        """Return the circuit breaker policy of the current attempt."""
         delivery = self.get_job_delivery()
         described = delivery.policies.get("circuit") if delivery else None
         return circuit_breaker.parse(described) if described else CircuitBreakerPolicy()
@@ -88,10 +88,10 @@ class JobTask(Task):
         max_retries: int | None = None,
         **options: Any,
     ) -> Any:
-        """Ask for another attempt. Unlike Celery's this publishes nothing: the relay starts it when it is due.
+        """Request another attempt. Unlike Celery's method, publishes nothing: the relay starts the attempt when due.
 
-        `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left, and an `exc`
-        that forbids another attempt.
+        `autoretry_for` calls this method, too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left, and
+        an `exc` that forbids another attempt.
         """
         delivery = self.get_job_delivery()
         if delivery is None:
@@ -104,16 +104,16 @@ class JobTask(Task):
             raise exc or retries.make_exhausted_error(limit)
         when = countdown if eta is None else eta
         wait = retries.compute_default_delay(self, delivery) if when is None else retries.to_seconds(when, self)
-        asked = Retry(exc=exc, when=wait)
+        request = Retry(exc=exc, when=wait)
         if throw:
-            raise asked
-        return asked
+            raise request
+        return request
 
     def get_job_delivery(self) -> Delivery | None:
-        """The attempt that this thread runs; None if the message is not about one."""
+        """Return the attempt that this thread runs; None if the message does not belong to one."""
         request = self.request
         header = getattr(request, EXECUTION_HEADER, None)
-        # A task called with Celery's `.delay()` has none.
+        # The header is absent from messages that JobWorker did not create.
         return Delivery.from_header(header, getattr(request, TOKEN_HEADER, None)) if header else None
 
     def _check_parameters_unchanged(self, args: Any, kwargs: Any) -> None:
@@ -124,41 +124,41 @@ class JobTask(Task):
 
 
 class JobApp(Celery):
-    """A Celery app whose tasks are all of them a `JobTask`, also those for which users chose a base class of their own.
+    """A Celery app in which every task is a `JobTask`, even with a base class chosen by the user.
 
-    Otherwise such a task would run, and nobody would hear of it.
+    Otherwise such a task would run unreported.
     """
 
     task_cls = JobTask
 
-    #: Users' modules that did not import here.
+    #: Users' modules that failed to import in this process.
     broken_modules: Sequence[BrokenModule] = ()
 
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
     ) -> Any:
         names.reserve(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
-        made = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
-        retries.override_autoretry(made, made.get_job_delivery)
-        return made
+        task = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
+        retries.override_autoretry(task, task.get_job_delivery)
+        return task
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
+        """Publish a direct call. Every call of a task passes here, and thus appears in the history."""
         own = options.get("task_type") or self.tasks.get(name)
         routed = bool(self.conf.task_routes)
         added = direct_calls.build_options(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
         result = super().send_task(name, args, kwargs, **{**options, **added})
-        # Workers keep no results for Celery, but the history has what was called.
+        # Workers keep no results for Celery, but the history has those of direct calls.
         result.ignored = EXECUTION_HEADER not in added.get("headers", {})
         return result
 
     def register_task(self, task: Any, **options: Any) -> Any:
-        """Add a task that is a class, or an object of one."""
-        made: Any = task() if inspect.isclass(task) else task
-        if made.name:
-            names.reserve(made.name, type(made))
-        made.__class__ = _derive_job_class(type(made))
-        registered = super().register_task(made, **options)
+        """Add a task given as a class, or as an object of one."""
+        added: Any = task() if inspect.isclass(task) else task
+        if added.name:
+            names.reserve(added.name, type(added))
+        added.__class__ = _derive_job_class(type(added))
+        registered = super().register_task(added, **options)
         retries.override_autoretry(registered, registered.get_job_delivery)
         return registered
 

@@ -1,7 +1,7 @@
-"""What a pool runs for each job: Celery's own tracer, and beside its answer the report that the job left.
+"""The tracer that a pool runs for each job: Celery's own, which also returns the report of the attempt.
 
-Celery's answer carries a result as text cut short, and none for an attempt that was ignored; the report is
-whole. It reaches the worker's parent process with the answer, and leaves from there.
+Celery's result contains the job's result as shortened text, and no text for an ignored attempt; the report is complete.
+The report reaches the worker's parent process with the result, and is sent from there.
 """
 
 import logging
@@ -18,7 +18,7 @@ from celery.utils.serialization import get_pickleable_etype, get_pickleable_exce
 
 from jobworker.worker.attempt import output_capture
 
-#: What Celery raises in the worker's own thread, where solo runs jobs.
+#: Exceptions that Celery raises in the worker's own thread, where solo runs jobs.
 _WORKER_EXITS = (WorkerShutdown, WorkerTerminate)
 
 _log = logging.getLogger(__name__)
@@ -37,36 +37,36 @@ _storage = _ReportStorage()
 
 
 def store_report(report: Report) -> None:
-    """Say how the attempt that this thread runs has ended."""
+    """Store the report of the attempt that this thread runs."""
     _storage.report = report
 
 
 def run_fast(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
-    """(failed, answer, runtime, report) of one attempt, in a process that was set up for speed."""
+    """Return (failed, result, runtime, report) of one attempt, in a process that was set up for speed."""
     return run_with_report(trace.fast_trace_task, arguments)
 
 
 def run_plain(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
-    """The same in any other process."""
+    """Return (failed, result, runtime, report) of one attempt, in any other process."""
     return run_with_report(trace.trace_task_ret, arguments)
 
 
 def run_with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
-    """The same by any tracer, which answers (failed, answer, runtime)."""
+    """Return (failed, result, runtime, report) of one attempt by `tracer`, which returns (failed, result, runtime)."""
     _storage.report = None
     try:
         failed, answer, runtime = run_in_one_process(lambda: tracer(*arguments))
     except BaseException as error:
-        # SystemExit, asyncio's cancellation, …: the job ends, and not who runs it.
+        # SystemExit, asyncio's cancellation, …: they end the job, not the process or thread.
         if terminate_handler_fired() or isinstance(error, _WORKER_EXITS):
             raise
-        # A thread that let it pass would never answer.
+        # A thread that raises would never return a result.
         return True, _describe_exception(), 0.0, _get_report()
     return failed, answer, runtime, _get_report()
 
 
 def run_in_one_process(body: Callable[[], _T]) -> _T:
-    """What `body` returns or raises, in this process; one that it has forked ends here.
+    """Return the result of `body`, or raise its error, in this process; a process that `body` has forked ends here.
 
     Otherwise both would report the attempt, and take the next one from the same pipe.
     """
@@ -83,7 +83,7 @@ def run_in_one_process(body: Callable[[], _T]) -> _T:
 
 
 def _exit_fork(error: BaseException | None) -> None:
-    """End this process, as Python would end one in which nobody caught `error`."""
+    """End this process as Python ends one with the uncaught exception `error`."""
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -94,7 +94,7 @@ def _exit_fork(error: BaseException | None) -> None:
 
 
 def _describe_exception() -> ExceptionInfo:
-    """The present exception, as something that survives its way to the parent: what does not would end the worker."""
+    """Return the current exception in a form that can be pickled; an unpicklable one would end the worker."""
     described = ExceptionInfo()
     described.exception = get_pickleable_exception(getattr(described.exception, "exc", described.exception))
     described.type = get_pickleable_etype(described.type)

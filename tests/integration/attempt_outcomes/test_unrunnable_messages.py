@@ -37,7 +37,7 @@ _CHANGES: dict[str, tuple[Change, str, str]] = {
         "the message is not one that this worker accepts",
     ),
     "no time": (_set_headers(eta="yesterday"), "rejected", "the message is not one that this worker accepts"),
-    "no task": (lambda envelope: envelope["headers"].pop("task"), "rejected", "the message is no task"),
+    "no task": (lambda envelope: envelope["headers"].pop("task"), "rejected", "the message is not a task"),
     "unknown task": (_set_headers(task="nobody.has.it"), "unknown_task", "this worker has no task nobody.has.it"),
 }
 

@@ -269,7 +269,7 @@ def test_a_database_that_cannot_be_made_is_named(run: CommandRunner) -> None:
         ("JOBWORKER_DATABASE_URL", "mysql://x", "must start with sqlite:/// or postgresql+psycopg://"),
         ("JOBWORKER_DATABASE_URL", "sqlite:////proc/none/x.db", "there is no database /proc/none/x.db yet"),
         ("JOBWORKER_DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/x", "cannot be used"),
-        ("JOBWORKER_REDIS_URL", "tcp://x", "JOBWORKER_REDIS_URL=tcp://x is no URL of a Redis"),
+        ("JOBWORKER_REDIS_URL", "tcp://x", "JOBWORKER_REDIS_URL=tcp://x is not a Redis URL"),
         ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
     ],
 )

@@ -95,7 +95,7 @@ def test_what_is_away_does_not_hide_the_rest(run: CommandRunner, tmp_path: Path)
 def test_a_nonsensical_redis_url_is_a_finding(run: CommandRunner, value: str) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=value)
 
-    assert f"JOBWORKER_REDIS_URL={value} is no URL of a Redis" in done.stdout
+    assert f"JOBWORKER_REDIS_URL={value} is not a Redis URL" in done.stdout
     assert "tasks" in _parse_levels(done.stdout)
 
 

@@ -97,12 +97,12 @@ def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: 
 
 
 def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: ApiDriver) -> None:
-    problem = {"what": "redis key jw:worker:w9", "detail": "it is no announcement of a worker", "at": "2026-01-01"}
+    problem = {"what": "redis key jw:worker:w9", "detail": "it is not an announcement of a worker", "at": "2026-01-01"}
     with ready.database.write() as connection:
         connection.execute(sa.update(core.relay_state).values(problems=[problem]))
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (200, "ready")
-    assert "redis key jw:worker:w9: it is no announcement" in response.json["checks"]["content"]["detail"]
+    assert "redis key jw:worker:w9: it is not an announcement" in response.json["checks"]["content"]["detail"]
 
 
 @pytest.mark.parametrize("problems", [1, "x", {"a": 1}, [1, None, {"what": 1}, {"detail": "x"}]])

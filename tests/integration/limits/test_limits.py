@@ -138,7 +138,7 @@ def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> 
     engine.wait_until_ready()
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
     row = engine.wait_until_final(execution)
-    why = "a worker with the pool otherpool cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
+    why = "a worker with the pool otherpool cannot enforce its limits (time_limit 60 s, soft_time_limit 30 s)"
     assert (row.state, row.reason, row.attempt) == (ExecutionState.FAILED, why, 0)
     assert row.error is not None
     assert row.error["type"] == "TimeLimitNotKept"

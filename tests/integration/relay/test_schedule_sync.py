@@ -59,7 +59,7 @@ def test_it_is_done_once(start: SyncStarter, folder: Path, sqlite_database: Data
     assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     [told] = log
     assert (told["event"], told["what"], told["schedule"], told["place"]) == (
-        "declaration_taken",
+        "declaration_applied",
         "created",
         "nightly",
         "nights/__init__.py:2",
@@ -121,5 +121,5 @@ def test_what_is_odd_is_told(start: SyncStarter, folder: Path, sqlite_database: 
     write_module(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
     start().synchronize()
     taken, odd = log
-    assert (taken["event"], odd["event"], odd["log_level"]) == ("declaration_taken", "declaration_is_odd", "warning")
+    assert (taken["event"], odd["event"], odd["log_level"]) == ("declaration_applied", "declaration_warning", "warning")
     assert (odd["schedule"], odd["why"][:14]) == ("over", "it never fires")

@@ -201,7 +201,7 @@ def test_announcements_with_values_of_other_types_are_left_out(running: RelayDri
         for announcement in running.relay._maintenance._registry.list_announcements(seen.append):
             maintenance._to_row(announcement, NOW)
     assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
-    assert all(each.reason.startswith("it is no announcement of a worker: ") for each in seen)
+    assert all(each.reason.startswith("it is not an announcement of a worker: ") for each in seen)
     running.run_turns(2)
     assert running.is_recording()
 
