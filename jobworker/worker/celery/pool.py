@@ -101,7 +101,7 @@ class JobPool(AsynPool):
 
     def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
         """Pass the orphan reaper to a process before the fork."""
-        worker.guardian = self._reaper
+        worker.reaper = self._reaper
         return super().WorkerProcess(worker)
 
     def register_with_event_loop(self, hub: Any) -> None:
