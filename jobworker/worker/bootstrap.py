@@ -22,8 +22,9 @@ from jobworker.clock import SystemClock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 from jobworker.transport.broker.channel import Channel
-from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.in_flight import InFlight
 from jobworker.transport.broker.prefetch import QueueWeights
+from jobworker.transport.broker.report_outbox import ReportOutbox
 from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.client import check_server, connect_redis
 from jobworker.worker import builtin
@@ -59,11 +60,13 @@ def install_into_celery(app: Celery, settings: Settings) -> None:
         _warn_if_home_unusable(settings)
         clock = SystemClock()
         worker = make_worker_id(sender, secrets.token_hex(4))
-        mailbox = Mailbox(worker, version, clock, lambda: connect_redis(settings.redis_url), _exit_immediately)
-        JobTask.runner = AttemptRunner(settings, clock, worker, mailbox, version)
+        in_flight = InFlight(
+            ReportOutbox(worker, clock, lambda: connect_redis(settings.redis_url), _exit_immediately), version, clock
+        )
+        JobTask.runner = AttemptRunner(settings, clock, worker, in_flight, version)
         if JobTask.runner.batched:
             # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
-            Channel.mailbox, Channel.queue_weights, Channel.clock = mailbox, shares, clock
+            Channel.in_flight, Channel.queue_weights, Channel.clock = in_flight, shares, clock
             conf.broker_transport = "jobworker.transport.broker.channel:Transport"
 
     def ready(sender: Any, **_: Any) -> None:

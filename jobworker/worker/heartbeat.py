@@ -34,7 +34,7 @@ class Heartbeat:
         self, registry: WorkerRegistry, claims: Claims, announcement: WorkerAnnouncement, catalog: list[dict[str, Any]]
     ) -> None:
         assert JobTask.runner is not None
-        self._mailbox = JobTask.runner.mailbox
+        self._in_flight = JobTask.runner.in_flight
         self._registry = registry
         self._claims = claims
         self._announcement = announcement
@@ -49,11 +49,11 @@ class Heartbeat:
                 self._beat()
 
     def _beat(self) -> None:
-        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.list_claims()]
+        running = [(ticket.execution, ticket.attempt) for ticket in self._in_flight.list_claims()]
         try:
             heard = self._registry.send_heartbeat(self._announcement, running)
             if heard.status is HeartbeatStatus.FENCED:
-                self._mailbox.end_fenced_worker()
+                self._in_flight.outbox.end_fenced_worker()
             if heard.status is HeartbeatStatus.UNKNOWN:
                 self._announce()
             for worker in heard.silent_workers:
@@ -62,20 +62,20 @@ class Heartbeat:
         except redis.RedisError as error:
             logger.warning("heartbeat_missed", error=str(error))
             return
-        if self._mailbox.call_soon is None:
-            self._mailbox.flush()
+        if self._in_flight.outbox.call_soon is None:
+            self._in_flight.outbox.flush()
 
     def _announce(self) -> None:
         """Make this worker known; if Redis lost its data, what it has in hand, too."""
         self._registry.announce(self._announcement, self._catalog)
-        for ticket in self._mailbox.list_claims():
+        for ticket in self._in_flight.list_claims():
             self._claims.restore(ticket)
 
     def deregister(self) -> None:
         """Say goodbye, unless something is not settled: then silence must tell it. No beat comes after this."""
         with self._lock:
             self._deregistered = True
-            if self._mailbox.is_empty():
+            if self._in_flight.is_empty():
                 self._remove_from_registry()
 
     def _remove_from_registry(self) -> None:
@@ -114,7 +114,9 @@ def _make_heartbeat(consumer: Any, runner: AttemptRunner, settings: Settings) ->
 
 def _make_watchdog(consumer: Any, runner: AttemptRunner, settings: Settings) -> Watchdog:
     patience = settings.worker_lease * _MAX_IDLE_LEASES
-    return Watchdog(consumer, runner.redis_connection.client, SystemClock(), patience, runner.mailbox.stop_worker)
+    return Watchdog(
+        consumer, runner.redis_connection.client, SystemClock(), patience, runner.in_flight.outbox.stop_worker
+    )
 
 
 def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:

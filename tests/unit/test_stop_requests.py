@@ -26,7 +26,7 @@ class StopRequestDriver:
         runner: Any = SimpleNamespace(
             worker="w1",
             control_table=self.desk,
-            mailbox=SimpleNamespace(delivered=self.held),
+            in_flight=SimpleNamespace(delivered=self.held),
             redis_connection=SimpleNamespace(client=self.redis),
         )
         self.lookout = StopRequestPoller(runner, is_prefork=False)

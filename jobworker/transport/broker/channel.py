@@ -22,8 +22,7 @@ from kombu.transport import virtual
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.transport.broker.mailbox import Mailbox
-from jobworker.transport.broker.messages import FetchedMessage
+from jobworker.transport.broker.in_flight import FetchedMessage, InFlight
 from jobworker.transport.broker.poller import CONNECTION_ERRORS, Poller
 from jobworker.transport.broker.prefetch import MAX_PREFETCH, QueueWeights
 from jobworker.transport.publisher import notify_workers
@@ -61,14 +60,14 @@ class QoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge the message without a report."""
-        self.channel.mailbox.acknowledge(delivery_tag)
+        self.channel.in_flight.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Acknowledge the message, or return it to the front of its list."""
         if requeue:
-            self.channel.mailbox.requeue(delivery_tag)
+            self.channel.in_flight.requeue(delivery_tag)
         else:
-            self.channel.mailbox.acknowledge(delivery_tag)
+            self.channel.in_flight.acknowledge(delivery_tag)
 
 
 class Channel(kombu_redis.Channel):
@@ -77,7 +76,7 @@ class Channel(kombu_redis.Channel):
     QoS = QoS
 
     #: Set once per worker, before it connects.
-    mailbox: Mailbox
+    in_flight: InFlight
     queue_weights: QueueWeights
     clock: Clock
     #: Called when Redis has no announcement of this worker (any more).
@@ -104,7 +103,7 @@ class Channel(kombu_redis.Channel):
         """Return whether there is a response to read, or capacity for more messages."""
         if self._in_poll:
             return True
-        return self.clock.monotonic() >= self._paused_until and self.mailbox.compute_fetch_size() > 0
+        return self.clock.monotonic() >= self._paused_until and self.in_flight.compute_fetch_size() > 0
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Request messages, or the wake-up token if the last request returned none."""
@@ -135,19 +134,19 @@ class Channel(kombu_redis.Channel):
             raise redis.ConnectionError("the connection was replaced")
 
     def _build_fetch_command(self, queues: list[str]) -> list[Any]:
-        mailbox = self.mailbox
-        self._requested_count = mailbox.compute_fetch_size()
-        starting = min(self._requested_count, max(0, mailbox.estimate_startable() - len(mailbox.prefetched)))
+        in_flight = self.in_flight
+        self._requested_count = in_flight.compute_fetch_size()
+        starting = min(self._requested_count, max(0, in_flight.estimate_startable() - len(in_flight.prefetched)))
         names = [
-            keys.FENCE.format(worker=mailbox.worker),
+            keys.FENCE.format(worker=in_flight.worker),
             keys.WORKERS,
-            keys.INFLIGHT.format(worker=mailbox.worker),
+            keys.INFLIGHT.format(worker=in_flight.worker),
             keys.EVENTS,
         ]
-        first = mailbox.allocate_tags(self._requested_count)
+        first = in_flight.allocate_tags(self._requested_count)
         # Copies are dropped and leave gaps, so the startable messages are identified by their tags.
         self._last_startable_tag = first + starting - 1
-        arguments = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
+        arguments = [in_flight.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
         shares = [word for share in self.queue_weights.allocate(self._requested_count, queues) for word in share]
         return ["EVALSHA", _FETCH_SHA, len(names), *names, *arguments, *shares]
 
@@ -177,7 +176,7 @@ class Channel(kombu_redis.Channel):
     def _handle_fetched(self, answer: list[bytes]) -> None:
         said, entries = answer[0], answer[1:]
         if said == b"fenced":
-            self.mailbox.end_fenced_worker()
+            self.in_flight.outbox.end_fenced_worker()
         if said == b"unknown":
             self.pause_polling(_RETRY_SECONDS)
             self.announce_worker()
@@ -189,20 +188,20 @@ class Channel(kombu_redis.Channel):
             return
         taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
         self._next_request = "messages" if len(taken) == self._requested_count else "token"
-        self.mailbox.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
+        self.in_flight.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
         self.deliver_ready()
 
     def _adopt_in_flight(self) -> None:
         """Adopt messages that this worker has fetched without receiving the response. Raises connection errors."""
-        inflight = keys.INFLIGHT.format(worker=self.mailbox.worker)
-        flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.allocate_tags())
+        inflight = keys.INFLIGHT.format(worker=self.in_flight.worker)
+        flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.in_flight.allocate_tags())
         in_flight = zip(flat[0::2], flat[1::2], strict=True)
-        known = self.mailbox.get_tags()
+        known = self.in_flight.get_tags()
         unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in known)
         found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
         if len(found) < len(unknown):
             logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
-        self.mailbox.add_adopted((tag, *entry) for tag, entry in found)
+        self.in_flight.add_adopted((tag, *entry) for tag, entry in found)
         self._must_adopt = False
 
     # --- delivery ---------------------------------------------------------------------------------------------
@@ -214,17 +213,17 @@ class Channel(kombu_redis.Channel):
         # Limited to the present credit, with a check for late messages each time: where the event loop runs the jobs
         # itself (solo), one delivery takes as long as the job.
         for _ in range(self.get_credit()):
-            self.mailbox.requeue_late()
-            fetched = self.mailbox.pop_startable()
+            self.in_flight.requeue_late()
+            fetched = self.in_flight.pop_startable()
             if fetched is None:
                 break
             self._deliver_message(fetched)
-        self.mailbox.requeue_late()
+        self.in_flight.requeue_late()
 
     def get_credit(self) -> int:
         """Return how many more messages Celery accepts."""
         limit = self.qos.prefetch_count
-        return max(0, limit - len(self.mailbox.delivered)) if limit else MAX_PREFETCH
+        return max(0, limit - len(self.in_flight.delivered)) if limit else MAX_PREFETCH
 
     def _deliver_message(self, fetched: FetchedMessage) -> None:
         payload: Any = None
@@ -237,7 +236,7 @@ class Channel(kombu_redis.Channel):
                 "message_unreadable", queue=fetched.queue, error=type(error).__name__, bytes=len(fetched.message)
             )
             headers = payload.get("headers") if isinstance(payload, dict) else None
-            self.mailbox.reject(fetched.tag, headers, error, "the message cannot be read", fetched.queue)
+            self.in_flight.reject(fetched.tag, headers, error, "the message cannot be read", fetched.queue)
 
     # --- connections ------------------------------------------------------------------------------------------
 
@@ -245,7 +244,7 @@ class Channel(kombu_redis.Channel):
         """Consume from `queue`; if it holds jobs, deliver prefetched messages through this channel from now on."""
         if not no_ack:
             self.consumes_jobs = True
-            self.mailbox.deliver_ready, self.mailbox.get_credit = self.deliver_ready, self.get_credit
+            self.in_flight.deliver_ready, self.in_flight.get_credit = self.deliver_ready, self.get_credit
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:

@@ -21,7 +21,7 @@ from jobworker.domain.executions.log_limits import DroppedLines
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
 from jobworker.transport import keys
-from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.in_flight import InFlight
 from jobworker.transport.claims import Claim
 from jobworker.worker.attempt import outcome
 from jobworker.worker.attempt.delivery import Delivery
@@ -42,13 +42,13 @@ _encode_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 class AttemptRunner:
     """Runs attempts in a worker process. Created in the parent, before it forks.
 
-    `mailbox` is used by the parent alone; `batched` states whether messages come through JobWorker's transport.
+    `in_flight` is used by the parent alone; `batched` states whether messages come through JobWorker's transport.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, worker: str, mailbox: Mailbox, code_version: str) -> None:
+    def __init__(self, settings: Settings, clock: Clock, worker: str, in_flight: InFlight, code_version: str) -> None:
         self.worker = worker
         self.code_version = code_version
-        self.mailbox = mailbox
+        self.in_flight = in_flight
         self.batched = settings.transport == "batched"
         self.redis_connection = RedisConnection(settings)
         self.control_table = ControlTable()

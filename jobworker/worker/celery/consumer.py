@@ -8,7 +8,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from jobworker.domain.executions.events import EventKind
-from jobworker.transport.broker.messages import parse_claim
+from jobworker.transport.broker.in_flight import parse_claim
 from jobworker.transport.claims import Claim
 from jobworker.worker.attempt import direct_calls
 from jobworker.worker.celery.pool import is_prefork
@@ -67,8 +67,8 @@ class Consumer(CeleryConsumer):
         super().shutdown()
         if JobTask.runner:
             if JobTask.runner.batched:
-                JobTask.runner.mailbox.requeue_all()
-            JobTask.runner.mailbox.flush_before_exit(_FLUSH_TIMEOUT_SECONDS)
+                JobTask.runner.in_flight.requeue_all()
+            JobTask.runner.in_flight.outbox.flush_before_exit(_FLUSH_TIMEOUT_SECONDS)
         if self.jobworker_heartbeat:
             self.jobworker_heartbeat.deregister()
 
@@ -97,7 +97,7 @@ class Consumer(CeleryConsumer):
         if runner and claim:
             _report_direct_call(message, claim)
             data = {"worker": claim.worker, "task": name, "reason": f"this worker has no task {name}"}
-            runner.mailbox.report_refused(claim, EventKind.UNKNOWN_TASK, json.dumps(data))
+            runner.in_flight.report_refused(claim, EventKind.UNKNOWN_TASK, json.dumps(data))
         else:
             _reject_message(message, exc, "this worker does not have the task")
         super().on_unknown_task(body, message, exc)
@@ -114,7 +114,7 @@ def _report_direct_call(message: Any, claim: Claim) -> None:
         message.headers, payload, message.delivery_info or {}, properties.get("priority")
     )
     if data is not None and JobTask.runner:
-        JobTask.runner.mailbox.report_direct_call(claim, data)
+        JobTask.runner.in_flight.report_direct_call(claim, data)
 
 
 def _reject_message(message: Any, error: Exception, reason: str) -> None:
@@ -124,4 +124,4 @@ def _reject_message(message: Any, error: Exception, reason: str) -> None:
         if claim:
             _report_direct_call(message, claim)
         queue = (message.delivery_info or {}).get("routing_key")
-        runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)
+        runner.in_flight.reject(message.delivery_tag, message.headers, error, reason, queue)

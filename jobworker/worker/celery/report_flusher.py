@@ -7,7 +7,7 @@ from celery import bootsteps
 from celery.worker import state
 
 from jobworker.clock import Clock, SystemClock
-from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.in_flight import InFlight
 from jobworker.worker.celery.task import JobTask
 
 logger = structlog.get_logger(__name__)
@@ -17,11 +17,11 @@ _POLL_INTERVAL_SECONDS = 0.1
 
 
 class ReportFlusher:
-    """Turns the wishes of the mailbox into calls by the event loop, one for any number of wishes."""
+    """Turns the wishes of the in_flight into calls by the event loop, one for any number of wishes."""
 
-    def __init__(self, hub: Any, mailbox: Mailbox, clock: Clock) -> None:
+    def __init__(self, hub: Any, in_flight: InFlight, clock: Clock) -> None:
         self._hub = hub
-        self._mailbox = mailbox
+        self._in_flight = in_flight
         self._clock = clock
         self._is_scheduled = False
         self._timer: Any = None
@@ -36,14 +36,14 @@ class ReportFlusher:
     def start_and_flush(self) -> None:
         """Start what can start, and tell Redis what it should know by now."""
         self._is_scheduled = False
-        self._mailbox.deliver_ready()
-        if self._mailbox.compute_flush_delay() == 0:
-            self._mailbox.flush()
+        self._in_flight.deliver_ready()
+        if self._in_flight.outbox.compute_flush_delay() == 0:
+            self._in_flight.outbox.flush()
         self._schedule_timer()
 
     def _schedule_timer(self) -> None:
-        due = self._mailbox.compute_flush_delay()
-        if due is None and self._mailbox.prefetched:
+        due = self._in_flight.outbox.compute_flush_delay()
+        if due is None and self._in_flight.prefetched:
             due = _POLL_INTERVAL_SECONDS
         if due is None:
             return
@@ -60,26 +60,26 @@ class ReportFlusher:
 
 
 class ReportFlushStep(bootsteps.StartStopStep):
-    """Connects the mailbox with the event loop. A pool without one settles every report by itself."""
+    """Connects the in_flight with the event loop. A pool without one settles every report by itself."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
         """Runs again after each reconnection."""
-        mailbox = _get_mailbox()
-        if mailbox and consumer.hub:
-            ticker = ReportFlusher(consumer.hub, mailbox, SystemClock())
-            mailbox.call_soon = ticker.schedule_flush
+        in_flight = _get_in_flight()
+        if in_flight and consumer.hub:
+            ticker = ReportFlusher(consumer.hub, in_flight, SystemClock())
+            in_flight.outbox.call_soon = ticker.schedule_flush
             ticker.schedule_flush()
 
     def stop(self, consumer: Any) -> None:
         """When the worker stops, what Celery does not have in hand yet goes back; the loop turns no more."""
-        mailbox = _get_mailbox()
-        if mailbox and (state.should_stop is not None or state.should_terminate is not None):
-            mailbox.call_soon = None
-            mailbox.requeue_prefetched()
-            mailbox.flush()
+        in_flight = _get_in_flight()
+        if in_flight and (state.should_stop is not None or state.should_terminate is not None):
+            in_flight.outbox.call_soon = None
+            in_flight.requeue_prefetched()
+            in_flight.outbox.flush()
 
 
-def _get_mailbox() -> Mailbox | None:
-    return JobTask.runner.mailbox if JobTask.runner else None
+def _get_in_flight() -> InFlight | None:
+    return JobTask.runner.in_flight if JobTask.runner else None

@@ -68,7 +68,7 @@ class JobRequest(Request):
         header = self._header
         if runner is None or header is None:
             return
-        self._mailbox, self._batched = runner.mailbox, runner.batched
+        self._in_flight, self._batched = runner.in_flight, runner.batched
         self._called_event = direct_calls.encode_called_event(
             message.headers, self._payload, self.delivery_info, self.delivery_info["priority"]
         )
@@ -79,7 +79,7 @@ class JobRequest(Request):
             header = self._request_dict[EXECUTION_HEADER] = direct_calls.complete_header(header, self._task)
         token = message.delivery_tag if self._batched else generate_token()
         self._request_dict[TOKEN_HEADER] = token
-        self._claim = self._mailbox.delivered.get(token) or _read_delivery(header, token).make_claim(runner.worker)
+        self._claim = self._in_flight.delivered.get(token) or _read_delivery(header, token).make_claim(runner.worker)
         self.held_back.add(self)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
@@ -132,15 +132,15 @@ class JobRequest(Request):
         """Return the unstarted message of a stopping worker to its list, for another worker."""
         if self._claim and self._batched and not self.acknowledged:
             self.acknowledged = True
-            self._mailbox.requeue(self._claim.token)
+            self._in_flight.requeue(self._claim.token)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Record that a process or thread has started the job."""
         if self._claim:
             if not self._start_reported:
-                self._mailbox.report_started(self._claim)
-            if self._runs_in_event_loop and self._mailbox.compute_flush_delay() == 0:
-                self._mailbox.flush()  # The event loop continues only after the job.
+                self._in_flight.report_started(self._claim)
+            if self._runs_in_event_loop and self._in_flight.outbox.compute_flush_delay() == 0:
+                self._in_flight.outbox.flush()  # The event loop continues only after the job.
         super().on_accepted(pid, time_accepted)
         if (self.hard or self.soft) and JobTask.runner:
             JobTask.runner.time_limits.watch_attempt(self, time_accepted)
@@ -183,7 +183,7 @@ class JobRequest(Request):
 
     def _acquire_claim(self) -> bool:
         """Return whether this worker may run the attempt. JobWorker's transport has claimed it; another one has not."""
-        if self._claim is None or self._mailbox.can_start(self._claim):
+        if self._claim is None or self._in_flight.can_start(self._claim):
             return True
         answer = self._request_claim(self._claim)
         if answer is ClaimResult.RUN:
@@ -201,9 +201,9 @@ class JobRequest(Request):
         if self._claim is None or not self._request_dict[EXECUTION_HEADER].get("announce"):
             return True
         self._start_reported = True
-        self._mailbox.report_started(self._claim)
+        self._in_flight.report_started(self._claim)
         never = threading.Event()
-        while not self._mailbox.flush():
+        while not self._in_flight.outbox.flush():
             if state.should_stop is not None or state.should_terminate is not None:
                 state.task_ready(self)
                 return False
@@ -213,7 +213,7 @@ class JobRequest(Request):
     def _report_direct_call(self, claim: Claim) -> None:
         """Report a direct call, because the relay does not know it yet."""
         if self._called_event is not None:
-            self._mailbox.report_direct_call(claim, self._called_event)
+            self._in_flight.report_direct_call(claim, self._called_event)
             self._called_event = None
 
     def _request_claim(self, claim: Claim) -> ClaimResult | None:
@@ -221,7 +221,7 @@ class JobRequest(Request):
         never = threading.Event()
         while state.should_stop is None and state.should_terminate is None:
             try:
-                return self._mailbox.claim(claim)
+                return self._in_flight.claim(claim)
             except redis.RedisError as error:
                 logger.warning("redis_away", error=str(error), next_try_in=_CLAIM_RETRY_SECONDS)
                 never.wait(_CLAIM_RETRY_SECONDS)
@@ -282,7 +282,7 @@ class JobRequest(Request):
         ended = outcome.for_expiry(self.expires) if expired else outcome.for_revocation(reason)
         if expired and self._claim is None and JobTask.runner:
             about = {"message": self.id, "task": self.name, "queue": self.delivery_info["routing_key"]}
-            JobTask.runner.mailbox.acknowledge(
+            JobTask.runner.in_flight.acknowledge(
                 self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data})
             )
         self._set_outcome(ended)
@@ -321,7 +321,7 @@ class JobRequest(Request):
     def _send_report(self, claim: Claim) -> None:
         self._report_direct_call(claim)
         kind, data = self._report or _encode_report(outcome.from_missing_report(self._error), claim)
-        self._mailbox.report_ended(claim, kind, data, None if self._batched else self._acknowledge_message)
+        self._in_flight.report_ended(claim, kind, data, None if self._batched else self._acknowledge_message)
 
     def _acknowledge_message(self) -> None:
         """Acknowledge the message on kombu's own transport once Redis has the report."""

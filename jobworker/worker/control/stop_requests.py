@@ -35,7 +35,7 @@ class StopRequestPoller:
         if self._polls_to_skip:
             self._polls_to_skip -= 1
             return
-        held = {ticket.execution: ticket for ticket in [*self._runner.mailbox.delivered.values()] if ticket}
+        held = {ticket.execution: ticket for ticket in [*self._runner.in_flight.delivered.values()] if ticket}
         if not held:
             return
         try:

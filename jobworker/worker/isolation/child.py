@@ -17,7 +17,8 @@ from celery.app.utils import find_app
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.telemetry import logging as own_logging
-from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.in_flight import InFlight
+from jobworker.transport.broker.report_outbox import ReportOutbox
 from jobworker.transport.client import connect_redis
 from jobworker.worker.attempt import outcome
 from jobworker.worker.attempt.log_sender import LogSender, StatusSource, StreamEntry
@@ -160,10 +161,12 @@ def _prepare_process(run_request: RunRequest, messages: MessageWriter, table: Co
     app.loader.import_default_modules()
     app.finalize()
     app.set_current()
-    mailbox = Mailbox(
-        run_request.worker, run_request.code_version, clock, lambda: connect_redis(settings.redis_url), sys.exit
+    in_flight = InFlight(
+        ReportOutbox(run_request.worker, clock, lambda: connect_redis(settings.redis_url), sys.exit),
+        run_request.code_version,
+        clock,
     )
-    runner = AttemptRunner(settings, clock, run_request.worker, mailbox, run_request.code_version)
+    runner = AttemptRunner(settings, clock, run_request.worker, in_flight, run_request.code_version)
     runner.configure_single_job(table, ForwardingLogSender(messages))
     JobTask.runner = runner
 

@@ -9,7 +9,8 @@ import redis
 
 from jobworker.clock import SystemClock
 from jobworker.transport import keys
-from jobworker.transport.broker.mailbox import Mailbox
+from jobworker.transport.broker.in_flight import InFlight
+from jobworker.transport.broker.report_outbox import ReportOutbox
 from jobworker.transport.claims import Claims
 from jobworker.transport.worker_registry import WorkerAnnouncement, WorkerRegistry
 from jobworker.worker.celery.task import JobTask
@@ -17,8 +18,10 @@ from jobworker.worker.heartbeat import Heartbeat
 
 
 def test_no_beat_comes_after_goodbye(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mailbox = Mailbox("w", "v", SystemClock(), lambda: redis.Redis.from_url(redis_url), lambda: None)
-    monkeypatch.setattr(JobTask, "runner", SimpleNamespace(mailbox=mailbox))
+    in_flight = InFlight(
+        ReportOutbox("w", SystemClock(), lambda: redis.Redis.from_url(redis_url), lambda: None), "v", SystemClock()
+    )
+    monkeypatch.setattr(JobTask, "runner", SimpleNamespace(in_flight=in_flight))
     moment = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
     announced = WorkerAnnouncement("w", "host", 1, "threads", 1, ("default",), (), "digest", "v", moment)
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:

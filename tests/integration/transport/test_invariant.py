@@ -1,6 +1,6 @@
 """Whatever happens in whatever order, an attempt starts at most once and is never lost between two places.
 
-Real scripts on a real Redis, and real mailboxes; only what runs the jobs is played.
+Real scripts on a real Redis, and real in-flight messages and outboxes; only the processes that run jobs are simulated.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from jobworker.clock import ManualClock
 from jobworker.domain.executions.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.broker.mailbox import Mailbox
-from jobworker.transport.broker.messages import PendingReport
+from jobworker.transport.broker.in_flight import InFlight
 from jobworker.transport.broker.prefetch import PrefetchEstimator
+from jobworker.transport.broker.report_outbox import PendingReport, ReportOutbox
 from jobworker.transport.claims import Claim
 from jobworker.transport.publisher import Message, Publisher, get_list_names
 from jobworker.transport.scripts.messages import ADOPT, FETCH
@@ -29,11 +29,11 @@ _QUEUES = ("one", "two")
 
 
 class _FencedError(Exception):
-    """The mailbox was fenced."""
+    """The in_flight was fenced."""
 
 
 class _LossyConnection:
-    """A mailbox's connection, which may lose an answer after Redis has acted on the request."""
+    """A in_flight's connection, which may lose an answer after Redis has acted on the request."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -73,10 +73,11 @@ class _WorkerModel:
         self.world = world
         self.name = f"worker{number}"
         self.connection = _LossyConnection(world.client)
-        self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.connection, self._fence)  # type: ignore[arg-type, return-value]
-        self.mailbox.call_soon = lambda: None
-        self.mailbox.prefetch_estimator = _FixedPrefetchEstimator(soon=number % 2 * 2)
-        self.mailbox.get_credit = lambda: _SLOTS - len(self.mailbox.delivered)
+        connect: Any = lambda: self.connection  # noqa: E731
+        self.in_flight = InFlight(ReportOutbox(self.name, world.clock, connect, self._fence), "1", world.clock)
+        self.in_flight.outbox.call_soon = lambda: None
+        self.in_flight.prefetch_estimator = _FixedPrefetchEstimator(soon=number % 2 * 2)
+        self.in_flight.get_credit = lambda: _SLOTS - len(self.in_flight.delivered)
         self.running: list[Claim] = []
         self.in_doubt = True
         self.late_requests: list[tuple[list[str], list[Any]]] = []
@@ -85,9 +86,9 @@ class _WorkerModel:
     def fetch(self, lose: bool, never_arrives: bool = False) -> None:
         if self.in_doubt:
             self.adopt()
-        mailbox = self.mailbox
-        wanted = mailbox.compute_fetch_size()
-        starting = min(wanted, max(0, mailbox.estimate_startable() - len(mailbox.prefetched)))
+        in_flight = self.in_flight
+        wanted = in_flight.compute_fetch_size()
+        starting = min(wanted, max(0, in_flight.estimate_startable() - len(in_flight.prefetched)))
         names = [
             keys.FENCE.format(worker=self.name),
             keys.WORKERS,
@@ -95,7 +96,7 @@ class _WorkerModel:
             keys.EVENTS,
         ]
         shares = [word for queue in _QUEUES for word in (queue, wanted // 2)]
-        request = names, [self.name, mailbox.allocate_tags(wanted), wanted, starting, 1000, *shares]
+        request = names, [self.name, in_flight.allocate_tags(wanted), wanted, starting, 1000, *shares]
         if never_arrives:
             self.late_requests.append(request)
             self.in_doubt = True
@@ -105,7 +106,7 @@ class _WorkerModel:
             self.in_doubt = True
         else:
             entries = zip(answer[1::3], answer[2::3], answer[3::3], strict=True)
-            mailbox.add_fetched([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
+            in_flight.add_fetched([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
 
     def _send(self, request: tuple[list[str], list[Any]]) -> list[str]:
         answer: list[str] = self.world.fetch(keys=request[0], args=request[1])
@@ -120,40 +121,42 @@ class _WorkerModel:
 
     def adopt(self) -> None:
         flat: Any = self.world.client.eval(
-            ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.allocate_tags()
+            ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.in_flight.allocate_tags()
         )
         held = zip(flat[0::2], flat[1::2], strict=True)
-        unknown = sorted((int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.mailbox.get_tags())
+        unknown = sorted(
+            (int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.in_flight.get_tags()
+        )
         entries = []
         for tag, text in unknown:
             size, _, rest = text.partition(":")
             entries.append((str(tag), rest[: int(size)], rest[int(size) :].encode()))
-        self.mailbox.add_adopted(entries)
+        self.in_flight.add_adopted(entries)
         self.in_doubt = False
 
     def pump(self) -> None:
-        while self.mailbox.get_credit() > 0:
-            fetched = self.mailbox.pop_startable()
+        while self.in_flight.get_credit() > 0:
+            fetched = self.in_flight.pop_startable()
             if fetched is None:
                 return
             assert fetched.claim is not None
-            assert self.mailbox.can_start(fetched.claim)
+            assert self.in_flight.can_start(fetched.claim)
             self.world.starts[fetched.claim.execution] += 1
             self.running.append(fetched.claim)
-            self.mailbox.report_started(fetched.claim)
+            self.in_flight.report_started(fetched.claim)
 
     def end_one(self) -> None:
         if self.running:
-            self.mailbox.report_ended(self.running.pop(0), EventKind.SUCCEEDED, "{}")
+            self.in_flight.report_ended(self.running.pop(0), EventKind.SUCCEEDED, "{}")
 
     def flush(self, lose: bool) -> None:
         self.connection.loses_answer = lose
-        self.mailbox.flush()
+        self.in_flight.outbox.flush()
         self.connection.loses_answer = False
 
     def return_late(self) -> None:
         self.world.clock.advance(0.3)
-        self.mailbox.requeue_late()
+        self.in_flight.requeue_late()
 
     def _fence(self) -> None:
         raise _FencedError
@@ -202,8 +205,8 @@ class _TransportModel:
                 raise AssertionError("a fenced worker was given messages")
             with contextlib.suppress(_FencedError):
                 dead.end_one()
-                dead.mailbox._add_report(PendingReport("done", "0"))
-                dead.mailbox.flush()
+                dead.in_flight.outbox.add(PendingReport("done", "0"))
+                dead.in_flight.outbox.flush()
                 raise AssertionError("a fenced worker's report was taken")
         self.workers[number] = _WorkerModel(self, self.worker_count)
         self.worker_count += 1
