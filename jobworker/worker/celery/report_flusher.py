@@ -1,8 +1,7 @@
-"""Reports leave by the tick of the worker's event loop, and what can start starts in the same tick."""
+"""Flushes of the report outbox by ticks of the worker's event loop, which also start prefetched messages."""
 
 from typing import Any
 
-import structlog
 from celery import bootsteps
 from celery.worker import state
 
@@ -10,14 +9,12 @@ from jobworker.clock import Clock, SystemClock
 from jobworker.transport.broker.in_flight import InFlight
 from jobworker.worker.celery.task import JobTask
 
-logger = structlog.get_logger(__name__)
-
-#: While messages wait in the worker, somebody looks so often (s) whether they have waited for too long.
+#: Interval of the checks whether prefetched messages have waited too long (s).
 _POLL_INTERVAL_SECONDS = 0.1
 
 
 class ReportFlusher:
-    """Turns the wishes of the in_flight into calls by the event loop, one for any number of wishes."""
+    """Schedules flushes of the outbox in the event loop, one for any number of requests."""
 
     def __init__(self, hub: Any, in_flight: InFlight, clock: Clock) -> None:
         self._hub = hub
@@ -28,13 +25,13 @@ class ReportFlusher:
         self._timer_due_at = float("inf")
 
     def schedule_flush(self) -> None:
-        """Tick in the loop's next turn. May be called from any thread."""
+        """Flush in the next turn of the loop. May be called from any thread."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._hub.call_soon(self.start_and_flush)
 
     def start_and_flush(self) -> None:
-        """Start what can start, and tell Redis what it should know by now."""
+        """Deliver startable messages to Celery, and flush the outbox if a flush is due."""
         self._is_scheduled = False
         self._in_flight.deliver_ready()
         if self._in_flight.outbox.compute_flush_delay() == 0:
@@ -48,7 +45,7 @@ class ReportFlusher:
         if due is None:
             return
         at = self._clock.monotonic() + due
-        # A report that is due sooner does not wait for a look at the messages.
+        # A flush that is due sooner does not wait for the check of prefetched messages.
         if at < self._timer_due_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -60,12 +57,12 @@ class ReportFlusher:
 
 
 class ReportFlushStep(bootsteps.StartStopStep):
-    """Connects the in_flight with the event loop. A pool without one settles every report by itself."""
+    """Boot step that attaches the outbox to the event loop. Pools without a loop flush each report by itself."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
-        """Runs again after each reconnection."""
+        """Attach the outbox to the event loop; called again after each reconnection."""
         in_flight = _get_in_flight()
         if in_flight and consumer.hub:
             ticker = ReportFlusher(consumer.hub, in_flight, SystemClock())
@@ -73,7 +70,7 @@ class ReportFlushStep(bootsteps.StartStopStep):
             ticker.schedule_flush()
 
     def stop(self, consumer: Any) -> None:
-        """When the worker stops, what Celery does not have in hand yet goes back; the loop turns no more."""
+        """Return prefetched messages to their queues when the worker stops, because the loop ends."""
         in_flight = _get_in_flight()
         if in_flight and (state.should_stop is not None or state.should_terminate is not None):
             in_flight.outbox.call_soon = None
