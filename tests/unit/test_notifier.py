@@ -1,4 +1,4 @@
-"""The thread that notifies the relay goes on whatever one notification meets."""
+"""The notifier's thread survives errors of single notifications."""
 
 import redis
 
@@ -6,15 +6,15 @@ from jobworker.transport.notifier import Notifier
 from tests.polling import until
 
 
-def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
+def test_notifier_survives_unexpected_error() -> None:
     calls: list[int] = []
 
     def revoke(_client: redis.Redis) -> None:
         calls.append(len(calls))
         raise ValueError("not a state of an attempt")
 
-    # There is no Redis at this address; what fails here fails before it is asked.
-    waker = Notifier("redis://127.0.0.1:1/0", revoke)
+    # There is no Redis at this address; `revoke` fails before a command is sent.
+    notifier = Notifier("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
-        waker.notify_soon(cancelled=True)
+        notifier.notify_soon(cancelled=True)
         until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]
