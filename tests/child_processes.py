@@ -1,4 +1,4 @@
-"""The processes that jobs of tests have started, by the diary, and whether they are gone."""
+"""Processes that jobs of tests have started, read from the activity log, and whether they still run."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from tests.engine import Engine
 
 
 def list_started_pids(engine: Engine, execution: str) -> list[int]:
-    """The processes that an execution said it has started."""
+    """Return the pids of the processes that an execution has logged as started."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     noted = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
     return [int(what.removeprefix("child:")) for what in noted if what.startswith("child:")]
 
 
 def get_attempt_pid(engine: Engine, execution: str) -> int:
-    """The process that began its first attempt."""
+    """Return the pid of the process that started the execution's first attempt."""
     [begun] = [
         line for line in engine.activity_log.read_text().splitlines() if line.startswith(f"{execution} 1 start ")
     ]
@@ -24,19 +24,19 @@ def get_attempt_pid(engine: Engine, execution: str) -> int:
 
 
 def filter_alive(pids: list[int]) -> list[int]:
-    """Those that run; a zombie does not, whoever has forgotten to bury it."""
+    """Return the pids that run; zombies do not count."""
     return [pid for pid in pids if _read_process_state(pid) not in ("", "Z", "X")]
 
 
 def kill_processes(*pids: int) -> None:
-    """Kill what a test leaves."""
+    """Kill the processes that a test has left."""
     for pid in filter_alive(list(pids)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def list_descendants(pid: int) -> list[int]:
-    """All that descends from a process."""
+    """Return the pids of all descendants of a process."""
     found = [int(child) for task in _read_children_files(pid) for child in task.split()]
     return found + [each for child in found for each in list_descendants(child)]
 

@@ -1,4 +1,4 @@
-"""What tests may ask for. Servers start once per test process (so also with pytest-xdist) and only if wanted."""
+"""Fixtures for all tests. Servers start once per test process (also with pytest-xdist), and only when requested."""
 
 import contextlib
 import datetime as dt
@@ -20,20 +20,20 @@ from tests.servers import PostgresServer, RedisServer, find_other_redis, find_po
 
 _TEMPLATE_DATABASE = "jobworker_template"
 
-#: The moment at which every test with a clock begins.
+#: Initial time of the manual clock.
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 
 @pytest.fixture(autouse=True)
 def _forget_unreadable_rows() -> None:
-    """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
+    """Forget unreadable rows of earlier tests in this process, because relays and web processes report them."""
     for what in unreadable_rows.problem_log.get_problems():
         unreadable_rows.problem_log.forget(what)
 
 
 @pytest.fixture(autouse=True)
 def _restore_signal_handlers() -> Iterator[None]:
-    """Undo what commands do to the signal handlers of this process: forked children inherit them."""
+    """Restore the signal handlers that commands change in this process, because forked children inherit them."""
     before = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     }
@@ -50,7 +50,7 @@ def clock() -> ManualClock:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is marked with `every_redis` on the bundled server and on another one."""
+    """Run tests marked with `every_redis` on the bundled server and on another server."""
     if "redis_command" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_redis"):
         metafunc.parametrize("redis_command", ["bundled", "other"], indirect=True, scope="session")
 
@@ -70,7 +70,7 @@ def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory, redis_command: list[str] | None) -> Iterator[RedisServer]:
-    """The Redis that all tests of this process share; one that breaks its Redis takes `own_redis`."""
+    """The Redis that all tests of this process share; tests that break their Redis use `own_redis`."""
     server = RedisServer(tmp_path_factory.mktemp("redis"), command=redis_command)
     with run_server(server):
         yield server
@@ -86,7 +86,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def own_redis(tmp_path: Path, redis_command: list[str] | None) -> Iterator[Callable[..., RedisServer]]:
-    """Starts Redis servers for this test alone: `own_redis()`, or `own_redis(persistent=True)` for one with AOF."""
+    """A function that starts Redis servers for this test alone; `own_redis(persistent=True)` starts one with AOF."""
     with contextlib.ExitStack() as servers:
 
         def start(persistent: bool = False) -> RedisServer:
@@ -98,7 +98,7 @@ def own_redis(tmp_path: Path, redis_command: list[str] | None) -> Iterator[Calla
 
 
 def skip_or_fail(missing: str) -> NoReturn:
-    """Skip the test, or let it fail in CI, where everything has to be there."""
+    """Skip the test, or fail it in CI, where all requirements must be installed."""
     if os.environ.get("CI") == "true":
         pytest.fail(missing)
     pytest.skip(missing)
@@ -158,7 +158,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def sqlite_database(sqlite_url: str) -> Iterator[Database]:
-    """A migrated SQLite database for tests that do not care which one it is."""
+    """A migrated SQLite database for tests that do not depend on the kind of database."""
     yield from _open_database(sqlite_url)
 
 

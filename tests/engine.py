@@ -26,12 +26,12 @@ from jobworker.transport.notifier import Notifier
 from tests.polling import until
 from tests.servers import ServerProcess
 
-#: Short enough that a dead worker is noticed within a test, long enough for a busy machine.
+#: Lease of workers (s): short enough that a test notices a dead worker, long enough for a busy machine.
 LEASE_SECONDS = 3.0
 
 
 class Engine:
-    """Starts relays and workers that share one home; submits like the API does; knows what really ran."""
+    """Relays and workers that share one home, submissions as the API makes them, and the log of what really ran."""
 
     def __init__(self, folder: Path, database: Database, database_url: str, redis_url: str) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Engine:
         self.activity_log = folder / "diary.txt"
         self.clock = SystemClock()
         self.redis_url = redis_url
-        #: Where processes write to; None: each to a log in `folder`.
+        #: Output file of processes; None: each process has a log in `folder`.
         self.output: Path | None = None
         self._notifier = Notifier(redis_url)
         self._processes: list[ServerProcess] = []
@@ -61,7 +61,7 @@ class Engine:
         return self._start("relay", ["-m", "jobworker.cli", "relay"], settings)
 
     def start_worker(self, *options: str, **settings: str) -> ServerProcess:
-        """Start a worker with two processes, unless `options` (of `celery worker`) say otherwise."""
+        """Start a worker with two processes, unless overridden by `options` of `celery worker`."""
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
@@ -74,58 +74,58 @@ class Engine:
         return self._start(arguments[0], ["-m", "celery", "-A", "jobworker", *arguments], settings)
 
     def run_python(self, code: str) -> str:
-        """Run a program of a user's, with the jobs and the Celery app at hand; answers what it printed."""
+        """Run a user's program that can import the jobs and the Celery app, and return its output."""
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def start(self) -> tuple[ServerProcess, ServerProcess]:
-        """A relay and a worker, ready to run every job."""
+        """Start a relay and a worker, and wait until every job can run."""
         pair = self.start_relay(), self.start_worker()
         self.wait_until_ready()
         return pair
 
     def wait_until_ready(self, job: str = "noop") -> None:
-        """Wait until `job` is known, and a live worker offers it."""
+        """Wait until `job` is stored, and a live worker offers it."""
 
         def known() -> bool:
             with self.database.read() as connection:
                 offered = any(job in worker.tasks for worker in workers.list_live(connection))
                 return offered and jobs.get(connection, job) is not None
 
-        # A worker's start takes a second of a processor that others want as well.
+        # A worker's start takes a second of CPU time, which other processes compete for.
         until(known, within=120.0, what=f"a worker that offers {job}; logs in {self.folder}")
 
     def submit(self, job: str, count: int = 1, **parameters: Any) -> list[str]:
-        """Submit the same thing `count` times in one transaction."""
+        """Submit `count` equal executions in one transaction."""
         wanted = [Submission(job=job, parameters=parameters) for _ in range(count)]
         accepted = submission.submit_batch(self.database, self.clock, wanted, "test")
         self._notifier.notify_soon()
         return list(accepted.execution_ids)
 
     def submit_one(self, job: str, **fields: Any) -> str:
-        """Submit with options of `Submission`."""
+        """Submit one execution with options of `Submission`."""
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "test")
         self._notifier.notify_soon()
         return row.id
 
     def notify_relay(self) -> None:
-        """Tell the relay that there is something to do, as the API does."""
+        """Notify the relay, as the API does."""
         self._notifier.notify_soon()
 
     def cancel(self, execution: str) -> ExecutionRow:
-        """Ask to cancel."""
+        """Request the cancellation of an execution."""
         row = executions.cancel(self.database, self.clock, execution, "tester")
         self._notifier.notify_soon()
         return row
 
     def get(self, execution: str) -> ExecutionRow:
-        """The execution as it stands."""
+        """Return the execution's current row."""
         return executions.get(self.database, execution)
 
     def wait_for_state(self, execution: str, state: ExecutionState, within: float = 60.0) -> ExecutionRow:
-        """The execution once it is in this state."""
+        """Wait until the execution is in this state, and return it."""
 
         def there() -> ExecutionRow | None:
             row = self.get(execution)
@@ -136,7 +136,7 @@ class Engine:
         return row
 
     def wait_until_final(self, execution: str, within: float = 60.0) -> ExecutionRow:
-        """The execution once it is final."""
+        """Wait until the execution is final, and return it."""
 
         def final() -> ExecutionRow | None:
             row = self.get(execution)
@@ -147,7 +147,7 @@ class Engine:
         return row
 
     def wait_until_all_final(self, within: float = 120.0) -> dict[str, int]:
-        """How many executions ended in which state, once all have ended."""
+        """Wait until all executions are final, and return their number by state."""
 
         def counted() -> dict[str, int] | None:
             states = self.count_states()
@@ -158,7 +158,7 @@ class Engine:
         return answer
 
     def wait_for_executions(self, job: str, count: int = 1, within: float = 60.0) -> list[ExecutionRow]:
-        """The executions of a job, the oldest first, once there are so many and all have ended."""
+        """Wait until a job has exactly `count` executions, all final, and return them, the oldest first."""
 
         def ended() -> list[ExecutionRow]:
             with self.database.read() as connection:
@@ -168,53 +168,54 @@ class Engine:
         return until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
 
     def has_execution(self, execution: str) -> bool:
-        """Whether there is a row of it."""
+        """Return whether the execution has a row."""
         with self.database.read() as connection:
             return store.get(connection, execution) is not None
 
     def wait_until_known_and_final(self, execution: str) -> ExecutionRow:
-        """An execution that somebody else has brought about, once it is final."""
+        """Wait until an execution not submitted by the engine exists and is final, and return it."""
         until(lambda: self.has_execution(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
         return self.wait_until_final(execution)
 
     def count_states(self) -> dict[str, int]:
-        """How many executions are in which state."""
+        """Return the number of executions by state."""
         with self.database.read() as connection:
             rows = connection.execute(sa.text("SELECT state, count(*) AS number FROM executions GROUP BY state"))
             return {row.state: row.number for row in rows}
 
     def list_succeeded(self) -> set[str]:
-        """The ids of those that SQL knows to have succeeded."""
+        """Return the ids of the executions that succeeded according to SQL."""
         with self.database.read() as connection:
             return set(connection.scalars(sa.text("SELECT id FROM executions WHERE state = 'Succeeded'")))
 
     def list_transitions(self, execution: str) -> list[tuple[int, str]]:
-        """(attempt, state) of each transition, in order."""
+        """Return (attempt, state) of each transition, in order."""
         rows = executions.list_transitions(self.database, execution, limit=200).items
         return [(row.attempt, row.state.value) for row in rows]
 
     def is_running(self, execution: str, attempt: int = 1) -> bool:
-        """Whether the attempt has begun, by the diary."""
+        """Return whether the attempt has started, according to the activity log."""
         return (execution, attempt) in self.count_starts()
 
     def count_starts(self) -> collections.Counter[tuple[str, int]]:
-        """How often each (execution, attempt) really began."""
+        """Return how often each (execution, attempt) really started."""
         return self._count_activity("start")
 
     def count_ends(self) -> collections.Counter[tuple[str, int]]:
-        """How often each (execution, attempt) really came to its end."""
+        """Return how often each (execution, attempt) really ended."""
         return self._count_activity("end")
 
     def read_log(self, process: ServerProcess) -> str:
-        """What a process wrote."""
+        """Return the output of a process."""
         return process.log.read_text(errors="replace")
 
     def stop(self) -> None:
-        """End everything that is still there."""
+        """Stop all processes that still run."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
-                process.send_signal(signal.SIGTERM)  # All at once: each takes its time.
+                # All processes get the signal first, because each takes time to end.
+                process.send_signal(signal.SIGTERM)
         for process in self._processes:
             process.terminate(signal.SIGTERM, signal.SIGQUIT)
 
@@ -234,7 +235,7 @@ class Engine:
 
 @contextlib.contextmanager
 def run_engine(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[Engine]:
-    """An engine that ends with the block, and with it everything that it started."""
+    """Yield an engine, and stop all its processes at the end of the block."""
     engine = Engine(folder, database, database_url, redis_url)
     try:
         yield engine

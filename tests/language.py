@@ -3,6 +3,8 @@
 `python -m tests.language [ROOT]` prints them for a working tree.
 """
 
+# ruff: noqa: SIM905, T201 - a command that prints; a word list is easier to read as text
+
 import ast
 import collections
 import functools
@@ -55,7 +57,7 @@ class Text(NamedTuple):
 
     @property
     def has_subject(self) -> bool:
-        """Whether a docstring begins as its kind has to: functions with a verb, classes and modules with a noun."""
+        """True if a docstring begins as its kind requires: functions with a verb, classes and modules with a noun."""
         if self.first_word == "the" and self.text.lower().startswith("the same"):
             return False
         return self.first_word not in (_NO_VERB if self.kind == "function" else _NO_SUBJECT)
@@ -83,7 +85,7 @@ def read_docstrings(path: Path, root: Path) -> Iterator[Text]:
 
 
 def _is_noun(node: ast.FunctionDef) -> bool:
-    """Whether a function is read as an attribute (a property) or requested by its name (a fixture)."""
+    """Return whether a function is read as an attribute (a property) or requested by its name (a fixture)."""
     names = [ast.unparse(decorator) for decorator in node.decorator_list]
     return any(re.search(r"property|fixture|hybrid", name) for name in names)
 
@@ -139,7 +141,7 @@ def read_descriptions(root: Path) -> Iterator[Text]:
 
 
 def find_banned(text: str) -> list[str]:
-    """List the banned words in a text; what stands in backticks or quotes is a name, not language."""
+    """List the banned words in a text; text in backticks or quotes is a name, not language."""
     return BANNED.findall(re.sub(r"`[^`]*`|\"[^\"]*\"", "x", " ".join(text.split())))
 
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline: what tests do instead of sleeping and hoping."""
+"""Waiting for a condition with a deadline, instead of fixed sleeps."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Far longer than anything takes on a busy machine; only a failing test waits that long.
+#: Default timeout (s): far longer than any condition takes on a busy machine; only a failing test waits this long.
 TIMEOUT_SECONDS = 30.0
 
 
 def until(condition: Callable[[], T], within: float = TIMEOUT_SECONDS, every: float = 0.02, what: str = "") -> T:
-    """The first true answer of `condition`; fails the test, naming `what`, when none came in time."""
+    """Return the first true value of `condition`; fail the test, naming `what`, if the deadline passes first."""
     deadline = time.monotonic() + within
     while not (answer := condition()):
         if time.monotonic() > deadline:

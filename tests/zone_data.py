@@ -1,4 +1,4 @@
-"""Time zone data that differ from those of the shipped package, for processes and for the test's own."""
+"""Time zone data that differ from the shipped package, for other processes and for the test's own process."""
 
 import contextlib
 import importlib.resources
@@ -13,7 +13,7 @@ import tzdata
 
 from jobworker.services.schedules import compiler, time_zone_updates
 
-#: Daily 06:00 on 2026-12-01 in UTC, by IANA 2026f. With the data of Debian 12 (2025b) each is an hour off.
+#: UTC times of a daily 06:00 on 2026-12-01, by IANA 2026f. With the data of Debian 12 (2025b) each differs by an hour.
 EXPECTED_UTC_TIMES = {
     "America/Vancouver": "13:00",
     "America/Edmonton": "12:00",
@@ -24,7 +24,7 @@ EXPECTED_UTC_TIMES = {
 
 
 def create_tzpath(path: Path, zones: Mapping[str, str]) -> Path:
-    """Make a folder for PYTHONTZPATH in which each of these zones is as another one is."""
+    """Create a folder for PYTHONTZPATH in which each of these zones has the data of another zone."""
     for name, like in zones.items():
         target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def create_tzpath(path: Path, zones: Mapping[str, str]) -> Path:
 
 
 def create_tzdata_package(path: Path, version: str, zones: Mapping[str, str]) -> Path:
-    """Make a folder for PYTHONPATH with a package `tzdata` of this IANA version, changed in the same way."""
+    """Create a folder for PYTHONPATH with a package `tzdata` of this IANA version, with zones replaced like this."""
     shutil.copytree(Path(tzdata.__file__).parent, path / "tzdata")
     text = f'IANA_VERSION = "{version}"\n__version__ = "1"\n'
     (path / "tzdata" / "__init__.py").write_text(text)
@@ -43,7 +43,7 @@ def create_tzdata_package(path: Path, version: str, zones: Mapping[str, str]) ->
 
 @contextlib.contextmanager
 def use_tzdata(path: Path | None, version: str) -> Iterator[None]:
-    """Let this process be one that was started with the package in this folder; None: the one that is shipped."""
+    """Use the package `tzdata` in this folder as if the process had started with it; None: the shipped package."""
     with pytest.MonkeyPatch.context() as patch:
         if path is not None:
             patch.syspath_prepend(str(path))
@@ -60,7 +60,7 @@ def use_tzdata(path: Path | None, version: str) -> Iterator[None]:
 
 
 def _clear_caches() -> None:
-    """What a process knows only as long as it runs."""
+    """Clear the caches that a process keeps only in memory."""
     zoneinfo.ZoneInfo.clear_cache()
     compiler._cache.clear()
     time_zone_updates._changed_zones_cache.clear()

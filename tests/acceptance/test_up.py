@@ -1,4 +1,4 @@
-"""The whole system as a newcomer meets it: `jobworker up` with the real Procfile, on free ports."""
+"""The whole system as a new user starts it: `jobworker up` with the real Procfile, on free ports."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from tests.up_process import ROOT, UpProcess, list_group_members
 
 pytestmark = pytest.mark.timeout(300)
 
-#: Lines before it is ready.
+#: Maximum number of output lines before the system is ready.
 _MAX_LINES = 25
 
 _EXAMPLES = ("cleanup_inactive_entities", "generate_entity_statistics", "process_data_export")
@@ -31,23 +31,23 @@ class UpSystem(UpProcess):
 
     @property
     def api(self) -> str:
-        """The URL of its HTTP server."""
+        """The URL of the system's HTTP server."""
         return f"http://{self.environment['JOBWORKER_BIND']}"
 
     @property
     def flower(self) -> str:
-        """The URL of its Flower."""
+        """The URL of the system's Flower."""
         return f"http://{self.environment['JOBWORKER_FLOWER_BIND']}"
 
     def get_json(self, url: str, credentials: str = "") -> tuple[int, Any]:
-        """The status and, if it is JSON, the content."""
+        """Return the status and the content of a response, parsed if it is JSON."""
         request = urllib.request.Request(url)
         if credentials:
             request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
         return _open_url(request)
 
     def submit_job(self, job: str, **body: Any) -> dict[str, Any]:
-        """Submit a job over HTTP; the accepted execution."""
+        """Submit a job over HTTP and return the accepted execution."""
         url = f"{self.api}/api/v1/jobs/{job}/executions"
         request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         status, execution = _open_url(request)
@@ -56,7 +56,7 @@ class UpSystem(UpProcess):
         return execution
 
     def wait_until_succeeded(self, execution: str) -> dict[str, Any]:
-        """Wait for the execution; it has to succeed."""
+        """Wait until the execution has succeeded, and return it."""
 
         def ended() -> dict[str, Any]:
             _, body = self.get_json(f"{self.api}/api/v1/executions/{execution}")
@@ -67,11 +67,11 @@ class UpSystem(UpProcess):
         return found
 
     def run_command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Type `jobworker …` in another terminal."""
+        """Run `jobworker …` as in another terminal."""
         return self.run_python("-m", "jobworker.cli", *arguments)
 
     def run_python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run Python in another terminal, in the folder of the project."""
+        """Run Python as in another terminal, in the folder of the project."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
@@ -83,12 +83,12 @@ class UpSystem(UpProcess):
         )
 
     def read_log(self, name: str) -> str:
-        """All that a process has written."""
+        """Return the log of a process."""
         return (self.home / "logs" / f"{name}.log").read_text()
 
     @property
     def startup_output(self) -> list[str]:
-        """What it said until it was ready."""
+        """The lines of output before the system was ready."""
         return self.output.partition("JobWorker is ready.")[0].splitlines()
 
 
@@ -111,7 +111,7 @@ def _parse_json(content: bytes) -> Any:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpSystem]:
-    """One system that the tests of this file which break nothing share."""
+    """The system shared by the tests that break nothing."""
     running = UpSystem(tmp_path_factory.mktemp("system"), "--demo")
     running.wait_for_output("JobWorker is ready.", within=120)
     yield running
@@ -120,14 +120,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpSystem]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[UpSystem]:
-    """A system of this test's own."""
+    """A system for this test alone."""
     running = UpSystem(tmp_path)
     running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
 
-def test_the_demo_runs_the_three_examples(system: UpSystem) -> None:
+def test_demo_runs_the_three_examples(system: UpSystem) -> None:
     for job in _EXAMPLES:
         system.wait_for_output(f"{job}: Succeeded")
 
@@ -137,7 +137,7 @@ def test_the_demo_runs_the_three_examples(system: UpSystem) -> None:
     assert Path(export["result"]["file"]).read_text().splitlines()
 
 
-def test_the_start_is_told_in_few_lines_and_kept_in_full(system: UpSystem) -> None:
+def test_startup_prints_few_lines_and_logs_everything(system: UpSystem) -> None:
     assert len(system.startup_output) <= _MAX_LINES, system.startup_output
     for name in ("redis", "web", "relay", "worker", "beat", "flower"):
         assert any(f"{name} started (pid " in line for line in system.startup_output)
@@ -148,7 +148,7 @@ def test_the_start_is_told_in_few_lines_and_kept_in_full(system: UpSystem) -> No
     assert f"logs       {system.home}/logs" in system.output
 
 
-def test_the_printed_curl_works(system: UpSystem) -> None:
+def test_printed_curl_command_works(system: UpSystem) -> None:
     start = system.output.index("curl -s -X POST")
     command = system.output[start:].split("\n\n")[0]
 
@@ -159,15 +159,15 @@ def test_the_printed_curl_works(system: UpSystem) -> None:
     assert execution["state"] == "Succeeded"
 
 
-def test_the_docs_are_where_it_says(system: UpSystem) -> None:
+def test_printed_docs_url_works(system: UpSystem) -> None:
     assert system.get_json(f"{system.api}/docs")[0] == 200
 
 
-def test_flower_asks_for_the_password_and_sees_the_jobs(system: UpSystem) -> None:
+def test_flower_requires_password_and_shows_jobs(system: UpSystem) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     assert system.get_json(system.flower)[0] == 401
     assert credentials.partition(":")[2] not in system.output
-    # It turns the workers' events on within seconds of its start; what ran before it does not see.
+    # Flower enables the workers' events within seconds of its start, and does not see earlier executions.
     until(lambda: "enabled by remote" in system.read_log("worker"), what="events")
 
     execution = system.submit_job("generate_entity_statistics")["id"]
@@ -184,7 +184,7 @@ def test_flower_asks_for_the_password_and_sees_the_jobs(system: UpSystem) -> Non
     assert "default" in {queue["name"] for queue in queues["active_queues"]}
 
 
-def test_flower_changes_nothing(system: UpSystem) -> None:
+def test_flower_refuses_changes(system: UpSystem) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     token = base64.b64encode(credentials.encode()).decode()
     url = f"{system.flower}/api/task/async-apply/generate_entity_statistics"
@@ -193,7 +193,7 @@ def test_flower_changes_nothing(system: UpSystem) -> None:
     assert _open_url(request)[0] == 403
 
 
-def test_the_commands_work_beside_it(system: UpSystem) -> None:
+def test_jobworker_commands_work_beside_running_system(system: UpSystem) -> None:
     followed = system.run_command("submit", "cleanup_inactive_entities", "inactive_days=30", "dry_run=true", "--follow")
     assert followed.returncode == 0, followed.stderr
     assert "Running (attempt 1)" in followed.stdout
@@ -207,7 +207,7 @@ def test_the_commands_work_beside_it(system: UpSystem) -> None:
     assert doctor.returncode == 0
 
 
-def test_celerys_commands_and_calls_from_python_work_beside_it(system: UpSystem) -> None:
+def test_celery_commands_and_direct_calls_work_beside_running_system(system: UpSystem) -> None:
     asked = system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
     assert "pong" in asked.stdout, asked.stderr
 
@@ -225,7 +225,7 @@ def test_celerys_commands_and_calls_from_python_work_beside_it(system: UpSystem)
         system.environment.pop("JOBWORKER_REDIS_URL")
 
 
-def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_path: Path) -> None:
+def test_broken_module_reported_once_and_second_ctrl_c_interrupts_jobs(tmp_path: Path) -> None:
     _make_project(tmp_path)
     running = UpSystem(tmp_path, JOBWORKER_TASKS="mine")
     try:
@@ -259,7 +259,7 @@ def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_pa
 
 
 def _make_project(folder: Path) -> None:
-    """A project with a module that does not import, and a job that does not end."""
+    """Create a project with a module that cannot be imported, and a job that does not end."""
     for name in ("Procfile", "app.py", "celeryconfig.py", "flowerconfig.py"):
         shutil.copy(ROOT / name, folder)
     (folder / "mine").mkdir()
@@ -270,7 +270,7 @@ def _make_project(folder: Path) -> None:
     )
 
 
-def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: UpSystem, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process_and_second_start_resumes(own: UpSystem, tmp_path: Path) -> None:
     done = own.submit_job("generate_entity_statistics")["id"]
     own.wait_until_succeeded(done)
     later = own.submit_job("process_data_export", parameters={"user_id": "u-17", "format": "json"}, delay=3)["id"]
@@ -289,7 +289,7 @@ def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: UpSystem, tmp_
         again.kill()
 
 
-def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: UpSystem) -> None:
+def test_killed_services_restart_without_losing_executions(own: UpSystem) -> None:
     for victim in ("worker", "relay", "redis"):
         os.kill(own.list_service_pids()[victim], signal.SIGKILL)
         own.wait_for_output(f"{victim} died (killed by SIGKILL)")
@@ -302,9 +302,9 @@ def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: UpSystem) -
         assert f"{victim} started again" in own.output
 
 
-def test_kill_9_of_the_supervisor_ends_everything(own: UpSystem) -> None:
+def test_killed_supervisor_leaves_no_process(own: UpSystem) -> None:
     groups = [own.list_service_pids()[name] for name in ("redis", "web", "relay", "worker", "beat", "flower")]
-    # Also the worker's pool and the web server's process, which the supervisor did not start itself.
+    # The groups also contain the worker's pool and the web server's process, which the supervisor did not start itself.
     assert len(list_group_members(*groups)) > len(groups)
 
     own.kill()

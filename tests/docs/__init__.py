@@ -1,1 +1,1 @@
-"""The documentation says what the code does, or a test fails."""
+"""Tests that the documentation agrees with the code."""

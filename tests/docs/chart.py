@@ -2,12 +2,12 @@
 
 from jobworker.domain.executions.execution import ALLOWED_TRANSITIONS, FINAL_STATES, ExecutionState
 
-#: Where a submission begins.
+#: Initial states of a submission.
 _FIRST = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.QUEUED)
 
 
 def render_chart() -> str:
-    """The chart, made from the table of moves. States come in the order in which they are declared."""
+    """Return the chart, generated from the transition table. States are in the order of their declaration."""
     order = list(ExecutionState)
     moves = [
         f"    {state} --> {following}"
@@ -20,4 +20,4 @@ def render_chart() -> str:
 
 
 if __name__ == "__main__":
-    print(render_chart(), end="")  # noqa: T201 - this is what it is for
+    print(render_chart(), end="")  # noqa: T201 - the module is a command

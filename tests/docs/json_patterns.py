@@ -1,4 +1,4 @@
-"""Whether an answer is what the documentation shows. `…` stands for whatever the answer has there."""
+"""Comparison of responses with documented examples. `…` matches any text or any further members."""
 
 import json
 import re
@@ -8,7 +8,7 @@ PLACEHOLDER = "…"
 
 
 def check_match(documented: str, answer: str, language: str) -> None:
-    """Fail unless `answer` is as `documented`: JSON by its members, text line after line."""
+    """Fail unless `answer` matches `documented`: JSON by its members, text line after line."""
     if language == "json":
         _check_equal(json.loads(documented), json.loads(answer), "")
     else:

@@ -1,4 +1,4 @@
-"""Reading the documentation: its tables, its code, its links."""
+"""Parsing of the documentation: tables, code blocks and links."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-#: Every page that people read.
+#: All documentation pages.
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -17,7 +17,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class CodeBlock:
-    """A fenced block, and what the text before it said last."""
+    """A fenced block, and the last line of the text before it."""
 
     language: str
     code: str
@@ -25,24 +25,24 @@ class CodeBlock:
 
 
 def get_page_name(page: Path) -> str:
-    """The page's path as people write it."""
+    """Return the page's path relative to the project."""
     return str(page.relative_to(ROOT))
 
 
 def get_section(page: Path, heading: str) -> str:
-    """The text under a heading of the second level."""
+    """Return the text under a heading of the second level."""
     found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"{get_page_name(page)} has no section {heading!r}"
     return found[1]
 
 
 def list_sections(page: Path) -> dict[str, str]:
-    """Every section of the second level by its heading."""
+    """Return the sections of the second level by heading."""
     return {heading: get_section(page, heading) for heading in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)}
 
 
 def parse_table(text: str) -> dict[str, list[str]]:
-    """The rows of the first table: what stands in the first column as code → the other cells."""
+    """Return the rows of the first table: the first cell, which must be code, mapped to the other cells."""
     rows: dict[str, list[str]] = {}
     lines = text.splitlines()
     start = next((at for at, line in enumerate(lines) if line.startswith("|---")), len(lines))
@@ -57,7 +57,7 @@ def parse_table(text: str) -> dict[str, list[str]]:
 
 
 def list_code_blocks(page: Path, language: str | None = None) -> list[CodeBlock]:
-    """The fenced blocks in their order, all or those of one language."""
+    """Return the fenced blocks in order, all or those of one language."""
     text = page.read_text()
     found = [
         CodeBlock(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2])
@@ -67,11 +67,11 @@ def list_code_blocks(page: Path, language: str | None = None) -> list[CodeBlock]
 
 
 def list_links(page: Path) -> Iterator[str]:
-    """Where the page's links lead, those in code left out."""
+    """Yield the targets of the page's links, except those in code."""
     yield from _LINK.findall(re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text())))
 
 
 def list_anchors(page: Path) -> set[str]:
-    """The names of the page's headings, as GitHub makes them."""
+    """Return the anchors of the page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

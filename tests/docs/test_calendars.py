@@ -1,4 +1,4 @@
-"""The calendars that the documentation shows can be made."""
+"""The calendars in the documentation are valid."""
 
 import json
 
@@ -6,7 +6,7 @@ from jobworker.domain.calendars.calendar_parser import parse
 from tests.docs.markdown import DOCS, list_code_blocks
 
 
-def test_the_calendars_that_are_shown_can_be_read() -> None:
+def test_documented_calendars_can_be_parsed() -> None:
     found = [json.loads(block.code) for block in list_code_blocks(DOCS / "schedules.md", "json")]
     shown = [each for each in found if each.get("kind") in ("business", "dates")]
     assert len(shown) >= 3

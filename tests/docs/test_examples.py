@@ -1,4 +1,4 @@
-"""What the documentation shows is done on a running system: its jobs are run, its commands are typed."""
+"""Examples of the documentation, run on a running system: its jobs are submitted and its commands executed."""
 
 import contextlib
 import dataclasses
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.timeout(300)
 
 _DOCUMENTED_URL = "http://127.0.0.1:8000"
 
-#: A block that has such a line needs a running system.
+#: A block with such a line needs a running system.
 _COMMAND_PATTERN = re.compile(
     r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE
 )
 
 
 def _list_documented_modules() -> Iterator[tuple[str, str]]:
-    """Every Python block that says in which file it belongs, with that file."""
+    """Yield every Python block that names its file, with that file."""
     for page in PAGES:
         for block in list_code_blocks(page, "python"):
             if found := re.match(r"# ((?:tasks|schedules)/\w+\.py)\n", block.code):
@@ -44,7 +44,7 @@ def _list_documented_modules() -> Iterator[tuple[str, str]]:
 
 
 def _list_documented_commands() -> Iterator[tuple[str, str, CodeBlock | None]]:
-    """Every block of shell commands for a running system, with the answer that is shown for it."""
+    """Yield every block of shell commands for a running system, with the documented output."""
     for page in PAGES:
         found = list_code_blocks(page)
         for block, following in itertools.zip_longest(found, found[1:]):
@@ -57,7 +57,7 @@ def _list_documented_commands() -> Iterator[tuple[str, str, CodeBlock | None]]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpSystem]:
-    """A system in a folder like that of a user: the shipped jobs and those of the documentation."""
+    """A system in a folder like a user's: with the shipped jobs and those of the documentation."""
     folder = tmp_path_factory.mktemp("documented")
     for package in ("tasks", "schedules"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,8 +86,8 @@ def _run_commands(system: UpSystem, commands: str) -> str:
     return done.stdout
 
 
-def test_commands_answer_what_is_shown(system: UpSystem) -> None:
-    # In their order: some use what those before them made.
+def test_documented_commands_print_documented_output(system: UpSystem) -> None:
+    # In their order: some commands use results of earlier commands.
     for page, commands, shown in _list_documented_commands():
         answer = _run_commands(system, commands)
         if shown is not None:
@@ -97,7 +97,7 @@ def test_commands_answer_what_is_shown(system: UpSystem) -> None:
                 raise AssertionError(f"{page}: {commands}\nanswered {answer}\n{error}") from None
 
 
-def test_the_backup_has_what_was_accepted(system: UpSystem) -> None:
+def test_documented_backup_contains_accepted_execution(system: UpSystem) -> None:
     accepted = system.submit_job("generate_entity_statistics")["id"]
     [block] = [block for block in list_code_blocks(DOCS / "operations.md", "sh") if "backup" in block.code]
     _run_commands(system, block.code)
@@ -105,12 +105,12 @@ def test_the_backup_has_what_was_accepted(system: UpSystem) -> None:
         assert copy.execute("SELECT count(*) FROM executions WHERE id = ?", [accepted]).fetchone() == (1,)
 
 
-def test_there_are_commands_and_jobs_to_try() -> None:
+def test_documentation_has_commands_and_jobs() -> None:
     assert len(list(_list_documented_commands())) >= 12
     assert len(list(_list_documented_modules())) >= 6
 
 
-#: Each job of the documentation, what it is submitted with, and what comes of it.
+#: Parameters and expected result of each documented job.
 _JOB_RUNS: dict[str, tuple[dict[str, object], object]] = {
     "crawl": ({"pages": 2}, 2),
     "greet": ({"name": "Ada", "times": 2}, {"greeting": "hello Ada, hello Ada"}),
@@ -128,18 +128,18 @@ _JOB_RUNS: dict[str, tuple[dict[str, object], object]] = {
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),
 }
 
-#: Those whose result is looked at by a test of their own.
+#: Jobs whose result a separate test checks.
 _UNTESTED_JOBS = {"write_report", "tick"}
 
 
-def test_the_jobs_do_what_is_said(system: UpSystem) -> None:
+def test_documented_jobs_return_expected_results(system: UpSystem) -> None:
     accepted = {name: system.submit_job(name, parameters=given)["id"] for name, (given, _) in _JOB_RUNS.items()}
     assert {name: system.wait_until_succeeded(accepted[name])["result"] for name in _JOB_RUNS} == {
         name: result for name, (_, result) in _JOB_RUNS.items()
     }
 
 
-def test_a_report_is_written(system: UpSystem) -> None:
+def test_documented_report_job_writes_file_and_log(system: UpSystem) -> None:
     accepted = system.submit_job("write_report", parameters={"month": "May", "format": "json"})["id"]
     ended = system.wait_until_succeeded(accepted)
     assert Path(ended["result"]["file"]).read_text().splitlines() == ["May,0", "May,1", "May,2"]
@@ -155,9 +155,9 @@ def test_a_report_is_written(system: UpSystem) -> None:
     )
 
 
-def test_a_schedule_starts_its_job(system: UpSystem) -> None:
+def test_documented_schedule_starts_its_job(system: UpSystem) -> None:
     def ticked() -> list[str]:
-        # By schedule: another one of the documentation starts the same job every half hour.
+        # Filtered by schedule, because another documented schedule starts this job every half hour.
         _, found = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
         return [each["result"] for each in found["items"]]
 
@@ -165,7 +165,7 @@ def test_a_schedule_starts_its_job(system: UpSystem) -> None:
     assert len(set(ticked())) == len(ticked())
 
 
-def test_retries_end_where_it_says(system: UpSystem) -> None:
+def test_documented_retry_limit_ends_attempts(system: UpSystem) -> None:
     accepted = system.submit_job("fetch", parameters={"good_attempt": 4})["id"]
 
     def ended() -> dict[str, object]:
@@ -176,7 +176,7 @@ def test_retries_end_where_it_says(system: UpSystem) -> None:
     assert (found["state"], found["attempt"]) == ("Failed", 3)
 
 
-def test_parameters_have_the_types_that_are_listed(system: UpSystem) -> None:
+def test_documented_parameter_types_match_definition(system: UpSystem) -> None:
     _, definition = system.get_json(f"{system.api}/api/v1/jobs/everything")
     assert {each["name"]: each["type"] for each in definition["parameters"]} == {
         "text": "string",
@@ -195,7 +195,7 @@ def test_parameters_have_the_types_that_are_listed(system: UpSystem) -> None:
     assert choices == {"mode": ["fast", "thorough"], "size": ["small", "large"]}
 
 
-def test_every_documented_job_is_run(system: UpSystem) -> None:
+def test_every_documented_job_has_a_test(system: UpSystem) -> None:
     _, listed = system.get_json(f"{system.api}/api/v1/jobs?limit=200")
     shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
     shipped |= {"http.request", "shell.run", "container.run"}
@@ -206,12 +206,12 @@ def test_every_documented_job_is_run(system: UpSystem) -> None:
     }
 
 
-def test_every_redis_key_that_is_there_is_listed(system: UpSystem) -> None:
+def test_existing_redis_keys_are_documented(system: UpSystem) -> None:
     patterns = [
         re.sub(r"\\\{\w+\\\}", ".+", re.escape(key.replace(r"\x06\x16", "\x06\x16")))
         for heading in ("Ours", "RedBeat's", "Celery's")
         for key in parse_table(get_section(DOCS / "redis-keys.md", heading))
-        # `{queue}` alone would fit anything.
+        # `{queue}` alone would match any key.
         if not key.startswith("{queue}")
     ]
     others = ["example:entity-statistics", *(rf"{queue}(\x06\x16[369])?" for queue in _QUEUES)]
@@ -223,20 +223,20 @@ def test_every_redis_key_that_is_there_is_listed(system: UpSystem) -> None:
 
 
 def get_redis_url(system: UpSystem) -> str:
-    """The URL of the system's own Redis."""
+    """Return the URL of the system's own Redis."""
     url = EmbeddedRedis(system.home).url
     assert url is not None
     return url
 
 
-def test_every_metric_that_is_scraped_is_listed(system: UpSystem) -> None:
+def test_scraped_metrics_are_documented(system: UpSystem) -> None:
     _, text = system.get_json(f"{system.api}/metrics")
     scraped = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     ours = {name for name in scraped if not name.startswith(("process_", "python_info"))}
     assert ours == set(parse_table((DOCS / "metrics.md").read_text()))
 
 
-def test_every_option_of_job() -> None:
+def test_job_options_are_documented() -> None:
     page = (DOCS / "jobs.md").read_text()
     own = [
         name
@@ -252,7 +252,7 @@ def test_every_option_of_job() -> None:
         assert listed[name][0].strip("`") == defaults.get(name, shown)
 
 
-def test_everything_that_a_context_has() -> None:
+def test_context_attributes_are_documented() -> None:
     listed = parse_table(get_section(DOCS / "jobs.md", "Context"))
     fields = [field.name for field in dataclasses.fields(Context) if not field.name.startswith("_")]
     more = [

@@ -1,4 +1,4 @@
-"""Lists in the documentation against what they list: states, settings, keys, errors, metrics, commands."""
+"""Lists in the documentation compared with the code: states, settings, keys, errors, metrics, commands."""
 
 import ast
 import re
@@ -22,17 +22,17 @@ from tests.docs import chart
 from tests.docs.markdown import DOCS, ROOT, get_section, list_code_blocks, list_sections, parse_table
 
 
-def test_the_chart_is_the_table_of_moves() -> None:
+def test_state_chart_matches_transition_table() -> None:
     [shown] = list_code_blocks(DOCS / "states.md", "mermaid")
     assert shown.code == chart.render_chart(), "paste the output of: python -m tests.docs.chart"
 
 
-def test_every_state_has_its_paragraph() -> None:
+def test_states_have_documented_sections() -> None:
     told = [heading for heading in list_sections(DOCS / "states.md") if heading in set(ExecutionState)]
     assert told == list(ExecutionState)
 
 
-def test_every_setting_with_its_default() -> None:
+def test_settings_are_documented_with_defaults() -> None:
     listed = {
         name.removeprefix("JOBWORKER_").lower(): cells[0]
         for name, cells in parse_table((DOCS / "settings.md").read_text()).items()
@@ -46,19 +46,19 @@ def test_every_setting_with_its_default() -> None:
         assert bool(text) == bool(getattr(real, name)), f"{name}: the default is not shown"
 
 
-def test_every_key_of_ours() -> None:
+def test_jobworker_redis_keys_are_documented() -> None:
     listed = {
         cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Ours")).items()
     }
     assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
 
-def test_redbeats_keys() -> None:
+def test_redbeat_redis_keys_are_documented() -> None:
     listed = list(parse_table(get_section(DOCS / "redis-keys.md", "RedBeat's")))
     assert listed == [entry_format.SCHEDULE_KEY, "redbeat::lock", entry_format.build_entry_key("{schedule}")]
 
 
-def test_every_error_with_its_status() -> None:
+def test_error_codes_are_documented_with_status() -> None:
     listed = {code: int(cells[0]) for code, cells in parse_table(get_section(DOCS / "errors.md", "Codes")).items()}
     ours = {
         kind.code: problems.get_status(kind)[0]
@@ -70,18 +70,18 @@ def test_every_error_with_its_status() -> None:
     assert list(listed.values()) == sorted(listed.values())
 
 
-def test_every_error_of_the_tree_says_its_own_code() -> None:
+def test_error_classes_have_distinct_codes() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, JobWorkerError)]
     assert len({kind.code for kind in kinds}) == len(kinds)
 
 
-def test_every_code_of_a_place() -> None:
+def test_field_error_codes_are_documented() -> None:
     listed = set(parse_table(get_section(DOCS / "errors.md", "Codes of places")))
     passed_on = {"job_not_found", "job_disabled", "job_removed", "task_not_found"}
     assert listed == set(_list_field_codes()) | passed_on
 
 
-def test_every_reason_why_an_execution_waits() -> None:
+def test_blockers_are_documented() -> None:
     listed = set(parse_table(get_section(DOCS / "http.md", "Why it does not run")))
     nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/executions/blockers.py").read_text()))
     calls = [
@@ -90,14 +90,14 @@ def test_every_reason_why_an_execution_waits() -> None:
     assert listed == {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 
 
-def test_every_metric() -> None:
+def test_metrics_are_documented() -> None:
     metrics = Metrics()
     made = [each for each in vars(metrics).values() if isinstance(each, prometheus_client.metrics.MetricWrapperBase)]
     told = parse_table((DOCS / "metrics.md").read_text())
     assert told == {_list_series(each): [each._type, ", ".join(each._labelnames), each._documentation] for each in made}
 
 
-def test_every_command_with_its_options() -> None:
+def test_commands_are_documented_with_options() -> None:
     page = DOCS / "cli.md"
     told = {heading: text for heading, text in list_sections(page).items() if heading.startswith("jobworker ")}
     commands = dict(_list_commands("jobworker", main))
@@ -115,7 +115,7 @@ def _list_subclasses(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError
             yield from _list_subclasses(below)
 
 
-#: Calls that make a FieldError, and which of their arguments is its code.
+#: Calls that create a FieldError, and the position of the argument that is its code.
 _CODE_ARGUMENT_POSITIONS = {"FieldError": 1, "_invalid": 1, "CodedMessage": 0}
 
 
@@ -129,7 +129,7 @@ def _list_field_codes() -> Iterator[str]:
 
 
 def _get_code(call: ast.Call) -> int | None:
-    # A reader's `refuse(name, code, message)`; others of that name take fewer arguments.
+    # `add_problem(name, code, message)` of a reader; other functions of this name take fewer arguments.
     if _get_called_name(call) == "add_problem":
         return 1 if len(call.args) == 3 else None
     return _CODE_ARGUMENT_POSITIONS.get(_get_called_name(call))
@@ -155,7 +155,7 @@ def _list_commands(name: str, command: click.Command) -> Iterator[tuple[str, cli
         yield from _list_commands(f"{name} {each}", found)
 
 
-def test_no_setting_is_read_that_is_not_listed() -> None:
+def test_environment_variables_in_code_are_documented() -> None:
     listed = set(parse_table((DOCS / "settings.md").read_text()))
     for path in [*(ROOT / "jobworker").rglob("*.py"), *(ROOT / "tasks").rglob("*.py"), *_list_top_level_commands()]:
         assert set(re.findall(r"JOBWORKER_[A-Z_]*[A-Z]", path.read_text())) <= listed, path

@@ -1,4 +1,4 @@
-"""Links lead somewhere, and what pages say about the code's structure is so."""
+"""Links of the documentation have targets, and statements about the structure of the code are true."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ _DECISIONS = sorted((DOCS / "decisions").iterdir())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=get_page_name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for link in list_links(page):
         if re.match(r"https?://", link):
             continue
@@ -36,13 +36,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in list_anchors(target), link
 
 
-def test_the_pages_of_the_readme_are_all_there_are() -> None:
+def test_readme_links_every_page() -> None:
     linked = {(ROOT / link).resolve() for link in list_links(ROOT / "README.md") if not link.startswith("http")}
     there = {page for page in PAGES if page.parent in (ROOT, DOCS)}
     assert there - linked == {ROOT / "README.md"}, "README.md links each page of docs/"
 
 
-def test_decisions_are_numbered_and_have_their_parts() -> None:
+def test_decisions_are_numbered_and_have_required_sections() -> None:
     numbers = [int(page.name[:4]) for page in _DECISIONS]
     assert numbers == sorted(set(numbers))
     for page in _DECISIONS:
@@ -52,39 +52,39 @@ def test_decisions_are_numbered_and_have_their_parts() -> None:
         assert list(list_sections(page)) == ["Context", "Decision", "Consequences"], page
 
 
-def test_every_chore_of_the_relay_is_told() -> None:
+def test_relay_maintenance_tasks_are_documented() -> None:
     told = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "Maintenance"), re.MULTILINE)
-    chores = [
+    maintenance_tasks = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/maintenance.py").read_text()))
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "RelayStep"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     ]
-    assert told == ["task", *chores]
+    assert told == ["task", *maintenance_tasks]
 
 
-def test_the_contracts_are_told_by_their_names() -> None:
+def test_import_contracts_are_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     told = re.findall(r"^- \*\*(.+?)\*\*", get_section(DOCS / "architecture.md", "Layers"), re.MULTILINE)
     assert told == [contract["name"] for contract in project["tool"]["importlinter"]["contracts"]]
 
 
-def test_every_room_is_told() -> None:
+def test_packages_are_documented() -> None:
     told = get_section(ROOT / "CONTRIBUTING.md", "Where code belongs")
-    rooms = {path.stem for path in (ROOT / "jobworker").iterdir() if not path.name.startswith("_")}
+    packages = {path.stem for path in (ROOT / "jobworker").iterdir() if not path.name.startswith("_")}
     chart = get_section(DOCS / "architecture.md", "Layers")
-    for name in rooms:
+    for name in packages:
         assert re.search(rf"\b{name}(/|\.py)", told), name
         assert re.search(rf"\b{name}(/|\.py)", chart), name
 
 
-def test_events_of_the_log_are_in_the_code() -> None:
+def test_documented_log_events_exist_in_code() -> None:
     code = "".join(path.read_text() for path in (ROOT / "jobworker").rglob("*.py"))
     for event in parse_table(get_section(DOCS / "operations.md", "Logs")):
         assert f'"{event}"' in code, event
 
 
-def test_every_path_of_the_api_is_told() -> None:
+def test_api_paths_are_documented() -> None:
     listed = [path for path in parse_table((DOCS / "http.md").read_text()) if path != "/"]
     described = re.findall(r'^    "(/[^"]*)": \{$', documentation.describe().decode(), re.MULTILINE)
     assert "/api/v1/executions/{execution_id}/cancel" in described
@@ -94,7 +94,7 @@ def test_every_path_of_the_api_is_told() -> None:
         assert told in {*described, "/docs", "/openapi.json"}, told
 
 
-def test_threads_are_left_when_all_who_may_wait_do() -> None:
+def test_documented_thread_count_exceeds_waiting_requests() -> None:
     told = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
     assert told
     assert int(told[1]) == server.REQUEST_THREADS

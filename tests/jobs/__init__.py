@@ -1,4 +1,4 @@
-"""Jobs that misbehave on request. What really ran is written to the file that JOB_DIARY names."""
+"""Jobs that misbehave on request. Their activity is appended to the file that JOB_DIARY names."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from jobworker import Context, current, job
 
 
 def log_activity(event: str) -> None:
-    """Append one line in one write: the truth that history is compared with."""
+    """Append one line in one write to the activity log, which tests compare the history with."""
     context = current()
     line = f"{context.execution_id} {context.attempt} {event} {os.getpid()}\n"
     descriptor = os.open(os.environ["JOB_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -25,7 +25,7 @@ def log_activity(event: str) -> None:
 
 @job
 def noop(context: Context, number: int = 0) -> int:
-    """Do nothing but say so."""
+    """Do nothing except log the activity."""
     log_activity("start")
     log_activity("end")
     return number
@@ -33,7 +33,7 @@ def noop(context: Context, number: int = 0) -> int:
 
 @job
 def echo(value: str) -> str:
-    """Return what was given."""
+    """Return the given value."""
     log_activity("echo")
     return value
 
@@ -77,14 +77,14 @@ def asks_for_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-d
 
 @job(autoretry_for=(ValueError,), retry_kwargs={"max_retries": 1, "countdown": 0})
 def says_its_limit_with_the_call() -> None:
-    """Fail, with a limit that is in Celery's retry_kwargs."""
+    """Fail, with a retry limit in Celery's retry_kwargs."""
     log_activity("start")
     raise ValueError("again")
 
 
 @job(max_retries=0)
 def fails(message: str = "broken") -> None:
-    """Fail once and for all."""
+    """Fail without retries."""
     log_activity("start")
     raise RuntimeError(message)
 
@@ -99,14 +99,14 @@ def overruns() -> None:
 
 @job(soft_time_limit=1, time_limit=20)
 def overruns_softly() -> None:
-    """Let the soft limit end it."""
+    """Run until the soft limit ends the attempt."""
     log_activity("start")
     time.sleep(15)
 
 
 @job(soft_time_limit=1, time_limit=20)
 def minds_soft_limit() -> str:
-    """Clean up when the soft limit strikes."""
+    """Clean up when the soft limit raises."""
     try:
         time.sleep(15)
     except SoftTimeLimitExceeded:
@@ -116,40 +116,40 @@ def minds_soft_limit() -> str:
 
 @job
 def kills_itself() -> None:
-    """Take the process down, every time."""
+    """Kill the own process in every attempt."""
     log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job(on_worker_lost="fail")
 def kills_itself_once() -> None:
-    """Take the process down, and be told not to try again."""
+    """Kill the own process; the policy forbids another attempt."""
     log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job
 def exits() -> None:
-    """Leave through the back door."""
+    """Raise SystemExit."""
     log_activity("start")
     sys.exit(3)
 
 
 @job
 def returns_rubbish() -> object:
-    """Return something that is no JSON."""
+    """Return a value that JSON cannot represent."""
     return {"when": object()}
 
 
 @job
 def returns_much() -> str:
-    """Return more than can be kept."""
+    """Return a result that is too large to store in the database."""
     return "x" * 100_000
 
 
 @job
 def talks(lines: int) -> None:
-    """Log a lot, in every way there is."""
+    """Log lines by a logger, print one, and start a program."""
     for number in range(lines):
         logging.getLogger("elsewhere").warning("line %d", number)
     print("printed")
@@ -158,19 +158,19 @@ def talks(lines: int) -> None:
 
 @job
 def saves_file(context: Context) -> str:
-    """Leave a file behind."""
+    """Save a file."""
     return context.files.save("out.txt", "hello").path
 
 
 @shared_task(name="plain_celery_task")
 def plain(left: int, right: int = 1) -> int:
-    """A task that knows nothing of JobWorker."""
+    """Add two numbers, as a plain Celery task."""
     return left + right
 
 
 @job(retry={"strategy": "fixed", "delay": 0, "max_attempts": 3})
 def returns(kind: str) -> object:
-    """Return JSON that not everybody can keep."""
+    """Return JSON that some databases cannot store."""
     log_activity("start")
     deep: list[object] = []
     for _ in range(300 if kind == "deep" else 99):
@@ -185,7 +185,7 @@ def returns(kind: str) -> object:
 
 @job(max_retries=0)
 def says_strange_things(context: Context) -> None:
-    """Say in every way what cannot be kept as it is."""
+    """Log, report and raise texts that cannot be stored unchanged."""
     context.log.info("nul \x00 half \ud800")
     context.progress(2**70, None, "nul \x00 half \ud800")
     raise RuntimeError("nul \x00 half \ud800")

@@ -1,4 +1,4 @@
-"""Jobs that are called from Python, and one that calls."""
+"""Jobs that are called from Python, and one job that calls others."""
 
 import datetime as dt
 from typing import Any
@@ -11,7 +11,7 @@ from tests.jobs import log_activity
 
 @job(queue="background", priority=7, retry={"strategy": "fixed", "delay": 0.05, "max_attempts": 3})
 def called(context: Context, number: int, good_attempt: int = 1) -> int:
-    """Say how often it was tried."""
+    """Log the call, and fail until a given attempt."""
     log_activity("start")
     context.log.info("called with %d", number)
     if context.attempt < good_attempt:
@@ -21,7 +21,7 @@ def called(context: Context, number: int, good_attempt: int = 1) -> int:
 
 @job(retry={"strategy": "fixed", "delay": 0.05, "max_attempts": 3})
 def summed(*numbers: int, good_attempt: int = 1) -> int:
-    """Take any number of numbers."""
+    """Return the sum of any number of numbers."""
     if current().attempt < good_attempt:
         raise ValueError("not yet")
     return sum(numbers)
@@ -29,7 +29,7 @@ def summed(*numbers: int, good_attempt: int = 1) -> int:
 
 @shared_task(name="plain_step", bind=True, max_retries=2)
 def plain_step(self: Any, before: int, add: int, good_attempt: int = 1) -> int:
-    """One step of a chain, as a plain task."""
+    """Add to the previous result, as a plain task in a chain."""
     if self.request.retries + 1 < good_attempt:
         raise self.retry(countdown=0.05)
     return before + add
@@ -37,13 +37,13 @@ def plain_step(self: Any, before: int, add: int, good_attempt: int = 1) -> int:
 
 @shared_task(name="tells_weekday")
 def tells_weekday(day: dt.datetime) -> int:
-    """Take what only Celery's JSON knows."""
+    """Return the weekday of a value that only Celery's JSON can carry."""
     return day.isoweekday()
 
 
 @shared_task(name="dies_once")
 def dies_once() -> int:
-    """Take the process down at the first attempt."""
+    """Kill the own process in the first attempt."""
     import os
     import signal
 
@@ -55,7 +55,7 @@ def dies_once() -> int:
 
 @job
 def caller() -> str:
-    """Call others in every way."""
+    """Call other jobs by `delay`, in a group and in a chain."""
     called.delay(1)
     group(called.s(number) for number in (2, 3))()
     chain(plain_step.s(1, 1, good_attempt=2), plain_step.s(10), plain_step.s(100))()

@@ -10,13 +10,13 @@ from tests.jobs import log_activity
 
 
 class _HookRecorder(Job, abstract=True):
-    """Writes down which hooks are called, and with what."""
+    """A base class that records the called hooks and their arguments."""
 
     queue = "default"
     tags = ("told",)
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.called_hooks: list[str] = []
 
     def before_start(self) -> None:
         self.record_hook("before_start", self.parameters)
@@ -35,11 +35,11 @@ class _HookRecorder(Job, abstract=True):
 
     def after_return(self, state: str) -> None:
         self.record_hook("after_return", state)
-        self.context.metadata["heard"] = " ".join(self.heard)
+        self.context.metadata["heard"] = " ".join(self.called_hooks)
 
     def record_hook(self, hook: str, content: object) -> None:
-        """In the log, in the metadata and in the object."""
-        self.heard.append(hook)
+        """Record a hook in the log and in the object; `after_return` stores all in the metadata."""
+        self.called_hooks.append(hook)
         self.context.log.info("%s %s", hook, content)
 
 
@@ -54,7 +54,7 @@ class Export(_HookRecorder):
     ) -> dict[str, Any]:
         log_activity("start")
         context.progress(rows, rows)
-        return {"month": month, "format": format, "rows": self.parameters["rows"], "heard": list(self.heard)}
+        return {"month": month, "format": format, "rows": self.parameters["rows"], "heard": list(self.called_hooks)}
 
 
 class Ends(_HookRecorder):
@@ -77,7 +77,7 @@ class Ends(_HookRecorder):
 
 
 class BadHooks(Job):
-    """Hooks that raise."""
+    """A job whose hooks raise."""
 
     autoretry_for = (KeyError,)
     retry_kwargs: ClassVar = {"countdown": 0}
@@ -105,14 +105,14 @@ class BadHooks(Job):
 
 
 class Caller(Job):
-    """Calls another job that is a class as a function."""
+    """A job that calls another class job as a function."""
 
     def run(self) -> Any:
         return Export.task(month="May", context=self.context)["month"]
 
 
 class Waits(_HookRecorder):
-    """Runs until somebody has it cancelled."""
+    """A job that runs until it is cancelled."""
 
     def run(self) -> None:
         log_activity("start")
@@ -122,7 +122,7 @@ class Waits(_HookRecorder):
 
 
 class Isolated(_HookRecorder):
-    """Runs in a process of its own."""
+    """A job that runs in a process of its own."""
 
     isolation: ClassVar = {"mode": "process"}
     retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}

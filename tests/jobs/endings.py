@@ -1,4 +1,4 @@
-"""Jobs that end in every way there is, beside those that end well."""
+"""Jobs with every outcome except plain success."""
 
 import asyncio
 import os
@@ -13,48 +13,48 @@ from tests.jobs import log_activity
 
 @job
 def rejects(requeue: bool) -> None:
-    """Use Celery's word for "not me"."""
+    """Raise Celery's Reject."""
     log_activity("start")
     raise Reject("not me", requeue=requeue)
 
 
 @job
 def ignores() -> None:
-    """Use Celery's word for "say nothing of me"."""
+    """Raise Celery's Ignore."""
     log_activity("start")
     raise Ignore
 
 
 @job
 def leaves_at_once() -> None:
-    """Take the process down without a signal."""
+    """End the process without a signal."""
     log_activity("start")
     os._exit(7)
 
 
 @job
 def runs_out_of_memory() -> None:
-    """Raise what Celery takes for the worker's own trouble."""
+    """Raise MemoryError, which Celery treats as an error of the worker."""
     log_activity("start")
     raise MemoryError("no room")
 
 
 @job
 def is_interrupted() -> None:
-    """Raise what Ctrl-C raises."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     log_activity("start")
     raise KeyboardInterrupt
 
 
 @job
 def cancels_itself() -> None:
-    """Let asyncio's cancellation escape: no `Exception`."""
+    """Raise asyncio's CancelledError, which is not an `Exception`."""
     log_activity("start")
     raise asyncio.CancelledError
 
 
 class NotPicklable(Exception):
-    """An exception that no process can send to another."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, one: object, two: object) -> None:
         super().__init__(lambda: None)
@@ -72,7 +72,7 @@ def raises_what_cannot_be_pickled() -> None:
 
 
 class NoException(BaseException):
-    """Neither an `Exception` nor fit to be sent to another process: it cannot be made again from its arguments."""
+    """A BaseException that cannot be unpickled, because its arguments do not recreate it."""
 
     def __init__(self, one: object, two: object) -> None:
         super().__init__(one)
@@ -87,7 +87,7 @@ def raises_no_exception() -> None:
 
 
 class _UnstartableTask(Task):
-    """A task that Celery cannot even start."""
+    """A task whose `before_start` raises."""
 
     abstract = True
 
@@ -97,19 +97,19 @@ class _UnstartableTask(Task):
 
 @job(base=_UnstartableTask)
 def is_never_ready() -> None:
-    """Fail before it begins."""
+    """Fail before the job starts."""
     log_activity("start")
 
 
 @job(rate_limit="30/m")
 def rarely() -> str:
-    """Have Celery hold the second one back for two seconds."""
+    """Run under Celery's rate limit, which holds the second execution back for two seconds."""
     log_activity("start")
     return "rare"
 
 
 @job(rate_limit="1/h")
 def hourly() -> str:
-    """Have Celery hold the second one back for good."""
+    """Run under Celery's rate limit, which holds the second execution back for an hour."""
     log_activity("start")
     return "very rare"

@@ -1,4 +1,4 @@
-"""Workers that fail in the way that JOB_SABOTAGE names, and a job that kills its worker."""
+"""Workers with the fault that JOB_SABOTAGE names, and a job that kills its worker."""
 
 import functools
 import itertools
@@ -16,19 +16,19 @@ from jobworker.transport.broker.channel import Channel
 
 @shared_task(name="kills_worker")
 def kills_worker() -> None:
-    """Take the whole worker down (on a pool without processes)."""
+    """Kill the whole worker (on a pool without processes)."""
     descriptor = os.open(os.environ["JOB_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"kills_worker 1 start {os.getpid()}\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stop_fetching(**_: Any) -> None:
-    """Fetch nothing more, and do everything else as ever."""
+    """Stop fetching messages, without any other change."""
     Channel.can_poll = lambda channel: bool(channel._in_poll)  # type: ignore[assignment]
 
 
 def _block_event_loop(**_: Any) -> None:
-    """Let the event loop do nothing for a long time."""
+    """Block the event loop for a long time."""
     get_event_loop().call_later(1, time.sleep, 600)
 
 
@@ -36,14 +36,14 @@ _received_numbers = itertools.count(1)
 
 
 def _fail_connection(**_: Any) -> None:
-    """Let Celery's consumer meet an error that makes it connect anew, a few times under load."""
+    """Raise a connection error in Celery's consumer, which then reconnects, a few times under load."""
     if next(_received_numbers) in (1, 50, 51, 150):
         _get_event_loop().call_later(0.02, _raise_connection_error)
 
 
 @functools.cache
 def _get_event_loop() -> Any:
-    # kombu forgets which one it is when the consumer starts over.
+    # kombu forgets its event loop when the consumer starts over.
     return get_event_loop()
 
 

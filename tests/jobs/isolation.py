@@ -1,4 +1,4 @@
-"""Jobs that run in processes of their own, and what they do there."""
+"""Jobs that run in processes of their own, and their behavior there."""
 
 import ctypes
 import json
@@ -23,7 +23,7 @@ PROCESS = {"mode": "process"}
 
 @job(isolation=PROCESS)
 def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
-    """Say in every way what can be said, and what is known here."""
+    """Log, print and report in every way, and return facts about the process."""
     log_activity("start")
     context.log.info("by its logger")
     logging.getLogger("elsewhere").warning("by another")
@@ -48,7 +48,7 @@ def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
 
 @job(isolation=PROCESS, max_retries=0)
 def ends_badly(how: str) -> str:
-    """End in the way that is asked for."""
+    """End in the given way."""
     log_activity("start")
     if how == "segfault":
         ctypes.string_at(0)
@@ -74,20 +74,20 @@ def ends_badly(how: str) -> str:
 
 @job(isolation={"mode": "process", "memory": 200 * MIB}, max_retries=0)
 def takes_memory(mib: int) -> int:
-    """Take so much memory."""
+    """Allocate this much memory (MiB)."""
     return len(bytearray(mib * MIB)) // MIB
 
 
 @job(isolation={"mode": "process", "cpu": 3}, max_retries=0)
 def takes_time() -> None:
-    """Compute for ever."""
+    """Use the CPU without end."""
     while True:
         pass
 
 
 @job(isolation=PROCESS, autoretry_for=(ValueError,), max_retries=2, retry_backoff=0.1, retry_jitter=False)
 def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
-    """Fail until an attempt is good."""
+    """Fail until a given attempt."""
     log_activity("start")
     if context.attempt < good_attempt:
         raise ValueError(f"not yet: {context.attempt}")
@@ -96,7 +96,7 @@ def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
 
 @job(isolation=PROCESS, max_retries=2)
 def asks_to_come_back(context: Context) -> int:
-    """Say when to try again."""
+    """Raise Retry with a delay in the first attempt."""
     if context.attempt == 1:
         raise Retry(0.1, "not today")
     return context.attempt
@@ -104,7 +104,7 @@ def asks_to_come_back(context: Context) -> int:
 
 @job(isolation=PROCESS, retry={"strategy": "fixed", "delay": 0.1, "max_attempts": 2})
 def crashes_once(context: Context) -> int:
-    """Take the process down at the first attempt."""
+    """Abort the process in the first attempt."""
     if context.attempt == 1:
         os.abort()
     return context.attempt
@@ -138,7 +138,7 @@ def is_warned(minds: bool) -> str:
 
 @job(isolation=PROCESS, time_limit=3, max_retries=0)
 def takes_its_time(context: Context) -> str:
-    """Ask for more time, and take it."""
+    """Extend the limit, and run longer than the original one."""
     context.extend(60)
     time.sleep(5)
     return "in the end"
@@ -146,7 +146,7 @@ def takes_its_time(context: Context) -> str:
 
 @job(isolation=PROCESS, max_retries=0)
 def can_be_stopped(context: Context, minds: bool) -> str:
-    """Run until cancelled, and end by itself if it `minds`."""
+    """Run until cancelled; only with `minds` end without being killed."""
     if not minds:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     log_activity("start")
@@ -158,7 +158,7 @@ def can_be_stopped(context: Context, minds: bool) -> str:
 
 @job(isolation=PROCESS, max_retries=0)
 def prints_a_gigabyte(how: str) -> str:
-    """Print 1 GB, in one line or in many; or a third of that by its logger."""
+    """Print 1 GB, in one line or in many, or log a third of it."""
     log_activity("start")
     if how == "log":
         for number in range(22_000):
@@ -171,7 +171,7 @@ def prints_a_gigabyte(how: str) -> str:
 
 
 class TellsOfItsHooks(Job):
-    """Note which process each hook runs in."""
+    """A job that logs the process of each hook."""
 
     isolation: ClassVar = PROCESS
     max_retries = 0
@@ -211,6 +211,6 @@ def goes_elsewhere() -> str:
 
 @job(isolation=PROCESS)
 def leaves_a_thread() -> str:
-    """Return while a thread goes on."""
+    """Return while a thread still runs."""
     threading.Thread(target=time.sleep, args=(600,)).start()
     return "returned"

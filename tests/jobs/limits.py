@@ -1,4 +1,4 @@
-"""Jobs that do not want to end, and take others with them. The processes that they start are in the diary."""
+"""Jobs that resist their end and start child processes, whose pids they append to the activity log."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobworker import Context, JobCancelled, current, job
 from tests.jobs import log_activity
 
-#: A child that minds no signal that can be minded, and starts another one. They end by themselves if a test fails.
+#: A child that ignores all signals it can and starts another process. Both end by themselves if a test fails.
 _STUBBORN_SCRIPT = "trap '' TERM INT HUP; sleep 120 & for i in $(seq 120); do sleep 1; done"
 
 
 def log_children(*pids: int) -> None:
-    """Say which processes were started."""
+    """Append the started processes to the activity log."""
     for pid in pids:
         log_activity(f"child:{pid}")
 
 
 def _start_children() -> None:
-    """One in the job's group, one with a session of its own, and one whose parent is gone at once."""
+    """Start a child in the job's process group, one with a session of its own, and an orphan."""
     plain = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT])
     apart = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT], start_new_session=True)
     orphan = subprocess.run(
@@ -34,7 +34,7 @@ def _start_children() -> None:
 
 @job
 def clings(ignore_signals: bool = True) -> None:
-    """Start children, and run until somebody uses force."""
+    """Start children, and run until killed."""
     if ignore_signals:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _start_children()
@@ -45,7 +45,7 @@ def clings(ignore_signals: bool = True) -> None:
 
 @shared_task(name="plain_and_slow", soft_time_limit=0.5)
 def plain_and_slow(path: str) -> None:
-    """A task that knows nothing of JobWorker says how it was ended."""
+    """Write a file when the soft limit raises, as a plain Celery task."""
     try:
         time.sleep(60)
     except SoftTimeLimitExceeded:
@@ -54,13 +54,13 @@ def plain_and_slow(path: str) -> None:
 
 @job
 def swallows(seconds: float) -> str:
-    """Let no exception pass."""
+    """Suppress every `Exception`."""
     log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             time.sleep(0.05)
-        except Exception:  # noqa: BLE001  that is what it is about
+        except Exception:  # noqa: BLE001 - the purpose of the job
             pass
     log_activity("end")
     return "done all the same"
@@ -68,7 +68,7 @@ def swallows(seconds: float) -> str:
 
 @job
 def swallows_everything(seconds: float) -> str:
-    """Not even those that are no `Exception`."""
+    """Suppress every `BaseException`."""
     log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -82,7 +82,7 @@ def swallows_everything(seconds: float) -> str:
 
 @job
 def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
-    """Ask for more time, and take it."""
+    """Extend the limit, and run longer than the original one."""
     log_activity("start")
     for _ in range(times):
         context.extend(by)
@@ -93,7 +93,7 @@ def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
 
 @job
 def extends_wrongly(context: Context) -> list[str]:
-    """Ask for what cannot be had."""
+    """Extend the limit by invalid values."""
     told = []
     for wrong in (0, -1, float("nan"), float("inf"), True, "5"):
         try:
@@ -105,7 +105,7 @@ def extends_wrongly(context: Context) -> list[str]:
 
 @job
 def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None:
-    """Look often, and end."""
+    """Check for cancellation often, and end when cancelled."""
     log_activity("start")
     while True:
         if in_its_own_words and context.cancelled:
@@ -116,7 +116,7 @@ def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None
 
 @job
 def finishes_when_cancelled() -> str:
-    """Look, and come to an end of its own."""
+    """Check for cancellation, and succeed when cancelled."""
     log_activity("start")
     while not current().cancelled:
         time.sleep(0.02)
@@ -126,14 +126,14 @@ def finishes_when_cancelled() -> str:
 
 @job
 def cancels_itself_for_no_reason() -> None:
-    """Nobody has asked."""
+    """Raise JobCancelled without a cancellation request."""
     log_activity("start")
     raise JobCancelled
 
 
 @job
 def waits_and_looks(path: str) -> bool:
-    """Run until a file appears; answers whether it was cancelled."""
+    """Run until a file appears, and return whether the attempt was cancelled."""
     log_activity("start")
     while not Path(path).exists():
         time.sleep(0.02)
@@ -142,13 +142,13 @@ def waits_and_looks(path: str) -> bool:
 
 @job
 def says_who_it_is() -> dict[str, int]:
-    """Process, group and session."""
+    """Return the ids of the process, its group and its session."""
     return {"pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0)}
 
 
 @job
 def overruns_until(context: Context, good_attempt: int, softly: bool = False) -> int:
-    """Take too long until an attempt is good."""
+    """Exceed the time limit until a given attempt."""
     log_activity("start")
     if context.attempt < good_attempt:
         time.sleep(60)
@@ -157,7 +157,7 @@ def overruns_until(context: Context, good_attempt: int, softly: bool = False) ->
 
 @job
 def holds_politely(context: Context, seconds: float) -> str:
-    """Keep a slot busy, and look."""
+    """Keep a slot busy, and check for cancellation."""
     log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Jobs that say a lot, in every way there is."""
+"""Jobs that log, print and report progress in every way."""
 
 import asyncio
 import io
@@ -16,7 +16,7 @@ _library_logger = logging.getLogger("a.library")
 
 @job
 def floods(lines: int, length: int) -> int:
-    """Print as fast as it can."""
+    """Print lines as fast as possible."""
     log_activity("start")
     for number in range(lines):
         print(f"{number:08d} " + "x" * (length - 9))
@@ -25,7 +25,7 @@ def floods(lines: int, length: int) -> int:
 
 @job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=2)
 def floods_again(context: Context, lines: int, length: int) -> None:
-    """Print a lot in each of three attempts."""
+    """Log many lines in each of three attempts."""
     for number in range(lines):
         context.log.info("%s", f"{context.attempt} {number:06d} " + "x" * (length - 9))
     raise ValueError("again")
@@ -33,14 +33,14 @@ def floods_again(context: Context, lines: int, length: int) -> None:
 
 @job
 def counts(context: Context, until: int) -> None:
-    """Report each step."""
+    """Report progress at each step."""
     for number in range(until):
         context.progress(number + 1, until, f"step {number + 1}")
 
 
 @job
 def misreports(context: Context) -> str:
-    """Report what is no progress."""
+    """Report invalid progress, and then valid progress."""
     for nonsense in (float("nan"), "half", None, object(), -1):
         context.progress(nonsense)  # type: ignore[arg-type]
     context.progress(1, float("inf"))
@@ -50,7 +50,7 @@ def misreports(context: Context) -> str:
 
 @job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=3)
 def resumes(context: Context, pages: int) -> dict[str, Any]:
-    """Do one page in each attempt, and remember which."""
+    """Process one page in each attempt, and store its number in the metadata."""
     page = context.metadata.get("page", 0) + 1
     context.metadata["page"] = page
     context.metadata[f"page {page}"] = {"attempt": context.attempt}
@@ -63,7 +63,7 @@ def resumes(context: Context, pages: int) -> dict[str, Any]:
 
 @job
 def keeps_too_much(context: Context) -> list[str]:
-    """Try to keep what metadata cannot hold."""
+    """Store values that metadata refuses, and return the errors."""
     refused = []
     for value in (object(), float("nan"), "x" * 20_000):
         try:
@@ -76,7 +76,7 @@ def keeps_too_much(context: Context) -> list[str]:
 
 @job
 def waits_with_metadata(context: Context, path: str) -> None:
-    """Show something, and then run until a file appears."""
+    """Report metadata and progress, and then run until a file appears."""
     context.metadata["phase"] = "waiting"
     context.progress(1, 2, "waiting")
     context.log.info("waiting for %s", path)
@@ -99,7 +99,7 @@ async def _log_from_thread(name: str) -> None:
 
 @job
 def misfits() -> None:
-    """Log with arguments that do not fit."""
+    """Log with arguments that do not match the format."""
     _library_logger.warning("%d things", "many")
 
 
@@ -112,7 +112,7 @@ def whispers() -> None:
 
 @job
 def returns_size(size: int) -> str:
-    """Return that many bytes of JSON, and two for the quotes."""
+    """Return `size` bytes of JSON, plus two for the quotes."""
     return "x" * size
 
 
@@ -131,7 +131,7 @@ def prints_parts() -> None:
 
 @job
 def spoils_output(how: str) -> None:
-    """Do to logging and to the standard streams what programs do that have a process for themselves."""
+    """Change logging and the standard streams as programs with a process of their own do."""
     if how == "force":
         logging.basicConfig(force=True, level="ERROR")
     elif how == "dictConfig":

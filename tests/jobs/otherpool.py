@@ -1,7 +1,7 @@
-"""A pool of which nobody knows whether a job in it may wait for a process; and which keeps no limits."""
+"""A pool of an unknown kind: it enforces no limits, and the worker cannot know whether jobs may wait for a process."""
 
 from celery.concurrency import thread
 
 
 class TaskPool(thread.TaskPool):
-    """Threads by another name."""
+    """A pool of threads with another module name."""

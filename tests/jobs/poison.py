@@ -1,4 +1,4 @@
-"""Jobs that take the whole worker with them, jobs that must not run twice, and jobs that fail for a while."""
+"""Jobs that kill the whole worker, jobs that must not run twice, and jobs that fail for a while."""
 
 import os
 import signal
@@ -7,20 +7,20 @@ from pathlib import Path
 from jobworker import job
 from tests.jobs import log_activity
 
-#: The worker's own process, also where that forks.
+#: Process id of the worker's main process, also in its forked children.
 _WORKER_PID = os.getpid()
 
 
 @job
 def poison() -> None:
-    """Kill the worker at once, every time."""
+    """Kill the worker immediately, in every attempt."""
     log_activity("start")
     os.kill(_WORKER_PID, signal.SIGKILL)
 
 
 @job(max_retries=0)
 def breaks_without(path: str) -> str:
-    """Fail unless a file is there."""
+    """Fail unless a file exists."""
     log_activity("start")
     if not Path(path).exists():
         raise ConnectionError(f"no {path}")
@@ -29,7 +29,7 @@ def breaks_without(path: str) -> str:
 
 @job(on_worker_lost="fail")
 def once() -> str:
-    """Run, and never twice."""
+    """Run at most once."""
     log_activity("start")
     log_activity("end")
     return "done"
@@ -37,7 +37,7 @@ def once() -> str:
 
 @job(on_worker_lost="fail")
 def once_until(path: str) -> str:
-    """Run until a file appears, and never twice."""
+    """Run until a file appears, at most once."""
     log_activity("start")
     while not Path(path).exists():
         signal.sigtimedwait([], 0.02)

@@ -16,12 +16,12 @@ _START_METHODS = ("fork", "spawn", "forkserver")
 
 
 def square(number: int) -> int:
-    """Compute, where it is called."""
+    """Return the square of a number."""
     return number * number
 
 
 def log_from_child() -> None:
-    """Say something in another process, in two ways."""
+    """Log and print a line, called in another process."""
     logging.getLogger("child").warning("logged in a child")
     print("printed in a child")
 
@@ -44,25 +44,25 @@ def _compute_squares(start: Any) -> dict[str, Any]:
 
 @job(max_retries=0)
 def computes_in_processes() -> dict[str, Any]:
-    """Compute in every kind of process that Python has."""
+    """Compute in processes of every start method."""
     return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job(isolation={"mode": "process"}, max_retries=0)
 def computes_in_processes_apart() -> dict[str, Any]:
-    """The same in a process of its own."""
+    """Compute in processes of every start method, in an isolated job."""
     return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job
 def talks_in_a_child(context: Context, lines: int) -> None:
-    """Log in this process and in one that is forked meanwhile."""
+    """Log in this process and in a forked child."""
     _log_with_child(context, lines)
 
 
 @job(isolation={"mode": "process"})
 def talks_in_a_child_apart(context: Context, lines: int) -> None:
-    """The same in a process of its own."""
+    """Log in this process and in a forked child, in an isolated job."""
     _log_with_child(context, lines)
 
 
@@ -76,7 +76,7 @@ def _log_with_child(context: Context, lines: int) -> None:
 
 @job
 def leaves_processes(stays: bool) -> None:
-    """Start a process of each kind, and return at once, or never."""
+    """Start a process by each start method, and return at once, or never."""
     for method in _START_METHODS:
         process: Any = multiprocessing.get_context(method).Process(target=_sleep)  # type: ignore[attr-defined]
         process.start()
@@ -88,13 +88,13 @@ def leaves_processes(stays: bool) -> None:
 
 @job(max_retries=0)
 def forks(how: str) -> int:
-    """Fork a process that leaves the job's function, too; answers its exit status."""
+    """Fork a child that also leaves the job's function, and return its exit status."""
     return _fork(how)
 
 
 @job(isolation={"mode": "process"}, max_retries=0)
 def forks_apart(how: str) -> int:
-    """The same in a process of its own."""
+    """Fork a child that also leaves the job's function, in an isolated job."""
     return _fork(how)
 
 

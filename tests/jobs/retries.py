@@ -1,4 +1,4 @@
-"""Jobs that fail, put themselves off and give up."""
+"""Jobs that fail, snooze or abort."""
 
 import datetime as dt
 
@@ -13,12 +13,12 @@ _QUICK_RETRY = {"strategy": "fixed", "delay": 0.05, "max_attempts": 3}
 
 
 class NotYet(ConnectionError):
-    """Worth another attempt."""
+    """An error that is worth another attempt."""
 
 
 @job(retry=_QUICK_RETRY)
 def fails_until(context: Context, good_attempt: int = 99) -> int:
-    """Fail with a policy of its own."""
+    """Fail until a given attempt, under a retry policy."""
     log_activity("start")
     if context.attempt < good_attempt:
         raise NotYet(f"attempt {context.attempt}")
@@ -27,7 +27,7 @@ def fails_until(context: Context, good_attempt: int = 99) -> int:
 
 @job(retry={**_QUICK_RETRY, "retry_on": ["OSError"], "not_on": ["tests.jobs.retries.NotYet"]})
 def fails_with(kind: str) -> None:
-    """Fail in a way that the policy covers, or does not."""
+    """Fail with an exception that the policy may or may not cover."""
     log_activity("start")
     raise {"NotYet": NotYet, "FileNotFoundError": FileNotFoundError, "ValueError": ValueError}[kind](kind)
 
@@ -41,7 +41,7 @@ def fails_as_celery_says() -> None:
 
 @job(bind=True, retry={**_QUICK_RETRY, "delay": 3600})
 def asks_in_spite_of_its_policy(self: Task, good_attempt: int = 2) -> int:
-    """Ask with Celery's words; what it says goes before the policy."""
+    """Retry by Celery's `retry`, whose countdown overrides the policy."""
     log_activity("start")
     if current().attempt < good_attempt:
         raise self.retry(countdown=0.05)
@@ -50,7 +50,7 @@ def asks_in_spite_of_its_policy(self: Task, good_attempt: int = 2) -> int:
 
 @job(retry={**_QUICK_RETRY, "delay": 3600})
 def says_when(context: Context) -> int:
-    """Know better than the policy when another attempt makes sense."""
+    """Raise Retry with a delay that overrides the policy."""
     log_activity("start")
     if context.attempt < 2:
         raise Retry(delay=dt.timedelta(seconds=0.05), reason="the other side said so")
@@ -59,7 +59,7 @@ def says_when(context: Context) -> int:
 
 @shared_task(name="plain_says_when", max_retries=1)
 def plain_says_when(why: str = "") -> None:
-    """Ask for another attempt for ever, as a plain task."""
+    """Raise Retry in every attempt, as a plain task."""
     log_activity("start")
     if why:
         raise Retry(delay=0.05) from KeyError(why)
@@ -68,7 +68,7 @@ def plain_says_when(why: str = "") -> None:
 
 @job(autoretry_for=(Exception,), max_retries=0)
 def puts_itself_off(context: Context, times: int) -> int:
-    """Not now, and not an attempt either."""
+    """Snooze a number of times, and then succeed."""
     log_activity("start")
     if context.attempt <= times:
         raise Snooze(0.05, reason="the other side is closed")
@@ -77,7 +77,7 @@ def puts_itself_off(context: Context, times: int) -> int:
 
 @job(retry={**_QUICK_RETRY, "max_attempts": 2})
 def puts_itself_off_and_fails(context: Context) -> None:
-    """Be put off twice, and fail then."""
+    """Snooze twice, and then fail."""
     log_activity("start")
     if context.attempt <= 2:
         raise Snooze(0)
@@ -86,35 +86,35 @@ def puts_itself_off_and_fails(context: Context) -> None:
 
 @job(bind=True, autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
 def gives_up(self: Task) -> None:
-    """Say that no other attempt would help."""
+    """Abort, in spite of Celery's autoretry."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
 @shared_task(name="plain_gives_up", autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
 def plain_gives_up() -> None:
-    """The same as a plain task."""
+    """Abort, as a plain task with autoretry."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
 @job(retry=_QUICK_RETRY)
 def gives_up_with_a_policy() -> None:
-    """The same with a policy that would try again."""
+    """Abort, in spite of a retry policy."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
 @job(retry=_QUICK_RETRY)
 def is_put_off_wrongly() -> None:
-    """Say nonsense."""
+    """Snooze with an invalid delay."""
     log_activity("start")
     raise Snooze(-1)
 
 
 @job(retry=_QUICK_RETRY, max_retries=1)
 def raises_what_celery_raises(good_attempt: int = 2) -> int:
-    """Raise Celery's own exception with a moment instead of a wait."""
+    """Raise Celery's Retry with a time instead of a delay."""
     log_activity("start")
     if current().attempt < good_attempt:
         raise celery.exceptions.Retry("soon", when=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=0.1))
@@ -123,6 +123,6 @@ def raises_what_celery_raises(good_attempt: int = 2) -> int:
 
 @job(retry={**_QUICK_RETRY, "max_attempts": 2})
 def is_too_slow() -> None:
-    """Be told that it is late."""
+    """Raise SoftTimeLimitExceeded."""
     log_activity("start")
     raise SoftTimeLimitExceeded

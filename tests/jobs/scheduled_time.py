@@ -1,4 +1,4 @@
-"""A job that cares for the time that it stands for."""
+"""A job that returns its scheduled time."""
 
 import time
 
@@ -8,7 +8,7 @@ from tests.jobs import log_activity
 
 @job
 def nominal(context: Context, seconds: float = 0.2) -> str:
-    """Take a while, and say for when."""
+    """Run for a while, and return the scheduled time."""
     log_activity("start")
     time.sleep(seconds)
     log_activity("end")

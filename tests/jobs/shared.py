@@ -1,4 +1,4 @@
-"""Jobs of which not all may run at once, or as often as they like."""
+"""Jobs under concurrency and rate limits."""
 
 import time
 
@@ -8,7 +8,7 @@ from tests.jobs import log_activity
 
 @job(concurrency={"limit": 2, "key": "{tenant}", "total": 4})
 def shared(tenant: str, seconds: float = 0.1) -> str:
-    """Use something of a tenant's that only two may use at once."""
+    """Use a resource of a tenant that at most two executions may use at once."""
     log_activity("start")
     time.sleep(seconds)
     log_activity("end")
@@ -17,6 +17,6 @@ def shared(tenant: str, seconds: float = 0.1) -> str:
 
 @job(rate_limit={"limit": 5, "per": 1, "key": "{tenant}"})
 def paced(tenant: str) -> str:
-    """Ask somebody who minds being asked too often."""
+    """Start under a rate limit per tenant."""
     log_activity("start")
     return tenant

@@ -1,4 +1,4 @@
-"""Property tests assert nothing about time: a busy machine must not fail them."""
+"""Property tests assert no durations, because a busy machine must not fail them."""
 
 from hypothesis import HealthCheck, settings
 

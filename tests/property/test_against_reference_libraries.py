@@ -1,4 +1,4 @@
-"""Expressions mean what other libraries read in them; where we differ by design, the strategy says so."""
+"""Expressions compared with other libraries; deliberate differences are left out by the strategies."""
 
 import datetime as dt
 import itertools
@@ -31,10 +31,10 @@ def list_times(rule: WallClockRule, begin: dt.datetime) -> Iterator[dt.datetime]
 
 
 def fields(lowest: int, highest: int) -> st.SearchStrategy[str]:
-    """A field of numbers: all, steps, a list, or a range."""
+    """Return a strategy of number fields: all, steps, a list, or a range."""
     number = st.integers(lowest, highest)
     lists = st.lists(number, min_size=1, max_size=3).map(lambda numbers: ",".join(map(str, numbers)))
-    # croniter takes a range of one, 5-5, for all of them.
+    # croniter reads a range of one number, such as 5-5, as all numbers.
     ranges = st.tuples(number, number).filter(lambda ends: ends[0] < ends[1]).map(lambda ends: f"{ends[0]}-{ends[1]}")
     return st.one_of(st.just("*"), st.integers(1, highest).map("*/{}".format), lists, ranges)
 
@@ -54,7 +54,7 @@ WEEK_DAYS = st.one_of(fields(0, 7), st.sampled_from(["MON", "SUN,WED", "MON-FRI"
 @given(crons(MONTH_DAYS, WEEK_DAYS), BEGINS)
 @example("0 0 29 2 *", dt.datetime(2097, 1, 1))  # noqa: DTZ001
 @example("0 0 */7 2 MON#5", dt.datetime(2026, 1, 1))  # noqa: DTZ001
-def test_cron_is_found_as_cronsim_finds_it(expression: str, begin: dt.datetime) -> None:
+def test_cron_times_match_cronsim(expression: str, begin: dt.datetime) -> None:
     try:
         check_expression(expression)
     except cronsim.CronSimError:
@@ -65,7 +65,7 @@ def test_cron_is_found_as_cronsim_finds_it(expression: str, begin: dt.datetime) 
     )
 
 
-#: With a day of the month *and* of the week, croniter takes either where Debian's cron, and ours, looks for a star.
+#: With a day of the month *and* of the week, croniter accepts either; Debian's cron and JobWorker look for a star.
 DAYS_OF_ONE_KIND = st.one_of(
     st.tuples(st.one_of(fields(1, 28), st.just("L")), st.just("*")),
     st.tuples(st.just("*"), st.one_of(fields(0, 6), st.sampled_from(["MON", "SUN,WED", "MON-FRI", "5#2"]))),
@@ -74,7 +74,7 @@ DAYS_OF_ONE_KIND = st.one_of(
 
 @settings(max_examples=60)
 @given(st.data(), BEGINS)
-def test_cron_is_found_as_croniter_finds_it(data: st.DataObject, begin: dt.datetime) -> None:
+def test_cron_times_match_croniter(data: st.DataObject, begin: dt.datetime) -> None:
     of_month, of_week = data.draw(DAYS_OF_ONE_KIND)
     expression = data.draw(crons(st.just(of_month), st.just(of_week)))
     found = croniter(expression, begin - dt.timedelta(seconds=1), second_at_beginning=True)
@@ -89,7 +89,7 @@ def numbers(name: str, values: list[int]) -> st.SearchStrategy[str]:
 
 @st.composite
 def week_days(draw: st.DrawFn) -> str:
-    """dateutil wants both of `2MO,TU`, which nothing can be; RFC 5545 and we want either."""
+    """Draw BYDAY without mixed `2MO,TU`: dateutil requires both, which no day fulfills; RFC 5545 requires either."""
     number = st.sampled_from(["1", "2", "-1", "5"] if draw(st.booleans()) else [""])
     days = draw(st.lists(st.tuples(number, st.sampled_from(WEEKDAY_CODES)), min_size=1, max_size=3))
     return ";BYDAY=" + ",".join(map("".join, days))
@@ -97,7 +97,7 @@ def week_days(draw: st.DrawFn) -> str:
 
 @st.composite
 def recurrences(draw: st.DrawFn) -> str:
-    """BYWEEKNO is left out: dateutil forgets weeks of the year before."""
+    """Draw a recurrence rule without BYWEEKNO, because dateutil omits weeks of the year before."""
     frequency = draw(st.sampled_from(["HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY"]))
     parts = (
         st.one_of(st.just(""), st.integers(2, 6).map(";INTERVAL={}".format)),
@@ -118,21 +118,21 @@ def recurrences(draw: st.DrawFn) -> str:
 @given(recurrences(), BEGINS, st.timedeltas(dt.timedelta(0), dt.timedelta(days=3000)))
 @example("FREQ=MONTHLY", dt.datetime(2024, 1, 31, 6), dt.timedelta(0))  # noqa: DTZ001
 @example("FREQ=YEARLY", dt.datetime(2024, 2, 29, 6), dt.timedelta(1))  # noqa: DTZ001
-def test_a_recurrence_is_found_as_dateutil_finds_it(expression: str, start: dt.datetime, passed: dt.timedelta) -> None:
+def test_recurrence_times_match_dateutil(expression: str, start: dt.datetime, passed: dt.timedelta) -> None:
     try:
         parts = parse(expression)
     except ValueError:
         assume(False)
     begin = start + passed
     found = list(itertools.islice(list_times(RRule(expression, start), begin), COMPARED_COUNT))
-    # A rule that names nothing, and one that has come to its end, let dateutil look through all years there are.
+    # A rule without times, and a rule after its end, make dateutil search through all years.
     wanted = COMPARED_COUNT if found and (parts.count or parts.until) else len(found)
     theirs = rrule.rrulestr(expression, dtstart=start).xafter(begin, wanted, inc=True) if wanted else []
     assert list(theirs) == found
 
 
-def test_weeks_are_those_of_the_iso_calendar() -> None:
-    """The weeks that dateutil forgets."""
+def test_byweekno_matches_iso_weeks() -> None:
+    """Weeks that dateutil omits."""
     for number in (1, 20, 52, 53):
         rule = RRule(f"FREQ=YEARLY;BYWEEKNO={number};BYDAY=MO,TU,WE,TH,FR,SA,SU", dt.datetime(2000, 1, 1, 6))  # noqa: DTZ001
         begin = dt.datetime(2000, 1, 1)  # noqa: DTZ001

@@ -1,4 +1,4 @@
-"""Cursors: what was handed out is taken back; nothing else is."""
+"""Cursors: a list accepts only the cursors that it issued."""
 
 import pytest
 from hypothesis import assume, given
@@ -14,13 +14,13 @@ listings = st.builds(
 
 
 @given(listings, texts)
-def test_a_cursor_leads_back_to_its_row(listing: Paginator[str], key: str) -> None:
+def test_cursor_round_trip(listing: Paginator[str], key: str) -> None:
     assert listing.parse_cursor(listing.build_cursor(key)) == key
     assert listing.parse_cursor(None) is None
 
 
 @given(listings, listings, texts)
-def test_another_list_refuses_it(listing: Paginator[str], other: Paginator[str], key: str) -> None:
+def test_cursor_of_another_list_refused(listing: Paginator[str], other: Paginator[str], key: str) -> None:
     def essence(each: Paginator[str]) -> object:
         return each.name, {name: value for name, value in each.filters.items() if value is not None}
 
@@ -30,7 +30,7 @@ def test_another_list_refuses_it(listing: Paginator[str], other: Paginator[str],
 
 
 @given(listings, texts, st.data())
-def test_a_changed_cursor_is_refused(listing: Paginator[str], key: str, data: st.DataObject) -> None:
+def test_changed_cursor_refused(listing: Paginator[str], key: str, data: st.DataObject) -> None:
     cursor = listing.build_cursor(key)
     at = data.draw(st.integers(0, len(cursor) - 1))
     changed = cursor[:at] + data.draw(st.characters(codec="utf-8")) + cursor[at + 1 :]
@@ -40,6 +40,6 @@ def test_a_changed_cursor_is_refused(listing: Paginator[str], key: str, data: st
 
 
 @given(listings, st.text())
-def test_any_other_text_is_refused(listing: Paginator[str], text: str) -> None:
+def test_arbitrary_text_refused_as_cursor(listing: Paginator[str], text: str) -> None:
     with pytest.raises(InvalidCursor):
         listing.parse_cursor(text)

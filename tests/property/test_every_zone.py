@@ -1,4 +1,4 @@
-"""In hundreds of zones: what rules name around changes of clocks, on leap days and at the turn of years."""
+"""Times of rules in hundreds of zones: around changes of clocks, on leap days and at the turn of the year."""
 
 import calendar
 import datetime as dt
@@ -19,14 +19,14 @@ from jobworker.domain.schedules.timetable import Rule, Timetable, find_next_time
 DAY, TICK = dt.timedelta(days=1), dt.timedelta(microseconds=1)
 DSTS = [DstPolicy(gap, fold) for gap, fold in itertools.product(GapPolicy, FoldPolicy)]
 
-#: A leap year; and one in which some zones crossed the date line, or moved by half an hour.
+#: A leap year, and years in which some zones crossed the date line or moved by half an hour.
 YEARS = (2024, 2011, 2018)
 
 DayPredicate = Callable[[dt.date], bool]
 
 
 def make_rules(time: dt.time) -> Iterator[tuple[Rule, DayPredicate]]:
-    """One rule of each kind at a time of day, and on which days it is due in the plainest words."""
+    """Yield one rule of each kind at a time of day, with a simple predicate of the days on which it is due."""
     yield DailyRule(time), lambda day: True
     yield WeeklyRule(frozenset({0, 5}), time), lambda day: day.weekday() in (0, 5)
     yield MonthlyRule(29, time), lambda day: day.day == 29
@@ -47,7 +47,7 @@ def is_last_weekday(day: dt.date) -> dt.date:
 
 
 def list_moments(local: dt.datetime, zone: zoneinfo.ZoneInfo, dst: DstPolicy) -> list[dt.datetime]:
-    """The moments that a time on the clock stands for, as PEP 495 tells them apart."""
+    """Return the moments of a local time, distinguished by PEP 495."""
     first, second = (local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
     if first == second:
         return [first]
@@ -58,7 +58,7 @@ def list_moments(local: dt.datetime, zone: zoneinfo.ZoneInfo, dst: DstPolicy) ->
 
 @functools.cache
 def list_remarkable_days(zone: zoneinfo.ZoneInfo, *years: int) -> list[dt.datetime]:
-    """Changes of clocks in these years, and the leap day or the turn of the year."""
+    """Return the changes of clocks in these years, and the leap day or the turn of the year."""
     found = [dt.datetime(2024, 2, 29, tzinfo=dt.UTC) if len(zone.key) % 2 else dt.datetime(2025, 1, 1, tzinfo=dt.UTC)]
     for year in years:
         hours = [dt.datetime(year, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=at) for at in range(0, 8784, 6)]
@@ -71,8 +71,8 @@ def list_remarkable_days(zone: zoneinfo.ZoneInfo, *years: int) -> list[dt.dateti
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_rules_are_due_where_the_clock_shows_their_times(part: int) -> None:
-    """Every second zone, and for each remarkable moment of it one policy and one time of day close to it."""
+def test_rules_due_at_their_wall_clock_times(part: int) -> None:
+    """Half of the zones; for each remarkable moment one policy and one time of day close to the moment."""
     for number, name in enumerate(sorted(get_zone_names())[part::8]):
         zone = zoneinfo.ZoneInfo(name)
         for at, moment in enumerate(list_remarkable_days(zone, YEARS[number % len(YEARS)])):
@@ -86,7 +86,7 @@ def test_rules_are_due_where_the_clock_shows_their_times(part: int) -> None:
                 expected = sorted(moment for moment in moments if after < moment < before)
                 found = list(iterate_occurrences(Timetable(rule, zone, dst), after, before))
                 assert found == expected, (name, rule, dst, moment)
-                # Asked from in between, within a gap or a fold above all.
+                # Searches that start in between, above all within a gap or a fold.
                 for asked in (moment + quarter * dt.timedelta(minutes=15) for quarter in range(-4, 9, 2)):
                     following = next((each for each in expected if each > asked), None)
                     assert following in (None, find_next_time(Timetable(rule, zone, dst), asked)), (
@@ -98,7 +98,7 @@ def test_rules_are_due_where_the_clock_shows_their_times(part: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/St_Johns"])
-def test_intervals_and_single_moments_know_no_clocks(name: str) -> None:
+def test_interval_and_once_rules_ignore_clock_changes(name: str) -> None:
     zone = zoneinfo.ZoneInfo(name)
     for moment in list_remarkable_days(zone, *YEARS):
         table = Timetable(IntervalRule(5400.0, moment - dt.timedelta(seconds=7)), zone)
@@ -110,8 +110,8 @@ def test_intervals_and_single_moments_know_no_clocks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(get_zone_names())[::60])
-def test_bounds_hold_where_clocks_change(name: str) -> None:
-    """`start` counts and `end` does not; in between nothing is lost."""
+def test_start_and_end_bounds_hold_across_clock_changes(name: str) -> None:
+    """`start` is included and `end` is not; no time in between is lost."""
     zone = zoneinfo.ZoneInfo(name)
     for moment in list_remarkable_days(zone, 2024)[-1:]:
         free = Timetable(CronRule("*/30 * * * *"), zone)

@@ -1,4 +1,4 @@
-"""Whatever needs whatever: there is an order, or the way round is a real one."""
+"""Topological order and cycles of arbitrary dependency graphs."""
 
 import itertools
 
@@ -12,7 +12,7 @@ GRAPHS = st.dictionaries(NAMES, st.lists(NAMES, unique=True, max_size=4))
 
 
 @given(GRAPHS)
-def test_an_order_or_a_cycle(before: dict[str, list[str]]) -> None:
+def test_graph_has_topological_order_or_real_cycle(before: dict[str, list[str]]) -> None:
     path = graph.find_cycle(before)
     if path is None:
         order = graph.sort_topologically(before)
@@ -22,11 +22,11 @@ def test_an_order_or_a_cycle(before: dict[str, list[str]]) -> None:
         return
     assert path[0] == path[-1]
     assert len(set(path)) == len(path) - 1
-    # Each comes before the next.
+    # Each name on the path is a dependency of the next.
     assert all(first in before[then] for first, then in itertools.pairwise(path))
 
 
 @given(GRAPHS)
-def test_what_only_needs_what_came_earlier_has_no_cycle(before: dict[str, list[str]]) -> None:
+def test_graph_with_only_forward_edges_has_no_cycle(before: dict[str, list[str]]) -> None:
     forward = {name: [each for each in needed if each < name] for name, needed in before.items()}
     assert graph.find_cycle(forward) is None

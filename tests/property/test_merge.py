@@ -1,4 +1,4 @@
-"""History converges: however late, doubled or disordered the reports come, the standing ends the same."""
+"""Convergence of the history: late, repeated or disordered events end in the same merged execution."""
 
 import datetime as dt
 from dataclasses import replace
@@ -16,7 +16,7 @@ from jobworker.domain.executions.execution import (
 )
 
 INITIAL_STANDING = MergedExecution(ExecutionState.QUEUED)
-#: What may be reported: a state, and whether the attempt was cut short, or never ran.
+#: Reported states, and whether the attempt was cut short or never ran.
 REPORTED_STATES = (
     *(
         (state, "")
@@ -38,17 +38,17 @@ REPORTED_STATES = (
 )
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
-#: What the report that decides about the state brings with it.
+#: Fields set by the event that decides the state.
 OUTCOME_FIELDS = ("state", "attempt", "event_id", "reason", "finished_at", "result", "error")
-#: What the report of the latest start brings with it.
+#: Fields set by the event of the latest start.
 START_FIELDS = ("started_attempt", "started_at", "worker", "token", "code_version")
 
 
 @st.composite
 def generated_move(draw: st.DrawFn, number: int) -> StateTransition:
-    """Report number `number` of the stream; two fall into each millisecond. Every claim has a token of its own.
+    """Draw event number `number` of the stream; two fall into each millisecond. Every claim has a token of its own.
 
-    One that an attempt never ran is about what the attempt before it left behind, be it the submission.
+    An event that an attempt never ran is about the state after the previous attempt or after the submission.
     """
     state, how = draw(st.sampled_from(REPORTED_STATES))
     ran = how != "never ran"
@@ -80,37 +80,37 @@ def generated_move(draw: st.DrawFn, number: int) -> StateTransition:
 
 @st.composite
 def histories(draw: st.DrawFn, at_least: int = 1) -> list[StateTransition]:
-    """Reports about one execution, in the order in which Redis took them."""
+    """Draw the events of one execution, in the order of the stream in Redis."""
     return [draw(generated_move(number)) for number in range(1, draw(st.integers(at_least, 8)) + 1)]
 
 
 def merge_all(moves: list[StateTransition], start: MergedExecution = INITIAL_STANDING) -> MergedExecution:
-    standing = start
+    merged = start
     for move in moves:
-        standing = merge_transition(standing, move)
-    return standing
+        merged = merge_transition(merged, move)
+    return merged
 
 
-def get_fields(standing: MergedExecution, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(standing, name) for name in names}
+def get_fields(merged: MergedExecution, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(merged, name) for name in names}
 
 
 @given(st.data(), histories())
-def test_any_order_and_any_repetition_end_the_same(data: st.DataObject, moves: list[StateTransition]) -> None:
+def test_merge_independent_of_order_and_repetition(data: st.DataObject, moves: list[StateTransition]) -> None:
     repeated = data.draw(st.lists(st.sampled_from(moves), max_size=8))
     disordered = data.draw(st.permutations([*moves, *repeated]))
     assert merge_all(disordered) == merge_all(moves)
 
 
 @given(histories())
-def test_the_same_report_again_changes_nothing_at_all(moves: list[StateTransition]) -> None:
-    standing = merge_all(moves)
+def test_repeated_transition_returns_same_object(moves: list[StateTransition]) -> None:
+    merged = merge_all(moves)
     for move in moves:
-        assert merge_transition(standing, move) is standing
+        assert merge_transition(merged, move) is merged
 
 
 @given(histories(), generated_move(9), st.integers(1, 3))
-def test_a_report_about_an_older_attempt_changes_neither_outcome_nor_start(
+def test_transition_of_older_attempt_changes_no_outcome_or_start(
     earlier: list[StateTransition], report: StateTransition, older_by: int
 ) -> None:
     before = merge_all(earlier)
@@ -122,7 +122,7 @@ def test_a_report_about_an_older_attempt_changes_neither_outcome_nor_start(
 
 
 @given(histories(), st.sampled_from(sorted(FINAL_STATES)), generated_move(9))
-def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(
+def test_final_state_absorbs_further_transitions_of_its_attempt(
     earlier: list[StateTransition], end: ExecutionState, report: StateTransition
 ) -> None:
     latest = max(move.attempt for move in earlier)
@@ -133,23 +133,23 @@ def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(
 
 
 @given(histories(at_least=2))
-def test_of_two_final_states_the_one_reported_first_stays(moves: list[StateTransition]) -> None:
+def test_first_reported_final_state_stays(moves: list[StateTransition]) -> None:
     finals = [move for move in moves if move.state in FINAL_STATES]
     assume(finals)
     last = max(move.attempt for move in finals)
     first = next(move for move in finals if move.attempt == last)
-    standing = merge_all(list(reversed(finals)))
-    assert (standing.state, standing.attempt, standing.result) == (first.state, last, first.result)
+    merged = merge_all(list(reversed(finals)))
+    assert (merged.state, merged.attempt, merged.result) == (first.state, last, first.result)
 
 
 @given(histories())
-def test_a_start_that_arrives_after_the_end_completes_the_picture(moves: list[StateTransition]) -> None:
+def test_late_start_sets_start_fields(moves: list[StateTransition]) -> None:
     starts = [move for move in moves if move.state is ExecutionState.RUNNING]
     assume(starts)
     others = [move for move in moves if move.state is not ExecutionState.RUNNING]
-    standing = merge_all([*others, *starts])
+    merged = merge_all([*others, *starts])
     latest = min(starts, key=lambda move: (-move.attempt, move.at, _invert_token(move.token)))
-    assert (standing.started_attempt, standing.worker, standing.started_at) == (
+    assert (merged.started_attempt, merged.worker, merged.started_at) == (
         latest.attempt,
         latest.worker,
         latest.at,
@@ -157,20 +157,20 @@ def test_a_start_that_arrives_after_the_end_completes_the_picture(moves: list[St
 
 
 def _invert_token(token: str | None) -> tuple[int, ...]:
-    """Sorts tokens the other way round: of two starts in one millisecond the greater token stays."""
+    """Return a key that sorts tokens in reverse: of two starts in one millisecond the greater token stays."""
     return tuple(-ord(letter) for letter in token or "")
 
 
 @given(histories())
-def test_attempts_that_were_cut_short_are_counted_once_each(moves: list[StateTransition]) -> None:
-    standing = merge_all([*moves, *moves])
-    assert standing.lost_attempts == {move.attempt for move in moves if move.lost}
-    assert standing.interrupted_attempts == {move.attempt for move in moves if move.interrupted}
-    assert standing.snoozed_attempts == {move.attempt for move in moves if move.snoozed}
+def test_attempts_cut_short_counted_once_each(moves: list[StateTransition]) -> None:
+    merged = merge_all([*moves, *moves])
+    assert merged.lost_attempts == {move.attempt for move in moves if move.lost}
+    assert merged.interrupted_attempts == {move.attempt for move in moves if move.interrupted}
+    assert merged.snoozed_attempts == {move.attempt for move in moves if move.snoozed}
 
 
 @given(histories())
-def test_a_start_outweighs_the_report_that_its_attempt_never_ran(moves: list[StateTransition]) -> None:
+def test_start_outweighs_never_ran_transition(moves: list[StateTransition]) -> None:
     assume(any(move.state is ExecutionState.RUNNING for move in moves))
     latest = max(move.attempt for move in moves if move.state is ExecutionState.RUNNING)
     assert merge_all(moves).attempt >= latest

@@ -1,4 +1,4 @@
-"""Whatever JSON comes in: `validate` answers or refuses, and never lets through what JSON cannot carry."""
+"""Parameter checks of arbitrary JSON: accepted or refused with a place, and never a value that JSON cannot carry."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 
 
 def json_values(allow_nan: bool) -> st.SearchStrategy[Any]:
-    """What a JSON parser may hand over; Python's also makes NaN and Infinity."""
+    """Return a strategy of values that a JSON parser may return; Python's parser also returns NaN and Infinity."""
     return st.recursive(
         st.none()
         | st.booleans()
@@ -40,7 +40,7 @@ def get_verdict(accepted: list[Parameter], offered: dict[str, Any]) -> dict[str,
 
 
 @given(st.lists(PARAMETERS, unique_by=lambda parameter: parameter.name), st.dictionaries(NAMES, JSON))
-def test_it_answers_or_refuses_with_the_place(accepted: list[Parameter], offered: dict[str, Any]) -> None:
+def test_parameters_accepted_or_refused_with_pointer(accepted: list[Parameter], offered: dict[str, Any]) -> None:
     found = get_verdict(accepted, offered)
     if isinstance(found, InvalidParameters):
         assert found.errors
@@ -53,12 +53,12 @@ def test_it_answers_or_refuses_with_the_place(accepted: list[Parameter], offered
 
 
 @given(JSON | st.sampled_from([1, 1.0, True, 0, 0.0, False, "x"]))
-def test_choices_admit_nothing_that_only_looks_equal(value: Any) -> None:
+def test_choices_compare_by_type_and_value(value: Any) -> None:
     found = get_verdict([Parameter("one", choices=(1, "x", False))], {"one": value})
     listed = value == "x" or value is False or (value == 1 and type(value) is int)
     assert isinstance(found, dict) is (listed or value is None)
 
 
 @given(st.builds(Parameter, name=NAMES, type=TYPES, default=json_values(allow_nan=False)))
-def test_a_parameter_survives_json(parameter: Parameter) -> None:
+def test_parameter_json_round_trip(parameter: Parameter) -> None:
     assert Parameter.from_json(json.loads(json.dumps(parameter.to_json()))) == parameter

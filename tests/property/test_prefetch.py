@@ -1,4 +1,4 @@
-"""How much is fetched, and from where, whatever the loads and the weights."""
+"""Number and queues of prefetched messages for arbitrary loads and weights."""
 
 import collections
 
@@ -9,20 +9,20 @@ from jobworker.transport.broker.prefetch import MAX_PREFETCH, PrefetchEstimator,
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1000)), max_size=50))
-def test_never_more_than_the_most_and_never_less_than_nothing(steps: list[tuple[float, int]]) -> None:
-    appetite, now = PrefetchEstimator(), 0.0
+def test_prefetch_estimate_within_bounds(steps: list[tuple[float, int]]) -> None:
+    estimator, now = PrefetchEstimator(), 0.0
     for passed, ended in steps:
         now += passed
-        appetite.record_ended(ended)
-        assert 0 <= appetite.estimate_starts(now, seconds=0.02) <= appetite.estimate_prefetch(now) <= MAX_PREFETCH
+        estimator.record_ended(ended)
+        assert 0 <= estimator.estimate_starts(now, seconds=0.02) <= estimator.estimate_prefetch(now) <= MAX_PREFETCH
 
 
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1),
     st.lists(st.integers(0, MAX_PREFETCH), min_size=1, max_size=30),
 )
-def test_every_message_has_its_queue_and_no_queue_starves(weights: dict[str, int], counts: list[int]) -> None:
-    queues = [*weights, "other"]  # Its weight is 1.
+def test_queue_shares_follow_weights_without_starvation(weights: dict[str, int], counts: list[int]) -> None:
+    queues = [*weights, "other"]  # The weight of `other` is 1.
     shares = QueueWeights(" ".join(f"{queue}={weight}" for queue, weight in weights.items()))
     got: collections.Counter[str] = collections.Counter()
     for count in counts:

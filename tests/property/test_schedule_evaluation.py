@@ -1,4 +1,4 @@
-"""Settling, whatever is due and however it is cut into parts: nothing is lost, nothing is settled twice."""
+"""Evaluation of arbitrary due occurrences, also in parts: no occurrence is lost or evaluated twice."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from jobworker.domain.schedules.schedule import MisfirePolicy, MissedOccurrenceP
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
-#: Seconds before now; those up to 60 are noticed in time.
+#: Ages (s before now) of occurrences; ages up to 60 are within the grace.
 _AGES = st.lists(st.integers(min_value=-5, max_value=200), unique=True, max_size=40)
 
 
@@ -55,7 +55,7 @@ def _list_due(ages: Sequence[int]) -> list[dt.datetime]:
 
 
 def _evaluate_in_parts(due: Sequence[dt.datetime], situation: EvaluationContext, size: int) -> list[Decision]:
-    """As the relay does it when much is due: part by part, with what fired before as it was written down."""
+    """Evaluate part by part as the relay does when many occurrences are due, counting the runs of earlier parts."""
     decided: list[Decision] = []
     for start in range(0, len(due), size):
         runs = situation.runs + sum(each.outcome is OccurrenceOutcome.FIRED for each in decided)
@@ -67,9 +67,7 @@ def _evaluate_in_parts(due: Sequence[dt.datetime], situation: EvaluationContext,
 
 
 @given(_AGES, _situations())
-def test_each_occurrence_has_one_outcome_in_its_order_and_a_reason(
-    ages: list[int], situation: EvaluationContext
-) -> None:
+def test_occurrences_have_one_outcome_in_order_with_reason(ages: list[int], situation: EvaluationContext) -> None:
     due = _list_due(ages)
     decided = evaluate(due, situation)
     exhausted = bool(decided) and decided[-1].outcome is OccurrenceOutcome.EXHAUSTED
@@ -83,7 +81,7 @@ def test_each_occurrence_has_one_outcome_in_its_order_and_a_reason(
 
 
 @given(_AGES, _situations())
-def test_nothing_fires_in_a_pause_or_when_it_is_forbidden(ages: list[int], situation: EvaluationContext) -> None:
+def test_no_occurrence_fires_while_paused_or_forbidden(ages: list[int], situation: EvaluationContext) -> None:
     for each in evaluate(_list_due(ages), situation):
         paused = situation.pause is not None and situation.pause.is_paused_at(each.nominal)
         if situation.find_forbidden_reason(each.nominal):
@@ -93,7 +91,7 @@ def test_nothing_fires_in_a_pause_or_when_it_is_forbidden(ages: list[int], situa
 
 
 @given(_AGES, _situations(), st.integers(1, 7))
-def test_misfire_policies_hold_however_it_is_cut(ages: list[int], situation: EvaluationContext, size: int) -> None:
+def test_misfire_policies_hold_for_any_partition(ages: list[int], situation: EvaluationContext, size: int) -> None:
     situation = replace(situation, overlap=OverlapPolicy.ALLOW, max_runs=None)
     due = _list_due(ages)
     decided = _evaluate_in_parts(due, situation, size)
@@ -119,7 +117,7 @@ def test_misfire_policies_hold_however_it_is_cut(ages: list[int], situation: Eva
 
 
 @given(_AGES, _situations())
-def test_overlap_policies_hold_among_those_that_are_settled_together(
+def test_overlap_policies_hold_for_occurrences_evaluated_together(
     ages: list[int], situation: EvaluationContext
 ) -> None:
     fired = [each for each in evaluate(_list_due(ages), situation) if each.outcome is OccurrenceOutcome.FIRED]
@@ -133,6 +131,6 @@ def test_overlap_policies_hold_among_those_that_are_settled_together(
         assert sum(each.waits for each in fired) <= (not situation.unfinished.has_waiting)
     elif situation.overlap is OverlapPolicy.CANCEL_RUNNING:
         assert len(timely) <= 1
-    # Only the first of those that are not allowed to overlap starts at once, and only if nobody is there before it.
+    # Without overlap only the first fired occurrence starts at once, and only if no earlier execution is unfinished.
     at_once = [each for each in fired if not each.waits]
     assert situation.overlap is OverlapPolicy.ALLOW or len(at_once) <= (situation.unfinished.oldest_id is None)

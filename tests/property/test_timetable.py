@@ -1,4 +1,4 @@
-"""Occurrences are what somebody would find who looked at a clock in the zone minute by minute."""
+"""Occurrences compared with a naive search that reads the zone's clock at every minute."""
 
 import calendar
 import datetime as dt
@@ -24,7 +24,7 @@ MinutePredicate = Callable[[dt.datetime], bool]
 
 @st.composite
 def rules(draw: st.DrawFn, hour: int) -> tuple[Rule, MinutePredicate]:  # noqa: PLR0911
-    """A rule about times close to an hour, and what it means in the plainest words: whether it names a minute."""
+    """Draw a rule with times close to an hour, and a simple predicate of the minutes that the rule names."""
     near = (hour + draw(st.integers(-2, 2))) % 24
     time = dt.time(near, draw(st.sampled_from([0, 1, 15, 30, 45, 59])))
     kind = draw(st.sampled_from(["daily", "weekly", "monthly", "last", "business", "cron", "frequent", "rrule"]))
@@ -62,7 +62,7 @@ def _is_nth(local: dt.datetime, number: int) -> bool:
 def list_times_naively(
     is_named: MinutePredicate, zone: zoneinfo.ZoneInfo, dst: DstPolicy, after: dt.datetime, minutes: int
 ) -> list[dt.datetime]:
-    """Every minute is asked what the clock shows."""
+    """Return the moments of named times by reading the clock at every minute."""
     found = set()
     shift_from = after - dt.timedelta(days=2)
     for number in range(int((after - shift_from) / MINUTE) + minutes + 1):
@@ -86,7 +86,7 @@ def list_times_naively(
 
 @functools.cache
 def list_clock_changes(zone: str, year: int) -> list[dt.datetime]:
-    """The hours of a year in which the clocks of the zone change."""
+    """Return the hours of a year in which the clocks of the zone change."""
     info = zoneinfo.ZoneInfo(zone)
     hours = [dt.datetime(year, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=number) for number in range(366 * 24)]
     offsets = [hour.astimezone(info).utcoffset() for hour in hours]
@@ -95,7 +95,7 @@ def list_clock_changes(zone: str, year: int) -> list[dt.datetime]:
 
 @st.composite
 def clock_changes(draw: st.DrawFn) -> tuple[str, dt.datetime, dt.timedelta]:
-    """A zone, a moment at which its clocks change (or any, where they never do), and up to two days."""
+    """Draw a zone, a moment at which its clocks change (any moment if they never change), and up to two days."""
     zone, year = draw(st.sampled_from(ZONES)), draw(st.integers(1975, 2037))
     found = list_clock_changes(zone, year)
     moment = draw(st.sampled_from(found)) if found else dt.datetime(year, draw(st.integers(1, 12)), 28, tzinfo=dt.UTC)
@@ -107,7 +107,7 @@ DSTS = st.builds(DstPolicy, st.sampled_from(list(GapPolicy)), st.sampled_from(li
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), clock_changes(), DSTS)
-def test_what_happens_around_changes_of_clocks(
+def test_occurrences_around_clock_changes_match_naive_search(
     data: st.DataObject, where: tuple[str, dt.datetime, dt.timedelta], dst: DstPolicy
 ) -> None:
     zone, change, ahead = where
@@ -116,7 +116,7 @@ def test_what_happens_around_changes_of_clocks(
     after, table = change - ahead, Timetable(rule, info, dst)
     minutes = DAYS * 24 * 60
     whole = [*iterate_occurrences(table, after, after + minutes * MINUTE)]
-    # Clocks that differ by seconds from whole minutes are history; the naive reader looks at whole minutes only.
+    # Offsets with seconds occur only in the past; the naive search reads whole minutes only.
     if all((after + hours * 60 * MINUTE).astimezone(info).utcoffset().seconds % 60 == 0 for hours in range(-48, 80)):  # type: ignore[union-attr]
         assert whole == list_times_naively(named, info, dst, after, minutes)
     assert whole == sorted(set(whole))

@@ -1,4 +1,4 @@
-"""Time zone data that change at any moment: each time of day that a rule names has one occurrence."""
+"""Changes of time zone data at any moment: each time of day that a rule names has one occurrence."""
 
 import datetime as dt
 import zoneinfo
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from jobworker.domain.schedules.schedule import parse
 from jobworker.domain.schedules.timetable import Timetable, find_next_time, recompute_for_zone
 
-#: One stands for the data of the other at another time. They differ by less than the times of day below.
+#: Pairs of zones represent one zone before and after a change of data. Offsets differ less than the times of day below.
 _ZONE_CITIES = ("Vancouver", "Edmonton", "Winnipeg", "Los_Angeles", "Phoenix", "Panama")
 _ZONES = st.sampled_from([f"America/{place}" for place in _ZONE_CITIES])
 _TIMES = st.sampled_from([(2,), (6,), (23,), (0, 12), (2, 6), (1, 9, 17)])
 
 _FOLDS = st.sampled_from(["first", "second"])
 
-#: Days around changes of clocks, and others.
+#: Days around changes of clocks, and other days.
 _DAYS = ((3, 6), (6, 1), (10, 29), (12, 1))
 _BEGINS = st.sampled_from([dt.datetime(2026, *day, tzinfo=dt.UTC) for day in _DAYS])
 
@@ -31,7 +31,7 @@ def _make_timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
     _ZONES, _ZONES, _TIMES, st.sampled_from(["first", "second"]), _BEGINS, st.integers(0, 1440), st.integers(0, 8640)
 )
 @example("America/Phoenix", "America/Los_Angeles", (6,), "first", dt.datetime(2026, 12, 1, tzinfo=dt.UTC), 0, 840)
-def test_each_time_of_day_is_due_once(
+def test_time_of_day_due_once_across_zone_data_change(
     old: str, new: str, hours: Sequence[int], fold: str, day: dt.datetime, begun: int, passed: int
 ) -> None:
     before, after = _make_timetable(old, hours, fold), _make_timetable(new, hours, fold)

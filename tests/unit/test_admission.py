@@ -1,4 +1,4 @@
-"""What is let in, and when it is due. Single fields are tried over HTTP; here are the decisions."""
+"""Validation of submissions and definitions, and the due times of executions. Single fields are tested over HTTP."""
 
 import datetime as dt
 
@@ -33,7 +33,9 @@ USER = Parameter("user_id", "string")
         (Submission(job="j", due_at=NOW - 59 * SECOND), NOW, ExecutionState.QUEUED),
     ],
 )
-def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, state: ExecutionState) -> None:
+def test_submission_due_time_and_initial_state(
+    submission: Submission, when: dt.datetime, state: ExecutionState
+) -> None:
     assert validate_submission(submission, NOW) == []
     assert compute_due_at_and_state(submission, NOW) == (when, state)
 
@@ -41,7 +43,7 @@ def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, sta
 @pytest.mark.parametrize(
     ("seconds", "codes"), [(-60, []), (-61, ["past_time"]), (3653 * 86400, []), (3653 * 86400 + 1, ["too_far"])]
 )
-def test_the_limits_of_time(seconds: int, codes: list[str]) -> None:
+def test_due_at_outside_limits_refused(seconds: int, codes: list[str]) -> None:
     submission = Submission(job="j", due_at=NOW + seconds * SECOND)
     assert [problem.code for problem in validate_submission(submission, NOW)] == codes
 
@@ -68,34 +70,34 @@ _DAY = 86400
         (Submission(job="j", delay=-1, expires_at=NOW + SECOND), [("/delay", "not_allowed")]),
     ],
 )
-def test_deadlines_for_the_start(submission: Submission, found: list[tuple[str, str]]) -> None:
+def test_start_deadline_validated(submission: Submission, found: list[tuple[str, str]]) -> None:
     assert [(each.pointer, each.code) for each in validate_submission(submission, NOW)] == found
 
 
 @pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
-def test_a_definition_may_not_have_such_a_deadline(expires: float) -> None:
+def test_definition_with_invalid_expires_refused(expires: float) -> None:
     assert [each.pointer for each in validate_definition(JobDefinition("j", "t", expires=expires), [])] == ["/expires"]
 
 
-def test_problems_say_where_they_are_in_a_batch() -> None:
+def test_batch_problem_pointers_contain_item_index() -> None:
     wrong = Submission(job="j", queue="No", priority=12, correlation_id="", delay=-1)
     pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
     assert pointers == [f"/executions/3/{name}" for name in ("queue", "priority", "correlation_id", "delay")]
 
 
-def test_a_delay_that_is_no_number_is_refused() -> None:
+def test_nan_delay_refused() -> None:
     [problem] = validate_submission(Submission(job="j", delay=float("nan")), NOW)
     assert problem.code == "not_allowed"
 
 
-def test_defaults_need_not_be_complete_unless_a_schedule_starts_the_job() -> None:
+def test_incomplete_defaults_refused_only_for_scheduled_job() -> None:
     assert validate_definition(JobDefinition("j", "t"), [USER]) == []
     scheduled = JobDefinition("j", "t", schedule={"kind": "interval", "every": 5})
     assert [problem.pointer for problem in validate_definition(scheduled, [USER])] == ["/defaults/user_id"]
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\r", "\x85", "\u202e", "\u2028"])
-def test_texts_for_people_have_no_control_characters(character: str) -> None:
+def test_text_with_control_character_refused(character: str) -> None:
     of_job = JobDefinition("j", "t", description=f"a{character}", tags=(f"a{character}",))
     assert [problem.pointer for problem in validate_definition(of_job, [])] == ["/description", "/tags"]
     with pytest.raises(InvalidInput, match=f"there is U\\+{ord(character):04X} at index 1") as refused:
@@ -103,14 +105,14 @@ def test_texts_for_people_have_no_control_characters(character: str) -> None:
     assert [problem.pointer for problem in refused.value.errors] == ["/note"]
 
 
-def test_texts_for_people_may_have_several_lines() -> None:
+def test_multiline_text_accepted() -> None:
     text = "Grüße\n\t👩\u200d💻"
     assert validate_definition(JobDefinition("j", "t", description=text), []) == []
     check_note(text)
     check_note(None)
 
 
-def test_every_problem_of_a_definition_is_found() -> None:
+def test_definition_problems_all_reported() -> None:
     wrong = JobDefinition(
         name="no spaces",
         task="t",
@@ -130,7 +132,7 @@ def test_every_problem_of_a_definition_is_found() -> None:
     }  # fmt: skip
 
 
-def test_only_the_task_that_asks_targets_has_a_circuit() -> None:
+def test_circuit_policy_accepted_only_for_http_request() -> None:
     given = {"circuit": {"failures": 3, "pause": "PT10M"}}
     made, problems = policies.normalize(given)
     assert (made["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
@@ -142,7 +144,7 @@ def test_only_the_task_that_asks_targets_has_a_circuit() -> None:
         assert problem.pointer == f"/circuit/{next(iter(wrong))}"
 
 
-def test_refuse_tells_everything_at_once() -> None:
+def test_raise_for_problems_reports_all_problems() -> None:
     admission.raise_for_problems([])
     problems = validate_submission(Submission(job="j", queue="No", priority=12), NOW)
     with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
@@ -150,7 +152,7 @@ def test_refuse_tells_everything_at_once() -> None:
     assert list(caught.value.errors) == problems
 
 
-def test_what_an_execution_has_otherwise_than_its_job() -> None:
+def test_overrides_contain_only_submitted_fields() -> None:
     assert Submission(job="j").compute_overrides() is None
     other = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
     assert validate_submission(other, NOW) == []
@@ -158,7 +160,7 @@ def test_what_an_execution_has_otherwise_than_its_job() -> None:
     assert (set(told), told["time_limit"], told["retry"]["strategy"]) == ({"time_limit", "retry"}, 5.0, "fixed")
 
 
-def test_policies_of_a_submission_are_checked_in_their_place() -> None:
+def test_submission_policy_problems_have_pointers() -> None:
     wrong = Submission(job="j", time_limit=0, soft_time_limit=5.0, retry={"delays": []})
     pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
     assert pointers == [f"/executions/3/{name}" for name in ("time_limit", "soft_time_limit", "retry/delays")]

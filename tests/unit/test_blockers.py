@@ -1,4 +1,4 @@
-"""Why work cannot run now."""
+"""Blockers: reasons why an execution cannot run now."""
 
 from dataclasses import dataclass
 
@@ -7,38 +7,38 @@ from jobworker.domain.executions.blockers import Blocker, detect_missing_worker,
 
 @dataclass(frozen=True)
 class FakeWorker:
-    """What a gate looks at."""
+    """The tasks and queues of a worker."""
 
     tasks: tuple[str, ...] = ("send",)
     queues: tuple[str, ...] = ("default",)
 
 
 def get_message(blocker: Blocker | None) -> str:
-    """The words of a reason that there is."""
+    """Return the message of a blocker that must not be None."""
     assert blocker is not None
     return blocker.message
 
 
-def test_a_worker_that_fits_is_enough() -> None:
+def test_matching_worker_means_no_blocker() -> None:
     assert detect_missing_worker("send", "default", [FakeWorker(tasks=()), FakeWorker(queues=()), FakeWorker()]) is None
 
 
-def test_nobody_there() -> None:
+def test_blocker_without_workers_names_task() -> None:
     assert get_message(detect_missing_worker("send", "default", [])) == "no live worker offers task send"
 
 
-def test_nobody_has_the_task() -> None:
+def test_blocker_names_task_that_no_worker_offers() -> None:
     assert (
         get_message(detect_missing_worker("send", "default", [FakeWorker(tasks=("other",))]))
         == "no live worker offers task send"
     )
 
 
-def test_nobody_serves_the_queue() -> None:
+def test_blocker_names_queue_that_no_worker_consumes() -> None:
     assert get_message(detect_missing_worker("send", "mail", [FakeWorker()])) == "no live worker consumes queue mail"
 
 
-def test_one_has_the_task_and_another_serves_the_queue() -> None:
+def test_blocker_when_task_and_queue_are_on_different_workers() -> None:
     workers = [FakeWorker(tasks=("other",), queues=("mail",)), FakeWorker()]
     assert (
         get_message(detect_missing_worker("send", "mail", workers))
@@ -46,7 +46,7 @@ def test_one_has_the_task_and_another_serves_the_queue() -> None:
     )
 
 
-def test_runnable_is_what_is_not_blocked() -> None:
+def test_runnable_tasks_are_those_without_blocker() -> None:
     workers = [FakeWorker(("a", "b")), FakeWorker(("c",), ("default", "critical")), FakeWorker(("d",), ("other",))]
     for queue in ("default", "critical", "other", "unheard"):
         free = {task for task in "abcde" if detect_missing_worker(task, queue, workers) is None}

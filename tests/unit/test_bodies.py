@@ -1,4 +1,4 @@
-"""Bodies that arrive: within limits of size, memory, number and time, and the slowest make room."""
+"""Request bodies: limits of size, memory, number and time, and eviction of the slowest body."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,27 +23,27 @@ def _receive_all(bodies: BodyReceiver, length: str | None, *chunks: bytes) -> tu
     return asyncio.run(bodies.receive(length, _make_chunks(*chunks)))
 
 
-def test_a_body_is_put_together() -> None:
+def test_body_chunks_joined() -> None:
     bodies = BodyReceiver(BodyLimits(max_body_bytes=10))
     assert _receive_all(bodies, None, b"ab", b"cd") == (b"abcd", None)
     assert _receive_all(bodies, "4", b"ab", b"cd") == (b"abcd", None)
 
 
-def test_too_large_and_incomplete_bodies_are_refused() -> None:
+def test_too_large_and_incomplete_bodies_refused() -> None:
     bodies = BodyReceiver(BodyLimits(max_body_bytes=3))
     assert isinstance(_receive_all(bodies, "4")[1], RequestEntityTooLarge)
     assert isinstance(_receive_all(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
     assert isinstance(_receive_all(bodies, "3", b"ab")[1], MalformedBody)
 
 
-def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
+def test_truncated_chunked_body_refused() -> None:
     bodies = BodyReceiver(BodyLimits(max_body_bytes=10))
     assert _receive_all(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
     for chunks in ((b"ab", b"", b""), (b"", b"")):
         assert isinstance(_receive_all(bodies, None, *chunks)[1], MalformedBody)
 
 
-def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
+def test_evicted_body_ignores_later_chunks() -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
         bodies, old, new = (
             BodyReceiver(BodyLimits(max_body_bytes=10, max_bodies=1)),
@@ -68,7 +68,7 @@ async def _queue_chunks(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def test_a_body_has_a_deadline() -> None:
+def test_slow_body_refused_at_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
         return await BodyReceiver(BodyLimits(max_body_bytes=10, timeout_seconds=0.01)).receive(
             "5", _make_chunks(b"a", then=asyncio.Event())
@@ -80,7 +80,7 @@ def test_a_body_has_a_deadline() -> None:
 @pytest.mark.parametrize(
     "limits", [BodyLimits(max_body_bytes=10, max_bodies=2), BodyLimits(max_body_bytes=10, max_total_bytes=5)]
 )
-def test_the_one_that_has_been_arriving_longest_makes_room(limits: BodyLimits) -> None:
+def test_oldest_incomplete_body_evicted(limits: BodyLimits) -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
         bodies, never = BodyReceiver(limits), asyncio.Event()
         slow = [asyncio.create_task(bodies.receive("9", _make_chunks(b"ab", then=never))) for _ in range(2)]
@@ -96,6 +96,6 @@ def test_the_one_that_has_been_arriving_longest_makes_room(limits: BodyLimits) -
 
 
 @pytest.mark.parametrize("raw", [b"[" + b"[]," * 5_000_000 + b"[]]", b'{"a":' + b"[1," * 600_000])
-def test_bodies_of_very_many_values_are_refused_before_they_are_read(raw: bytes) -> None:
+def test_body_with_too_many_values_refused_before_parsing(raw: bytes) -> None:
     with pytest.raises(MalformedBody, match="500,000"):
         json_body.parse(raw)

@@ -1,4 +1,4 @@
-"""Calendars: what they hold, how they are written down, and what is said to somebody who writes them wrongly."""
+"""Calendars: included times, JSON form, and the problems reported for invalid ones."""
 
 import datetime as dt
 import subprocess
@@ -66,13 +66,13 @@ def make_dates(**given: Any) -> Calendar:
 
 
 @pytest.mark.parametrize("given", [BUSINESS, DATES])
-def test_a_calendar_is_shown_as_it_was_written(given: dict[str, Any]) -> None:
+def test_calendar_json_round_trip(given: dict[str, Any]) -> None:
     shown = parse(given).to_json()
     assert shown == given
     assert parse(shown) == parse(given)
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_omitted_calendar_fields_have_defaults() -> None:
     assert make_business() == BusinessCalendar()
     assert make_business(closed=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "closed"
     assert make_dates(days=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "listed"
@@ -101,57 +101,57 @@ def test_what_is_left_out_has_its_default() -> None:
         ("ZA", None, "2024-06-16", "Youth Day"),
     ],
 )
-def test_holidays_of_countries(country: str, subdivision: str | None, day: str, name: str | None) -> None:
+def test_country_holidays_found_by_date(country: str, subdivision: str | None, day: str, name: str | None) -> None:
     calendar = make_business(weekend=[], holidays=[{"country": country, "subdivision": subdivision}])
     assert calendar.find_day_name(dt.date.fromisoformat(day)) == name
     assert calendar.is_business_day(dt.date.fromisoformat(day)) == (name is None)
 
 
-def test_every_country_can_be_asked_about_any_year() -> None:
+def test_holidays_of_every_country_computed_for_any_year() -> None:
     assert len(list_countries()) > 200
     for country in list_countries():
         for year in (1970, 2026, 2399):
             assert all(day.year == year for day in get_holidays(country.code, None, year))
 
 
-def test_holidays_of_several_countries() -> None:
+def test_holidays_of_several_countries_combined() -> None:
     calendar = make_business(holidays=[{"country": "US"}, {"country": "DE"}])
     names = [calendar.find_day_name(dt.date(2026, month, day)) for month, day in ((11, 26), (5, 1), (5, 4))]
     assert names == ["Thanksgiving Day", "Labor Day", None]
 
 
-def test_what_is_opened_goes_before_everything_that_closes() -> None:
+def test_opened_day_overrides_holiday_and_weekend() -> None:
     calendar = make_business(holidays=[{"country": "DE"}], opened=["2026-12-25", "2026-12-27"])
     assert calendar.is_time_included(parse_time("2026-12-25T10:00"))
     assert calendar.is_time_included(parse_time("2026-12-27T10:00"))
     assert not calendar.is_time_included(parse_time("2026-12-26T10:00"))
 
 
-def test_business_hours() -> None:
+def test_business_hours_include_only_listed_times() -> None:
     calendar = parse(BUSINESS)
     held = ["2026-03-02T09:00", "2026-03-02T12:29:59", "2026-03-02T13:30", "2026-03-06T23:59:59"]
     others = ["2026-03-02T08:59:59", "2026-03-02T12:30", "2026-03-02T18:00", "2026-03-07T10:00", "2026-12-24T10:00"]
     assert [calendar.is_time_included(parse_time(time)) for time in held] == [True] * len(held)
     assert [calendar.is_time_included(parse_time(time)) for time in others] == [False] * len(others)
-    # An opened Saturday has no hours of its own.
+    # `hours` lists none for the opened Saturday, so the whole day is included.
     assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(), None),)
 
 
-def test_hours_of_an_opened_day_of_the_weekend() -> None:
+def test_opened_weekend_day_uses_its_hours() -> None:
     calendar = make_business(opened=["2026-12-19"], hours={"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]})
     assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(10), dt.time(14)),)
 
 
-def test_a_day_of_the_week_without_hours_is_no_business_day() -> None:
+def test_weekday_without_hours_is_not_a_business_day() -> None:
     calendar = make_business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
     assert calendar.list_business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
 
 
-def test_business_days_of_the_last_month_there_is() -> None:
+def test_business_days_of_december_9999_listed() -> None:
     assert make_business().list_business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
 
 
-def test_a_black_out_over_midnight() -> None:
+def test_blackout_window_over_midnight() -> None:
     calendar = parse(DATES)
     held = ["2026-12-31T22:00", "2026-12-31T23:59:59", "2027-01-01T00:00", "2027-02-01T00:00:30", "2027-02-02T12:00"]
     others = ["2026-12-31T21:59:59", "2027-01-02T00:00", "2027-02-01T00:00:29", "2027-02-03T00:00"]
@@ -169,7 +169,7 @@ def test_a_black_out_over_midnight() -> None:
     ]
 
 
-def test_windows_may_overlap() -> None:
+def test_overlapping_windows_merged() -> None:
     spans = [("10:00", "12:00"), ("11:00", "11:30"), ("12:00", "13:00"), ("14:00", "15:00")]
     calendar = make_dates(windows=[{"from": f"2026-03-02T{begin}", "to": f"2026-03-02T{end}"} for begin, end in spans])
     expected = [(dt.time(10), dt.time(13)), (dt.time(14), dt.time(15))]
@@ -280,19 +280,19 @@ def test_windows_may_overlap() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(given: object, place: str, code: str, says: str) -> None:
+def test_invalid_calendar_reported_with_pointer_and_code(given: object, place: str, code: str, says: str) -> None:
     found = list_problems(given)
     assert (place, code) in [(problem.pointer, problem.code) for problem in found]
     assert says in " ".join(problem.message for problem in found)
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_calendar_problems_all_reported_at_once() -> None:
     given = {"kind": "business", "weekend": ["x"], "closed": {"2026-13-01": "y"}, "holidays": [{"country": "XX"}]}
     places = {problem.pointer for problem in list_problems(given)}
     assert places == {"/weekend/0", "/closed/2026-13-01", "/holidays/0/country"}
 
 
-def test_sizes_are_bounded() -> None:
+def test_calendar_sizes_bounded() -> None:
     day = dt.date(2000, 1, 1)
     listed = [(day + dt.timedelta(days=number)).isoformat() for number in range(MAX_DATES + 1)]
     assert len(make_dates(days=listed[:-1]).to_json()["days"]) == MAX_DATES
@@ -301,7 +301,7 @@ def test_sizes_are_bounded() -> None:
     assert len(list_problems({"kind": "dates", "days": ["x"] * MAX_DATES})) == 50
 
 
-def test_who_needs_no_holidays_does_not_load_them() -> None:
+def test_calendar_without_holidays_does_not_import_holidays() -> None:
     code = (
         "import sys; from jobworker.domain.calendars.calendar_parser import parse;"
         "parse({'kind': 'business', 'closed': ['2026-12-24']}); assert 'holidays' not in sys.modules"

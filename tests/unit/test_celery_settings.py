@@ -1,4 +1,4 @@
-"""What an operator says in celeryconfig.py holds, for every process that Celery starts."""
+"""Settings from the operator's celeryconfig.py, merged with JobWorker's defaults for every Celery process."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from tests.up_process import ROOT
 DEFAULT_SETTINGS = build_celery_settings(Settings.from_environment({}))
 
 
-def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
+def test_operator_settings_override_defaults() -> None:
     laid = merge_settings(
         DEFAULT_SETTINGS, {"beat_max_loop_interval": 2, "redbeat_lock_timeout": 40, "worker_concurrency": 3}
     )
@@ -25,7 +25,7 @@ def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
     assert "worker_concurrency" not in laid
 
 
-def test_the_password_of_redis_is_in_nothing_that_remote_control_shows() -> None:
+def test_redis_password_hidden_from_remote_control() -> None:
     app = Celery(set_as_current=False)
     app.add_defaults(
         build_celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"}))
@@ -33,13 +33,13 @@ def test_the_password_of_redis_is_in_nothing_that_remote_control_shows() -> None
     assert "hush" not in str(app.conf.table(with_defaults=True, censored=True))
 
 
-def test_options_of_the_transport_are_laid_over_one_by_one() -> None:
+def test_transport_options_merged_by_key() -> None:
     laid = merge_settings(DEFAULT_SETTINGS, {"broker_transport_options": {"socket_timeout": 9}})
     assert laid["broker_transport_options"] == {**DEFAULT_SETTINGS["broker_transport_options"], "socket_timeout": 9}
 
 
 @pytest.mark.parametrize("name", ["broker_url", "redbeat_redis_url", "timezone", "beat_scheduler", "accept_content"])
-def test_what_is_decided_elsewhere_is_refused_with_the_place(name: str) -> None:
+def test_reserved_setting_refused_with_its_replacement(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"celeryconfig.py: {name} is not decided there; "):
         merge_settings(DEFAULT_SETTINGS, {name: "x"})
 
@@ -52,11 +52,11 @@ def _read_setting(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_application_is_configured_like_that(tmp_path: Path) -> None:
+def test_celeryconfig_applied_to_application(tmp_path: Path) -> None:
     assert _read_setting(tmp_path, "redbeat_lock_timeout = 40\nworker_concurrency = 3\n").stdout == "40 3\n"
 
 
-def test_a_setting_that_is_refused_ends_the_process_with_one_line(tmp_path: Path) -> None:
+def test_reserved_setting_ends_process_with_one_line_error(tmp_path: Path) -> None:
     answer = _read_setting(tmp_path, "broker_url = 'redis://elsewhere'\n")
     assert answer.returncode == 1
     assert answer.stderr == "error: celeryconfig.py: broker_url is not decided there; set JOBWORKER_REDIS_URL\n"

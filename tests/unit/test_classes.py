@@ -1,4 +1,4 @@
-"""Jobs that are classes, as far as they are declared."""
+"""Declarations of jobs that are classes."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from jobworker.domain.jobs import parameters
 
 
 class Base(Job, abstract=True):
-    """What some jobs share."""
+    """Options that several jobs share."""
 
     queue = "background"
     max_retries = 7
@@ -21,7 +21,7 @@ class Sends(Base):
     time_limit = 60
 
     def run(self, context: Context, to: str, urgent: bool = False, **headers: str) -> str:
-        """Not shown: the class has a text of its own."""
+        """Do nothing (text not used: the class has its own docstring)."""
         return f"{self.parameters}"
 
 
@@ -31,7 +31,7 @@ class Derived(Sends):  # noqa: D101
         return "nothing"
 
 
-def test_options_are_inherited_and_the_name_is_not() -> None:
+def test_job_class_inherits_options_but_not_name() -> None:
     assert (Sends.task.name, Derived.task.name) == ("sends-mail", "Derived")
     for made in (Sends, Derived):
         assert made.task.job_options.queue == "background"
@@ -39,25 +39,25 @@ def test_options_are_inherited_and_the_name_is_not() -> None:
     assert (Sends.task.run.__doc__, Derived.task.run.__doc__) == ("Send a mail.", "Do nothing.")
 
 
-def test_the_parameters_are_those_of_run() -> None:
+def test_job_class_parameters_come_from_run() -> None:
     found = parameters.from_signature(Sends.task.run, injected_types=(Context,))
     assert [each.name for each in found] == ["to", "urgent", "**"]
 
 
-def test_a_class_is_tried_as_a_function() -> None:
+def test_job_class_callable_as_function() -> None:
     assert Derived().run() == Derived.task() == "nothing"
 
 
-def test_there_is_no_context_where_nothing_runs() -> None:
+def test_context_outside_attempt_raises_lookup_error() -> None:
     with pytest.raises(LookupError):
         _ = Derived().context
 
 
-def test_a_class_without_work_is_no_job() -> None:
+def test_job_class_without_run_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"job Lazy: a class that is a job needs a method run\(\)"):
         type("Lazy", (Job,), {})
 
 
-def test_options_are_checked_as_those_of_a_function() -> None:
+def test_job_class_options_validated() -> None:
     with pytest.raises(ConfigurationError, match="Urgent: /priority: priority must be 0 to 9"):
         type("Urgent", (Job,), {"priority": 11, "run": lambda self: None})

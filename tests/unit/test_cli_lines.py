@@ -1,4 +1,4 @@
-"""What others wrote makes no lines of its own in what commands print."""
+"""Untrusted text cannot add lines of its own to the output of commands."""
 
 import datetime as dt
 from types import SimpleNamespace
@@ -20,12 +20,12 @@ _INDENTED = "first\n    12:00:00   CRITICAL forged " + r"\x1b[8m\u2028"
 
 def _make_row(**more: Any) -> Any:
     return SimpleNamespace(
-        id="one", job="any", state=ExecutionState.FAILED, created_at=_NOW, finished_at=_NOW, fingerprint="f", reason=None,
-        result_file=None, error={"type": "ValueError", "message": _FORGED}, **more,
+        id="one", job="any", state=ExecutionState.FAILED, created_at=_NOW, finished_at=_NOW, fingerprint="f",
+        reason=None, result_file=None, error={"type": "ValueError", "message": _FORGED}, **more,
     )  # fmt: skip
 
 
-def test_lines_of_lists_are_one_line() -> None:
+def test_list_rows_escape_line_breaks() -> None:
     group: Any = SimpleNamespace(count=2, fingerprint="f", first_seen=_NOW, last_seen=_NOW, example=_make_row())
     paused = SimpleNamespace(
         name="nightly", job="any", owner=ScheduleOwner.API, schedule=SimpleNamespace(zone="UTC"), paused_at=_NOW,
@@ -41,7 +41,7 @@ def test_lines_of_lists_are_one_line() -> None:
         assert _IN_ONE_LINE in line
 
 
-def test_what_an_execution_says_is_indented_after_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_multiline_log_progress_and_error_texts_indented(capsys: pytest.CaptureFixture[str]) -> None:
     assert formatting.format_log_line(LogRow("1", 1, _NOW, "INFO", "jobs.any", _FORGED)).endswith(f"INFO {_INDENTED}")
     assert formatting._format_progress({"done": 1, "message": _FORGED}) == f"1 {_INDENTED}"
 
@@ -49,5 +49,5 @@ def test_what_an_execution_says_is_indented_after_its_first_line(capsys: pytest.
     assert capsys.readouterr().err.endswith(f": ValueError: {_INDENTED}\n")
 
 
-def test_json_is_json_whatever_is_in_it() -> None:
+def test_json_output_escapes_control_characters() -> None:
     assert formatting.format_json({"flag": "\U000e0067\x7f"}) == r'{"flag":"\udb40\udc67\u007f"}'

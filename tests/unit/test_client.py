@@ -1,4 +1,4 @@
-"""Which Redis is refused, and in what words. Servers that old are not to be had; what they say of themselves is."""
+"""Checks of the Redis server at connection. The servers are fakes because such old versions cannot be installed."""
 
 from typing import Any, cast
 
@@ -10,13 +10,13 @@ from jobworker.transport import client
 
 
 class FakeServerInfo:
-    """Answers INFO like a server."""
+    """A server that only has INFO."""
 
     def __init__(self, policy: str = "noeviction", **fields: Any) -> None:
         self._fields = {"maxmemory_policy": policy, **fields}
 
     def info(self, section: str = "default") -> dict[str, Any]:
-        """Every section at once."""
+        """Return the fields of all sections."""
         return self._fields
 
 
@@ -25,22 +25,22 @@ def _check_server(server: FakeServerInfo) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.2.14", "6"])
-def test_an_old_redis_is_refused_with_its_version(version: str) -> None:
+def test_old_redis_refused_with_its_version(version: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"Redis {version} is too old: JobWorker needs Redis 7\.0 or newer"):
         _check_server(FakeServerInfo(redis_version=version))
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "7.0.15", "8.0.1", "8.0-rc1", "10.0.0", "255.255.255"])
-def test_a_new_one_is_fine(version: str) -> None:
+def test_supported_redis_version_accepted(version: str) -> None:
     _check_server(FakeServerInfo(redis_version=version))
 
 
-def test_valkey_says_its_own_version_besides_the_redis_that_it_replaces() -> None:
+def test_valkey_accepted_by_its_redis_version() -> None:
     _check_server(FakeServerInfo(redis_version="7.2.4", valkey_version="9.1.2"))
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
-def test_one_that_evicts_is_refused_with_what_to_set(policy: str) -> None:
+def test_evicting_redis_refused_with_setting_to_change(policy: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
         _check_server(FakeServerInfo(policy, redis_version="7.0.15"))
 
@@ -58,5 +58,5 @@ _HEALTHY_INFO = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", 
         ({"aof_last_bgrewrite_status": "err"}, ["aof_last_bgrewrite_status is err"]),
     ],
 )
-def test_a_server_that_is_not_well_is_told_of(says: dict[str, Any], told: list[str]) -> None:
+def test_unhealthy_redis_reported_in_warnings(says: dict[str, Any], told: list[str]) -> None:
     assert client.find_warnings(cast(redis.Redis, FakeServerInfo(**{**_HEALTHY_INFO, **says}))) == told

@@ -1,4 +1,4 @@
-"""Where two JSON values differ."""
+"""Comparison of JSON values and of executions."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ from jobworker.domain.executions.comparison import Difference
         ({"a": {}}, {"a": []}, [("/a", "changed", {}, [])]),
     ],
 )
-def test_each_place_is_named(before: Any, now: Any, found: list[tuple[Any, ...]]) -> None:
+def test_differing_places_named_by_pointer(before: Any, now: Any, found: list[tuple[Any, ...]]) -> None:
     told = [(each.pointer, each.change, each.before, each.now) for each in comparison.compare_values("p", before, now)]
     assert told == found
 
@@ -44,11 +44,11 @@ class FakeExecution:
 EXECUTION = FakeExecution(parameters={"month": "May"})
 
 
-def test_equal_executions_do_not_differ_though_their_worker_was_started_anew() -> None:
+def test_restarted_worker_is_not_a_difference() -> None:
     assert comparison.compare_executions(EXECUTION, replace(EXECUTION, worker="celery@one:18:cd34"), ({}, {})) == []
 
 
-def test_everything_that_may_differ() -> None:
+def test_execution_differences_of_all_kinds_listed() -> None:
     now = replace(
         EXECUTION, job_revision=2, parameters={"month": "June"}, overrides={"time_limit": 5}, code_version="v2",
         worker="celery@two:1:x",
@@ -64,11 +64,11 @@ def test_everything_that_may_differ() -> None:
     ]
 
 
-def test_what_has_not_run_is_not_said_to_run_elsewhere() -> None:
+def test_execution_that_has_not_run_has_no_worker_difference() -> None:
     assert comparison.compare_executions(EXECUTION, replace(EXECUTION, worker=None, code_version=None), ({}, {})) == []
 
 
-def test_there_are_not_too_many() -> None:
+def test_differences_limited_in_number() -> None:
     many = {str(number): number for number in range(1000)}
     assert (
         len(comparison.compare_executions(EXECUTION, replace(EXECUTION, parameters=many), ({}, {})))

@@ -1,4 +1,4 @@
-"""Which containers a worker may run."""
+"""Containers that a worker may run."""
 
 import pytest
 
@@ -13,12 +13,12 @@ def check_policy(image: str, network: str = "none", **settings: str) -> None:
     container.check_policy(ContainerIsolation(image, network=network), Settings.from_environment(given))
 
 
-def test_containers_are_off_until_images_are_listed() -> None:
+def test_containers_disabled_until_images_listed() -> None:
     with pytest.raises(Abort, match="containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists"):
         check_policy("busybox")
 
 
-def test_images_and_networks_have_to_be_listed() -> None:
+def test_unlisted_images_and_networks_refused() -> None:
     listed = "busybox registry.example/jobs/*"
     for image in ("busybox", "registry.example/jobs/resize:1.4"):
         check_policy(image, images=listed)

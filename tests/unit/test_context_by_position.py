@@ -1,4 +1,4 @@
-"""Who calls a job by position does not know of its context."""
+"""Calls by position of jobs that take a context: the caller's arguments do not include the context."""
 
 import logging
 from typing import Any
@@ -10,12 +10,12 @@ from jobworker.declare import reset_current_context, set_current_context
 
 
 def _first(context: Context, a: int, b: int = 2) -> tuple[Any, ...]:
-    """The context first."""
+    """Return the arguments of a job whose context is its first parameter."""
     return context.job, a, b
 
 
 def _second(a: int, context: Context, *rest: int, b: int = 2) -> tuple[Any, ...]:
-    """The context between."""
+    """Return the arguments of a job whose context is between other parameters."""
     return context.job, a, rest, b
 
 
@@ -35,7 +35,7 @@ def context() -> Any:
     reset_current_context(token)
 
 
-def test_wherever_it_stands(context: Context) -> None:
+def test_context_injected_at_any_position(context: Context) -> None:
     assert first(1) == first(a=1) == ("j", 1, 2)
     assert first(1, 3) == first(1, b=3) == ("j", 1, 3)
     assert second(1) == ("j", 1, (), 2)
@@ -43,10 +43,10 @@ def test_wherever_it_stands(context: Context) -> None:
     assert second(a=1) == ("j", 1, (), 2)
 
 
-def test_a_context_of_the_callers_own_goes_where_it_was_put(context: Context) -> None:
+def test_explicit_context_kept_at_its_position(context: Context) -> None:
     assert first(context, 1) == first(a=1, context=context) == ("j", 1, 2)
 
 
-def test_too_many_are_too_many(context: Context) -> None:
+def test_surplus_positional_arguments_refused(context: Context) -> None:
     with pytest.raises(TypeError):
         first(1, 2, 3)

@@ -1,4 +1,4 @@
-"""What `@job` refuses at once, and annotations that cannot be resolved."""
+"""Declarations that `@job` refuses at import, and annotations that cannot be resolved."""
 
 import functools
 from typing import TYPE_CHECKING, Any
@@ -55,13 +55,13 @@ def work(x: int = 1) -> int:
         ({"on_worker_lost": "ignore"}, "/on_worker_lost: on_worker_lost must be 'retry' or 'fail', not 'ignore'"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], told: str) -> None:
+def test_invalid_job_options_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         job(**options)(work)
     assert told in str(caught.value)
 
 
-def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
+def test_options_of_celery_and_base_classes_accepted() -> None:
     from celery import Task
 
     class Base(Task):  # type: ignore[misc]
@@ -92,13 +92,13 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
         (job(work, name="declared-once"), "@job: this is a job, or a task of Celery, already"),
     ],
 )
-def test_what_is_no_function_is_refused(given: Any, told: str) -> None:
+def test_non_function_refused_as_job(given: Any, told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         job(given)
     assert told in str(caught.value)
 
 
-def test_a_generator_is_refused() -> None:
+def test_generator_refused_as_job() -> None:
     def rows() -> Any:
         yield 1
 
@@ -106,7 +106,7 @@ def test_a_generator_is_refused() -> None:
         job(rows)
 
 
-def test_parameters_by_position_only_are_refused() -> None:
+def test_positional_only_parameters_refused() -> None:
     def divide(left: int, right: int, /) -> float:
         return left / right
 
@@ -114,7 +114,7 @@ def test_parameters_by_position_only_are_refused() -> None:
         job(divide)
 
 
-def test_a_scheduled_job_needs_a_default_for_each_parameter() -> None:
+def test_scheduled_job_without_default_refused() -> None:
     def nightly(month: str, context: Context) -> str:
         return month
 
@@ -126,9 +126,9 @@ def hidden(context: "HiddenContext", price: "Decimal", count: "int" = 1) -> str:
     return f"{context.job} {count}"
 
 
-def test_annotations_of_names_that_only_type_checkers_know_say_nothing() -> None:
+def test_unresolvable_annotations_give_type_any() -> None:
     found = parameters.from_signature(hidden, (Context,))
-    # Its class is known by another name here, so it cannot be told from what the caller gives.
+    # The class has another name here, so the context cannot be distinguished from the caller's parameters.
     assert [(each.name, each.type) for each in found] == [("context", "any"), ("price", "any"), ("count", "integer")]
 
 
@@ -136,7 +136,7 @@ def late(context: "Context", price: "Decimal") -> str:
     return context.job
 
 
-def test_the_context_is_known_by_its_name() -> None:
+def test_unresolvable_context_annotation_matched_by_name() -> None:
     names = {name: value for name, value in vars(parameters).items() if name == "Context"}
     assert not names
     late.__globals__.pop("Context")
@@ -150,10 +150,10 @@ _CONTEXT = Context
 
 
 class _Export(Job, abstract=True):
-    """No job itself."""
+    """An abstract base class, which is not a job."""
 
 
-def test_a_class_is_checked_like_a_function() -> None:
+def test_job_class_options_refused_like_function_options() -> None:
     with pytest.raises(ConfigurationError, match="@job Wrong: /tags: tags must be a list of texts"):
 
         class Wrong(_Export):

@@ -1,4 +1,4 @@
-"""What `@job` says about time limits is checked where it is said."""
+"""Time limits given to `@job` are validated at the declaration."""
 
 import logging
 from pathlib import Path
@@ -20,16 +20,16 @@ from jobworker.files.local import LocalFiles
         ({"time_limit": float("inf")}, "/time_limit: time_limit must be more than 0 and at most 30 days"),
     ],
 )
-def test_limits_that_cannot_be_are_refused(limits: dict[str, Any], complaint: str) -> None:
+def test_invalid_time_limits_refused(limits: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"@job never: {complaint}"):
         job(_nothing, name="never", **limits)
 
 
 def _nothing() -> None:
-    """Never made a job."""
+    """Do nothing; never becomes a job."""
 
 
-def test_a_context_that_no_worker_has_made_is_not_cancelled_and_has_no_limit(tmp_path: Path) -> None:
+def test_context_outside_worker_has_no_cancellation_or_limit(tmp_path: Path) -> None:
     context = Context(
         execution_id="e",
         job="j",
@@ -48,5 +48,5 @@ def test_a_context_that_no_worker_has_made_is_not_cancelled_and_has_no_limit(tmp
     assert not context.cancelled
 
 
-def test_cancellation_is_no_error() -> None:
+def test_job_cancelled_is_not_an_exception_subclass() -> None:
     assert not issubclass(JobCancelled, Exception)

@@ -1,4 +1,4 @@
-"""What is wrong with a job's options is said when its module is imported, with the place."""
+"""Invalid job options are refused with their place when the job's module is imported."""
 
 from typing import Any
 
@@ -35,19 +35,19 @@ def work() -> None:
         ({"soft_time_limit": True}, "/soft_time_limit: soft_time_limit must be a number of seconds"),
     ],
 )
-def test_it_is_refused(options: dict[str, Any], told: str) -> None:
+def test_invalid_policy_option_refused_with_pointer(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match="@job refused-work") as refused:
         job(work, name="refused-work", **options)
     assert told in str(refused.value)
 
 
-def test_a_policy_is_kept_as_it_is_normalised() -> None:
+def test_policy_stored_in_normalized_form() -> None:
     made = job(work, name="kept-work", retry={"strategy": "linear", "delay": "PT10S"})
     assert list(made.job_options.policies) == ["retry"]
     assert made.job_options.policies["retry"]["delay"] == 10
 
 
-def test_celerys_own_rate_limit_is_left_to_celery() -> None:
+def test_celery_rate_limit_not_stored_as_policy() -> None:
     rarely = job(work, name="rare-work", rate_limit="10/m")
     limited = job(work, name="limited-work", rate_limit={"limit": 10, "per": 60})
     assert (rarely.rate_limit, "rate_limit" in rarely.job_options.policies) == ("10/m", False)
@@ -63,12 +63,12 @@ def test_celerys_own_rate_limit_is_left_to_celery() -> None:
         {"typing": True},
     ],
 )
-def test_celerys_options_are_kept_as_they_are_given(options: dict[str, Any]) -> None:
+def test_celery_options_kept_unchanged(options: dict[str, Any]) -> None:
     made = job(work, name=f"kept-{'-'.join(options)}", **options)
     assert {name: getattr(made, name) for name in options} == options
 
 
-def test_a_coroutine_is_refused() -> None:
+def test_coroutine_refused_as_job() -> None:
     async def wait() -> None:
         """Never run."""
 

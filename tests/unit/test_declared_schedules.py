@@ -1,4 +1,4 @@
-"""`schedule(...)` in a user's module: what it makes, what it refuses, and what a process pays for it."""
+"""Declarations with `schedule(...)` in user modules: their values, refusals and import cost."""
 
 import datetime as dt
 import os
@@ -21,7 +21,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes modules of the package `planned` in the current folder: `write(nightly="schedule(…)")`."""
+    """A function that writes modules of the package `planned` in the current folder: `write(nightly="schedule(…)")`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "planned").mkdir()
@@ -62,11 +62,11 @@ UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
         ),
     ],
 )
-def test_a_rule_is_what_the_api_takes(made: RuleJson, described: RuleJson) -> None:
+def test_declared_rule_equals_api_rule(made: RuleJson, described: RuleJson) -> None:
     assert rule_parser.parse(made) == rule_parser.parse(described)
 
 
-def test_a_schedule_has_the_fields_of_the_api() -> None:
+def test_declared_schedule_equals_api_schedule() -> None:
     made = schedule(
         "month-close",
         job="close_month",
@@ -116,7 +116,7 @@ def test_a_schedule_has_the_fields_of_the_api() -> None:
         ("schedule('a b', job='j', rule=daily('06:00'))", ["/name: name must be"]),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: list[str]) -> None:
+def test_invalid_declaration_reported_with_file_and_line(write: Write, code: str, told: list[str]) -> None:
     write(nightly=code)
     [broken] = declarations.load_declarations("planned").broken_modules
     assert broken.module == "planned.nightly"
@@ -124,14 +124,14 @@ def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: lis
         assert text in broken.traceback.splitlines()[-1]
 
 
-def test_a_name_is_declared_once(write: Write) -> None:
+def test_duplicate_schedule_name_refused_with_first_place(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
     found = declarations.load_declarations("planned")
     assert found.schedules["s"].place == "planned/one.py:2"
     assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken_modules[0].traceback
 
 
-def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
+def test_repeated_line_with_duplicate_name_refused(write: Write) -> None:
     write(
         one="def declare(name):\n    schedule(name, job='j', rule=daily('06:00'))\n"
         "declare('a')\ndeclare('b')\ndeclare('b')"
@@ -141,7 +141,7 @@ def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
     assert "schedule b is declared twice by the same line" in found.broken_modules[0].traceback
 
 
-def test_every_reading_finds_the_same(write: Write) -> None:
+def test_repeated_load_returns_equal_declarations(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))")
     sys.modules.pop("planned", None)
     first = declarations.load_declarations("planned")
@@ -151,7 +151,7 @@ def test_every_reading_finds_the_same(write: Write) -> None:
     assert declarations.load_declarations("planned").schedules != first.schedules
 
 
-def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> None:
+def test_imported_module_unchanged_by_load(write: Write) -> None:
     write(one="made = schedule('s', job='j', rule=daily('06:00'))")
     import planned.one  # type: ignore[import-not-found]
 
@@ -163,20 +163,18 @@ def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> No
     assert found.schedules["s"].value is not before.made
 
 
-def test_what_python_compiled_a_moment_ago_is_not_taken_for_what_is_written_now(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stale_bytecode_ignored_by_load(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     for hour in ("02", "03"):
         write(nightly=f"schedule('s', job='j', rule=daily('{hour}:00'))")
-        # Changed within the same second, and of the same length.
+        # The file changes within one second and keeps its length.
         os.utime(tmp_path / "planned" / "nightly.py", (1_800_000_000, 1_800_000_000))
         assert declarations.load_declarations("planned").schedules["s"].value.rule == rule_parser.parse(
             daily(f"{hour}:00")
         )
 
 
-def test_without_a_package_nothing_is_read() -> None:
+def test_missing_schedules_package_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"no package 'nowhere' with schedules here.*JOBWORKER_SCHEDULES"):
         declarations.load_declarations("nowhere")
 
@@ -191,7 +189,7 @@ def test_without_a_package_nothing_is_read() -> None:
         ),
     ],
 )
-def test_each_side_loads_only_its_own(statement: str, kept_out: list[str]) -> None:
+def test_public_names_do_not_import_unrelated_packages(statement: str, kept_out: list[str]) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {kept_out} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Calls from Python, as a worker tells of them."""
+"""Direct calls as workers report them."""
 
 import datetime as dt
 from typing import Any
@@ -27,13 +27,13 @@ CALL_DATA: dict[str, Any] = {
 }
 
 
-def test_a_call_is_read() -> None:
+def test_direct_call_event_parsed() -> None:
     call = direct_call.parse(EXECUTION, CALL_DATA, NOON)
     assert (call.task, call.queue, call.priority, call.caller) == ("send", "default", 5, "python:host")
     assert call.called_at == NOON - dt.timedelta(minutes=1)
 
 
-def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None:
+def test_future_call_time_replaced_by_record_time() -> None:
     assert direct_call.parse(EXECUTION, {**CALL_DATA, "at": "2026-03-02T15:00:00+02:00"}, NOON).called_at == NOON
 
 
@@ -58,12 +58,12 @@ def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None
         {"embedded": {"chain": [{"args": [float("nan")]}]}},
     ],
 )
-def test_nonsense_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_direct_call_data_refused(change: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         direct_call.parse(EXECUTION, {**CALL_DATA, **change}, NOON)
 
 
-def test_an_execution_needs_an_id() -> None:
+def test_direct_call_with_invalid_execution_id_refused() -> None:
     with pytest.raises(ValueError, match="not a direct call"):
         direct_call.parse("1", CALL_DATA, NOON)
 
@@ -81,7 +81,9 @@ def test_an_execution_needs_an_id() -> None:
         (["a"], [1], {"a": 2}, {"*": [1], "a": 2}, False),
     ],
 )
-def test_positions_get_their_names(names: list[str], args: Any, kwargs: Any, given: Any, by_name: bool) -> None:
+def test_positional_arguments_bound_to_parameter_names(
+    names: list[str], args: Any, kwargs: Any, given: Any, by_name: bool
+) -> None:
     accepted = [VARIADIC if name == "**" else Parameter(name, "any") for name in names]
     call = direct_call.parse(EXECUTION, {**CALL_DATA, "args": args, "kwargs": kwargs}, NOON)
     assert direct_call.bind_parameters(call, accepted) == (given, by_name)
@@ -110,11 +112,11 @@ def _make_deep(levels: int) -> list[Any]:
         ((float("inf"),), {}, "Infinity is not JSON"),
     ],
 )
-def test_a_call_that_the_history_cannot_hold_is_refused(args: Any, kwargs: Any, why: str) -> None:
+def test_unstorable_arguments_refused_and_left_out_of_history(args: Any, kwargs: Any, why: str) -> None:
     with pytest.raises(ValueError, match="task send cannot be called like this: its arguments hold") as refused:
         direct_calls.build_options(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
     assert why in str(refused.value)
-    # Another program may send it all the same.
+    # Another program may send such a message without this check.
     header = {"execution": EXECUTION, "called": {"by": "python:host", "at": CALL_DATA["at"]}}
     about = {EXECUTION_HEADER: header, "task": "send"}
     with structlog.testing.capture_logs() as logged:
@@ -129,12 +131,12 @@ def test_a_call_that_the_history_cannot_hold_is_refused(args: Any, kwargs: Any, 
         ("send", {"routing_key": "x", "exchange": "y"}, "name a queue, not an exchange or a routing_key"),
     ],
 )
-def test_what_goes_past_the_history_is_refused(name: str, given: dict[str, Any], told: str) -> None:
+def test_calls_that_bypass_history_refused(name: str, given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         direct_calls.build_options(ManualClock(NOON), name, (), {}, given, None, None, routed=False)
 
 
-def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
+def test_kombu_encoded_types_kept_in_call_event() -> None:
     given = {"when": DATE, "raw": b"x", "deep": _make_deep(90)}
     added = direct_calls.build_options(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)
     about = {**added["headers"], "task": "send"}
@@ -144,7 +146,7 @@ def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
     assert call.kwargs["when"] == {"__type__": "datetime", "__value__": DATE.isoformat()}
 
 
-def test_arguments_of_a_call_stay_out_of_the_headers() -> None:
+def test_call_arguments_absent_from_headers() -> None:
     added = direct_calls.build_options(
         ManualClock(NOON), "send", ("hush",), {"b": "hush"}, {}, None, None, routed=False
     )

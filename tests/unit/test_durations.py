@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations as numbers of seconds and in ISO 8601 form."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ from jobworker.domain import durations
         ("P1W2DT3H4M5S", 788645),
     ],
 )
-def test_what_they_mean(given_: Any, seconds: float) -> None:
+def test_duration_parsed_to_seconds(given_: Any, seconds: float) -> None:
     assert durations.parse(given_) == seconds
 
 
@@ -35,11 +35,11 @@ def test_what_they_mean(given_: Any, seconds: float) -> None:
     [None, True, [], {}, "", "5", "P", "PT", "P1Y", "P1M", "P1DT", "-PT1S", "pt1s", "PT1S ", "PT1,5S", "PT٣S",
      "PT" + "1" * 99 + "S", math.nan, math.inf],
 )  # fmt: skip
-def test_what_means_nothing(given_: Any) -> None:
+def test_invalid_duration_refused(given_: Any) -> None:
     with pytest.raises(ValueError, match="PT1H30M"):
         durations.parse(given_)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_parts_add_up(days: int, minutes: int, seconds: int) -> None:
+def test_duration_parts_add_up(days: int, minutes: int, seconds: int) -> None:
     assert durations.parse(f"P{days}DT{minutes}M{seconds}S") == days * 86400 + minutes * 60 + seconds

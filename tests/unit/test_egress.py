@@ -1,4 +1,4 @@
-"""Which addresses jobs may reach for whoever submits them."""
+"""Addresses that jobs may reach on behalf of API clients."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from jobworker.domain.jobs.egress import EgressPolicy, is_nonstandard_ipv4
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "2a00::1"])
-def test_public_addresses_may_be_reached(address: str) -> None:
+def test_public_addresses_allowed(address: str) -> None:
     assert EgressPolicy([]).is_allowed("example.com", 443, address)
 
 
@@ -45,7 +45,7 @@ def test_public_addresses_may_be_reached(address: str) -> None:
         "100::1",
     ],
 )
-def test_addresses_that_are_not_public_may_not(address: str) -> None:
+def test_non_public_addresses_refused_unless_host_listed(address: str) -> None:
     assert not EgressPolicy([]).is_allowed("example.com", 80, address)
     assert EgressPolicy(["example.com"]).is_allowed("EXAMPLE.com.", 80, address)
 
@@ -72,7 +72,7 @@ def test_addresses_that_are_not_public_may_not(address: str) -> None:
         ("*.internal.example", "evilinternal.example", 443, "10.0.0.1", False),
     ],
 )
-def test_what_is_listed_may_be_reached(listed: str, host: str, port: int, address: str, allowed: bool) -> None:
+def test_listed_entries_allow_matching_targets(listed: str, host: str, port: int, address: str, allowed: bool) -> None:
     assert EgressPolicy([listed]).is_allowed(host, port, address) is allowed
 
 
@@ -80,7 +80,7 @@ def test_what_is_listed_may_be_reached(listed: str, host: str, port: int, addres
     "entry",
     ["https://intranet", "10.0.0.0/99", "a:b", "a:0", "a:65536", "*", "2130706433", "a b", "[::1", "[::1]x", ""],
 )
-def test_other_entries_are_refused(entry: str) -> None:
+def test_invalid_egress_entry_refused(entry: str) -> None:
     with pytest.raises(ConfigurationError, match=r"JOBWORKER_EGRESS=.* must be a network"):
         EgressPolicy([entry])
 
@@ -88,10 +88,10 @@ def test_other_entries_are_refused(entry: str) -> None:
 @pytest.mark.parametrize(
     "host", ["2130706433", "0", "127.1", "0x7f.1", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "1.2.3"]
 )
-def test_unusual_spellings_of_addresses_are_known(host: str) -> None:
+def test_nonstandard_ipv4_spellings_detected(host: str) -> None:
     assert is_nonstandard_ipv4(host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "example.com", "1.example", "0x.example", "a1"])
-def test_usual_hosts_are_not_taken_for_them(host: str) -> None:
+def test_standard_hosts_are_not_nonstandard_ipv4(host: str) -> None:
     assert not is_nonstandard_ipv4(host)

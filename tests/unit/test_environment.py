@@ -1,4 +1,4 @@
-"""What other programs see of a process's environment."""
+"""The environment of a process as other programs see it."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
-def test_it_is_hidden_and_stays_for_the_process_and_what_it_starts() -> None:
+def test_hidden_environment_still_visible_to_process_and_children() -> None:
     given = {**os.environ, "HUSH": "secret"}
     with subprocess.Popen(
         [sys.executable, "-c", _CODE], env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

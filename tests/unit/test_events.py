@@ -1,4 +1,4 @@
-"""Reports on the wire."""
+"""Encoding of events in the Redis stream."""
 
 import datetime as dt
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from jobworker.domain.executions import events
 from jobworker.domain.executions.events import NEVER_RAN_KINDS, STATE_BY_KIND, Event, EventKind, UnreadableEvent
 
-#: What the data of some kinds have to have.
+#: Required data of some event kinds.
 REQUIRED_DATA: dict[EventKind, dict[str, Any]] = {
     EventKind.DUE: {"schedule": "s", "at": "2026-03-02T12:00:00+00:00"},
     EventKind.LOG: {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00"},
@@ -17,20 +17,20 @@ REQUIRED_DATA: dict[EventKind, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", EventKind)
-def test_what_was_encoded_is_decoded(kind: EventKind) -> None:
+def test_event_encoding_round_trip(kind: EventKind) -> None:
     data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}, **REQUIRED_DATA.get(kind, {})}
     fields = events.encode(kind, "0199", 3, data)
     assert events.decode("1772452800000-7", fields) == Event("1772452800000-7", kind, "0199", 3, data)
 
 
-def test_the_id_carries_order_and_time() -> None:
+def test_event_id_contains_position_and_time() -> None:
     event = Event("1772452800250-7", EventKind.RUNNING, "0199", 1, {})
     assert event.stream_position == (1772452800250, 7)
     assert event.at == dt.datetime(2026, 3, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
     assert events.format_stream_id(event.stream_position) == event.id
 
 
-def test_order_is_by_number_not_by_text() -> None:
+def test_stream_ids_ordered_numerically() -> None:
     assert events.parse_stream_id("9-10") > events.parse_stream_id("9-9")
     assert events.parse_stream_id("10-0") > events.parse_stream_id("9-9")
     assert events.parse_stream_id("10") == (10, 0)
@@ -46,18 +46,18 @@ def test_order_is_by_number_not_by_text() -> None:
         {"kind": "running", "execution": "0199", "attempt": "1", "data": "[]"},
     ],
 )
-def test_a_strange_entry_is_refused_by_name(fields: dict[str, str]) -> None:
+def test_unreadable_entry_refused_with_its_id(fields: dict[str, str]) -> None:
     with pytest.raises(UnreadableEvent, match=r"5-0"):
         events.decode("5-0", fields)
 
 
-def test_numbers_that_json_cannot_carry_are_not_sent() -> None:
+def test_nan_result_not_encoded() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         events.encode(EventKind.SUCCEEDED, "0199", 1, {"result": float("nan")})
 
 
 @pytest.mark.parametrize("kind", sorted(set(STATE_BY_KIND) - NEVER_RAN_KINDS))
-def test_a_state_report_becomes_a_move(kind: EventKind) -> None:
+def test_state_event_converted_to_transition(kind: EventKind) -> None:
     move = events.to_transition(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
     assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, STATE_BY_KIND[kind], (1000, 2))
     assert (move.actor, move.worker, move.token, move.reason) == ("worker:w1", "w1", "t", "so")
@@ -65,13 +65,13 @@ def test_a_state_report_becomes_a_move(kind: EventKind) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(NEVER_RAN_KINDS))
-def test_what_never_ran_ends_what_the_attempt_before_it_left_behind(kind: EventKind) -> None:
+def test_never_ran_event_ends_previous_attempt(kind: EventKind) -> None:
     move = events.to_transition(Event("1000-2", kind, "0199", 2, {"worker": "w1", "reason": "so"}))
     assert (move.attempt, move.state, move.ran, move.reason) == (1, STATE_BY_KIND[kind], False, "so")
     assert move.actor == "worker:w1"
 
 
-def test_a_failure_always_says_what_it_was() -> None:
+def test_rejected_event_without_error_gets_message_rejected() -> None:
     own = {"type": "DecodeError", "message": "no JSON", "traceback": None}
     assert (
         events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
@@ -80,7 +80,7 @@ def test_a_failure_always_says_what_it_was() -> None:
     assert move.error == {"type": "MessageRejected", "message": "so", "traceback": None}
 
 
-def test_a_retry_is_due_by_the_clock_of_redis() -> None:
+def test_retry_due_time_computed_from_redis_clock() -> None:
     move = events.to_transition(Event("1772452800000-0", EventKind.RETRYING, "0199", 1, {"delay": 90}))
     assert move.due_at == dt.datetime(2026, 3, 2, 12, 1, 30, tzinfo=dt.UTC)
     assert move.actor == "worker"

@@ -70,7 +70,7 @@ def list_names() -> list[str]:
         return [row["name"] for row in connection.execute("SELECT name FROM domain_entities ORDER BY id")]
 
 
-def test_the_database_fills_itself_once() -> None:
+def test_example_database_seeded_only_once() -> None:
     with database.opened() as connection:
         assert database.count(connection) == database.SMALL
         connection.execute("DELETE FROM domain_entities")
@@ -83,12 +83,12 @@ def _open_database(_: int) -> int:
         return database.count(connection)
 
 
-def test_several_processes_may_open_it_first() -> None:
+def test_concurrent_first_open_seeds_database_once() -> None:
     with multiprocessing.get_context("fork").Pool(8) as pool:
         assert set(pool.map(_open_database, range(16), chunksize=1)) == {database.SMALL}
 
 
-def test_what_was_seen_lies_between_creation_and_now() -> None:
+def test_seeded_last_active_at_between_creation_and_now() -> None:
     with database.opened() as connection:
         wrong = connection.execute(
             "SELECT count(*) FROM domain_entities WHERE last_active_at < created_at "
@@ -97,7 +97,7 @@ def test_what_was_seen_lies_between_creation_and_now() -> None:
         assert wrong.fetchone()[0] == 0
 
 
-def test_the_seed_replaces_only_when_forced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_seed_replaces_entities_only_with_force(capsys: pytest.CaptureFixture[str]) -> None:
     assert seed.main(["--entities", "70"]) == 0
     assert len(list_names()) == 70
     assert seed.main(["--entities", "80"]) == 1
@@ -109,7 +109,7 @@ def test_the_seed_replaces_only_when_forced(capsys: pytest.CaptureFixture[str]) 
         seed.main(["--entities", "0"])
 
 
-def test_cleanup_deletes_what_is_inactive_and_old(context: Context, progress: ProgressReports) -> None:
+def test_cleanup_deletes_old_inactive_entities(context: Context, progress: ProgressReports) -> None:
     insert_entities(
         *[("u", f"old {number}", "inactive", 91) for number in range(25)],
         ("u", "archived", "archived", 400),
@@ -122,14 +122,14 @@ def test_cleanup_deletes_what_is_inactive_and_old(context: Context, progress: Pr
     assert progress == [(0, 26), (10, 26), (20, 26), (26, 26)]
 
 
-def test_cleanup_can_be_tried_first(context: Context) -> None:
+def test_cleanup_dry_run_deletes_nothing(context: Context) -> None:
     insert_entities(("u", "old", "inactive", 91))
     result = entities.cleanup_inactive_entities(context, dry_run=True)
     assert result == {"found": 1, "deleted": 0, "remaining": 1, "dry_run": True}
     assert list_names() == ["old"]
 
 
-def test_cleanup_keeps_the_batches_it_finished(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_cleanup_keeps_finished_batches(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     insert_entities(*[("u", str(number), "inactive", 91) for number in range(20)])
 
     def interrupt(done: float, total: float | None, message: str | None) -> None:
@@ -143,12 +143,12 @@ def test_cleanup_keeps_the_batches_it_finished(context: Context, monkeypatch: py
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"inactive_days": -1}])
-def test_cleanup_refuses_what_makes_no_sense(context: Context, wrong: dict[str, Any]) -> None:
+def test_cleanup_refuses_invalid_parameters(context: Context, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         entities.cleanup_inactive_entities(context, **wrong)
 
 
-def test_statistics_are_counted_and_then_remembered(cache: fakeredis.FakeRedis) -> None:
+def test_statistics_counted_then_cached(cache: fakeredis.FakeRedis) -> None:
     insert_entities(("u", "a", "active", 1), ("u", "b", "inactive", 1), ("u", "c", "active", 1))
     counted = entities.generate_entity_statistics()
     assert counted["total"] == 3
@@ -163,7 +163,7 @@ def test_statistics_are_counted_and_then_remembered(cache: fakeredis.FakeRedis) 
     assert entities.generate_entity_statistics()["total"] == 1
 
 
-def test_statistics_do_not_need_the_cache(cache: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_work_without_cache(cache: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise redis.ConnectionError("down")
 
@@ -172,7 +172,7 @@ def test_statistics_do_not_need_the_cache(cache: fakeredis.FakeRedis, monkeypatc
     assert entities.generate_entity_statistics()["total"] == database.SMALL
 
 
-def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progress: ProgressReports) -> None:
+def test_export_writes_csv_of_users_entities(context: Context, progress: ProgressReports) -> None:
     insert_entities(
         ("u-1", "Größe, «x»", "active", 1), ("u-2", "other", "active", 1), ("u-1", "second\nline", "archived", 1)
     )
@@ -185,7 +185,7 @@ def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progres
     assert progress[-1] == (2, 2)
 
 
-def test_an_export_can_be_json(context: Context) -> None:
+def test_export_writes_json(context: Context) -> None:
     insert_entities(("u-1", "=1+1", "active", 1))
     result = exports.process_data_export(context, "u-1", "json")
     (row,) = json.loads(Path(result["file"]).read_text())
@@ -193,14 +193,14 @@ def test_an_export_can_be_json(context: Context) -> None:
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
-def test_a_cell_is_never_a_formula(context: Context, name: str) -> None:
+def test_csv_cell_with_formula_prefix_escaped(context: Context, name: str) -> None:
     insert_entities(("u-1", name, "active", 1))
     result = exports.process_data_export(context, "u-1")
     (row,) = csv.DictReader(io.StringIO(Path(result["file"]).read_bytes().decode(), newline=""))
     assert row["name"] == f"'{name}"
 
 
-def test_an_address_is_reported_as_not_mailed(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+def test_export_reports_address_as_not_mailed(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     insert_entities()
     result = exports.process_data_export(context, "nobody", email="me@example.org")
     assert (result["rows"], result["email"], result["mailed"]) == (0, "me@example.org", False)

@@ -1,4 +1,4 @@
-"""What a job may raise to say how it goes on."""
+"""Exceptions by which a job controls its retry: Retry, Snooze, Abort."""
 
 import datetime as dt
 import pickle
@@ -12,23 +12,23 @@ from jobworker import Abort, Retry, Snooze
 @pytest.mark.parametrize(
     ("delay", "seconds"), [(5, 5.0), (0.5, 0.5), (0, 0.0), (dt.timedelta(minutes=2), 120.0), (None, None)]
 )
-def test_a_delay_is_a_number_of_seconds_or_a_timedelta(delay: Any, seconds: float | None) -> None:
+def test_retry_delay_accepts_seconds_and_timedelta(delay: Any, seconds: float | None) -> None:
     assert Retry(delay).delay == Retry(delay).when == seconds
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True, dt.timedelta(days=-1), 1e12])
-def test_what_is_no_delay(delay: Any) -> None:
+def test_invalid_snooze_delay_refused(delay: Any) -> None:
     with pytest.raises(ValueError, match="delay must be"):
         Snooze(delay)
 
 
 @pytest.mark.parametrize("said", [Retry(5, "busy"), Retry(), Snooze(dt.timedelta(hours=1), "closed"), Abort("gone")])
-def test_they_pass_from_process_to_process(said: Any) -> None:
+def test_control_exceptions_pickle_round_trip(said: Any) -> None:
     copy = pickle.loads(pickle.dumps(said))
     assert type(copy) is type(said)
     assert vars(copy).keys() == vars(said).keys()
     assert (copy.reason, getattr(copy, "delay", None)) == (said.reason, getattr(said, "delay", None))
 
 
-def test_a_reason_is_a_text() -> None:
+def test_exception_reason_converted_to_text() -> None:
     assert (Abort(404).reason, Retry(reason=404).reason) == ("404", "404")  # type: ignore[arg-type]

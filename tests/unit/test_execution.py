@@ -1,4 +1,4 @@
-"""The table of moves, and single merges that a reader can follow."""
+"""The transition table of executions, and single merges of transitions."""
 
 import datetime as dt
 
@@ -24,15 +24,15 @@ def make_move(state: ExecutionState, attempt: int = 1, number: int = 1, **more: 
     return StateTransition(attempt=attempt, state=state, **fields)  # type: ignore[arg-type]
 
 
-def test_every_state_has_its_line_in_the_table() -> None:
+def test_every_state_in_transition_table() -> None:
     assert set(ALLOWED_TRANSITIONS) == set(ExecutionState)
 
 
-def test_final_states_are_those_that_nothing_leaves() -> None:
+def test_final_states_have_no_transitions() -> None:
     assert {state for state, after in ALLOWED_TRANSITIONS.items() if not after} == FINAL_STATES
 
 
-def test_every_state_can_be_reached_and_reaches_an_end() -> None:
+def test_every_state_reachable_and_leads_to_final_state() -> None:
     reached, frontier = set[ExecutionState](), {ExecutionState.WAITING}
     while frontier:
         reached |= frontier
@@ -51,11 +51,11 @@ def _can_reach_final(start: ExecutionState) -> bool:
 
 
 @pytest.mark.parametrize("state", ExecutionState)
-def test_the_module_says_of_each_state_who_moves_it(state: ExecutionState) -> None:
+def test_module_docstring_describes_each_state(state: ExecutionState) -> None:
     assert f"\n{state.value} " in (execution.__doc__ or "")
 
 
-def test_an_attempt_from_start_to_end() -> None:
+def test_attempt_merged_from_start_to_success() -> None:
     running = merge_transition(
         MergedExecution(ExecutionState.QUEUED),
         make_move(ExecutionState.RUNNING, worker="w1", token="t1", code_version="v1"),
@@ -76,7 +76,7 @@ def test_an_attempt_from_start_to_end() -> None:
     assert (done.worker, done.is_final) == ("w1", True)
 
 
-def test_a_retry_forgets_the_end_but_keeps_the_error() -> None:
+def test_retry_clears_finish_time_and_keeps_error() -> None:
     later = NOON + dt.timedelta(minutes=5)
     failure = {"type": "ValueError", "message": "no", "traceback": None}
     waiting = merge_transition(
@@ -93,8 +93,8 @@ def test_a_retry_forgets_the_end_but_keeps_the_error() -> None:
     assert (again.state, again.attempt, again.error) == (ExecutionState.RUNNING, 2, None)
 
 
-def test_a_start_that_comes_late_does_not_reopen_a_released_attempt() -> None:
-    # Queued with attempt 1 behind it: the relay has released the retry already.
+def test_late_start_does_not_reopen_released_attempt() -> None:
+    # Queued after attempt 1: the relay has released the retry already.
     queued = MergedExecution(ExecutionState.QUEUED, attempt=1)
     assert merge_transition(queued, make_move(ExecutionState.RUNNING, worker="w1")).state is ExecutionState.QUEUED
     assert merge_transition(queued, make_move(ExecutionState.RETRYING, number=2)).state is ExecutionState.QUEUED
@@ -103,19 +103,19 @@ def test_a_start_that_comes_late_does_not_reopen_a_released_attempt() -> None:
     )
 
 
-def test_the_worker_of_an_older_attempt_is_not_believed() -> None:
+def test_transition_of_older_attempt_ignored() -> None:
     second = MergedExecution(ExecutionState.RUNNING, attempt=2, started_attempt=2, worker="w2", token="t2")
     assert merge_transition(second, make_move(ExecutionState.SUCCEEDED, attempt=1, number=9, result="stale")) == second
 
 
-def test_a_lost_attempt_is_counted_once() -> None:
+def test_lost_attempt_counted_once() -> None:
     lost = make_move(ExecutionState.RETRYING, due_at=NOON, lost=True)
     once = merge_transition(MergedExecution(ExecutionState.RUNNING, attempt=1), lost)
     assert once.lost_attempts == {1}
     assert merge_transition(once, lost) is once
 
 
-def test_an_interrupted_attempt_is_no_loss() -> None:
+def test_interrupted_attempt_not_counted_as_lost() -> None:
     interrupted = make_move(ExecutionState.RETRYING, due_at=NOON, interrupted=True)
     once = merge_transition(MergedExecution(ExecutionState.RUNNING, attempt=1), interrupted)
     assert once.interrupted_attempts == {1}
@@ -123,7 +123,7 @@ def test_an_interrupted_attempt_is_no_loss() -> None:
     assert merge_transition(once, interrupted) is once
 
 
-def test_an_attempt_that_was_put_off_is_no_loss() -> None:
+def test_snoozed_attempt_not_counted_as_lost() -> None:
     snoozed = make_move(ExecutionState.RETRYING, due_at=NOON, snoozed=True)
     once = merge_transition(MergedExecution(ExecutionState.RUNNING, attempt=1), snoozed)
     assert once.snoozed_attempts == {1}
@@ -131,14 +131,14 @@ def test_an_attempt_that_was_put_off_is_no_loss() -> None:
     assert merge_transition(once, snoozed) is once
 
 
-def test_an_attempt_that_never_ran_ends_what_was_queued_for_it() -> None:
+def test_never_ran_transition_ends_queued_execution() -> None:
     queued = MergedExecution(ExecutionState.QUEUED, attempt=1, started_attempt=1, worker="w1")
     ended = merge_transition(queued, make_move(ExecutionState.SKIPPED, attempt=1, reason="too late", ran=False))
     assert (ended.state, ended.attempt, ended.reason, ended.is_final) == (ExecutionState.SKIPPED, 1, "too late", True)
     assert (ended.started_attempt, ended.worker) == (1, "w1")
 
 
-def test_an_attempt_that_did_start_outweighs_the_report_that_it_never_ran() -> None:
+def test_started_attempt_outweighs_never_ran_transition() -> None:
     never = make_move(ExecutionState.FAILED, attempt=0, ran=False)
     started = make_move(ExecutionState.RUNNING, attempt=1, number=2)
     assert (
@@ -155,5 +155,5 @@ def test_an_attempt_that_did_start_outweighs_the_report_that_it_never_ran() -> N
     ("attempt", "free", "used"),
     [(0, 0, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0), (4, 2, 1), (1, 1, 0)],
 )
-def test_losing_a_worker_or_being_put_off_uses_up_no_retry(attempt: int, free: int, used: int) -> None:
+def test_lost_and_snoozed_attempts_use_no_retry(attempt: int, free: int, used: int) -> None:
     assert count_used_retries(attempt, free) == used

@@ -1,4 +1,4 @@
-"""Failures are the same when the same exception comes out of the same frames of the user's code."""
+"""Failure fingerprints: equal for one exception type raised in the same frames of the user's code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def _compute_fingerprint(
         TRACEBACK.replace("python3.11", "python3.13").replace("trace_task", "_trace"),
     ],
 )
-def test_lines_messages_hosts_and_libraries_do_not_matter(same: str) -> None:
+def test_fingerprint_ignores_lines_messages_hosts_and_libraries(same: str) -> None:
     assert same != TRACEBACK
     assert _compute_fingerprint(same, message="else", task="other") == _compute_fingerprint()
 
@@ -49,11 +49,11 @@ def test_lines_messages_hosts_and_libraries_do_not_matter(same: str) -> None:
         {"traceback": None},
     ],
 )
-def test_type_functions_and_modules_do(other: dict[str, Any]) -> None:
+def test_fingerprint_depends_on_type_functions_and_modules(other: dict[str, Any]) -> None:
     assert _compute_fingerprint(**other) != _compute_fingerprint()
 
 
-def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
+def test_fingerprint_without_frames_depends_on_task() -> None:
     assert _compute_fingerprint(None, "WorkerLost", task="a") == _compute_fingerprint(None, "WorkerLost", "x", task="a")
     assert (
         len(
@@ -67,13 +67,13 @@ def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
     )
 
 
-def test_where_no_user_wrote_the_code_the_task_tells_failures_apart() -> None:
+def test_fingerprint_of_builtin_code_depends_on_task() -> None:
     ours = TRACEBACK.replace("/srv/one/tasks/exports.py", "/srv/one/jobworker/worker/builtin/shell.py")
     assert _compute_fingerprint(ours, task="shell.run") != _compute_fingerprint(ours, task="http.request")
     assert _compute_fingerprint(task="shell.run") == _compute_fingerprint(task="http.request")
 
 
-def test_where_a_time_limit_struck_says_nothing() -> None:
+def test_fingerprint_of_time_limit_ignores_frames() -> None:
     elsewhere = TRACEBACK.replace("in read", "in write")
     assert _compute_fingerprint(elsewhere, "SoftTimeLimitExceeded") == _compute_fingerprint(
         TRACEBACK, "SoftTimeLimitExceeded"
@@ -99,7 +99,7 @@ def _format_raised(call: Callable[[], None]) -> str:
     return failure_fingerprint.compute_fingerprint(outcome.describe_error(caught.value), "t")
 
 
-def test_recursion_counts_once_however_deep() -> None:
+def test_fingerprint_ignores_recursion_depth() -> None:
     assert (
         len(
             {
@@ -112,11 +112,11 @@ def test_recursion_counts_once_however_deep() -> None:
     )
 
 
-def test_of_a_chain_the_exception_that_came_out_counts() -> None:
+def test_fingerprint_of_chain_uses_outermost_exception() -> None:
     assert _format_raised(lambda: _raise_wrapped(KeyError)) == _format_raised(lambda: _raise_wrapped(ValueError))
     assert _format_raised(lambda: _raise_wrapped(KeyError)) != _format_raised(lambda: _raise_at_depth(1))
 
 
 @pytest.mark.parametrize("error", [None, {}, {"type": 3, "traceback": 4}, {"type": "\ud800", "traceback": "\ud800"}])
-def test_whatever_was_reported_has_one(error: Any) -> None:
+def test_fingerprint_computed_for_malformed_error(error: Any) -> None:
     assert len(failure_fingerprint.compute_fingerprint(error, "t")) == 16

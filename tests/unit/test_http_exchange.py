@@ -1,4 +1,4 @@
-"""One HTTP exchange: its deadline, its redirects, and what it may not reach."""
+"""An HTTP exchange: its deadline, its redirects and the addresses that it must not reach."""
 
 import contextlib
 import itertools
@@ -44,7 +44,7 @@ def _answer_with_redirects() -> Iterator[bytes]:
         pytest.param(lambda: itertools.chain([_HEAD, b"\r\n"], _answer_slowly(b"x" * 100)), id="a body, drop by drop"),
     ],
 )
-def test_one_deadline_for_all_of_an_answer(answer: Callable[[], Iterator[bytes]]) -> None:
+def test_slow_response_ends_at_deadline(answer: Callable[[], Iterator[bytes]]) -> None:
     clock = SystemClock()
     with _run_server(answer) as url:
         began = clock.monotonic()
@@ -62,7 +62,7 @@ def test_redirects_share_the_deadline() -> None:
         send_request(url, 0.5)
 
 
-def test_an_error_is_raised_where_it_is_waited_for() -> None:
+def test_connection_error_raised_in_waiting_thread() -> None:
     with pytest.raises(HTTPError):
         send_request(f"http://127.0.0.1:{find_free_port()}/", 5.0)
 
@@ -74,7 +74,7 @@ def _answer_after(seconds: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
-    """A server that sends what `answer` yields, a piece every 0.05 s, to each connection."""
+    """Run a server that sends the pieces of `answer`, one every 0.05 s, to each connection."""
     over = threading.Event()
 
     def serve(connection: socket.socket) -> None:
@@ -84,7 +84,7 @@ def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
                 connection.sendall(piece)
                 if over.wait(0.05):
                     return
-            # What it has begun it leaves unfinished: HTTP goes by the length, not by the end of the connection.
+            # The response stays unfinished: HTTP goes by the length, not by the end of the connection.
             over.wait(30)
 
     def accept() -> None:
@@ -100,7 +100,7 @@ def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
-def test_loopback_is_refused_however_it_is_spelt(host: str) -> None:
+def test_loopback_refused_in_every_spelling(host: str) -> None:
     with pytest.raises(
         RequestNotAllowed, match="is no public address, and JOBWORKER_EGRESS of this worker does not list it"
     ):
@@ -108,13 +108,13 @@ def test_loopback_is_refused_however_it_is_spelt(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0", "127.1", "0x7f.1", "0x7f000001", "0177.0.0.1"])
-def test_unusual_spellings_of_addresses_are_refused(host: str) -> None:
+def test_nonstandard_address_spellings_refused(host: str) -> None:
     with pytest.raises(RequestNotAllowed, match="unusual spelling of an address"):
         send_request(f"http://{host}:{find_free_port()}/")
 
 
-def test_a_name_is_judged_by_what_it_means_at_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that means a public address and one of this machine is asked at the public one only."""
+def test_host_name_checked_at_connection_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a public and a loopback address is connected at the public address only."""
     tried: list[str] = []
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("127.0.0.1", "8.8.8.8")]
 
@@ -134,7 +134,7 @@ def _make_redirect(location: str, status: int = 302) -> Callable[[], Iterator[by
     return lambda: iter([head.encode()])
 
 
-def test_a_redirect_is_judged_like_the_first_target() -> None:
+def test_redirect_target_checked_by_egress_policy() -> None:
     with (
         _run_server(lambda: iter([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])) as hidden,
         _run_server(_make_redirect(hidden)) as url,
@@ -145,7 +145,7 @@ def test_a_redirect_is_judged_like_the_first_target() -> None:
             send_request(url, egress=EgressPolicy([only]))
 
 
-def test_redirects_without_end_are_given_up() -> None:
+def test_endless_redirects_refused() -> None:
     with _run_server(_make_redirect("/again")) as url, pytest.raises(OSError, match="more than 5 redirects"):
         send_request(url)
 
@@ -153,7 +153,7 @@ def test_redirects_without_end_are_given_up() -> None:
 _FIRST_REQUEST = HttpRequest("POST", "https://a.example/one", {"X-Api-Key": "k", "Content-Type": "text/plain"}, b"body")
 
 
-def test_the_same_origin_gets_everything_again() -> None:
+def test_same_origin_redirect_keeps_headers_and_body() -> None:
     assert _FIRST_REQUEST.follow_redirect(307, "two") == replace(_FIRST_REQUEST, url="https://a.example/two")
     assert _FIRST_REQUEST.follow_redirect(307, "https://A.example:443/two") == replace(
         _FIRST_REQUEST, url="https://A.example:443/two"
@@ -164,7 +164,7 @@ def test_the_same_origin_gets_everything_again() -> None:
 
 
 @pytest.mark.parametrize("location", ["https://b.example/", "https://a.example:8443/", "//b.example/"])
-def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
+def test_cross_origin_redirect_drops_headers_and_refuses_body(location: str) -> None:
     asked = replace(_FIRST_REQUEST, method="GET", body=None)
     assert asked.follow_redirect(307, location).headers == {}
     assert _FIRST_REQUEST.follow_redirect(303, location).headers == {}
@@ -182,7 +182,7 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
         "http://a.example/",
         "ftp://a.example/",
         "file:///etc/passwd",
-        # Programs find different hosts in these.
+        # Programs parse different hosts out of these.
         "https://b.example\\@a.example/",
         "//b.example\\@a.example/",
         "https://user:password@a.example/",
@@ -191,12 +191,12 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
         "https://a.example:b/",
     ],
 )
-def test_a_redirect_to_something_else_is_not_followed(location: str) -> None:
+def test_redirect_to_invalid_or_unencrypted_url_refused(location: str) -> None:
     with pytest.raises(RequestNotAllowed, match=r"not encrypted|no URL"):
         replace(_FIRST_REQUEST, method="GET", body=None).follow_redirect(302, location)
 
 
-def test_what_is_no_url_is_said_without_its_passwords() -> None:
+def test_invalid_url_error_omits_password() -> None:
     for url in ("http://user:PASS/WD@a.example/", "http://user:PASSWD@a.example/", "http://a.example:PASSWD/"):
         with pytest.raises(ValueError, match=r"it must begin with|a name and a password do not belong") as caught:
             http_exchange.parse_origin(url)

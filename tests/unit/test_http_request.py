@@ -1,4 +1,4 @@
-"""What `http.request` makes of its parameters and of answers."""
+"""The parameters of `http.request`, and its reading of responses."""
 
 import datetime as dt
 
@@ -22,14 +22,14 @@ NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
         ("http://[::1]:8080/", "http://[::1]:8080"),
     ],
 )
-def test_a_target_tells_no_secrets(url: str, target: str) -> None:
+def test_circuit_target_contains_no_secrets(url: str, target: str) -> None:
     assert http._parse_target(url) == target
 
 
 @pytest.mark.parametrize(
     "url", ["", "host.example", "file:///etc/passwd", "http://", "http://host:99999", "http://[::1", "http://u:p@host"]
 )
-def test_no_targets(url: str) -> None:
+def test_invalid_url_aborts(url: str) -> None:
     with pytest.raises(Abort, match="url"):
         http._parse_target(url)
 
@@ -38,14 +38,14 @@ def test_no_targets(url: str) -> None:
     ("text", "inside", "outside"),
     [("200-299", [200, 299], [199, 300]), ("204", [204], [200]), ("200, 301-302", [200, 301, 302], [201, 303])],
 )
-def test_success_codes(text: str, inside: list[int], outside: list[int]) -> None:
+def test_success_codes_parsed(text: str, inside: list[int], outside: list[int]) -> None:
     codes = http._parse_codes(text)
     assert codes >= set(inside)
     assert not codes & set(outside)
 
 
 @pytest.mark.parametrize("text", ["", "2xx", "200-", "-200", "200..299", "1000", "all"])
-def test_no_success_codes(text: str) -> None:
+def test_invalid_success_codes_abort(text: str) -> None:
     with pytest.raises(Abort, match="success_codes"):
         http._parse_codes(text)
 
@@ -61,7 +61,7 @@ def test_no_success_codes(text: str) -> None:
         ("", None),
     ],
 )
-def test_when_to_come_back(told: str, wait: float | None) -> None:
+def test_retry_after_header_parsed_to_seconds(told: str, wait: float | None) -> None:
     answer = HttpResponse(503, {"Retry-After": told}, b"", True)
     assert http._parse_retry_after(answer, ManualClock(NOON)) == wait
 
@@ -80,5 +80,5 @@ def test_when_to_come_back(told: str, wait: float | None) -> None:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_what_went_wrong_is_told_plainly(error: Exception, told: str) -> None:
+def test_connection_error_described(error: Exception, told: str) -> None:
     assert http._describe_error(error) == told

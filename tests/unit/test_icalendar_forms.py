@@ -1,4 +1,4 @@
-"""What RFC 5545 allows and calendar programs write: it is read as it is meant, or refused with the event's name."""
+"""Forms of iCalendar files that RFC 5545 allows and calendar programs write: read as meant, or refused by name."""
 
 import datetime as dt
 import pathlib
@@ -48,7 +48,7 @@ def read_contents(*parts: str, zone: str | None = None, include_free: bool = Fal
 
 
 def format_contents(contents: ICalendarContents) -> list[str]:
-    """Windows as `02 09:00-10:00` where they are in March, and days as `02`."""
+    """Return days as `03-02` and windows as `03-02 09:00-10:00`."""
     days = [f"{day:%m-%d}" for day in contents.days]
     return days + [f"{each.begin:%m-%d %H:%M}-{each.end:%H:%M}" for each in contents.windows]
 
@@ -87,7 +87,7 @@ def list_reasons(contents: ICalendarContents) -> list[tuple[str, str]]:
         ),
     ],
 )
-def test_files_with_windows(file: str, windows: list[tuple[str, str, str]]) -> None:
+def test_file_windows_parsed(file: str, windows: list[tuple[str, str, str]]) -> None:
     found = parse((FILES / f"{file}.ics").read_bytes(), None, FIRST, END)
     shown = [
         (each.begin.isoformat(timespec="minutes"), each.end.isoformat(timespec="minutes"), each.name)
@@ -96,12 +96,12 @@ def test_files_with_windows(file: str, windows: list[tuple[str, str, str]]) -> N
     assert (shown, found.days, found.left_out) == (windows, {}, [])
 
 
-def test_a_fold_inside_of_a_character() -> None:
+def test_line_fold_inside_character_joined() -> None:
     found = parse((FILES / "folded_utf8.ics").read_bytes(), None, FIRST, END)
     assert found.days == {dt.date(2026, 12, 24): "Betriebsruhe für alle, auch Büro"}
 
 
-def test_free_time_blocks_nothing_unless_it_is_wanted() -> None:
+def test_free_time_left_out_unless_include_free() -> None:
     file = (FILES / "free_transparent.ics").read_bytes()
     found = parse(file, None, FIRST, END)
     assert (found.days, list_reasons(found)) == (
@@ -120,7 +120,7 @@ def test_free_time_blocks_nothing_unless_it_is_wanted() -> None:
 
 @pytest.mark.parametrize("breaks", [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\r\n\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_line_breaks(breaks: bytes, mark: bytes) -> None:
+def test_line_breaks_and_byte_order_mark_accepted(breaks: bytes, mark: bytes) -> None:
     file = make_calendar(make_event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(
         b"\r\n", breaks
     )
@@ -144,7 +144,7 @@ def test_line_breaks(breaks: bytes, mark: bytes) -> None:
             "DTSTART;TZID=Europe/Berlin:20260327T220000\nDURATION:PT8H\nRRULE:FREQ=DAILY;COUNT=2",
             ["03-27 22:00-06:00", "03-28 22:00-07:00"],
         ),
-        # A time in the gap has the offset before it; one that comes twice is the first.
+        # A time in the gap has the offset before the gap; a time that comes twice means its first occurrence.
         ("DTSTART;TZID=Europe/Berlin:20260329T023000\nDURATION:PT1H", ["03-29 03:30-04:30"]),
         ("DTSTART;TZID=Europe/Berlin:20261025T023000\nDURATION:PT2H", ["10-25 02:30-03:30"]),
         ("DTSTART;TZID=Europe/Berlin:20261025T024500\nDURATION:PT30M", ["10-25 02:45-03:15"]),
@@ -190,7 +190,7 @@ def test_line_breaks(breaks: bytes, mark: bytes) -> None:
             ["03-02 09:00-10:00", "07-02 09:00-10:00", "11-02 09:00-10:00"],
         ),
         ("DTSTART;VALUE=DATE:20200101\nRRULE:FREQ=DAILY;COUNT=2194", ["01-01", "01-02"]),
-        # Alarms and other parts of an event say nothing about its time.
+        # Alarms and other parts of an event do not affect its time.
         (f"{DAY}\nBEGIN:VALARM\nTRIGGER:-PT15M\nDURATION:PT5M\nbroken\nEND:VALARM", ["03-02"]),
         # Parameters in quotation marks may have colons, semicolons and commas; names are in any case.
         ('dtstart;x-a="b:c;d,e";value="DATE":20260302', ["03-02"]),
@@ -206,7 +206,7 @@ def test_line_breaks(breaks: bytes, mark: bytes) -> None:
         ),
     ],
 )
-def test_an_event(lines: str, expected: list[str]) -> None:
+def test_event_parsed_to_days_and_windows(lines: str, expected: list[str]) -> None:
     assert format_contents(read_contents(make_event(lines))) == expected
 
 
@@ -248,20 +248,20 @@ def test_an_event(lines: str, expected: list[str]) -> None:
         ),
     ],
 )
-def test_an_event_that_is_refused_by_name(lines: str, says: str) -> None:
+def test_invalid_event_refused_by_name(lines: str, says: str) -> None:
     [message] = list_refused(make_event(lines, name="Freeze"), make_event(DAY, "v", "good"))
     assert message.startswith("event 'Freeze' (UID u): ")
     assert says in message
 
 
-def test_each_event_that_cannot_be_read_is_named() -> None:
+def test_invalid_events_all_named() -> None:
     messages = list_refused(make_event("DTSTART:x", "1", "a"), make_event(DAY, "2"), make_event("DTSTART:y", "3", "c"))
     assert [message.split(":")[0] for message in messages] == ["event 'a' (UID 1)", "event 'c' (UID 3)"]
     with pytest.raises(InvalidInput, match=r"; and 5 more$"):
         read_contents(*[make_event("DTSTART:x", str(number)) for number in range(25)])
 
 
-def test_uids_may_be_long() -> None:
+def test_long_uids_distinguished() -> None:
     found = read_contents(make_event(DAY, "x" * 300 + "1", "a"), make_event(DAY, "x" * 300 + "2", "b"))
     assert (list(found.days.values()), found.left_out) == (["a; b"], [])
 
@@ -269,19 +269,19 @@ def test_uids_may_be_long() -> None:
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        # An occurrence is named in any zone, or as a day, and may move to another zone.
+        # RECURRENCE-ID names an occurrence in any zone, or as a day; the occurrence may move to another zone.
         ("RECURRENCE-ID;TZID=Europe/Berlin:20260309T090000", ["03-02", "03-10", "03-16", "03-23"]),
         ("RECURRENCE-ID:20260309T080000Z", ["03-02", "03-10", "03-16", "03-23"]),
         ("RECURRENCE-ID;TZID=Asia/Tokyo:20260309T170000", ["03-02", "03-10", "03-16", "03-23"]),
         ("RECURRENCE-ID;VALUE=DATE:20260309", ["03-02", "03-10", "03-16", "03-23"]),
-        # All that follow move by as much.
+        # All later occurrences move by the same offset.
         ("RECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02", "03-10", "03-17", "03-24"]),
         ("STATUS:CANCELLED\nRECURRENCE-ID:20260309T080000Z", ["03-02", "03-16", "03-23"]),
         ("STATUS:CANCELLED\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02"]),
         ("TRANSP:TRANSPARENT\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02"]),
     ],
 )
-def test_an_event_that_stands_for_occurrences(other: str, expected: list[str]) -> None:
+def test_recurrence_id_event_replaces_occurrences(other: str, expected: list[str]) -> None:
     moved = "DTSTART;TZID=Asia/Tokyo:20260310T170000\nDTEND;TZID=Asia/Tokyo:20260310T180000"
     for parts in (
         [make_event(WEEKLY), make_event(f"{other}\n{moved}")],
@@ -292,7 +292,7 @@ def test_an_event_that_stands_for_occurrences(other: str, expected: list[str]) -
         assert {f"{each.begin:%H:%M}" for each in found.windows} == {"09:00"}
 
 
-def test_several_events_that_stand_for_all_that_follow() -> None:
+def test_several_thisandfuture_events_applied_in_order() -> None:
     clock = "TZID=Europe/Berlin:202603"
     later = f"RECURRENCE-ID;RANGE=THISANDFUTURE;{clock}{{}}T090000\nDTSTART;{clock}{{}}T{{}}0000\nDURATION:PT2H"
     single = f"RECURRENCE-ID;{clock}23T120000\nDTSTART;{clock}24T120000\nDURATION:PT1H"
@@ -312,7 +312,7 @@ def test_several_events_that_stand_for_all_that_follow() -> None:
     assert format_contents(free) == ["03-16 12:00-14:00", "03-23 12:00-14:00"]
 
 
-def test_an_occurrence_without_the_event_that_repeats() -> None:
+def test_occurrence_without_recurring_event() -> None:
     assert format_contents(read_contents(make_event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == [
         "03-02 09:00-10:00"
     ]
@@ -320,7 +320,7 @@ def test_an_occurrence_without_the_event_that_repeats() -> None:
     assert "RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file" in message
 
 
-def test_what_is_no_event_is_told() -> None:
+def test_non_event_components_listed_as_left_out() -> None:
     other = "BEGIN:{0}\nUID:t\nSUMMARY:Do it\nDTSTART:broken\nEND:{0}\n"
     found = read_contents(*[other.format(kind) for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")], make_event(DAY))
     assert (format_contents(found), found.events) == (["03-02"], 1)
@@ -338,12 +338,12 @@ def test_what_is_no_event_is_told() -> None:
         ("REPLY", "METHOD:REPLY makes it an answer to an invitation"),
     ],
 )
-def test_methods(method: str, reason: str | None) -> None:
+def test_calendar_method_decides_inclusion(method: str, reason: str | None) -> None:
     found = read_contents(f"METHOD:{method}\n", make_event(DAY))
     assert (format_contents(found), list_reasons(found)) == (([], [("a", reason)]) if reason else (["03-02"], []))
 
 
-def test_several_calendars_in_a_file() -> None:
+def test_several_calendars_in_file_merged() -> None:
     head = "X-WR-TIMEZONE:Europe/Berlin\nX-WR-CALNAME:One\n"
     both = make_calendar(head, make_event(HOUR)) + make_calendar(
         head, make_event(DAY, "v"), make_event("DTSTART:20260303T080000Z\nDURATION:PT1H", "w")
@@ -378,13 +378,13 @@ def test_several_calendars_in_a_file() -> None:
         (make_calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
     ],
 )
-def test_a_file_that_is_refused(file: bytes, says: str) -> None:
+def test_invalid_file_refused(file: bytes, says: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         parse(file, None, FIRST, END)
     assert says in str(raised.value)
 
 
-def test_utc_by_name_is_no_wall_clock() -> None:
+def test_tzid_utc_does_not_set_calendar_zone() -> None:
     named = "DTSTART;TZID=UTC:20260303T080000\nDURATION:PT1H"
     found = read_contents(make_event(HOUR), make_event(named, "v"))
     assert (format_contents(found), found.zone) == (["03-02 09:00-10:00", "03-03 09:00-10:00"], "Europe/Berlin")
@@ -396,7 +396,7 @@ def read_file(*parts: str) -> ICalendarTimeZone:
     return zone
 
 
-def test_a_zone_of_the_file_is_like_the_real_one() -> None:
+def test_vtimezone_matches_iana_zone() -> None:
     own, real = read_file(BERLIN.format("Own")), zoneinfo.ZoneInfo("Europe/Berlin")
     begins = [
         dt.datetime(2026, month, day, tzinfo=dt.UTC) for month, day in ((1, 1), (3, 28), (7, 1), (10, 24), (12, 31))
@@ -409,14 +409,14 @@ def test_a_zone_of_the_file_is_like_the_real_one() -> None:
         assert local.replace(tzinfo=own).utcoffset() == local.replace(tzinfo=real).utcoffset()
 
 
-def test_a_zone_that_ends_its_summer_times() -> None:
+def test_vtimezone_with_ended_summer_time() -> None:
     ended = BERLIN.format("Own").replace("BYMONTH=10", "BYMONTH=10;UNTIL=20251026T010000Z")
     own = read_file(ended.replace("BYMONTH=3\n", "BYMONTH=3;UNTIL=20250330T010000Z\n"))
     assert {dt.datetime(2030, month, 1, tzinfo=own).utcoffset() for month in range(1, 13)} == {dt.timedelta(hours=1)}
     assert dt.datetime(2025, 7, 1, tzinfo=own).utcoffset() == dt.timedelta(hours=2)
 
 
-def test_a_zone_of_single_dates() -> None:
+def test_vtimezone_with_rdate_onsets() -> None:
     part = "BEGIN:{0}\nDTSTART:{1}\nTZOFFSETFROM:{2}\nTZOFFSETTO:{3}\nRDATE:{4}\nEND:{0}\n"
     summer = part.format("DAYLIGHT", "20250330T020000", "+0100", "+0200", "20260329T020000")
     winter = part.format("STANDARD", "20251026T030000", "+0200", "+0100", "20261025T030000")
@@ -426,7 +426,7 @@ def test_a_zone_of_single_dates() -> None:
 
 
 @pytest.mark.parametrize("name", ["Customized Time Zone", "(UTC+01:00) Amsterdam, Berlin", "Company: HQ; 1"])
-def test_names_of_zones_that_a_file_defines(name: str) -> None:
+def test_vtimezone_with_custom_name_used(name: str) -> None:
     lines = f'DTSTART;TZID="{name}":20260302T090000\nDTEND;TZID="{name}":20260302T100000'
     found = read_contents(BERLIN.format(name), make_event(lines))
     assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
@@ -435,21 +435,21 @@ def test_names_of_zones_that_a_file_defines(name: str) -> None:
     assert read_contents(located, make_event(lines)).zone == "Europe/Rome"
 
 
-def test_commas_of_a_zone_name_are_escaped_where_it_is_defined() -> None:
+def test_escaped_commas_in_vtimezone_name_matched() -> None:
     name = "(GMT+01:00) Amsterdam, Berlin, Rome"
     defined = BERLIN.format(name.replace(",", r"\,"))
     found = read_contents(defined, make_event(f'DTSTART;TZID="{name}":20260302T090000\nDURATION:PT1H'))
     assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
 
 
-def test_a_zone_may_begin_before_the_years_of_events() -> None:
+def test_vtimezone_onset_in_19th_century_accepted() -> None:
     part = "BEGIN:STANDARD\nDTSTART:18831118T120358\nTZOFFSETFROM:-045602\nTZOFFSETTO:-0500\n{}\nEND:STANDARD\n"
     own = read_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{part.format('RDATE:18831118T120358')}END:VTIMEZONE\n")
     offsets = [dt.datetime(1883, 11, day, tzinfo=own).utcoffset() for day in (17, 19)]
     assert offsets == [-dt.timedelta(hours=4, minutes=56, seconds=2), -dt.timedelta(hours=5)]
 
 
-def test_a_zone_of_the_first_year() -> None:
+def test_vtimezone_onset_in_year_one_refused() -> None:
     zone = BERLIN.format("Own").replace("16010101T03", "00010101T00")
     [message] = list_refused(zone.replace("RRULE:", "X-A:"), make_event("DTSTART;TZID=Own:20260302T090000"))
     assert "the VTIMEZONE of 'Own' cannot be read" in message
@@ -459,14 +459,14 @@ def test_a_zone_of_the_first_year() -> None:
 
 
 @pytest.mark.parametrize("count", [101, 2001])
-def test_a_zone_of_too_many_observances(count: int) -> None:
+def test_vtimezone_with_too_many_observances_refused(count: int) -> None:
     part = "BEGIN:STANDARD\nDTSTART:20200101T000000\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\nEND:STANDARD\n"
     zone = f"BEGIN:VTIMEZONE\nTZID:Own\n{part * count}END:VTIMEZONE\n"
     [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000"))
     assert f"it has {count} STANDARD and DAYLIGHT parts, more than 100" in message
 
 
-def test_the_dates_of_all_zones_of_a_file_are_counted_together() -> None:
+def test_vtimezone_onsets_limited_per_file() -> None:
     zone = BERLIN.format("Own").replace("RRULE:", "RDATE:" + ",".join(["20260329T020000"] * 501) + "\nRRULE:")
     zones = zone + zone.replace("Own", "Other")
     [message] = list_refused(zones, *(make_event(HOUR.replace("Europe/Berlin", name)) for name in ("Own", "Other")))
@@ -483,7 +483,7 @@ def test_the_dates_of_all_zones_of_a_file_are_counted_together() -> None:
         ("DTSTART:16010101T030000\n", "", "DTSTART is missing"),
     ],
 )
-def test_a_zone_that_cannot_be_read(old: str, new: str, says: str) -> None:
+def test_unreadable_vtimezone_refused_only_where_used(old: str, new: str, says: str) -> None:
     zone = BERLIN.format("Own").replace(old, new)
     [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000", name="Freeze"))
     assert message.startswith("event 'Freeze' (UID u): DTSTART: the VTIMEZONE of 'Own' cannot be read: ")

@@ -1,4 +1,4 @@
-"""iCalendar files: what becomes of their events, and what is said about files that cannot be read."""
+"""Parsing of iCalendar files: the days and windows of their events, and the problems of files that cannot be read."""
 
 import datetime as dt
 
@@ -28,7 +28,7 @@ def format_contents(contents: ICalendarContents) -> tuple[dict[str, str], list[t
 
 
 def make_file(*lines: str, event_lines: str = "") -> str:
-    """A file with one event of these lines."""
+    """Return a file with one event of these lines."""
     event = "\n".join(["BEGIN:VEVENT", "UID:u", "SUMMARY:Event", *lines, "END:VEVENT"])
     return f"BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\n{event_lines}{event}\nEND:VCALENDAR\n"
 
@@ -39,7 +39,7 @@ def list_problems(text: str, zone: str | None = None) -> list[FieldError]:
     return list(raised.value.errors)
 
 
-def test_google() -> None:
+def test_google_calendar_file_parsed() -> None:
     found = read_contents(GOOGLE, include_free=True)
     assert format_contents(found) == (
         dict.fromkeys(("2026-05-04", "2026-05-05", "2026-05-06"), "Company offsite, whole team"),
@@ -60,7 +60,7 @@ def test_google() -> None:
     )
 
 
-def test_outlook() -> None:
+def test_outlook_file_parsed() -> None:
     found = read_contents(OUTLOOK)
     assert format_contents(found) == (
         {"2026-01-06": "Bridging day"},
@@ -73,11 +73,11 @@ def test_outlook() -> None:
     assert (found.zone, found.left_out) == ("Europe/Berlin", [])
 
 
-def test_apple() -> None:
+def test_apple_calendar_file_parsed() -> None:
     found = read_contents(APPLE)
     days, windows = format_contents(found)
     assert days == {"2026-11-27": "Black Friday 🛒"}
-    # The clock is set forward at 2 o'clock of the first one, which lasts exactly three hours.
+    # The clock is set forward during the first window (at 2 o'clock), which lasts exactly three hours.
     assert windows == [
         ("2026-03-08 01:30", "2026-03-08 05:30", "Stock count"),
         ("2026-04-05 01:30", "2026-04-05 04:30", "Stock count"),
@@ -92,22 +92,22 @@ def test_apple() -> None:
     assert len(ten_years) == 10
 
 
-def test_times_are_shown_on_the_clock_of_the_zone_that_is_given() -> None:
+def test_window_times_converted_to_requested_zone() -> None:
     _, windows = format_contents(read_contents(GOOGLE, "Asia/Tokyo"))
     assert windows[2] == ("2026-04-01 05:00", "2026-04-01 13:00", "Quarter end")
-    # Days are days everywhere, and what has no zone is meant on every clock.
+    # Days and times without a zone do not depend on the requested zone.
     days, windows = format_contents(read_contents(APPLE, "Asia/Tokyo"))
     assert days == {"2026-11-27": "Black Friday 🛒"}
     assert ("2026-05-01 09:00", "2026-05-01 10:00", "Breakfast") in windows
 
 
-def test_the_only_zone_of_a_file_is_its_own() -> None:
+def test_single_event_zone_becomes_calendar_zone() -> None:
     found = read_contents(make_file("DTSTART;TZID=Asia/Tokyo:20260301T100000", "DTEND:20260301T030000Z"))
     assert format_contents(found)[1] == [("2026-03-01 10:00", "2026-03-01 12:00", "Event")]
     assert found.zone == "Asia/Tokyo"
 
 
-def test_a_zone_is_needed_where_the_file_does_not_say_one() -> None:
+def test_utc_times_without_calendar_zone_require_zone() -> None:
     utc = make_file("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z")
     [problem] = list_problems(utc)
     assert (problem.pointer, problem.code) == ("zone", "missing")
@@ -120,7 +120,7 @@ def test_a_zone_is_needed_where_the_file_does_not_say_one() -> None:
     assert read_contents(make_file("DTSTART:20260301T100000", "DTEND:20260301T120000")).zone is None
 
 
-def test_a_zone_that_the_file_describes_itself() -> None:
+def test_vtimezone_of_file_used_as_zone() -> None:
     offsets = "TZOFFSETFROM:+0300\nTZOFFSETTO:+0300"
     standard = f"BEGIN:STANDARD\nDTSTART:19700101T000000\n{offsets}\nEND:STANDARD"
     zone = f"BEGIN:VTIMEZONE\nTZID:Ours\n{standard}\nEND:VTIMEZONE\n"
@@ -139,21 +139,21 @@ def test_a_zone_that_the_file_describes_itself() -> None:
         (("RRULE:FREQ=DAILY;COUNT=4", "EXDATE:20260228T000000Z"), ["2026-02-27", "2026-03-01", "2026-03-02"]),
         (("RDATE;VALUE=DATE:20260401,20260501",), ["2026-02-27", "2026-04-01", "2026-05-01"]),
         (("RRULE:FREQ=YEARLY", "RRULE:FREQ=MONTHLY;COUNT=2"), ["2026-02-27", "2026-03-27"]),
-        # The first one is the event itself, be it that its rule does not say so.
+        # DTSTART is the first occurrence even if the rule does not match it.
         (("RRULE:FREQ=WEEKLY;BYDAY=MO;UNTIL=20260310",), ["2026-02-27", "2026-03-02", "2026-03-09"]),
         (("RRULE:FREQ=MONTHLY;BYMONTHDAY=31;UNTIL=20260601T000000Z",), ["2026-02-27", "2026-03-31", "2026-05-31"]),
         (("RRULE:FREQ=YEARLY;UNTIL=99991231T235959Z",), ["2026-02-27"]),
         (("RRULE:FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30",), ["2026-02-27"]),
     ],
 )
-def test_repetitions(lines: tuple[str, ...], begins: list[str]) -> None:
+def test_recurrence_expanded_to_days(lines: tuple[str, ...], begins: list[str]) -> None:
     days, _ = format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260227", *lines)))
     assert list(days) == begins
 
 
 @pytest.mark.parametrize("frequency", ["DAILY", "WEEKLY"])
 @pytest.mark.parametrize("interval", [1, 3, 7])
-def test_what_began_long_ago_keeps_its_step(frequency: str, interval: int) -> None:
+def test_old_recurrence_keeps_its_interval(frequency: str, interval: int) -> None:
     lines = f"RRULE:FREQ={frequency};INTERVAL={interval}"
     old = read_contents(make_file("DTSTART;VALUE=DATE:19720105", lines)).days
     days = {"DAILY": 1, "WEEKLY": 7}[frequency] * interval
@@ -162,7 +162,7 @@ def test_what_began_long_ago_keeps_its_step(frequency: str, interval: int) -> No
     assert list(old) == [day for day in year if (day - start).days % days == 0]
 
 
-def test_windows_keep_the_time_of_day_when_clocks_change() -> None:
+def test_windows_keep_local_time_across_dst_change() -> None:
     lines = ("DTSTART;TZID=Europe/Berlin:20260328T120000", "DTEND;TZID=Europe/Berlin:20260328T130000")
     _, windows = format_contents(read_contents(make_file(*lines, "RRULE:FREQ=DAILY;COUNT=3")))
     assert [begin for begin, _, _ in windows] == ["2026-03-28 12:00", "2026-03-29 12:00", "2026-03-30 12:00"]
@@ -170,7 +170,7 @@ def test_windows_keep_the_time_of_day_when_clocks_change() -> None:
     assert [begin for begin, _, _ in windows] == ["2026-03-28 11:00", "2026-03-29 10:00", "2026-03-30 10:00"]
 
 
-def test_the_latest_version_of_an_event_counts() -> None:
+def test_latest_sequence_of_event_used() -> None:
     events = [
         f"BEGIN:VEVENT\nUID:u\nSEQUENCE:{sequence}\nSUMMARY:{name}\nDTSTART;VALUE=DATE:202603{day}\nEND:VEVENT"
         for sequence, name, day in ((1, "old", "01"), (3, "new", "02"), (2, "older", "03"))
@@ -183,21 +183,21 @@ def test_the_latest_version_of_an_event_counts() -> None:
     ]
 
 
-def test_a_cancelled_instance_is_left_out() -> None:
+def test_cancelled_occurrence_left_out() -> None:
     lines = ["UID:u", "RECURRENCE-ID;VALUE=DATE:20260302", "STATUS:CANCELLED", "DTSTART;VALUE=DATE:20260302"]
     cancelled = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
     text = make_file("DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY;COUNT=3", event_lines=cancelled)
     assert list(format_contents(read_contents(text))[0]) == ["2026-03-01", "2026-03-03"]
 
 
-def test_several_events_on_a_day() -> None:
+def test_event_names_of_a_day_joined() -> None:
     other = "BEGIN:VEVENT\nUID:v\nSUMMARY:Other\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
     assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other)))[0] == {
         "2026-03-01": "Other; Event"
     }
 
 
-def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
+def test_event_cut_at_range_ends() -> None:
     days, _ = format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20251230", "DTEND;VALUE=DATE:20260103")))
     assert list(days) == ["2026-01-01", "2026-01-02"]
     _, windows = format_contents(read_contents(make_file("DTSTART:20261231T220000", "DTEND:20270102T060000")))
@@ -236,18 +236,18 @@ def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused(text: str, says: str) -> None:
+def test_malformed_file_refused_with_reason(text: str, says: str) -> None:
     [problem] = list_problems(text)
     assert (problem.pointer, problem.code) == ("", "bad_icalendar")
     assert says in problem.message
 
 
-def test_a_file_that_is_no_text() -> None:
+def test_binary_file_refused() -> None:
     with pytest.raises(InvalidInput, match="not UTF-8 text"):
         parse(b"BEGIN:VCALENDAR\xff", None, FIRST, END)
 
 
-def test_sizes_are_bounded() -> None:
+def test_file_sizes_bounded() -> None:
     with pytest.raises(InvalidInput, match=f"at most {MAX_FILE_BYTES} are read"):
         parse(b"x" * (MAX_FILE_BYTES + 1), None, FIRST, END)
     event = "BEGIN:VEVENT\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
@@ -275,7 +275,7 @@ def test_sizes_are_bounded() -> None:
         (["DTSTART;VALUE=DATE:20260301", "DURATION:P3660D", "RRULE:FREQ=WEEKLY"], "look at more than 24000 days"),
     ],
 )
-def test_a_file_that_would_take_long_is_refused_before(lines: list[str], says: str) -> None:
+def test_expensive_recurrences_refused_before_expansion(lines: list[str], says: str) -> None:
     event = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
     with pytest.raises(InvalidInput) as raised:
         read_contents(f"BEGIN:VCALENDAR\n{event * 500}END:VCALENDAR\n", end=dt.date(2037, 1, 1))
@@ -284,7 +284,7 @@ def test_a_file_that_would_take_long_is_refused_before(lines: list[str], says: s
     assert says in problem.message
 
 
-def test_many_events_are_read_that_repeat_now_and_then() -> None:
+def test_many_rare_recurrences_accepted() -> None:
     event = "BEGIN:VEVENT\nSUMMARY:Birthday\nDTSTART;VALUE=DATE:19500301\nRRULE:FREQ=YEARLY{}\nEND:VEVENT\n"
     found = read_contents(f"BEGIN:VCALENDAR\n{event.format('') * 200}{event.format(';COUNT=78') * 200}END:VCALENDAR\n")
     assert list(found.days) == [dt.date(2026, 3, 1)]

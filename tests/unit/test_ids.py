@@ -1,4 +1,4 @@
-"""Ids: version 7, in order, unique across threads."""
+"""Ids: UUIDs of version 7, ordered, unique across threads."""
 
 import threading
 import uuid
@@ -10,26 +10,26 @@ from jobworker.domain.ids import IdFactory, is_id
 UNIX_MS = 1_772_452_800_000  # 2026-03-02 12:00 UTC
 
 
-def test_an_id_is_a_version_7_uuid_of_its_moment() -> None:
+def test_id_is_version_7_uuid_of_its_time() -> None:
     made = uuid.UUID(IdFactory().create_id(UNIX_MS))
     assert (made.version, made.variant) == (7, uuid.RFC_4122)
     assert made.int >> 80 == UNIX_MS
 
 
-def test_ids_sort_in_the_order_they_were_made_also_within_a_millisecond() -> None:
+def test_ids_sorted_by_creation_within_a_millisecond() -> None:
     factory = IdFactory()
-    # More than the 4096 that one millisecond can number, then a later one.
+    # More ids than the 4096 that one millisecond can number, then an id of a later time.
     made = [factory.create_id(UNIX_MS) for _ in range(10_000)] + [factory.create_id(UNIX_MS + 1000)]
     assert made == sorted(set(made))
 
 
-def test_a_clock_that_steps_back_does_not_spoil_the_order() -> None:
+def test_ids_ordered_after_clock_steps_back() -> None:
     factory = IdFactory()
     made = [factory.create_id(UNIX_MS), factory.create_id(UNIX_MS - 60_000), factory.create_id(UNIX_MS + 1)]
     assert made == sorted(made)
 
 
-def test_threads_never_get_the_same_id() -> None:
+def test_ids_unique_across_threads() -> None:
     factory = IdFactory()
     made: list[str] = []
 
@@ -55,5 +55,5 @@ def test_threads_never_get_the_same_id() -> None:
         ("", False),
     ],
 )
-def test_only_the_canonical_form_is_an_id(text: str, expected: bool) -> None:
+def test_only_canonical_uuid_form_accepted_as_id(text: str, expected: bool) -> None:
     assert is_id(text) is expected

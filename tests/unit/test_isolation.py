@@ -1,4 +1,4 @@
-"""What a definition may say about where its job runs."""
+"""The isolation policy of a job definition."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ MIB = 1024**2
         ),
     ],
 )  # fmt: skip
-def test_modes(described: dict[str, Any], shown: dict[str, Any]) -> None:
+def test_isolation_modes_parsed_with_defaults(described: dict[str, Any], shown: dict[str, Any]) -> None:
     policy = isolation.parse(described)
     assert policy.to_json() == shown
     assert isolation.parse(policy.to_json()) == policy
@@ -68,7 +68,7 @@ def test_modes(described: dict[str, Any], shown: dict[str, Any]) -> None:
         ({"mode": "container", "image": "x", "cpus": 0}, [("/isolation/cpus", "not_allowed")]),
     ],
 )
-def test_no_modes(described: Any, places: list[tuple[str, str]]) -> None:
+def test_invalid_isolation_refused(described: Any, places: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidInput) as refused:
         isolation.parse(described)
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == places
@@ -85,6 +85,6 @@ def test_no_modes(described: Any, places: list[tuple[str, str]]) -> None:
         ("send", "process", ["/isolation"]),
     ],
 )
-def test_containers_and_their_task_belong_together(task: str, described: Any, places: list[str]) -> None:
+def test_container_isolation_only_with_container_run(task: str, described: Any, places: list[str]) -> None:
     definition = JobDefinition("j", task, policies={**policies.DEFAULTS, "isolation": described})
     assert [problem.pointer for problem in validate_definition(definition, [VARIADIC])] == places

@@ -1,4 +1,4 @@
-"""What a program is told, and when."""
+"""Deadlines of a job in a process of its own, and the action that is due at each."""
 
 import datetime as dt
 
@@ -21,19 +21,19 @@ def clock() -> ManualClock:
 
 
 def list_due_after(clock: ManualClock, deadlines: ProgramDeadlines, seconds: float) -> list[DeadlineAction]:
-    """What becomes due when so much time has passed."""
+    """Return the actions that become due when this time (s) has passed."""
     clock.advance(seconds)
     return list(deadlines.take_due_actions())
 
 
-def test_without_limits_nothing_is_ever_due(clock: ManualClock) -> None:
+def test_no_action_due_without_limits(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock)
     deadlines.start()
     assert list_due_after(clock, deadlines, 10**6) == []
     assert deadlines.stop_reason is None
 
 
-def test_soft_then_hard_then_the_end(clock: ManualClock) -> None:
+def test_soft_limit_then_termination_then_end(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock, soft=5, hard=10)
     deadlines.start()
     assert list_due_after(clock, deadlines, 4) == []
@@ -46,7 +46,7 @@ def test_soft_then_hard_then_the_end(clock: ManualClock) -> None:
     assert list_due_after(clock, deadlines, TERMINATE_TIMEOUT_SECONDS) == [DeadlineAction.END]
 
 
-def test_limits_count_from_the_beginning_of_the_job(clock: ManualClock) -> None:
+def test_limits_count_from_job_start(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock, hard=10)
     assert list_due_after(clock, deadlines, 20) == []
     deadlines.start()
@@ -54,13 +54,13 @@ def test_limits_count_from_the_beginning_of_the_job(clock: ManualClock) -> None:
     assert list_due_after(clock, deadlines, 1) == [DeadlineAction.TERMINATE]
 
 
-def test_a_job_that_never_begins_ends(clock: ManualClock) -> None:
+def test_job_that_never_starts_terminated(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock)
     assert list_due_after(clock, deadlines, STARTUP_TIMEOUT_SECONDS) == [DeadlineAction.TERMINATE]
     assert deadlines.stop_reason is StopReason.NOT_STARTED
 
 
-def test_an_extension_moves_both_limits_and_warns_again(clock: ManualClock) -> None:
+def test_extension_moves_both_limits_and_repeats_soft_limit(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock, soft=5, hard=10)
     deadlines.start()
     assert list_due_after(clock, deadlines, 5) == [DeadlineAction.NOTIFY_SOFT_LIMIT]
@@ -71,7 +71,7 @@ def test_an_extension_moves_both_limits_and_warns_again(clock: ManualClock) -> N
     assert list_due_after(clock, deadlines, 5) == [DeadlineAction.TERMINATE]
 
 
-def test_who_does_not_end_by_himself_when_cancelled_is_ended(clock: ManualClock) -> None:
+def test_cancelled_job_terminated_after_timeout(clock: ManualClock) -> None:
     wanted: list[bool] = []
     deadlines = ProgramDeadlines(clock, cancelled=lambda: bool(wanted))
     deadlines.start()
@@ -86,7 +86,7 @@ def test_who_does_not_end_by_himself_when_cancelled_is_ended(clock: ManualClock)
     assert list_due_after(clock, deadlines, TERMINATE_TIMEOUT_SECONDS) == [DeadlineAction.END]
 
 
-def test_who_has_said_how_it_ended_and_does_not_leave_is_ended(clock: ManualClock) -> None:
+def test_reported_job_that_stays_alive_ended(clock: ManualClock) -> None:
     deadlines = ProgramDeadlines(clock, hard=3)
     deadlines.start()
     deadlines.mark_ended()

@@ -1,4 +1,4 @@
-"""A definition as a value and as JSON."""
+"""A job definition as a value and as JSON."""
 
 import json
 
@@ -32,34 +32,34 @@ FULL = JobDefinition(
 
 
 @pytest.mark.parametrize("definition", [FULL, JobDefinition(name="plain", task="plain")])
-def test_a_definition_survives_being_stored(definition: JobDefinition) -> None:
+def test_definition_json_round_trip(definition: JobDefinition) -> None:
     assert JobDefinition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
 
 
-def test_policies_are_shown_beside_the_other_fields() -> None:
+def test_policies_shown_as_top_level_fields() -> None:
     shown = FULL.to_json()
     assert shown["retry"]["max_attempts"] == 3
     assert not {"max_attempts", "policies"} & set(shown)
 
 
-def test_what_an_older_version_did_not_store_has_its_default() -> None:
+def test_missing_stored_fields_have_defaults() -> None:
     assert JobDefinition.from_json({"name": "old", "task": "old"}) == JobDefinition(name="old", task="old")
 
 
 @pytest.mark.parametrize("name", ["a", "process_data_export", "tasks.exports:run", "0-x", "A" * 128])
-def test_names_of_jobs(name: str) -> None:
+def test_valid_job_names_accepted(name: str) -> None:
     assert NAME_PATTERN.match(name)
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "naïve", "a\n", "A" * 129])
-def test_no_names_of_jobs(name: str) -> None:
+def test_invalid_job_names_refused(name: str) -> None:
     assert not NAME_PATTERN.match(name)
 
 
 @pytest.mark.parametrize("name", ["", "Default", "a/b", "a\n", "a" * 65])
-def test_no_names_of_queues(name: str) -> None:
+def test_invalid_queue_names_refused(name: str) -> None:
     assert not QUEUE_NAME_PATTERN.match(name)
 
 
-def test_the_shipped_queues_have_proper_names() -> None:
+def test_builtin_queues_have_valid_names() -> None:
     assert all(QUEUE_NAME_PATTERN.match(name) for name in BUILTIN_QUEUES)

@@ -1,4 +1,4 @@
-"""How much of a log is kept."""
+"""Limits on the log of an execution."""
 
 import pytest
 
@@ -7,26 +7,26 @@ from jobworker.domain.executions.log_limits import MAX_LINE_BYTES, DroppedLines
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * MAX_LINE_BYTES, "ü" * (MAX_LINE_BYTES // 2), "\ud800"])
-def test_a_line_that_fits_stays(text: str) -> None:
+def test_short_log_line_unchanged(text: str) -> None:
     assert log_limits.cut_line(text) == text
 
 
 @pytest.mark.parametrize(
     "text", ["x" * (MAX_LINE_BYTES + 1), "ü" * MAX_LINE_BYTES, "€" * 10 * MAX_LINE_BYTES, "\ud800" * MAX_LINE_BYTES]
 )
-def test_a_longer_line_is_cut_and_says_so(text: str) -> None:
+def test_long_log_line_cut_with_notice(text: str) -> None:
     cut = log_limits.cut_line(text)
     assert cut.endswith(f" … [cut: {len(text):,} characters]")
     assert MAX_LINE_BYTES - 100 < len(cut.encode("utf-8", "surrogatepass")) <= MAX_LINE_BYTES or "\ud800" in text
     assert log_limits.cut_line(cut) == cut
 
 
-def test_a_line_takes_its_text_and_a_little_more() -> None:
+def test_log_line_size_includes_overhead() -> None:
     assert log_limits.compute_line_size("ü€") - log_limits.compute_line_size("") == 5
     assert log_limits.compute_line_size("") > 0, "or a log of empty lines would never be full"
 
 
-def test_what_was_dropped_is_counted_and_told() -> None:
+def test_dropped_lines_counted_in_notices() -> None:
     dropped = DroppedLines(1, 40) + DroppedLines(2_000, 60)
     assert not DroppedLines()
     assert "2,001 lines (100 bytes)" in log_limits.format_cut_notice(dropped)

@@ -1,4 +1,4 @@
-"""The rule for JSON values that are kept."""
+"""The rule for JSON values that are stored."""
 
 import collections
 import datetime as dt
@@ -13,7 +13,7 @@ from jobworker.domain.json.json_values import MAX_DEPTH, UnacceptableValue
 
 
 def make_nested(levels: int, innermost: Any = None) -> Any:
-    """So many arrays within each other."""
+    """Return `levels` nested arrays."""
     value: Any = [] if innermost is None else [innermost]
     for _ in range(levels - 1):
         value = [value]
@@ -21,7 +21,7 @@ def make_nested(levels: int, innermost: Any = None) -> Any:
 
 
 class Color(enum.StrEnum):
-    """Text of a class of its own."""
+    """A subclass of `str`."""
 
     RED = "red"
 
@@ -49,7 +49,7 @@ class Color(enum.StrEnum):
         ({"a": make_nested(MAX_DEPTH)}, "/a" + "/0" * (MAX_DEPTH - 1), "100 levels"),
     ],
 )
-def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
+def test_unacceptable_value_refused_with_pointer(value: object, place: str, why: str) -> None:
     with pytest.raises(UnacceptableValue) as refused:
         json_values.check(value)
     assert refused.value.pointer == place
@@ -71,11 +71,11 @@ def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
         make_nested(MAX_DEPTH, "x"),
     ],
 )
-def test_what_is_accepted(value: object) -> None:
+def test_acceptable_value_passes_check(value: object) -> None:
     json_values.check(value)
 
 
-def test_nesting_exhausts_no_stack() -> None:
+def test_deep_nesting_refused_without_recursion_error() -> None:
     deep = {"a": make_nested(100_000)}
     with pytest.raises(UnacceptableValue, match="100 levels") as refused:
         json_values.check(deep)
@@ -85,7 +85,7 @@ def test_nesting_exhausts_no_stack() -> None:
             reads("[" * 100_000 + "]" * 100_000)
 
 
-def test_what_kombu_wrote_may_pass() -> None:
+def test_kombu_tagged_value_accepted_with_allow_tagged() -> None:
     tagged = {"when": {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}}
     json_values.check(tagged, allow_tagged=True)
     with pytest.raises(UnacceptableValue, match="NUL"):
@@ -104,13 +104,13 @@ def test_what_kombu_wrote_may_pass() -> None:
         ("[1e999]", "/0", "not a finite number"),
     ],
 )
-def test_parsing_refuses_what_the_rule_refuses(text: str, place: str, why: str) -> None:
+def test_parse_refuses_unacceptable_json(text: str, place: str, why: str) -> None:
     with pytest.raises(UnacceptableValue) as refused:
         json_values.parse(text)
     assert (refused.value.pointer, why in str(refused.value)) == (place, True)
 
 
-def test_parsing_answers_the_value() -> None:
+def test_parse_returns_value() -> None:
     value = {"a": [1, -5, 1.5, True, None, "ü"], "b": {"a": 2**64 - 1}}
     assert json_values.parse(json.dumps(value)) == value
 
@@ -126,7 +126,7 @@ def test_parsing_answers_the_value() -> None:
         ("[-5, 1.5, true, null]", [-5, 1.5, True, None]),
     ],
 )
-def test_reading_mends(text: str, value: object) -> None:
+def test_parse_sanitized_replaces_unacceptable_parts(text: str, value: object) -> None:
     read = json_values.parse_sanitized(text)
     assert read == value
     json_values.check(read)
@@ -134,6 +134,6 @@ def test_reading_mends(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "{", ""])
 @pytest.mark.parametrize("reads", [json_values.parse_sanitized, json_values.parse])
-def test_what_is_no_json(reads: Any, text: str) -> None:
+def test_invalid_json_refused(reads: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         reads(text)

@@ -1,4 +1,4 @@
-"""Keys made from parameters; how a bucket fills and empties; what is refused."""
+"""Limit keys made from parameters, the token bucket of a rate limit, and the policies that are refused."""
 
 import datetime as dt
 from typing import Any
@@ -46,18 +46,18 @@ def make_key(template: str | None, *accepted: Parameter, **parameters: Any) -> s
         ("{tenant}", {"tenant": "a\nb"}, 'send/"a\\nb"'),
     ],
 )
-def test_keys(template: str | None, parameters: dict[str, Any], key: str) -> None:
+def test_concurrency_key_filled_from_parameters(template: str | None, parameters: dict[str, Any], key: str) -> None:
     assert make_key(template, TENANT, REGION, **parameters) == key
 
 
-def test_a_long_key_is_cut_and_still_its_own() -> None:
+def test_long_key_shortened_and_unique() -> None:
     long, longer = make_key("{tenant}", tenant="x" * 500), make_key("{tenant}", tenant="x" * 501)
     assert long != longer
     assert str(long).startswith("send/xxx")
     assert len(str(long)) < 255 - 128
 
 
-def test_a_limit_key_holds_both_parts() -> None:
+def test_limit_key_contains_concurrency_and_rate_keys() -> None:
     made, _ = policies.normalize({"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}})
     keys = limits.compute_keys("send", made, {"tenant": "a\nb"})
     assert keys.limit_key is not None
@@ -68,11 +68,11 @@ def test_a_limit_key_holds_both_parts() -> None:
     assert limits.split_limit_key(only_rate) == (None, "send/null")
 
 
-def test_a_job_without_limits_has_no_keys() -> None:
+def test_job_without_limits_has_no_keys() -> None:
     assert limits.compute_keys("send", policies.DEFAULTS, {"tenant": "a"}) == (None, None, None, None)
 
 
-def test_without_a_key_unique_means_the_same_parameters() -> None:
+def test_unique_without_key_compares_parameters() -> None:
     made, _ = policies.normalize({"unique": {}})
 
     def key(**parameters: Any) -> str | None:
@@ -82,7 +82,7 @@ def test_without_a_key_unique_means_the_same_parameters() -> None:
     assert len({key(tenant="a"), key(tenant="b"), key(tenant="a", region="us")}) == 3
 
 
-def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
+def test_token_bucket_empties_by_burst_and_refills_at_rate() -> None:
     rate = RateLimitPolicy(limit=60, per=60, burst=3)
     assert rate.count_permits(None, NOON) == 3
     full_at = rate.compute_full_at(None, NOON, 3)
@@ -99,7 +99,7 @@ def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
 
 
 @pytest.mark.parametrize(("limit", "per"), [(1, 3600), (10, 60), (3, 1), (7, 3), (1000, 1), (1, 0.3)])
-def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, per: float) -> None:
+def test_starts_never_exceed_rate_limit(limit: int, per: float) -> None:
     rate, full_at, started = RateLimitPolicy(limit, per), None, 0
     step = max(per / limit / 3, 0.01)
     together = max(1, limit / per * 0.2 + 1)
@@ -113,7 +113,7 @@ def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, 
     assert started >= 999 * step * limit / per - 1, "and no fewer"
 
 
-def test_the_next_permit_is_there_when_it_was_promised() -> None:
+def test_permit_available_at_computed_next_start() -> None:
     rate = RateLimitPolicy(3, 1.0)
     full_at = rate.compute_full_at(None, NOON, 1)
     for _ in range(50):
@@ -146,7 +146,7 @@ def test_the_next_permit_is_there_when_it_was_promised() -> None:
         ({"unique": {"on_conflict": "shrug"}}, {("/unique/on_conflict", "not_allowed")}),
     ],
 )  # fmt: skip
-def test_what_is_refused(given: dict[str, Any], problems: set[tuple[str, str]]) -> None:
+def test_invalid_limit_policy_refused(given: dict[str, Any], problems: set[tuple[str, str]]) -> None:
     _, found = policies.normalize(given)
     assert {(each.pointer, each.code) for each in found} == problems
 
@@ -160,13 +160,13 @@ def test_what_is_refused(given: dict[str, Any], problems: set[tuple[str, str]]) 
         {"unique": {"key": "a", "until": "started"}},
     ],
 )
-def test_what_is_stored_is_read_again(given: dict[str, Any]) -> None:
+def test_normalized_limit_policy_stays_unchanged(given: dict[str, Any]) -> None:
     made, problems = policies.normalize(given)
     assert not problems
     assert policies.normalize(made) == (made, [])
 
 
-def test_keys_name_parameters_that_the_task_has() -> None:
+def test_limit_key_with_unknown_parameter_refused() -> None:
     made, _ = policies.normalize({"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}})
     found = limits.validate_keys(made, [TENANT])
     assert [(each.pointer, each.code) for each in found] == [
@@ -178,14 +178,14 @@ def test_keys_name_parameters_that_the_task_has() -> None:
     assert limits.validate_keys(made, [TENANT, VARIADIC]) == []
 
 
-def test_a_job_in_code_is_checked_when_it_is_written() -> None:
+def test_declared_limit_key_validated_at_import() -> None:
     def limited(somebody: str) -> None: ...
 
     with pytest.raises(ConfigurationError, match="nobody"):
         job(limited, concurrency={"limit": 1, "key": "{nobody}"})
 
 
-def test_problems_are_raised_together() -> None:
+def test_rate_limit_problems_raised_together() -> None:
     with pytest.raises(InvalidInput, match="limit must be 1") as caught:
         limits.parse_rate_limit({"limit": 0, "per": "soon"})
     assert len(caught.value.errors) == 2

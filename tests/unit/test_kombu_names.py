@@ -1,7 +1,7 @@
-"""Names that kombu, Celery and billiard keep to themselves and that our transport and worker rely on.
+"""Private names of kombu, Celery and billiard that the transport and the worker rely on.
 
-When one of these fails after an upgrade, read how the name's owner does it now, mend the code that uses it, and
-only then this list.
+When one of these tests fails after an upgrade, read the new code of the name's owner, adapt the code that uses it,
+and only then this list.
 """
 
 import inspect
@@ -108,7 +108,7 @@ ATTRIBUTES = [
     (celery_request.Request, "worker_pid", "worker.limits"),
 ]
 
-#: Names that instances get: a line of the class that gives them.
+#: Attributes that instances get: (class, a line of its source that sets the attribute, where it is used)
 SOURCE_LINES = [
     (billiard_pool.ApplyResult, "self._worker_pid = None", "worker.pool finds the job of a process"),
     (billiard_pool.Pool, "w.index = i", "worker.desk: a process knows its seat"),
@@ -118,14 +118,14 @@ SOURCE_LINES = [
 ]
 
 
-def test_kombu_is_the_minor_version_that_was_read() -> None:
+def test_kombu_has_the_reviewed_minor_version() -> None:
     assert metadata.version("kombu").split(".")[:2] == ["5", "7"], "read the names below in the new version first"
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "parameters", "where"), METHODS, ids=lambda value: getattr(value, "__name__", None)
 )
-def test_a_method_takes_what_it_took(owner: Any, name: str, parameters: list[str], where: str) -> None:
+def test_private_method_keeps_its_parameters(owner: Any, name: str, parameters: list[str], where: str) -> None:
     method = getattr(owner, name, None)
     assert method is not None, f"{owner.__name__}.{name} is gone; used in {where}"
     found = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
@@ -133,16 +133,16 @@ def test_a_method_takes_what_it_took(owner: Any, name: str, parameters: list[str
 
 
 @pytest.mark.parametrize(("owner", "name", "where"), ATTRIBUTES, ids=lambda value: getattr(value, "__name__", None))
-def test_an_attribute_is_still_there(owner: Any, name: str, where: str) -> None:
+def test_private_attribute_exists(owner: Any, name: str, where: str) -> None:
     assert hasattr(owner, name), f"{owner.__name__}.{name} is gone; used in {where}"
 
 
 @pytest.mark.parametrize(("owner", "line", "where"), SOURCE_LINES, ids=lambda value: getattr(value, "__name__", None))
-def test_instances_get_what_they_got(owner: Any, line: str, where: str) -> None:
+def test_source_sets_private_instance_attribute(owner: Any, line: str, where: str) -> None:
     assert line in inspect.getsource(owner), f"{owner.__name__} does not say {line} any more; used in {where}"
 
 
-def test_the_poller_calls_what_we_replace() -> None:
+def test_kombu_calls_the_overridden_methods() -> None:
     for caller, called in (
         (kombu_redis.MultiChannelPoller._register_BRPOP, "channel._brpop_start()"),
         (kombu_redis.MultiChannelPoller.on_poll_start, "channel.qos.can_consume()"),
@@ -154,12 +154,12 @@ def test_the_poller_calls_what_we_replace() -> None:
         assert called in inspect.getsource(caller), f"{caller.__qualname__} does not say {called} any more"
 
 
-def test_lists_are_named_as_kombu_names_them() -> None:
+def test_queue_list_names_match_kombu() -> None:
     assert kombu_redis.Channel.sep == scripts.SEPARATOR
     assert tuple(kombu_redis.PRIORITY_STEPS) == scripts.PRIORITY_STEPS
 
 
-def test_celery_shortcuts_are_those_that_are_taken_out() -> None:
+def test_celery_request_shortcuts_are_disabled() -> None:
     """`create_request_cls` makes a subclass per task with methods that would bypass the reports."""
     source = inspect.getsource(celery_request.create_request_cls)
     defined = {line.split("def ")[1].split("(")[0] for line in source.splitlines() if line.startswith("        def ")}
@@ -176,14 +176,14 @@ def test_celery_shortcuts_are_those_that_are_taken_out() -> None:
     assert Shortcut.on_success is JobRequest.on_success
 
 
-def test_the_tracers_answer_three_values() -> None:
+def test_celery_tracers_return_three_values() -> None:
     for tracer in (trace.fast_trace_task, trace.trace_task_ret):
         assert "return (1, R, T) if I else (0, Rstr, T)" in inspect.getsource(tracer)
         names = list(inspect.signature(tracer).parameters)
         assert names[1:6] == ["uuid", "request", "body", "content_type", "content_encoding"]
 
 
-def test_a_soft_shutdown_waits_where_we_have_it_wait_for_nothing() -> None:
+def test_celery_soft_shutdown_calls_overridden_wait() -> None:
     source = inspect.getsource(apps_worker.on_cold_shutdown)
     assert "worker.wait_for_soft_shutdown()" in source
     assert "worker.consumer.cancel_active_requests()" in source

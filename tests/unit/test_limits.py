@@ -1,4 +1,4 @@
-"""When whoever watches attempts does what: a clock that stands still, an event loop and processes that are none."""
+"""Enforcement of time limits and cancellations, with a manual clock, a fake event loop and fake processes."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class FakeAttempt:
         self.timeouts: list[tuple[bool, float]] = []
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Note it."""
+        """Record the timeout."""
         self.timeouts.append((soft, timeout))
 
 
@@ -38,29 +38,29 @@ class FakeProcess:
 
 
 class TimeLimitDriver:
-    """A clock, an event loop and a pool of four; `done` is what was sent to processes."""
+    """A clock, an event loop and a pool of four processes; `signals` are those sent to processes."""
 
     def __init__(self) -> None:
         self.clock = ManualClock(NOW)
-        self.desk = ControlTable(slots=4)
+        self.control_table = ControlTable(slots=4)
         self.signals: list[tuple[float, str, int]] = []
         self._later: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
-        self.limits = TimeLimitEnforcer(self.desk, self.clock)
+        self.limits = TimeLimitEnforcer(self.control_table, self.clock)
         self.limits.attach_to_loop(self, self)
 
     def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> None:
-        """As an event loop does."""
+        """Schedule a callback as an event loop does."""
         self._later.append((self.clock.monotonic() + delay, callback, arguments))
 
     def _process_by_pid(self, pid: int) -> tuple[FakeProcess | None, int]:
         return (FakeProcess(pid), pid) if pid < 4 else (None, 0)
 
     def record_signal(self, name: str, pid: int) -> None:
-        """Something was sent to a process."""
+        """Record a signal sent to a process, with its time."""
         self.signals.append((round(self.clock.monotonic(), 3), name, pid))
 
     def advance_to(self, until: float) -> None:
-        """Let the loop turn until then."""
+        """Run the callbacks that are due until this time of the clock."""
         while due := sorted((each for each in self._later if each[0] <= until), key=lambda each: each[0]):
             self._later.remove(due[0])
             self.clock.advance(max(0.0, due[0][0] - self.clock.monotonic()))
@@ -72,20 +72,20 @@ class TimeLimitDriver:
 def driver(monkeypatch: pytest.MonkeyPatch) -> TimeLimitDriver:
     driver = TimeLimitDriver()
 
-    def ask_to_end(pid: int) -> set[Any]:
+    def terminate(pid: int) -> set[Any]:
         driver.record_signal("SIGTERM", pid)
         return set()
 
     def kill(pid: int, _: Iterable[Any] = ()) -> None:
         driver.record_signal("SIGKILL", pid)
 
-    monkeypatch.setattr(process_tree, "terminate_tree", ask_to_end)
+    monkeypatch.setattr(process_tree, "terminate_tree", terminate)
     monkeypatch.setattr(process_tree, "kill_tree", kill)
     monkeypatch.setattr(os, "kill", lambda pid, number: driver.record_signal(signal.Signals(number).name, pid))
     return driver
 
 
-def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(driver: TimeLimitDriver) -> None:
+def test_soft_limit_signalled_once_then_hard_limit_in_two_steps(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0, soft=2.0)
     driver.limits.watch_attempt(attempt, 0.0)
     driver.advance_to(5.0 + TERMINATE_TIMEOUT_SECONDS)
@@ -96,7 +96,7 @@ def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(drive
     assert (stop.limit, stop.signal) == (5.0, "SIGKILL")
 
 
-def test_what_has_ended_is_left_alone(driver: TimeLimitDriver) -> None:
+def test_ended_attempt_gets_no_signal(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0)
     driver.limits.watch_attempt(attempt, 0.0)
     driver.advance_to(4.9)
@@ -106,25 +106,25 @@ def test_what_has_ended_is_left_alone(driver: TimeLimitDriver) -> None:
     assert driver.signals == []
 
 
-def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(driver: TimeLimitDriver) -> None:
+def test_extension_moves_both_limits_and_allows_second_soft_limit(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1, hard=5.0, soft=2.0)
-    driver.desk.numbers[8] = 7  # It sits there.
+    driver.control_table.numbers[8] = 7  # The attempt holds this slot.
     driver.limits.watch_attempt(attempt, 0.0)
     driver.advance_to(1.0)
-    driver.desk.seconds[8 + 4] = 3.0
+    driver.control_table.seconds[8 + 4] = 3.0
     driver.advance_to(6.0)
     assert driver.signals == [(5.0, "SIGUSR1", 1)]
-    driver.desk.seconds[8 + 4] = 4.0
+    driver.control_table.seconds[8 + 4] = 4.0
     driver.advance_to(9.0)
     assert [what for _, what, _ in driver.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
     assert driver.signals[-1] == (9.0, "SIGTERM", 1)
 
 
-def test_a_cancelled_attempt_has_time_to_end_by_itself(driver: TimeLimitDriver) -> None:
+def test_cancelled_attempt_terminated_after_timeout(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1)
     driver.limits.stop_attempt(attempt, "ann")
     driver.limits.stop_attempt(attempt, "bob")
-    assert driver.desk.numbers[8 + 1] == 7
+    assert driver.control_table.numbers[8 + 1] == 7
     driver.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
     assert driver.signals == []
     driver.advance_to(CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS)
@@ -137,7 +137,7 @@ def test_a_cancelled_attempt_has_time_to_end_by_itself(driver: TimeLimitDriver) 
     assert (stop.requested_by, stop.limit) == ("ann", None)
 
 
-def test_one_that_ends_by_itself_was_not_stopped(driver: TimeLimitDriver) -> None:
+def test_cancelled_attempt_that_ends_itself_not_signalled(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(1)
     driver.limits.stop_attempt(attempt, "ann")
     driver.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
@@ -146,7 +146,7 @@ def test_one_that_ends_by_itself_was_not_stopped(driver: TimeLimitDriver) -> Non
     assert driver.signals == []
 
 
-def test_many_are_watched_by_one_timer(driver: TimeLimitDriver) -> None:
+def test_many_attempts_terminated_at_their_limits(driver: TimeLimitDriver) -> None:
     attempts = [FakeAttempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
     for attempt in attempts:
         driver.limits.watch_attempt(attempt, 0.0)
@@ -159,7 +159,7 @@ def test_many_are_watched_by_one_timer(driver: TimeLimitDriver) -> None:
     ]
 
 
-def test_limits_outlive_a_reconnection(driver: TimeLimitDriver) -> None:
+def test_limits_enforced_after_reconnection(driver: TimeLimitDriver) -> None:
     driver.limits.watch_attempt(FakeAttempt(1, hard=5.0), 0.0)
     driver.advance_to(1.0)
     driver._later.clear()
@@ -168,7 +168,7 @@ def test_limits_outlive_a_reconnection(driver: TimeLimitDriver) -> None:
     assert driver.signals == [(5.0, "SIGTERM", 1)]
 
 
-def test_a_process_that_is_gone_already_is_not_watched(driver: TimeLimitDriver) -> None:
+def test_attempt_of_ended_process_not_watched(driver: TimeLimitDriver) -> None:
     attempt = FakeAttempt(99, hard=1.0)
     driver.limits.watch_attempt(attempt, 0.0)
     driver.limits.stop_attempt(attempt, "ann")

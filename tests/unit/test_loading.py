@@ -1,4 +1,4 @@
-"""Modules of users are imported, in one order, whatever some of them raise."""
+"""Import of user modules: in one order, and complete even if modules raise."""
 
 import logging
 import signal
@@ -16,7 +16,7 @@ from jobworker.worker.celery.task import JobApp
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package `work` in the current folder."""
+    """The folder of a package `work` in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
@@ -45,9 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ),
     ],
 )
-def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_imported(
-    folder: Path, code: str, place: str, error: str
-) -> None:
+def test_broken_module_reported_with_place_and_others_imported(folder: Path, code: str, place: str, error: str) -> None:
     (folder / "bad.py").write_text(code)
     for name in ("a", "z"):
         (folder / f"{name}.py").touch()
@@ -61,8 +59,9 @@ def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_importe
     assert {"work.a", "work.z"} <= set(sys.modules)
 
 
-def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # It may be ignored, as in the background.
+def test_keyboard_interrupt_of_user_ends_loading(folder: Path) -> None:
+    # SIGINT may be ignored, as in a background process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     (folder / "slow.py").write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGINT)")
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -71,7 +70,7 @@ def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> None:
+def test_folders_without_init_loaded_and_failing_package_reported_once(folder: Path) -> None:
     seen = "import work.order; work.order.SEEN.append(__name__)"
     for name in (
         "plain/deep",
@@ -98,7 +97,7 @@ def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> N
     assert [f"work.{name}" for name in names] == sys.modules["work.order"].SEEN
 
 
-def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> None:
+def test_duplicate_job_name_refused_with_first_place(folder: Path) -> None:
     code = "from jobworker import job\n\n\n@job(name='loading-twice')\ndef {}():\n    pass\n"
     (folder / "b.py").write_text(code.format("second"))
     (folder / "a.py").write_text(code.format("first"))
@@ -108,7 +107,7 @@ def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> Non
     assert told in broken.error
 
 
-def test_a_name_of_a_built_in_job_is_taken(folder: Path) -> None:
+def test_name_of_builtin_job_refused(folder: Path) -> None:
     (folder / "a.py").write_text("from jobworker import job\n\n\n@job(name='http.request')\ndef mine():\n    pass\n")
     import jobworker.worker.builtin.http  # noqa: F401
 
@@ -116,11 +115,12 @@ def test_a_name_of_a_built_in_job_is_taken(folder: Path) -> None:
     assert "http_request in " in broken.error
 
 
-def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicate_shared_task_name_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from celery import shared_task\n\n\n@shared_task(name='loading-shared')\ndef {}():\n    pass\n"
     (folder / "a.py").write_text(code.format("first"))
     (folder / "b.py").write_text(code.format("second"))
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))  # Later apps would take both.
+    # Otherwise later apps would register both tasks.
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
     app = JobApp("test", set_as_current=False)
     app.finalize()
     [broken] = loading.load_modules("work")
@@ -129,14 +129,14 @@ def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "two\nlines"])
-def test_a_plain_task_has_a_name_that_the_history_can_hold(name: str) -> None:
+def test_invalid_plain_task_name_refused(name: str) -> None:
     app = JobApp("test", set_as_current=False)
     app.finalize()
     with pytest.raises(ConfigurationError, match="a name has 1 to 255 printable characters"):
         app.task(name=name, shared=False)(lambda: None)
 
 
-def test_what_a_module_does_to_logging_and_streams_ends_with_its_import(folder: Path) -> None:
+def test_logging_and_streams_restored_after_import(folder: Path) -> None:
     code = """
 import logging, logging.config, sys
 logging.basicConfig(force=True, level="CRITICAL")

@@ -1,4 +1,4 @@
-"""RFC 7396: the table of its appendix A, and that nothing given is changed."""
+"""JSON Merge Patch (RFC 7396): the cases of its appendix A, and that the arguments stay unchanged."""
 
 import copy
 from typing import Any
@@ -28,7 +28,7 @@ from jobworker.domain.json import merge_patch
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_the_cases_of_the_standard(target: Any, patch: Any, result: Any) -> None:
+def test_merge_patch_of_rfc_7396_appendix_a(target: Any, patch: Any, result: Any) -> None:
     before = copy.deepcopy((target, patch))
     assert merge_patch.apply(target, patch) == result
     assert (target, patch) == before

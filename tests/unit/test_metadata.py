@@ -1,4 +1,4 @@
-"""The mapping that a job keeps with its execution."""
+"""The metadata mapping that a job keeps with its execution."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ for _ in range(150):
 
 
 @pytest.fixture
-def told() -> list[str]:
-    """A word for each time that something changed."""
+def notifications() -> list[str]:
+    """A list with an item per change notification."""
     return []
 
 
 @pytest.fixture
-def mapping(told: list[str]) -> Metadata:
-    """A mapping that an earlier attempt has left."""
-    return Metadata({"page": 3, "done": ["a"]}, lambda: told.append("changed"))
+def mapping(notifications: list[str]) -> Metadata:
+    """A mapping with the values of an earlier attempt."""
+    return Metadata({"page": 3, "done": ["a"]}, lambda: notifications.append("changed"))
 
 
-def test_it_is_a_mapping(mapping: Metadata) -> None:
+def test_metadata_behaves_as_mapping(mapping: Metadata) -> None:
     mapping["page"] = 4
     mapping.update(cursor={"after": "x"})
     del mapping["done"]
@@ -33,17 +33,17 @@ def test_it_is_a_mapping(mapping: Metadata) -> None:
     assert repr(mapping) == "Metadata({'page': 4, 'cursor': {'after': 'x'}})"
 
 
-def test_only_changes_are_passed_on(mapping: Metadata, told: list[str]) -> None:
+def test_metadata_changes_taken_once(mapping: Metadata, notifications: list[str]) -> None:
     assert mapping.take_changes() == {}
     mapping["page"] = 4
     mapping["page"] = 5
     del mapping["done"]
-    assert told == ["changed"] * 3
+    assert notifications == ["changed"] * 3
     assert mapping.take_changes() == {"page": 5, "done": None}
     assert mapping.take_changes() == {}
 
 
-def test_what_could_not_be_passed_on_is_taken_again_unless_it_changed(mapping: Metadata) -> None:
+def test_restored_changes_do_not_override_newer_values(mapping: Metadata) -> None:
     mapping["page"], mapping["other"] = 4, 1
     taken = mapping.take_changes()
     mapping["page"] = 5
@@ -51,7 +51,7 @@ def test_what_could_not_be_passed_on_is_taken_again_unless_it_changed(mapping: M
     assert mapping.take_changes() == {"page": 5, "other": 1}
 
 
-def test_values_are_copies(mapping: Metadata) -> None:
+def test_metadata_values_are_copies(mapping: Metadata) -> None:
     mapping["done"].append("b")
     mine = ["c"]
     mapping["mine"] = mine
@@ -75,19 +75,19 @@ def test_values_are_copies(mapping: Metadata) -> None:
         _DEEP,
     ],
 )
-def test_what_cannot_be_kept_is_refused_at_once(mapping: Metadata, value: Any) -> None:
+def test_unstorable_metadata_value_refused(mapping: Metadata, value: Any) -> None:
     with pytest.raises(ValueError, match="metadata 'bad'"):
         mapping["bad"] = value
     assert (dict(mapping), mapping.take_changes()) == ({"page": 3, "done": ["a"]}, {})
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 7, None])
-def test_names_are_short_text(mapping: Metadata, name: Any) -> None:
+def test_invalid_metadata_name_refused(mapping: Metadata, name: Any) -> None:
     with pytest.raises(ValueError, match="named by text"):
         mapping[name] = 1
 
 
-def test_all_of_it_has_a_limit(mapping: Metadata) -> None:
+def test_metadata_total_size_bounded(mapping: Metadata) -> None:
     for number in range(15):
         mapping[f"k{number}"] = "x" * 1000
     with pytest.raises(ValueError, match="16384 bytes"):
@@ -98,7 +98,7 @@ def test_all_of_it_has_a_limit(mapping: Metadata) -> None:
     assert metadata.compute_size(dict(mapping)) <= MAX_METADATA_BYTES
 
 
-def test_changes_make_the_mapping_again(mapping: Metadata) -> None:
+def test_merged_changes_reproduce_mapping(mapping: Metadata) -> None:
     mapping["page"] = 9
     del mapping["done"]
     mapping["new"] = [1]

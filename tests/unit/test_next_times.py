@@ -1,4 +1,4 @@
-"""What is ahead of a schedule: its next times, what is remarkable about them, and warnings."""
+"""Next times of a schedule, their notes, and warnings."""
 
 import datetime as dt
 from typing import Any
@@ -40,18 +40,18 @@ def list_upcoming(timetable: Timetable, after: str, count: int = 3) -> list[tupl
     return [(each.local.isoformat(" ", "minutes"), each.fires, list(each.notes)) for each in found]
 
 
-def test_a_time_that_clocks_skip_is_marked_where_it_is_made_up_for() -> None:
+def test_shifted_gap_time_has_note() -> None:
     assert list_upcoming(make_timetable(NIGHTLY), "2026-03-28 12:00", 2) == [
         ("2026-03-29 03:30+02:00", True, ["02:30 does not exist in Europe/Berlin that day: 1 hour later"]),
         ("2026-03-30 02:30+02:00", True, []),
     ]
-    # Both of them are meant by a rule about minutes, each by itself.
+    # A rule about minutes means each of both times by itself.
     assert list_upcoming(make_timetable({"kind": "cron", "expression": "*/30 * * * *"}), "2026-03-29 01:15", 1) == [
         ("2026-03-29 03:30+02:00", True, []),
     ]
 
 
-def test_a_time_that_comes_twice_is_marked_as_the_first_or_the_second() -> None:
+def test_folded_times_noted_as_first_and_second() -> None:
     twice = "02:30 comes twice in Europe/Berlin that day; this is the"
     assert list_upcoming(make_timetable(NIGHTLY, dst={"fold": "both"}), "2026-10-24 12:00") == [
         ("2026-10-25 02:30+02:00", True, [f"{twice} first"]),
@@ -60,7 +60,7 @@ def test_a_time_that_comes_twice_is_marked_as_the_first_or_the_second() -> None:
     ]
 
 
-def test_the_first_of_the_times_that_a_calendar_forbids_is_shown() -> None:
+def test_first_excluded_time_shown_with_reason() -> None:
     assert list_upcoming(make_timetable(NIGHTLY, exclude=["stocktaking"]), "2026-03-26 12:00", 1) == [
         ("2026-03-27 02:30+01:00", False, ["does not fire: within calendar stocktaking: Counting"]),
         ("2026-03-29 03:30+02:00", True, ["02:30 does not exist in Europe/Berlin that day: 1 hour later"]),
@@ -71,13 +71,13 @@ def test_the_first_of_the_times_that_a_calendar_forbids_is_shown() -> None:
     ]
 
 
-def test_the_name_of_a_day_is_told_even_where_it_forbids_nothing() -> None:
+def test_calendar_day_name_noted_for_allowed_time() -> None:
     assert list_upcoming(make_timetable(NIGHTLY, require=["stocktaking"]), "2026-03-27 00:00", 1) == [
         ("2026-03-27 02:30+01:00", True, ["Counting (calendar stocktaking)"]),
     ]
 
 
-def test_nominal_times_are_those_of_the_rule_and_calendars_only_allow_them() -> None:
+def test_next_time_ignores_calendars_and_next_allowed_uses_them() -> None:
     timetable = make_timetable(NIGHTLY, exclude=["stocktaking"])
     closed = parse_utc("2026-03-27 01:30")
     assert find_next_time(timetable, parse_utc("2026-03-26 12:00")) == closed
@@ -87,8 +87,8 @@ def test_nominal_times_are_those_of_the_rule_and_calendars_only_allow_them() -> 
     assert is_allowed(timetable, parse_utc("2026-03-29 01:30"))
 
 
-def test_a_long_closure_is_jumped_over() -> None:
-    """Every second: walking through a week of them would take half a minute."""
+def test_next_allowed_time_skips_long_closure() -> None:
+    """A rule for every second: iterating over a week of its times would take half a minute."""
     timetable = make_timetable({"kind": "cron", "expression": "* * * * * *"}, require=["office"])
     assert find_next_allowed(timetable, parse_utc("2026-05-02 00:00")) == parse_utc("2026-05-03 22:00")
 
@@ -114,7 +114,7 @@ def test_a_long_closure_is_jumped_over() -> None:
         ({"require": ["office"], "exclude": ["office"]}, "calendar office is both required and excluded"),
     ],
 )
-def test_what_never_fires_is_warned_of(given: dict[str, Any], says: str) -> None:
+def test_schedule_that_never_fires_has_warning(given: dict[str, Any], says: str) -> None:
     rule = given.pop("rule", NIGHTLY)
     [warning] = next_times.compute_warnings(make_timetable(rule, **given), parse_utc("2026-03-02 12:00"))
     assert warning.startswith("it never fires: ")
@@ -135,13 +135,13 @@ def test_what_never_fires_is_warned_of(given: dict[str, Any], says: str) -> None
         ({"kind": "rrule", "expression": "FREQ=DAILY;COUNT=5", "start": "2090-01-01T00:00:00"}, {}),
     ],
 )
-def test_what_fires_needs_no_warning(rule: dict[str, Any], more: dict[str, Any]) -> None:
+def test_schedule_that_fires_has_no_warning(rule: dict[str, Any], more: dict[str, Any]) -> None:
     timetable = make_timetable(rule, **more)
     assert next_times.compute_warnings(timetable, parse_utc("2026-03-02 12:00")) == []
     assert next_times.compute_upcoming(timetable, parse_utc("2026-03-02 12:00"), 1)[0].fires
 
 
-def test_a_time_that_clocks_skip_and_that_is_left_out_is_noted_at_the_next_one() -> None:
+def test_skipped_gap_time_noted_at_next_time() -> None:
     left_out = ["before it, 2026-03-29 02:30 does not exist in Europe/Berlin: left out"]
     nightly = make_timetable(NIGHTLY, dst={"gap": "skip"})
     assert list_upcoming(nightly, "2026-03-28 01:00") == [
@@ -149,7 +149,7 @@ def test_a_time_that_clocks_skip_and_that_is_left_out_is_noted_at_the_next_one()
         ("2026-03-30 02:30+02:00", True, left_out),
         ("2026-03-31 02:30+02:00", True, []),
     ]
-    # A year is long, and the next one has a change of clocks of its own.
+    # The next time is a year later, beyond further changes of the clocks.
     yearly = make_timetable({"kind": "cron", "expression": "30 2 29 3 *"}, dst={"gap": "skip"})
     assert list_upcoming(yearly, "2026-03-28 12:00", 1) == [("2027-03-29 02:30+02:00", True, left_out)]
     assert list_upcoming(nightly, "2026-03-29 12:00", 1) == [("2026-03-30 02:30+02:00", True, [])]
@@ -157,7 +157,7 @@ def test_a_time_that_clocks_skip_and_that_is_left_out_is_noted_at_the_next_one()
     assert list_upcoming(half_hourly, "2026-03-29 00:45", 1) == [("2026-03-29 03:00+02:00", True, [])]
 
 
-def test_a_time_that_is_made_up_for_together_with_another_is_noted() -> None:
+def test_shifted_gap_time_that_coincides_has_note() -> None:
     timetable = make_timetable({"kind": "cron", "expression": "0,30 2,3 * * *"}, dst={"gap": "shift"})
     assert list_upcoming(timetable, "2026-03-28 12:00", 2) == [
         (
@@ -179,8 +179,8 @@ def test_a_time_that_is_made_up_for_together_with_another_is_noted() -> None:
         {"kind": "cron", "expression": "*/30 * 29 2 *"},
     ],
 )
-def test_the_ends_of_the_calendar_are_ends(zone: str, rule: dict[str, Any]) -> None:
-    """Years 1 and 9999 are typing errors, but no reason to fail."""
+def test_next_times_computed_at_ends_of_calendar(zone: str, rule: dict[str, Any]) -> None:
+    """Years 1 and 9999 are typing errors, but must not raise."""
     timetable = make_timetable(rule, zone=zone, exclude=["stocktaking"], end="9999-12-31T23:59:59Z")
     [early] = next_times.compute_upcoming(timetable, parse_utc("0001-01-01 00:00"), 1)
     assert early.at.year <= 4
@@ -192,5 +192,5 @@ def test_the_ends_of_the_calendar_are_ends(zone: str, rule: dict[str, Any]) -> N
     assert [each.at.year for each in last] in ([9998], [9999], [])
 
 
-def test_nothing_comes_twice_in_a_zone_without_changes() -> None:
+def test_occurrence_in_utc_has_no_notes() -> None:
     assert next_times.describe_occurrence(make_timetable(NIGHTLY, zone="UTC"), parse_utc("9999-12-31 23:59")) == []

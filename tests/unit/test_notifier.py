@@ -1,4 +1,4 @@
-"""The thread that notifies the relay goes on whatever one notification meets."""
+"""The notifier's thread survives errors of single notifications."""
 
 import pytest
 import redis
@@ -8,7 +8,7 @@ from jobworker.transport.notifier import Notifier
 from tests.polling import until
 
 
-def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
+def test_notifier_survives_unexpected_error() -> None:
     calls: list[int] = []
 
     def revoke(_client: redis.Redis) -> None:

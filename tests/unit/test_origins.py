@@ -1,4 +1,4 @@
-"""Which requests are answered, by the host that they are for and the site that they come from."""
+"""Requests that are allowed, by their host and by the site that they come from."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def check_request(method: str = "POST", path: str = "/api/v1/jobs", **headers: s
         "[fd00::1]:8000",
     ],
 )
-def test_own_names_are_answered_in_any_spelling(host: str) -> None:
+def test_allowed_host_accepted_in_any_spelling(host: str) -> None:
     check_request(host=host)
 
 
@@ -50,7 +50,7 @@ def test_own_names_are_answered_in_any_spelling(host: str) -> None:
         "localhost,evil",
     ],
 )
-def test_other_names_are_refused(host: str) -> None:
+def test_unknown_host_refused_except_for_healthz(host: str) -> None:
     with pytest.raises(UnknownHost, match="JOBWORKER_HOSTS"):
         check_request(host=host)
     check_request(host=host, path="/healthz")
@@ -58,12 +58,12 @@ def test_other_names_are_refused(host: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "INVENTED"])
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
-def test_pages_of_other_sites_are_refused(method: str, site: str) -> None:
+def test_cross_site_request_refused(method: str, site: str) -> None:
     with pytest.raises(CrossSiteRequest):
         check_request(method, sec_fetch_site=site, sec_fetch_mode="cors")
 
 
-def test_a_link_of_another_site_may_lead_here_but_change_nothing() -> None:
+def test_cross_site_navigation_allowed_only_for_get() -> None:
     check_request("GET", sec_fetch_site="cross-site", sec_fetch_mode="navigate")
     with pytest.raises(CrossSiteRequest):
         check_request("POST", sec_fetch_site="cross-site", sec_fetch_mode="navigate")
@@ -72,13 +72,13 @@ def test_a_link_of_another_site_may_lead_here_but_change_nothing() -> None:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://localhost:3000", "http://localhost", "evil://localhost:8000", ""]
 )
-def test_browsers_without_fetch_metadata_are_known_by_the_origin(origin: str) -> None:
+def test_foreign_origin_refused_without_fetch_metadata(origin: str) -> None:
     with pytest.raises(CrossSiteRequest):
         check_request(origin=origin)
     check_request("GET", origin=origin)
 
 
-def test_own_pages_and_programs_are_answered() -> None:
+def test_same_origin_and_non_browser_requests_allowed() -> None:
     check_request()
     check_request(sec_fetch_site="same-origin", origin="http://localhost:8000")
     check_request(sec_fetch_site="none")
@@ -87,6 +87,6 @@ def test_own_pages_and_programs_are_answered() -> None:
     check_request("OPTIONS", sec_fetch_site="cross-site", origin="https://evil.example")
 
 
-def test_a_request_without_a_host_is_told_so() -> None:
+def test_request_without_host_refused() -> None:
     with pytest.raises(UnknownHost, match="the request has no Host header"):
         check_request(host="")

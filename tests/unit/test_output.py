@@ -1,4 +1,4 @@
-"""Standard output that cannot be written: what was written since is lost, and nothing else."""
+"""Standard output that cannot be written: the text written meanwhile is lost, and nothing else fails."""
 
 import fcntl
 import os
@@ -15,13 +15,13 @@ from jobworker.telemetry import logging
 
 @pytest.fixture
 def full() -> Iterator[int]:
-    """A descriptor of a file on a full disk."""
+    """The descriptor of a file on a full disk."""
     descriptor = os.open("/dev/full", os.O_WRONLY)
     yield descriptor
     os.close(descriptor)
 
 
-def test_what_cannot_be_written_is_dropped_and_counted_once_there_is_room(full: int, tmp_path: Path) -> None:
+def test_unwritable_output_dropped_and_counted(full: int, tmp_path: Path) -> None:
     stream = logging.open_lossy_stream(full)
     stream.write("lost\n")
     stream.write("also\n")
@@ -34,7 +34,7 @@ def test_what_cannot_be_written_is_dropped_and_counted_once_there_is_room(full: 
     assert (tmp_path / "log").read_text().splitlines() == [said, "kept", "kept too"]
 
 
-def test_a_closed_pipe_is_none_of_the_writers_business() -> None:
+def test_closed_pipe_does_not_raise() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     stream = logging.open_lossy_stream(writer)
@@ -44,7 +44,7 @@ def test_a_closed_pipe_is_none_of_the_writers_business() -> None:
 
 
 @pytest.mark.parametrize("lowest", [3, 1024], ids=["descriptor", "descriptor-above-1023"])
-def test_output_that_is_not_blocking_is_waited_for(lowest: int) -> None:
+def test_nonblocking_output_written_completely(lowest: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     reader, first = os.pipe()
@@ -63,7 +63,7 @@ def test_output_that_is_not_blocking_is_waited_for(lowest: int) -> None:
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
-def test_a_process_ends_with_its_own_exit_code(output: str) -> None:
+def test_process_keeps_exit_code_with_unwritable_output(output: str) -> None:
     code = "from jobworker.telemetry import logging; logging.tolerate_output_errors(); print('x' * 100_000); exit(7)"
     shown = ">&- 2>&-" if output == "closed" else f">{output} 2>&1"
     done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {shown}', sys.executable, code], check=False)

@@ -1,4 +1,4 @@
-"""What a job prints, as lines of its log."""
+"""Standard output of a job, captured as lines of its log."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ from jobworker.worker.attempt.output_capture import LoggingTextStream
         (["x" * 70_000], ["x" * 65_536, "x" * 4_464]),
     ],
 )
-def test_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[str]) -> None:
+def test_printed_pieces_logged_as_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[str]) -> None:
     stream = LoggingTextStream("stdout")
     with caplog.at_level(logging.INFO):
         for piece in pieces:
@@ -27,7 +27,7 @@ def test_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[
     assert {(record.name, record.levelname) for record in caplog.records} == {("stdout", "INFO")}
 
 
-def test_it_is_used_as_programs_use_standard_output(caplog: pytest.LogCaptureFixture) -> None:
+def test_captured_stream_supports_standard_output_methods(caplog: pytest.LogCaptureFixture) -> None:
     stream = LoggingTextStream("stderr")
     stream.reconfigure(encoding="latin-1", line_buffering=False)
     with caplog.at_level(logging.INFO):

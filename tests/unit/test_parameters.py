@@ -1,4 +1,4 @@
-"""Parameters: read from signatures, checked at the door."""
+"""Parameters: derived from signatures, and checked at submission."""
 
 import datetime as dt
 import enum
@@ -13,21 +13,21 @@ from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 
 
 class Format(enum.Enum):
-    """An enumeration as users write them."""
+    """An enumeration in a user's signature."""
 
     CSV = "csv"
     JSON = "json"
 
 
 class Tool:
-    """Stands for what the worker hands in."""
+    """The type of a parameter that the worker injects."""
 
 
 def export(tool: Tool, user_id: str, format: Literal["csv", "json"] = "csv", email: str | None = None) -> None:
-    """A job as users write them."""
+    """Do nothing, with a signature as users write them."""
 
 
-def test_a_signature_says_what_is_accepted() -> None:
+def test_parameters_derived_from_signature() -> None:
     assert parameters.from_signature(export, injected_types=[Tool]) == (
         Parameter("user_id", "string"),
         Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
@@ -55,16 +55,16 @@ def test_a_signature_says_what_is_accepted() -> None:
         (Literal["auto", 1], Parameter("it", "any", choices=("auto", 1))),
     ],
 )
-def test_how_types_are_understood(hint: Any, expected: Parameter) -> None:
+def test_annotation_converted_to_parameter_type(hint: Any, expected: Parameter) -> None:
     def job(it: Any) -> None: ...
 
     job.__annotations__["it"] = hint
     assert parameters.from_signature(job) == (expected,)
 
 
-def test_without_annotations_anything_goes() -> None:
+def test_unannotated_parameters_accept_any_type() -> None:
     def job(first, second=None, *rest, third=Format.CSV, **others):  # type: ignore[no-untyped-def]
-        """A job in the old style."""
+        """Do nothing, with a signature without annotations."""
 
     assert parameters.from_signature(job) == (
         Parameter("first"),
@@ -74,7 +74,7 @@ def test_without_annotations_anything_goes() -> None:
     )
 
 
-def test_a_parameter_survives_the_heartbeat() -> None:
+def test_parameter_json_round_trip() -> None:
     for parameter in (*parameters.from_signature(export, [Tool]), VARIADIC):
         assert Parameter.from_json(json.loads(json.dumps(parameter.to_json()))) == parameter
 
@@ -99,7 +99,7 @@ ACCEPTED = (
         {"user_id": "u", "ratio": 0.5, "options": {"deep": [{"x": 1.5}]}, "extra": [1, "two", None]},
     ],
 )
-def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
+def test_valid_parameters_pass_unchanged(given: dict[str, Any]) -> None:
     assert parameters.check(ACCEPTED, given) == given
 
 
@@ -126,14 +126,14 @@ def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
         ({"user_id": "u", "a/b": 1}, "/parameters/a~1b", "unknown_parameter"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_its_place(given: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_parameter_refused_with_pointer(given: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidParameters) as caught:
         parameters.check(ACCEPTED, given)
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
     assert caught.value.errors[0].message in caught.value.detail
 
 
-def test_every_problem_is_named_at_once() -> None:
+def test_parameter_problems_all_reported() -> None:
     with pytest.raises(InvalidParameters) as caught:
         parameters.check(ACCEPTED, {"format": "xml", "color": "red", "ratio": "x"})
     assert {error.code for error in caught.value.errors} == {
@@ -144,11 +144,11 @@ def test_every_problem_is_named_at_once() -> None:
     }
 
 
-def test_a_task_with_keyword_arguments_takes_names_it_does_not_list() -> None:
+def test_variadic_task_accepts_unlisted_names() -> None:
     assert parameters.check([Parameter("a"), VARIADIC], {"a": 1, "b": 2}) == {"a": 1, "b": 2}
 
 
-def test_very_deep_values_are_no_trouble() -> None:
+def test_very_deep_parameter_refused_without_recursion_error() -> None:
     deep: Any = float("nan")
     for _ in range(5_000):
         deep = [deep]
@@ -160,16 +160,16 @@ DAY = dt.date(2026, 1, 1)
 
 
 class Unshown(enum.Enum):
-    """Members that JSON does not have."""
+    """An enumeration whose member JSON cannot represent."""
 
     POINT = (1, object())
 
 
-def test_defaults_and_choices_that_are_no_json_are_not_shown() -> None:
+def test_non_json_defaults_and_choices_omitted() -> None:
     def run(
         day: Any = dt.date(2026, 1, 1), large: int = 2**70, point: Unshown = Unshown.POINT, rows: Any = (1,)
     ) -> None:
-        """A job."""
+        """Do nothing, with defaults that JSON does not have."""
 
     found = parameters.from_signature(run)
     assert [(each.name, each.default, each.choices, each.required) for each in found] == [

@@ -1,4 +1,4 @@
-"""What others wrote does nothing to a terminal, and looks like nothing else in a log."""
+"""Untrusted text has no effect on a terminal, and cannot forge records of a log."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from jobworker.telemetry import plain_text
         ("Grüße, 漢字, 🎉", "Grüße, 漢字, 🎉"),
     ],
 )
-def test_control_characters_are_spelt_out(text: str, shown: str) -> None:
+def test_control_characters_escaped(text: str, shown: str) -> None:
     assert plain_text.escape(text) == shown
     assert json.loads(plain_text.escape_json(json.dumps(text, ensure_ascii=False))) == text
 
@@ -41,16 +41,16 @@ def _write_to_stream(text: str) -> str:
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "31", "36", "33;1"])
-def test_streams_let_the_colours_of_our_own_output_pass(code: str) -> None:
+def test_stream_keeps_color_sequences(code: str) -> None:
     assert _write_to_stream(f"\x1b[{code}mtext") == f"\x1b[{code}mtext"
 
 
 @pytest.mark.parametrize("code", ["8m", "30m", "31;8m", "38;5;1m", "2J", "m"])
-def test_streams_escape_every_other_sequence(code: str) -> None:
+def test_stream_escapes_other_sequences(code: str) -> None:
     assert _write_to_stream(f"\x1b[{code}text\u2028") == rf"\x1b[{code}text\u2028"
 
 
-def test_beneath_the_escaping_the_cursor_can_be_moved() -> None:
+def test_unescaped_stream_writes_cursor_sequences() -> None:
     stream = plain_text.wrap_stream(io.TextIOWrapper(io.BytesIO(), "utf-8"))
     beneath = plain_text.UnescapedStream(stream)
     assert beneath.write("\x1b[2K") == 4
@@ -58,7 +58,7 @@ def test_beneath_the_escaping_the_cursor_can_be_moved() -> None:
     assert stream.buffer.getvalue() == b"\x1b[2K"  # type: ignore[attr-defined]
 
 
-def test_one_line_is_one_line() -> None:
+def test_to_one_line_escapes_line_breaks() -> None:
     assert plain_text.to_one_line("a\nb\r\x1b[31m\u2028c") == r"a\nb\r\x1b[31m\u2028c"
 
 
@@ -80,11 +80,11 @@ def _log_forged(place: str) -> None:
             except ValueError:
                 logger.exception("failed")
         case "logger":
-            logging.getLogger(f"first\n{_FORGED}").info("said")
+            logging.getLogger(f"first\n{_FORGED}").info("logged")
         case "field":
             structlog.get_logger("jobs.any").info("failed", exception=f"first\n{_FORGED}", why=f"a\n{_FORGED}")
         case "stack":
-            logger.info("said", stack_info=True)
+            logger.info("logged", stack_info=True)
 
 
 def _capture_log(log_format: str, place: str) -> str:
@@ -102,7 +102,7 @@ def _capture_log(log_format: str, place: str) -> str:
 
 
 @pytest.mark.parametrize("place", ["message", "exception", "logger", "field", "stack"])
-def test_a_record_of_several_lines_is_one_record_of_the_log(place: str) -> None:
+def test_multiline_record_stays_one_log_record(place: str) -> None:
     logged = _capture_log("text", place)
     first, *others = logged.removesuffix("\n").split("\n")
     assert "\x1b" not in logged
@@ -110,7 +110,7 @@ def test_a_record_of_several_lines_is_one_record_of_the_log(place: str) -> None:
     assert [line for line in others if not line.startswith("    ")] == []
 
 
-def test_a_record_in_json_is_json_after_it_went_through_a_stream() -> None:
+def test_json_record_unchanged_by_escaping() -> None:
     logged = _capture_log("json", "message")
     assert plain_text.escape(logged) == logged
     assert json.loads(logged)["event"] == f"first\n{_FORGED}"

@@ -1,4 +1,4 @@
-"""A job and its length leave in one write; whatever the pipe takes, the bytes arrive whole and in order."""
+"""Writing of jobs to pool processes: length and job in one write, complete and ordered for any pipe capacity."""
 
 import struct
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jobworker.worker.celery.pool import JobPool, SingleWriteSender
 
 
 class FakePipe:
-    """Takes as many bytes as the next of `room` says; None: it is full."""
+    """A pipe that accepts the next number of `room` bytes per write; None: the pipe is full."""
 
     def __init__(self, room: list[int | None]) -> None:
         self.room = room
@@ -31,7 +31,7 @@ class FakePipe:
 
 
 def write_job(send: SingleWriteSender, job: bytes) -> None:
-    """As Celery's pool does it: first the length, then the job, again while the pipe is full."""
+    """Write a job as Celery's pool does: first the length, then the job, repeated while the pipe is full."""
     for part in (memoryview(struct.pack(">I", len(job))), memoryview(job)):
         done = 0
         while done < len(part):
@@ -41,13 +41,13 @@ def write_job(send: SingleWriteSender, job: bytes) -> None:
                 continue
 
 
-def test_length_and_job_are_one_write() -> None:
+def test_length_and_job_sent_in_one_write() -> None:
     pipe = FakePipe([])
     write_job(SingleWriteSender(pipe.send), b"job" * 100)
     assert (pipe.writes, pipe.taken) == (1, struct.pack(">I", 300) + b"job" * 100)
 
 
-def test_a_large_job_is_not_copied() -> None:
+def test_large_job_sent_without_copy() -> None:
     pipe = FakePipe([])
     write_job(SingleWriteSender(pipe.send), b"x" * 100_000)
     assert (pipe.writes, len(pipe.taken)) == (2, 100_004)
@@ -57,7 +57,7 @@ def test_a_large_job_is_not_copied() -> None:
     jobs=st.lists(st.binary(min_size=5, max_size=50), min_size=1, max_size=5),
     room=st.lists(st.one_of(st.none(), st.integers(1, 30)), max_size=60),
 )
-def test_whatever_the_pipe_takes_everything_arrives_in_order(jobs: list[bytes], room: list[int | None]) -> None:
+def test_jobs_arrive_in_order_with_partial_writes(jobs: list[bytes], room: list[int | None]) -> None:
     pipe = FakePipe(room)
     send = SingleWriteSender(pipe.send)
     for job in jobs:
@@ -66,14 +66,14 @@ def test_whatever_the_pipe_takes_everything_arrives_in_order(jobs: list[bytes], 
 
 
 @pytest.mark.parametrize("owner", [AsynPool, Pool])
-def test_the_pool_makes_processes_where_we_expect_it(owner: type) -> None:
-    """A name that Celery and billiard keep to themselves; `JobPool` stands on it."""
+def test_pool_creates_processes_in_overridden_method(owner: type) -> None:
+    """`JobPool` overrides this private method of Celery and billiard."""
     assert "_create_worker_process" in vars(owner)
     assert "_create_worker_process" in vars(JobPool)
 
 
 class FakeEventLoop:
-    """Notes what it is asked to call later."""
+    """An event loop that records the callbacks of `call_later`."""
 
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
@@ -82,8 +82,8 @@ class FakeEventLoop:
         self.later.append(callback)
 
 
-def test_a_process_that_has_closed_its_pipe_is_looked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pipe may close before the system says that it is gone."""
+def test_pool_maintained_again_after_process_closes_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe of a process may close before the operating system reports the process as ended."""
     looked: list[Any] = []
     monkeypatch.setattr(AsynPool, "_untrack_child_process", lambda *_: None)
     monkeypatch.setattr(AsynPool, "maintain_pool", lambda pool: looked.extend([pool]))

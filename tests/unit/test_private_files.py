@@ -1,4 +1,4 @@
-"""Files that our processes make are for their user alone, whatever umask they were started with."""
+"""Files of JobWorker's processes are readable by their user alone, independent of the inherited umask."""
 
 import subprocess
 import sys
@@ -22,21 +22,21 @@ print(*map(oct, umasks))
 """
 
 
-def test_every_process_sets_the_umask(tmp_path: Path) -> None:
+def test_entry_points_set_umask(tmp_path: Path) -> None:
     code = [sys.executable, "-c", _ENTRY_POINTS]
     environment = {"JOBWORKER_HOME": str(tmp_path)}
     done = subprocess.run(code, env=environment, umask=0, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0o77 0o77 0o77"
 
 
-def test_an_application_that_imports_the_celery_app_keeps_its_umask(tmp_path: Path) -> None:
+def test_importing_celery_app_keeps_umask(tmp_path: Path) -> None:
     code = [sys.executable, "-c", "import os, jobworker.celery; print(oct(os.umask(0)))"]
     environment = {"JOBWORKER_HOME": str(tmp_path)}
     done = subprocess.run(code, env=environment, umask=0o022, check=True, capture_output=True, text=True)
     assert done.stdout == "0o22\n"
 
 
-def test_a_folder_of_files_that_others_can_read_is_closed(tmp_path: Path) -> None:
+def test_readable_files_folder_made_private(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files").chmod(0o755)
     LocalFiles(tmp_path, "any").save("result.json", b"[]")

@@ -1,4 +1,4 @@
-"""A shared attempt: made once a second at most, and no caller waits long for it."""
+"""Probe: a check shared by its callers, run at most once a second, with a bounded wait for each caller."""
 
 import threading
 
@@ -12,33 +12,33 @@ from tests.conftest import NOW
 from tests.polling import until
 
 
-def test_an_answer_is_fresh_for_a_second() -> None:
+def test_probe_result_reused_for_a_second() -> None:
     clock, attempts = ManualClock(NOW), []
-    asked = Probe(lambda: attempts.append(1), clock)
+    shared_probe = Probe(lambda: attempts.append(1), clock)
     for _ in range(5):
-        asked.check()
+        shared_probe.check()
     assert len(attempts) == 1
     clock.advance(1)
-    asked.check()
+    shared_probe.check()
     assert len(attempts) == 2
 
 
-def test_a_failure_is_told_to_all_and_forgotten_with_the_next_attempt() -> None:
+def test_probe_failure_raised_to_all_callers_until_next_attempt() -> None:
     clock, failures = ManualClock(NOW), [OSError("full")]
 
     def attempt() -> None:
         if failures:
             raise failures.pop()
 
-    asked = Probe(attempt, clock)
+    shared_probe = Probe(attempt, clock)
     for _ in range(2):
         with pytest.raises(OSError, match="full"):
-            asked.check()
+            shared_probe.check()
     clock.advance(1)
-    asked.check()
+    shared_probe.check()
 
 
-def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_probe_run_once_without_blocking_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_WAIT_TIMEOUT_SECONDS", 0.01)
     clock, released, attempts = ManualClock(NOW), threading.Event(), []
 
@@ -46,19 +46,19 @@ def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.
         attempts.append(1)
         released.wait(60)
 
-    asked = Probe(hang, clock)
+    shared_probe = Probe(hang, clock)
     for _ in range(3):
         with pytest.raises(ConfigurationError, match="a write has not come to its end for"):
-            asked.check()
+            shared_probe.check()
         clock.advance(10)
     assert len(attempts) == 1
     released.set()
 
-    def ask_again() -> bool:
+    def has_passed() -> bool:
         try:
-            asked.check()
+            shared_probe.check()
         except ConfigurationError:
             return False
         return True
 
-    until(ask_again, what="the attempt to end")
+    until(has_passed, what="the attempt to end")

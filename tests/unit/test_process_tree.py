@@ -1,4 +1,4 @@
-"""Which processes belong to one, and that all of them end."""
+"""Members of a process tree, and the end of all of them."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from jobworker.worker.control import process_tree as processes
 from tests.polling import until
 
-#: A leader with a child in its group, one with a session of its own, and one whose parent is gone; it says who.
+#: A leader with a child in its group, a child with its own session and an orphan; the script prints their pids.
 _PROCESS_TREE_SCRIPT = """
 trap '' TERM
 sleep 600 & plain=$!
@@ -21,7 +21,7 @@ wait
 
 
 class ProcessTree:
-    """A leader and its three."""
+    """A leader process and its three members."""
 
     def __init__(self) -> None:
         self._leader = subprocess.Popen(
@@ -32,37 +32,37 @@ class ProcessTree:
         self.members = {int(word) for word in self._leader.stdout.readline().split()}
 
     def has_leader_ended(self) -> bool:
-        """Whether the leader is gone."""
+        """Return whether the leader has ended."""
         return self._leader.poll() is not None
 
     def list_alive(self) -> set[int]:
-        """Which of the three run."""
+        """Return the members that run."""
         return {pid for pid in self.members if processes._read_stat(pid)}
 
     def kill_all(self) -> None:
-        """Leave nothing of it."""
+        """Kill the whole tree."""
         processes.kill_tree(self.pid)
         self._leader.communicate()
 
 
 @pytest.fixture
 def process_tree() -> Iterator[ProcessTree]:
-    made = ProcessTree()
-    yield made
-    made.kill_all()
+    tree = ProcessTree()
+    yield tree
+    tree.kill_all()
 
 
-def test_members_are_found_wherever_they_are(process_tree: ProcessTree) -> None:
+def test_process_tree_members_found_in_other_sessions(process_tree: ProcessTree) -> None:
     # `setsid` forks when it leads a group.
     assert process_tree.members <= {each.pid for each in processes.find_members(process_tree.pid)} | {process_tree.pid}
 
 
-def test_all_are_killed(process_tree: ProcessTree) -> None:
+def test_kill_tree_ends_all_members(process_tree: ProcessTree) -> None:
     processes.kill_tree(process_tree.pid)
     until(lambda: process_tree.has_leader_ended() and not process_tree.list_alive())
 
 
-def test_those_that_were_known_are_killed_after_their_leader_is_gone(process_tree: ProcessTree) -> None:
+def test_known_members_killed_after_leader_ended(process_tree: ProcessTree) -> None:
     known = processes.terminate_tree(process_tree.pid)
     os.kill(process_tree.pid, 9)
     until(process_tree.has_leader_ended)
@@ -70,7 +70,7 @@ def test_those_that_were_known_are_killed_after_their_leader_is_gone(process_tre
     until(lambda: not process_tree.list_alive())
 
 
-def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
+def test_reused_pid_not_killed() -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
         seen = processes._read_stat(other.pid)
         assert seen is not None
@@ -81,7 +81,7 @@ def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
         other.kill()
 
 
-def test_nobody_is_no_error() -> None:
+def test_ended_process_causes_no_error() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert processes.find_members(gone.pid) == set()

@@ -1,4 +1,4 @@
-"""What makes sense as progress."""
+"""Validation of reported progress."""
 
 import decimal
 import fractions
@@ -10,7 +10,7 @@ from jobworker.domain.executions import progress
 
 
 class Number:
-    """A number of some library."""
+    """A number type of a library."""
 
     def __float__(self) -> float:
         return 2.5
@@ -28,22 +28,22 @@ class Number:
         (Number(), 2.5),
     ],
 )
-def test_any_number_will_do(done: Any, kept: float) -> None:
+def test_progress_accepts_any_number_type(done: Any, kept: float) -> None:
     assert progress.normalize(done, done, "so far") == {"done": kept, "total": kept, "message": "so far"}
 
 
-def test_total_and_message_may_be_left_out() -> None:
+def test_progress_total_and_message_optional() -> None:
     assert progress.normalize(7) == {"done": 7, "total": None, "message": None}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, "7", True, [], 10**400])
-def test_what_is_no_measure_is_refused(value: Any) -> None:
+def test_invalid_progress_value_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="done "):
         progress.normalize(value)
     with pytest.raises(ValueError, match="total "):
         progress.normalize(1, value)
 
 
-def test_a_message_is_text_and_not_endless() -> None:
+def test_progress_message_converted_and_cut() -> None:
     assert progress.normalize(1, None, 42)["message"] == "42"
     assert len(progress.normalize(1, None, "x" * 5000)["message"]) == 1001

@@ -1,4 +1,4 @@
-"""Rules of the house that no linter knows: sizes of modules, who imports whom by name, what is pinned."""
+"""Project rules that no linter checks: sizes of modules, imports of public names, and pinned dependencies."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "jobworker").rglob("*.py"))
 PINS = ("constraints.txt", "constraints-dev.txt")
 
-#: Above this nobody keeps a module or a function in mind (lines).
+#: Maximum lengths (lines), because longer modules and functions are hard to keep in mind.
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
@@ -22,7 +22,7 @@ def get_module_name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=get_module_name)
-def test_a_module_is_small_and_says_what_it_is_for(path: Path) -> None:
+def test_module_is_small_and_has_docstring(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= MAX_MODULE_LINES
     tree = ast.parse(text)
@@ -34,30 +34,30 @@ def test_a_module_is_small_and_says_what_it_is_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name != "jobworker"], ids=get_module_name)
-def test_nobody_inside_imports_what_the_package_root_exports(path: Path) -> None:
-    rooms = {module.stem for module in (ROOT / "jobworker").iterdir()}
+def test_package_modules_do_not_import_public_names_from_root(path: Path) -> None:
+    modules = {module.stem for module in (ROOT / "jobworker").iterdir()}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             assert "jobworker" not in [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "jobworker":
-            assert {alias.name for alias in node.names} <= rooms
+            assert {alias.name for alias in node.names} <= modules
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "schedules").rglob("*.py")), ids=get_module_name)
-def test_schedules_need_nothing_but_what_the_package_root_exports(path: Path) -> None:
+def test_schedules_import_only_from_package_root(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, ast.Import)
         assert not isinstance(node, ast.ImportFrom) or node.module == "jobworker"
 
 
 def list_pins(file: str) -> dict[str, str]:
-    """Name and version of everything that a file pins."""
+    """Return the versions that a file pins, by package name."""
     lines = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
     return dict(lines)
 
 
 @pytest.mark.parametrize("file", PINS)
-def test_pins_carry_hashes_and_no_addresses(file: str) -> None:
+def test_pins_have_hashes_and_no_addresses(file: str) -> None:
     text = (ROOT / file).read_text()
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host|@ file", text)
     entries = re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]
@@ -65,12 +65,12 @@ def test_pins_carry_hashes_and_no_addresses(file: str) -> None:
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-def test_what_is_pinned_for_development_contains_what_is_pinned_to_run() -> None:
+def test_development_pins_include_runtime_pins() -> None:
     runtime, development = (list_pins(file) for file in PINS)
     assert {name: development.get(name) for name in runtime} == runtime
 
 
-def test_every_range_holds_the_pinned_version() -> None:
+def test_pinned_versions_satisfy_requirements() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
     for file, wanted in (
@@ -84,6 +84,6 @@ def test_every_range_holds_the_pinned_version() -> None:
             assert requirement.specifier.contains(version), f"{requirement} but {file} has {version}"
 
 
-def test_the_build_backend_is_the_pinned_one() -> None:
+def test_build_backend_requirements_match_build_group() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["build-system"]["requires"] == project["dependency-groups"]["build"]

@@ -1,4 +1,4 @@
-"""Parameters that are taken from results."""
+"""Parameters that refer to results of other executions."""
 
 from typing import Any
 
@@ -22,32 +22,32 @@ def _make_reference(path: Any = None, **more: Any) -> dict[str, Any]:
         ("/0", "zero"),
     ],
 )  # fmt: skip
-def test_a_pointer_leads_to_a_value(path: str | None, value: Any) -> None:
+def test_result_reference_resolved_by_pointer(path: str | None, value: Any) -> None:
     assert result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT}) == {"x": value}
 
 
 @pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
-def test_a_pointer_that_leads_nowhere(path: str) -> None:
+def test_dangling_reference_refused_unless_default(path: str) -> None:
     with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
         result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT})
     assert result_references.resolve({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {"x": None}
 
 
-def test_a_source_without_a_result() -> None:
+def test_reference_to_missing_result_refused() -> None:
     with pytest.raises(UnresolvedParameter, match="nothing at its root"):
         result_references.resolve({"x": _make_reference()}, {})
     with pytest.raises(UnresolvedParameter):
         result_references.resolve({"x": _make_reference("/a")}, {"extract": None})
 
 
-def test_references_are_found_at_any_depth_and_values_are_not_looked_through() -> None:
+def test_nested_references_resolved_only_once() -> None:
     given = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
     assert result_references.find_referring_parameters(given) == {"deep"}
     resolved = result_references.resolve(given, {"extract": {"rows": _make_reference("/else")}})
     assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/else")]}], "n": 1}
 
 
-def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once() -> None:
+def test_referenced_value_looked_up_once_and_size_counted_each_time() -> None:
     names: list[str] = []
 
     class Asked(dict[str, Any]):
@@ -65,7 +65,7 @@ def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once()
         result_references.resolve(given, sources)
 
 
-def test_what_is_wrong_with_references_is_told_with_its_place() -> None:
+def test_invalid_references_reported_with_pointer() -> None:
     given = {
         "a": [{"$from": "load"}],
         "b/c": _make_reference("rows"),

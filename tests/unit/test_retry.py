@@ -1,4 +1,4 @@
-"""How long executions wait between their attempts."""
+"""Waits between the attempts of an execution."""
 
 import datetime as dt
 from typing import Any
@@ -29,24 +29,24 @@ NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
         ({"delays": [1, "PT5M"]}, [(1, 1), (300, 300), (300, 300)]),
     ],
 )
-def test_waits(described: dict[str, Any], bounds: list[tuple[float, float]]) -> None:
+def test_retry_wait_bounds_by_strategy(described: dict[str, Any], bounds: list[tuple[float, float]]) -> None:
     policy = retry.parse(described)
     assert policy.decides
     assert [policy.compute_wait_bounds(number) for number in (1, 2, 3)] == bounds
     assert retry.parse(policy.to_json()) == policy
 
 
-def test_a_wait_that_would_be_beyond_any_number_is_the_longest() -> None:
+def test_overflowing_wait_limited_to_max_delay() -> None:
     policy = retry.parse({"strategy": "exponential", "delay": 30, "max_delay": "P1D"})
     assert policy.compute_wait_bounds(1000) == (86400, 86400)
 
 
-def test_chance_moves_a_wait_from_one_bound_to_the_other() -> None:
+def test_jittered_wait_between_bounds() -> None:
     policy = retry.parse({"strategy": "exponential_jitter", "delay": 30})
     assert [policy.compute_wait(2, chance) for chance in (0.0, 0.5, 1.0)] == [30, 60, 90]
 
 
-def test_a_policy_that_only_counts_leaves_the_rest_to_the_task() -> None:
+def test_policy_with_only_max_attempts_does_not_decide() -> None:
     assert not retry.parse({"max_attempts": 3}).decides
 
 
@@ -60,7 +60,7 @@ def test_a_policy_that_only_counts_leaves_the_rest_to_the_task() -> None:
         ({"retry_on": ["OSError"], "not_on": ["FileNotFoundError"]}, ["FileNotFoundError", "OSError"], False),
     ],
 )
-def test_what_is_tried_again(described: dict[str, Any], names: list[str], covered: bool) -> None:
+def test_retryable_exceptions_selected_by_name(described: dict[str, Any], names: list[str], covered: bool) -> None:
     assert retry.parse({"strategy": "fixed", **described}).is_retryable(names) is covered
 
 
@@ -83,17 +83,17 @@ def test_what_is_tried_again(described: dict[str, Any], names: list[str], covere
         ({"strategy": "fixed", "forever": True}, "/retry/forever", "unknown_field"),
     ],
 )
-def test_no_policies(described: Any, pointer: str, code: str) -> None:
+def test_invalid_retry_policy_refused(described: Any, pointer: str, code: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         retry.parse(described)
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [(pointer, code)]
 
 
 class Unreachable(ConnectionError):
-    """An exception of somebody's."""
+    """An exception of a user's module."""
 
 
-def test_an_exception_goes_by_its_names_and_those_of_its_bases() -> None:
+def test_exception_names_include_base_classes() -> None:
     assert retry.list_exception_names(Unreachable) == [
         *("Unreachable", f"{__name__}.Unreachable", "ConnectionError", "builtins.ConnectionError"),
         *("OSError", "builtins.OSError", "Exception", "builtins.Exception"),
@@ -111,21 +111,21 @@ def test_an_exception_goes_by_its_names_and_those_of_its_bases() -> None:
         (["ValueError"], 0, None, None),
     ],
 )
-def test_whether_and_when_there_is_another_attempt(
+def test_next_wait_depends_on_limit_and_exception(
     names: list[str], used: int, limit: int | None, wait: float | None
 ) -> None:
     policy = retry.parse({"strategy": "linear", "delay": 30, "retry_on": ["OSError"]})
     assert policy.compute_next_wait(names, used, limit, 0.5) == wait
 
 
-def test_a_plan_adds_up() -> None:
+def test_planned_attempts_accumulate_waits() -> None:
     planned = retry.plan_attempts(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
     ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]
     assert ahead == [(0, 0), (15, 45), (45, 135), (105, 315)]
 
 
 @pytest.mark.parametrize("when", [float("inf"), float("nan"), 1e300, 367 * 86400])
-def test_celerys_retry_that_no_clock_reaches_is_refused_where_it_is_asked_for(when: float) -> None:
+def test_unreachable_celery_retry_countdown_refused(when: float) -> None:
     with pytest.raises(ValueError, match="at most 366 days away"):
         retries.to_seconds(when, Task())
     assert (retries.to_seconds(None, Task()), retries.to_seconds(5, Task())) == (0.0, 5.0)

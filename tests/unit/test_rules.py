@@ -1,4 +1,4 @@
-"""Rules: what is refused and where, what is stored, and what each kind names."""
+"""Rules: the times that each kind names, and their stored form."""
 
 import datetime as dt
 import itertools
@@ -17,7 +17,7 @@ def parse_utc(text: str) -> dt.datetime:
 
 
 def list_first(count: int, rule: Rule, begin: str) -> list[str]:
-    """What a rule on the wall clock names, from a time on."""
+    """Return the first `count` times of a wall-clock rule from a time on."""
     assert isinstance(rule, WallClockRule)
     found: list[str] = []
     time = rule.find_first(dt.datetime.fromisoformat(begin))
@@ -37,12 +37,12 @@ def list_first(count: int, rule: Rule, begin: str) -> list[str]:
         (1.5, "2026-01-01", "2026-01-01T00:00:01.5", "2026-01-01T00:00:03"),
     ],
 )
-def test_an_interval_counts_from_its_anchor(every: float, anchor: str, moment: str, expected: str) -> None:
+def test_interval_counts_from_its_anchor(every: float, anchor: str, moment: str, expected: str) -> None:
     assert IntervalRule(every, parse_utc(anchor)).find_next(parse_utc(moment)) == parse_utc(expected)
 
 
 @pytest.mark.parametrize("every", [1.1, 1.3, 2.7, 7.77])
-def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
+def test_interval_steps_have_equal_length(every: float) -> None:
     rule, moment = IntervalRule(every), parse_utc("2026-03-02T12:00:00")
     moments = []
     for _ in range(200):
@@ -62,7 +62,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
             "2026-03-01 00:01",
             ["2026-03-02 00:00", "2026-03-08 00:00"],
         ),
-        # A day that a month does not have is left out; `last` is every month's.
+        # A day that a month does not have is left out; every month has a `last` day.
         (
             {"kind": "monthly", "day": 31, "time": "06:00"},
             "2026-01-31 06:01",
@@ -114,7 +114,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
         ),
         ({"kind": "cron", "expression": "@daily"}, "2026-05-01 00:01", ["2026-05-02 00:00", "2026-05-03 00:00"]),
         ({"kind": "cron", "expression": "@Hourly"}, "2026-05-01 00:01", ["2026-05-01 01:00", "2026-05-01 02:00"]),
-        # As in Debian's cron: the 13th or a Friday; but with a star, the 13th that is a Friday.
+        # As in Debian's cron: the 13th or a Friday; but with a star, only a 13th that is a Friday.
         ({"kind": "cron", "expression": "0 0 13 * 5"}, "2026-05-11 00:00", ["2026-05-13 00:00", "2026-05-15 00:00"]),
         ({"kind": "cron", "expression": "0 0 */13 * 5"}, "2026-05-11 00:00", ["2026-08-14 00:00", "2026-11-27 00:00"]),
         (
@@ -150,7 +150,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
         ),
     ],
 )
-def test_a_rule_names_times_on_the_wall_clock(described: dict[str, Any], begin: str, expected: list[str]) -> None:
+def test_rule_finds_wall_clock_times(described: dict[str, Any], begin: str, expected: list[str]) -> None:
     assert list_first(2, rule_parser.parse(described), begin) == expected
 
 
@@ -160,7 +160,7 @@ CLOSED = {dt.date(2026, 5, 29), dt.date(2026, 8, 3), dt.date(2026, 8, 4)}
 @pytest.mark.parametrize(
     ("number", "roll", "begin", "expected"),
     [
-        # May 29 is the last business day of May, a Friday, and closed; August 3 the first one of August.
+        # May 29, a Friday, is the last business day of May and closed; August 3 is the first business day of August.
         (-1, None, "2026-05-10", "2026-05-29"),
         (-1, RollConvention.PRECEDING, "2026-05-10", "2026-05-28"),
         (-1, RollConvention.FOLLOWING, "2026-05-10", "2026-06-01"),
@@ -175,7 +175,7 @@ CLOSED = {dt.date(2026, 5, 29), dt.date(2026, 8, 3), dt.date(2026, 8, 4)}
         (-21, RollConvention.FOLLOWING, "2026-02-01", "2026-02-02"),
     ],
 )
-def test_a_closed_business_day_is_rolled(number: int, roll: RollConvention | None, begin: str, expected: str) -> None:
+def test_closed_business_day_rolled(number: int, roll: RollConvention | None, begin: str, expected: str) -> None:
     rule = BusinessDayRule(number, dt.time(18), roll, allowed=lambda time: time.date() not in CLOSED)
     assert list_first(1, rule, f"{begin} 00:00") == [f"{expected} 18:00"]
 
@@ -194,14 +194,14 @@ def test_a_closed_business_day_is_rolled(number: int, roll: RollConvention | Non
         (-23, RollConvention.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
     ],
 )
-def test_a_month_with_too_few_business_days_is_rolled_from_its_own_end(
+def test_month_with_too_few_business_days_rolled_from_its_end(
     number: int, roll: RollConvention | None, expected: list[str]
 ) -> None:
     rule = BusinessDayRule(number, dt.time(18), roll)
     assert list_first(len(expected), rule, "2026-10-01 00:00") == [f"{day} 18:00" for day in expected]
 
 
-def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
+def test_months_rolled_onto_same_day_give_one_occurrence() -> None:
     closed = {dt.date(2026, 1, 30), dt.date(2026, 2, 27)}
     late = BusinessDayRule(-1, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() not in closed)
     assert list_first(3, late, "2026-01-10 00:00") == ["2026-02-02 18:00", "2026-03-02 18:00", "2026-03-31 18:00"]
@@ -234,7 +234,7 @@ def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
         },
     ],
 )
-def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
+def test_rule_json_round_trip(described: dict[str, Any]) -> None:
     rule = rule_parser.parse(described)
     assert rule_parser.parse(rule.to_json()) == rule_parser.load_rule(rule.to_json()) == rule
     assert rule.to_json()["kind"] == described["kind"]
@@ -250,7 +250,7 @@ def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
         {"kind": "rrule", "expression": "FREQ=HOURLY;COUNT=9;BYMONTH=2;BYYEARDAY=200"},
     ],
 )
-def test_what_names_nothing_for_long_is_told_soon(described: dict[str, Any]) -> None:
-    """Each of them would go on searching until years end."""
+def test_rule_without_times_ends_search_early(described: dict[str, Any]) -> None:
+    """An unbounded search for a time of these rules would continue until year 9999."""
     rule = rule_parser.parse(described)
     assert list_first(1, rule, "2026-01-01 00:00") == []

@@ -1,4 +1,4 @@
-"""Rules that nobody could mean: what is refused, at which place, and what the text says would be right."""
+"""Invalid rules: their pointers, codes and messages."""
 
 import datetime as dt
 import re
@@ -69,7 +69,7 @@ def get_problem(rule: Any) -> list[tuple[str, str]]:
         ({"kind": "rrule", "expression": "FREQ=DAILY", "start": "soon"}, "/rule/start", "wrong_type"),
     ],
 )
-def test_a_wrong_rule_is_refused_at_its_place(described: Any, pointer: str, code: str) -> None:
+def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: str) -> None:
     assert get_problem(described) == [(pointer, code)]
 
 
@@ -118,7 +118,7 @@ def test_a_wrong_rule_is_refused_at_its_place(described: Any, pointer: str, code
         ("0 0 1-L * *", "day of month '1-L' is not known here"),
     ],
 )
-def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, says: str) -> None:
+def test_invalid_cron_expression_refused_with_reason(expression: str, says: str) -> None:
     described = {"kind": "cron", "expression": expression}
     assert get_problem(described) == [("/rule/expression", "bad_cron")]
     with pytest.raises(InvalidInput, match=re.escape(says)):
@@ -136,7 +136,7 @@ def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, 
         "0 0 30 2 5",
     ],
 )
-def test_what_cron_knows_is_read(expression: str) -> None:
+def test_valid_cron_expression_accepted(expression: str) -> None:
     assert rule_parser.parse({"kind": "cron", "expression": expression}) == CronRule(expression)
 
 
@@ -147,8 +147,8 @@ TERMS = st.from_regex(
 
 @given(st.lists(st.lists(TERMS, min_size=1, max_size=2).map(",".join), min_size=5, max_size=6), st.integers(0, 5))
 @settings(max_examples=100)
-def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int) -> None:
-    """The words about what is wrong are ours, the reading is cronsim's: what we find right, it must understand."""
+def test_cron_expression_without_described_problem_can_be_parsed(fields: list[str], place: int) -> None:
+    """JobWorker describes the problems and cronsim parses: cronsim must accept every expression without a problem."""
     for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
         expression = " ".join(each)
         if cron_errors.describe_problem(expression) is None:
@@ -188,7 +188,7 @@ def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int)
         ("FREQ=YEARLY;BYHOUR=1,2,3,4,5;BYMINUTE=1,2,3,4,5;BYSETPOS=1", "at most 24 times a day"),
     ],
 )
-def test_a_wrong_recurrence_rule_is_refused_with_what_is_wrong(expression: str, says: str) -> None:
+def test_invalid_recurrence_rule_refused_with_reason(expression: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:
         rule_parser.parse({"kind": "rrule", "expression": expression})
     assert [error.pointer for error in caught.value.errors] == ["/rule/expression"]
@@ -205,11 +205,11 @@ def test_a_wrong_recurrence_rule_is_refused_with_what_is_wrong(expression: str, 
         ({"kind": "monthly", "day": -1, "time": "06:00"}, 'day must be 1 to 31, or "last"'),
     ],
 )
-def test_what_would_be_right_is_told(described: Any, says: str) -> None:
+def test_rule_refusal_names_valid_values(described: Any, says: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(says)):
         rule_parser.parse(described)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_rule_problems_all_reported() -> None:
     described = {"kind": "weekly", "days": ["someday", "monday"], "time": "25:00", "zone": "UTC"}
     assert [pointer for pointer, _ in get_problem(described)] == ["/rule/days/0", "/rule/time", "/rule/zone"]

@@ -1,4 +1,4 @@
-"""The whole specification of a schedule: what is read, stored and refused."""
+"""The specification of a schedule: parsing, storage and refusals."""
 
 import dataclasses
 import datetime as dt
@@ -44,7 +44,7 @@ FULL_SCHEDULE: dict[str, Any] = {
 }
 
 
-def test_every_field_is_read() -> None:
+def test_schedule_fields_all_parsed() -> None:
     assert schedule.parse(FULL_SCHEDULE) == Schedule(
         "month-close:1.eu",
         "close_month",
@@ -73,7 +73,7 @@ def test_every_field_is_read() -> None:
     )
 
 
-def test_what_is_absent_has_its_default() -> None:
+def test_absent_schedule_fields_have_defaults() -> None:
     found = schedule.parse(MINIMAL_SCHEDULE)
     assert found == Schedule("nightly", "clean", found.rule)
     assert found.overlap is OverlapPolicy.SKIP
@@ -84,7 +84,7 @@ def test_what_is_absent_has_its_default() -> None:
 
 
 @pytest.mark.parametrize("given", [MINIMAL_SCHEDULE, FULL_SCHEDULE])
-def test_a_schedule_survives_being_stored(given: dict[str, Any]) -> None:
+def test_schedule_json_round_trip(given: dict[str, Any]) -> None:
     found = schedule.parse(given)
     kept = json.loads(json.dumps(found.to_json()))
     assert schedule.parse(kept) == found
@@ -92,7 +92,7 @@ def test_a_schedule_survives_being_stored(given: dict[str, Any]) -> None:
     assert set(kept) == {field.name for field in dataclasses.fields(Schedule)}
 
 
-def test_what_is_stored_may_leave_out_what_has_a_default() -> None:
+def test_stored_schedule_may_omit_defaults() -> None:
     assert schedule.load_schedule(MINIMAL_SCHEDULE) == schedule.parse(MINIMAL_SCHEDULE)
 
 
@@ -144,7 +144,7 @@ def test_what_is_stored_may_leave_out_what_has_a_default() -> None:
         ({"cron": "* * * * *"}, "/cron", "unknown_field"),
     ],
 )
-def test_a_wrong_field_is_refused_at_its_place(change: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_schedule_field_refused_with_pointer(change: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         schedule.parse({**MINIMAL_SCHEDULE, **change})
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
@@ -160,12 +160,12 @@ def test_a_wrong_field_is_refused_at_its_place(change: dict[str, Any], pointer: 
         ({"cron": "* * * * *"}, "known are: calendar, description"),
     ],
 )
-def test_a_refusal_says_what_would_be_right(change: dict[str, Any], says: str) -> None:
+def test_schedule_refusal_suggests_correction(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=says.replace("?", r"\?")):
         schedule.parse({**MINIMAL_SCHEDULE, **change})
 
 
-def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
+def test_timetable_built_with_named_calendars() -> None:
     found = schedule.parse(FULL_SCHEDULE)
     assert found.calendar_names == ("DE", "office", "stocktaking", "strike")
     counting, office, taking, strike = (
@@ -194,7 +194,7 @@ def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
         {"kind": "interval", "every": 60, "anchor": "1970-01-01T00:00:00+00:00"},
     ],
 )
-def test_a_definition_carries_a_rule_with_its_zone(given: dict[str, Any]) -> None:
+def test_job_schedule_parsed_with_zone(given: dict[str, Any]) -> None:
     found = schedule.parse_job_schedule("clean", given)
     assert (found.name, found.job, found.zone) == ("clean", "clean", given.get("zone", "UTC"))
     assert schedule.parse_job_schedule("clean", schedule.to_job_json(found)) == found
@@ -209,7 +209,7 @@ def test_a_definition_carries_a_rule_with_its_zone(given: dict[str, Any]) -> Non
         ({"kind": "daily", "time": "06:00", "jitter": 5}, ["/schedule/jitter"]),
     ],
 )
-def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places: list[str]) -> None:
+def test_invalid_job_schedule_refused_with_pointer(given: Any, places: list[str]) -> None:
     with pytest.raises(InvalidInput) as caught:
         schedule.parse_job_schedule("clean", given)
     assert [error.pointer for error in caught.value.errors] == places
@@ -227,6 +227,6 @@ def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places
         ({"misfire": {"grace": 0.5}}, "grace must be 1 to 604800 seconds (7 days)"),
     ],
 )
-def test_what_would_be_right_is_told(given: dict[str, Any], says: str) -> None:
+def test_schedule_refusal_names_valid_values(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(says)):
         schedule.parse({**MINIMAL_SCHEDULE, **given})

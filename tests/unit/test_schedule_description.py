@@ -1,4 +1,4 @@
-"""Schedules in plain English."""
+"""Schedules described in English."""
 
 from typing import Any
 
@@ -55,10 +55,10 @@ WEEKLY = {"kind": "rrule", "expression": "FREQ=WEEKLY;INTERVAL=2;BYDAY=WE,MO;COU
         ),
     ],
 )
-def test_a_rule_in_words(rule: dict[str, Any], expected: str | None) -> None:
+def test_rule_described_in_english(rule: dict[str, Any], expected: str | None) -> None:
     text = description.describe_schedule(schedule.parse({"name": "a", "job": "b", "rule": rule}))
     if expected is None:
-        # The words are cronsim's.
+        # cronsim writes this description.
         assert "Monday through Friday" in text
         assert text[0].islower()
     else:
@@ -88,13 +88,13 @@ def test_a_rule_in_words(rule: dict[str, Any], expected: str | None) -> None:
         ("@monthly", "at 00:00 on the first day of every month"),
     ],
 )
-def test_a_cron_expression_in_words(expression: str, expected: str) -> None:
+def test_cron_expression_described_in_english(expression: str, expected: str) -> None:
     rule = {"kind": "cron", "expression": expression}
     found = schedule.parse({"name": "a", "job": "b", "rule": rule})
     assert description.describe_schedule(found) == f"{expected} (UTC)"
 
 
-def test_what_ends_a_schedule_bounds_its_runs_at_the_start_of_the_system() -> None:
+def test_max_runs_described_after_run_at_start() -> None:
     rule = {"kind": "once", "at": "2026-12-01T00:00:00Z"}
     found = schedule.parse({"name": "a", "job": "b", "rule": rule, "max_runs": 1, "run_at_start": True})
     expected = "once, at 2026-12-01 00:00 UTC, and whenever the system starts, at most 1 time"
@@ -124,6 +124,6 @@ def test_what_ends_a_schedule_bounds_its_runs_at_the_start_of_the_system() -> No
         ({"spread": 300}, ", up to 5 minutes later, always by the same share"),
     ],
 )
-def test_what_bounds_a_schedule_is_told(more: dict[str, Any], expected: str) -> None:
+def test_schedule_bounds_described(more: dict[str, Any], expected: str) -> None:
     found = schedule.parse({"name": "a", "job": "b", "rule": BUSINESS, **more})
     assert expected in description.describe_schedule(found)

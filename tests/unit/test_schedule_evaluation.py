@@ -1,4 +1,4 @@
-"""What becomes of the occurrences that are due: each rule by example."""
+"""Evaluation of due occurrences: each rule by example."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ WAITING_EXECUTION = UnfinishedRuns("0199", has_waiting=True)
 
 
 def list_minutes_ago(*minutes: int) -> list[dt.datetime]:
-    """Nominal times so many minutes before now."""
+    """Return the nominal times that are these numbers of minutes before now."""
     return [NOW - dt.timedelta(minutes=each) for each in minutes]
 
 
@@ -38,18 +38,18 @@ def make_misfire(policy: MissedOccurrencePolicy, max_runs: int = 100) -> dict[st
     return {"misfire": MisfirePolicy(policy, 60.0, max_runs), "overlap": OverlapPolicy.ALLOW}
 
 
-def test_nothing_is_due() -> None:
+def test_no_due_occurrences_give_no_outcomes() -> None:
     assert evaluate([], EvaluationContext(NOW)) == []
 
 
-def test_what_is_noticed_in_time_fires() -> None:
+def test_occurrence_within_grace_fires() -> None:
     [only] = evaluate(list_minutes_ago(1), EvaluationContext(NOW))
     assert (only.outcome, only.reason, only.waits, only.cancels) == ("fired", None, False, False)
     [future] = evaluate([NOW + dt.timedelta(seconds=2)], EvaluationContext(NOW))
     assert future.outcome == "fired"
 
 
-def test_a_pause_is_half_open_and_says_who_and_why() -> None:
+def test_pause_skips_half_open_period_with_reason() -> None:
     stopped = make_pause(4, 2, why="paused by ann: stock-taking")
     decided = evaluate(
         list_minutes_ago(5, 4, 3, 2),
@@ -60,7 +60,7 @@ def test_a_pause_is_half_open_and_says_who_and_why() -> None:
     assert list_outcomes(list_minutes_ago(9, 1), pause=make_pause(5, why="")) == ["fired", "skipped_paused"]
 
 
-def test_calendars_weigh_more_than_a_pause_and_that_more_than_a_disabled_job() -> None:
+def test_calendar_skip_outranks_pause_and_pause_outranks_disabled_job() -> None:
     stopped, forbidden = make_pause(4, 2, why="paused"), {list_minutes_ago(4)[0]: "closed"}.get
     decided = evaluate(
         list_minutes_ago(4, 3, 2),
@@ -73,7 +73,7 @@ def test_calendars_weigh_more_than_a_pause_and_that_more_than_a_disabled_job() -
     ]
 
 
-def test_calendars_say_why() -> None:
+def test_calendar_skip_has_reason() -> None:
     [first, second] = list_minutes_ago(2, 1)
     forbidden = {first: "within calendar holidays: Labour Day"}.get
     decided = evaluate([first, second], EvaluationContext(NOW, find_forbidden_reason=forbidden))
@@ -91,11 +91,13 @@ def test_calendars_say_why() -> None:
         (MissedOccurrencePolicy.CATCH_UP, (9, 5, 1), ["fired", "fired", "fired"]),
     ],
 )
-def test_what_is_noticed_late(policy: MissedOccurrencePolicy, due: Sequence[int], expected: Sequence[str]) -> None:
+def test_late_occurrences_follow_misfire_policy(
+    policy: MissedOccurrencePolicy, due: Sequence[int], expected: Sequence[str]
+) -> None:
     assert list_outcomes(list_minutes_ago(*due), **make_misfire(policy)) == expected
 
 
-def test_catching_up_takes_the_latest() -> None:
+def test_catch_up_fires_latest_occurrences() -> None:
     assert list_outcomes(list_minutes_ago(9, 8, 7, 6), **make_misfire(MissedOccurrencePolicy.CATCH_UP, 2)) == [
         "missed",
         "missed",
@@ -104,7 +106,7 @@ def test_catching_up_takes_the_latest() -> None:
     ]
 
 
-def test_what_is_late_is_told_in_words() -> None:
+def test_late_occurrences_have_reasons() -> None:
     first, second, third = evaluate(list_minutes_ago(9, 8, 1), EvaluationContext(NOW))[:3]
     assert first.reason == (
         "noticed at 2026-03-02T12:00:00+00:00, later than the grace of 60 s; "
@@ -119,7 +121,7 @@ def test_what_is_late_is_told_in_words() -> None:
     assert str(missed.reason).endswith("; it is not among the latest 1, which are caught up")
 
 
-def test_what_is_settled_later_counts_for_what_is_late() -> None:
+def test_further_occurrences_count_for_misfire_policy() -> None:
     assert list_outcomes(
         list_minutes_ago(9, 8), list_minutes_ago(7), **make_misfire(MissedOccurrencePolicy.FIRE_ONCE)
     ) == ["coalesced", "coalesced"]
@@ -151,7 +153,9 @@ def test_what_is_settled_later_counts_for_what_is_late() -> None:
         (OverlapPolicy.CANCEL_RUNNING, UnfinishedRuns(), [("fired", False)]),
     ],
 )
-def test_what_overlaps(overlap: OverlapPolicy, busy: UnfinishedRuns, expected: Sequence[tuple[str, bool]]) -> None:
+def test_overlapping_occurrence_follows_overlap_policy(
+    overlap: OverlapPolicy, busy: UnfinishedRuns, expected: Sequence[tuple[str, bool]]
+) -> None:
     decided = evaluate(list_minutes_ago(1), EvaluationContext(NOW, overlap=overlap, unfinished=busy))
     assert [(each.outcome, each.waits) for each in decided] == expected
     assert [each.cancels for each in decided] == [overlap is OverlapPolicy.CANCEL_RUNNING and busy is RUNNING_EXECUTION]
@@ -167,12 +171,12 @@ def test_what_overlaps(overlap: OverlapPolicy, busy: UnfinishedRuns, expected: S
         (OverlapPolicy.CANCEL_RUNNING, ["skipped_overlap", "skipped_overlap", "fired"]),
     ],
 )
-def test_occurrences_that_are_settled_together_overlap_as_well(overlap: OverlapPolicy, expected: Sequence[str]) -> None:
+def test_occurrences_evaluated_together_overlap(overlap: OverlapPolicy, expected: Sequence[str]) -> None:
     due = [NOW - dt.timedelta(seconds=each) for each in (3, 2, 1)]
     assert list_outcomes(due, overlap=overlap) == expected
 
 
-def test_why_it_overlaps() -> None:
+def test_overlap_outcomes_have_reasons() -> None:
     due = [NOW - dt.timedelta(seconds=each) for each in (2, 1)]
     skipped = evaluate(due, EvaluationContext(NOW))[1]
     assert skipped.reason == "the execution of 2026-03-02T11:59:58+00:00 had not ended"
@@ -182,7 +186,7 @@ def test_why_it_overlaps() -> None:
     assert replaced.reason == "the occurrence of 2026-03-02T11:59:59+00:00 takes its place"
 
 
-def test_what_is_made_up_for_runs_one_after_the_other() -> None:
+def test_caught_up_occurrences_run_one_after_another() -> None:
     misfire = MisfirePolicy(MissedOccurrencePolicy.CATCH_UP)
     for overlap in (OverlapPolicy.SKIP, OverlapPolicy.QUEUE_ONE, OverlapPolicy.QUEUE_ALL, OverlapPolicy.CANCEL_RUNNING):
         decided = evaluate(list_minutes_ago(9, 8, 7), EvaluationContext(NOW, misfire=misfire, overlap=overlap))
@@ -191,7 +195,7 @@ def test_what_is_made_up_for_runs_one_after_the_other() -> None:
         ]  # fmt: skip
 
 
-def test_after_the_last_run_nothing_is_due() -> None:
+def test_exhausted_after_max_runs() -> None:
     decided = evaluate(
         list_minutes_ago(4, 3, 2, 1),
         EvaluationContext(NOW, runs=3, max_runs=5, **make_misfire(MissedOccurrencePolicy.CATCH_UP)),
@@ -200,7 +204,7 @@ def test_after_the_last_run_nothing_is_due() -> None:
     assert decided[-1].reason == "it has run 5 times; max_runs is 5"
 
 
-def test_what_does_not_fire_does_not_count_as_a_run() -> None:
+def test_skipped_occurrences_do_not_count_as_runs() -> None:
     stopped = make_pause(4, 2, why="paused")
     assert list_outcomes(
         list_minutes_ago(4, 3, 2, 1), runs=0, max_runs=1, pause=stopped, **make_misfire(MissedOccurrencePolicy.CATCH_UP)

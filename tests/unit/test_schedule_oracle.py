@@ -1,4 +1,4 @@
-"""The window checker finds what was planted; nothing else in the tests would notice if it went blind."""
+"""The schedule oracle finds planted discrepancies; no other test would notice if it stopped finding them."""
 
 import collections
 import datetime as dt
@@ -27,22 +27,22 @@ STARTS = collections.Counter({(run.execution, 1): 1 for run in EXECUTIONS})
 SECOND_OCCURRENCE = "2026-03-02T12:00:01+00:00 of s"
 
 
-def test_it_has_nothing_to_say_of_what_went_well() -> None:
+def test_oracle_reports_nothing_for_correct_history() -> None:
     assert find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS, max_delay=SECOND) == NO_DISCREPANCIES
 
 
-def test_it_finds_an_occurrence_without_a_row() -> None:
+def test_oracle_finds_occurrence_without_row() -> None:
     found = find_discrepancies(EXPECTED, [*RECORDS[:1], *RECORDS[2:]], [*EXECUTIONS[:1], *EXECUTIONS[2:]])
     assert found == Discrepancies(missing=(f"{SECOND_OCCURRENCE} has no row",))
 
 
-def test_it_finds_a_row_without_its_execution() -> None:
+def test_oracle_finds_row_without_execution() -> None:
     assert find_discrepancies(EXPECTED, RECORDS, [*EXECUTIONS[:1], *EXECUTIONS[2:]]) == Discrepancies(
         missing=(f"{SECOND_OCCURRENCE} has no execution",)
     )
 
 
-def test_it_finds_what_was_late() -> None:
+def test_oracle_finds_late_occurrence() -> None:
     ledger = [*RECORDS[:1], replace(RECORDS[1], recorded_at=TIMES[1][1] + 2 * SECOND), *RECORDS[2:]]
     assert find_discrepancies(EXPECTED, ledger, EXECUTIONS) == NO_DISCREPANCIES
     assert find_discrepancies(EXPECTED, ledger, EXECUTIONS, max_delay=SECOND) == Discrepancies(
@@ -50,7 +50,7 @@ def test_it_finds_what_was_late() -> None:
     )
 
 
-def test_it_finds_a_row_that_no_rule_names() -> None:
+def test_oracle_finds_row_that_no_rule_names() -> None:
     between = ("s", BEGIN + SECOND / 2)
     found = find_discrepancies(
         EXPECTED, [*RECORDS, OccurrenceRecord(between, "missed", None, BEGIN + SECOND)], EXECUTIONS
@@ -59,25 +59,25 @@ def test_it_finds_a_row_that_no_rule_names() -> None:
 
 
 @pytest.mark.parametrize("of", ["an occurrence that has one", "nothing"])
-def test_it_finds_an_execution_too_many(of: str) -> None:
+def test_oracle_finds_extra_execution(of: str) -> None:
     at = TIMES[1] if of == "an occurrence that has one" else ("s", BEGIN - SECOND)
     [extra] = find_discrepancies(EXPECTED, RECORDS, [*EXECUTIONS, ScheduledExecution("e9", at)]).extra
     assert "has execution e9, which is not in the ledger" in extra
 
 
 @pytest.mark.parametrize("again", [("e1", 1), ("e1", 2)])
-def test_it_finds_an_execution_that_began_twice(again: tuple[str, int]) -> None:
+def test_oracle_finds_execution_started_twice(again: tuple[str, int]) -> None:
     found = find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS + collections.Counter([again]))
     assert found == Discrepancies(extra=(f"{SECOND_OCCURRENCE} began 2 times",))
 
 
-def test_it_finds_a_wrong_outcome() -> None:
+def test_oracle_finds_wrong_outcome() -> None:
     ledger = [*RECORDS[:1], replace(RECORDS[1], outcome="coalesced", execution=None), *RECORDS[2:]]
     found = find_discrepancies(EXPECTED, ledger, [*EXECUTIONS[:1], *EXECUTIONS[2:]])
     assert found == Discrepancies(wrong=(f"{SECOND_OCCURRENCE} is coalesced instead of fired",))
 
 
-def test_it_finds_what_was_recorded_too_early() -> None:
+def test_oracle_finds_row_recorded_before_its_time() -> None:
     ledger = [*RECORDS[:1], replace(RECORDS[1], recorded_at=BEGIN), *RECORDS[2:]]
     assert find_discrepancies(EXPECTED, ledger, EXECUTIONS) == Discrepancies(
         wrong=(f"{SECOND_OCCURRENCE} was recorded before its time",)
@@ -103,7 +103,7 @@ def test_it_finds_what_was_recorded_too_early() -> None:
         ({"rule": {"kind": "cron", "expression": "5 0 13 * 1"}}, "2026-03-02T00:00:00+00:00", 24, "00:05"),
         ({"rule": {"kind": "weekly", "days": ["monday"], "time": "06:00"}}, "2026-03-02T00:00:00+00:00", 48, "06:00"),
         ({"rule": {"kind": "monthly", "day": "last", "time": "06:00"}}, "2026-02-27T12:00:00+00:00", 48, "06:00"),
-        # 02:30 does not exist on this day in Berlin, and comes twice on the other.
+        # In Berlin 02:30 does not exist on 2026-03-29, and comes twice on 2026-10-25.
         (
             {"zone": "Europe/Berlin", "rule": {"kind": "daily", "time": "02:30"}},
             "2026-03-29T00:00:00+00:00",
@@ -134,13 +134,13 @@ def test_it_finds_what_was_recorded_too_early() -> None:
         ),
     ],
 )
-def test_what_should_happen_is_what_a_clock_says(spec: dict[str, Any], begin: str, hours: int, shown: str) -> None:
+def test_oracle_nominal_times_follow_wall_clock(spec: dict[str, Any], begin: str, hours: int, shown: str) -> None:
     first = dt.datetime.fromisoformat(begin)
     found = list_nominal_times(spec, first, first + dt.timedelta(hours=hours))
     assert " ".join(f"{moment:%H:%M}" for moment in found) == shown
 
 
-def test_seconds_are_looked_at_where_a_rule_has_them() -> None:
+def test_oracle_nominal_times_include_seconds_of_rule() -> None:
     found = list_nominal_times(
         {"rule": {"kind": "cron", "expression": "*/20 * * * * *"}}, BEGIN + SECOND, BEGIN + 45 * SECOND
     )

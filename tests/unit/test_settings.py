@@ -1,4 +1,4 @@
-"""Settings: defaults, and complaints that name the variable."""
+"""Settings: defaults, and errors that name the variable."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import DEFAULT_REDIS_URL, Settings, mask_password
 
 
-def test_nothing_set_means_one_machine_under_var() -> None:
+def test_default_settings_use_var_folder_and_loopback() -> None:
     settings = Settings.from_environment({})
     assert settings.home == Path("var").absolute()
     assert settings.database_url == f"sqlite:///{settings.home}/jobworker.db"
@@ -17,14 +17,14 @@ def test_nothing_set_means_one_machine_under_var() -> None:
 
 
 @pytest.mark.parametrize("place", ["", "below"])
-def test_a_home_that_is_a_file_is_refused(tmp_path: Path, place: str) -> None:
+def test_home_that_is_a_file_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "file" / place)})
     with pytest.raises(ConfigurationError, match="there is a file in its place"):
         settings.require_home()
 
 
-def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_home_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "var")})
     user = os.geteuid()
@@ -39,35 +39,35 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     settings.require_home()
 
 
-def test_whether_the_database_is_in_the_home() -> None:
+def test_database_in_home_detected() -> None:
     home = {"JOBWORKER_HOME": "/data"}
     assert Settings.from_environment(home).database_in_home
     for url in ("sqlite:////elsewhere/jobworker.db", "postgresql://host/name"):
         assert not Settings.from_environment({**home, "JOBWORKER_DATABASE_URL": url}).database_in_home
 
 
-def test_the_database_lives_in_the_home_that_was_given() -> None:
+def test_default_database_is_in_home() -> None:
     assert Settings.from_environment({"JOBWORKER_HOME": "/srv/jw"}).database_url == "sqlite:////srv/jw/jobworker.db"
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_every_spelling_of_postgresql_is_understood(scheme: str) -> None:
+def test_postgresql_url_schemes_normalized(scheme: str) -> None:
     settings = Settings.from_environment({"JOBWORKER_DATABASE_URL": f"{scheme}://u:p@db/jobs"})
     assert settings.database_url == "postgresql+psycopg://u:p@db/jobs"
 
 
-def test_an_empty_variable_is_as_good_as_none() -> None:
+def test_empty_variable_means_default() -> None:
     assert Settings.from_environment({"JOBWORKER_FEED": ""}).feed == 1000
 
 
-def test_lists_of_words_and_programs() -> None:
+def test_list_settings_parsed() -> None:
     told = {"JOBWORKER_SHELL": "/bin/a,/bin/b  /bin/c", "JOBWORKER_CONTAINER_ARGS": "--label 'a b' -v"}
     settings = Settings.from_environment(told)
     assert settings.shell == ("/bin/a", "/bin/b", "/bin/c")
     assert settings.container_args == ("--label", "a b", "-v")
 
 
-def test_three_heartbeats_fit_into_a_lease() -> None:
+def test_heartbeat_interval_is_third_of_lease() -> None:
     assert Settings.from_environment({"JOBWORKER_WORKER_LEASE": "6"}).heartbeat_interval == 2
 
 
@@ -91,12 +91,12 @@ def test_three_heartbeats_fit_into_a_lease() -> None:
         ("JOBWORKER_DATABASE_URL", "jobs.db"),
     ],
 )
-def test_nonsense_is_refused_by_name(variable: str, value: str) -> None:
+def test_invalid_setting_refused_with_variable_name(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable}=.* must"):
         Settings.from_environment({variable: value})
 
 
-def test_a_refused_url_does_not_show_its_password() -> None:
+def test_refused_url_hides_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_environment({"JOBWORKER_DATABASE_URL": "mysql://u:hush@db/jobs"})
     assert "hush" not in str(caught.value)
@@ -111,5 +111,5 @@ def test_a_refused_url_does_not_show_its_password() -> None:
         ("sqlite:////srv/jw.db", "sqlite:////srv/jw.db"),
     ],
 )
-def test_passwords_are_masked(url: str, shown: str) -> None:
+def test_url_password_masked(url: str, shown: str) -> None:
     assert mask_password(url) == shown

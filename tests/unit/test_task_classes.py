@@ -1,4 +1,4 @@
-"""Every task is a `JobTask`, whatever class its author chose: otherwise it would run and nobody would hear of it."""
+"""Tasks are instances of `JobTask`, whichever class their author chose: otherwise executions would not be reported."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def double(number: int) -> int:
 
 
 class Counting(Task):  # type: ignore[misc]
-    """A base class of a user's."""
+    """A task base class of a user."""
 
     abstract = True
     calls = 0
@@ -25,11 +25,11 @@ class Counting(Task):  # type: ignore[misc]
 
 @pytest.fixture
 def app() -> JobApp:
-    """An app with nothing in it."""
+    """An app without tasks."""
     return JobApp("test", set_as_current=False, broker="memory://")
 
 
-def test_a_function_with_a_base_class_keeps_what_that_does(app: JobApp) -> None:
+def test_function_task_keeps_behaviour_of_its_base_class(app: JobApp) -> None:
     app.task(name="double", base=Counting, shared=False)(double)
     task = app.tasks["double"]
     assert isinstance(task, JobTask)
@@ -37,14 +37,14 @@ def test_a_function_with_a_base_class_keeps_what_that_does(app: JobApp) -> None:
     assert (task(4), task.calls) == (8, 1)
 
 
-def test_a_function_without_one(app: JobApp) -> None:
+def test_function_task_without_base_is_job_task(app: JobApp) -> None:
     app.task(name="double", shared=False)(double)
     assert type(app.tasks["double"]).__mro__[1] is app.Task
     assert issubclass(app.Task, JobTask)
 
 
 @pytest.mark.parametrize("as_class", [True, False])
-def test_a_task_that_is_a_class(app: JobApp, as_class: bool) -> None:
+def test_class_task_is_job_task(app: JobApp, as_class: bool) -> None:
     class Triple(Counting):
         name = "triple"
 

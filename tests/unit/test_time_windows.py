@@ -1,4 +1,4 @@
-"""Spans of time as people name them."""
+"""Time windows and outages as users write them."""
 
 import datetime as dt
 import zoneinfo
@@ -25,7 +25,7 @@ def parse_time(text: str) -> dt.datetime:
         (dt.datetime(2026, 7, 1, 12, tzinfo=dt.UTC), BERLIN, "2026-07-01T12:00Z"),
     ],
 )
-def test_moments(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> None:
+def test_time_window_moment_parsed_in_zone(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> None:
     assert time_windows.parse_moment(given, zone) == parse_time(moment)
 
 
@@ -38,7 +38,7 @@ def test_moments(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> 
         ("2026-03-28T12:00/2026-03-29", UTC, ["28T12:00/29T00:00"]),
     ],
 )
-def test_outages(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
+def test_outage_spans_parsed(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
     found = time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), zone)
     assert [f"{each.begin:%dT%H:%M}/{each.end:%dT%H:%M}" for each in found] == spans
 
@@ -53,6 +53,6 @@ def test_outages(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
         ("2026-03-29/tomorrow", "'tomorrow' must be a date such as"),
     ],
 )
-def test_what_is_no_outage(text: str, told: str) -> None:
+def test_invalid_outage_refused(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), UTC)

@@ -1,4 +1,4 @@
-"""What a worker looks at before it takes work."""
+"""Checks of a worker before it consumes messages."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from jobworker.worker import bootstrap
 
 
 @pytest.mark.parametrize("usable", [True, False])
-def test_a_home_that_cannot_be_used_is_told_once(tmp_path: Path, usable: bool) -> None:
+def test_unusable_home_logged_once(tmp_path: Path, usable: bool) -> None:
     home = tmp_path / "home"
     if not usable:
         home.touch()

@@ -1,4 +1,4 @@
-"""Plans of workflows: what is wrong with them, and what a failure means to the steps behind it."""
+"""Plans of workflows: their problems, and the effect of a failure on dependent steps."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ def _list_problems(workflow: Workflow) -> list[tuple[str, str, str]]:
     return [(each.pointer, each.code, each.message) for each in refused.value.errors]
 
 
-def test_steps_come_after_those_that_they_need() -> None:
+def test_steps_planned_after_their_dependencies() -> None:
     planned = plan_steps(_make_workflow(d=["b", "c"], c=["a"], b=["a"], a=[]))
     assert next(iter(planned)) == "a"
     assert list(planned)[-1] == "d"
 
 
-def test_who_says_what_becomes_of_a_step_behind_a_failure() -> None:
+def test_unmet_dependency_action_from_step_then_workflow() -> None:
     planned = plan_steps(
         _make_workflow(
             "fail",
@@ -69,13 +69,13 @@ def test_who_says_what_becomes_of_a_step_behind_a_failure() -> None:
         ({"a": WorkflowStep(JOB, (), "stop")}, "/steps/a/on_failure", "not_allowed", "skip, fail, continue"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_place(steps: dict[str, Any], place: str, code: str, text: str) -> None:
+def test_workflow_problem_reported_with_pointer(steps: dict[str, Any], place: str, code: str, text: str) -> None:
     [problem] = [each for each in _list_problems(_make_workflow(**steps)) if each[1] == code]
     assert problem[0] == place
     assert text in problem[2]
 
 
-def test_there_is_an_end_to_needs() -> None:
+def test_total_number_of_needs_bounded() -> None:
     steps: dict[str, Any] = {f"s{number}": [] for number in range(200)}
     names = list(steps)
     steps |= {f"t{number}": names for number in range(MAX_NEEDS // 200 + 1)}

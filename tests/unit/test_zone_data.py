@@ -1,4 +1,4 @@
-"""What a schedule's place becomes when the data of its zone change."""
+"""Recomputation of a schedule's position when the data of its time zone change."""
 
 import datetime as dt
 import importlib.resources
@@ -31,7 +31,7 @@ def _make_timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
 @pytest.mark.parametrize(
     ("before", "after", "fold", "settled", "following"),
     [
-        # A change of clocks is abolished, and introduced, after the time that it moves was settled.
+        # A change of clocks is abolished, and introduced, after the time that it moves was evaluated.
         (CHANGING_ZONE, WINTER_ZONE, "first", "2026-03-29T01:30", "2026-03-30T01:30"),
         (WINTER_ZONE, CHANGING_ZONE, "first", "2026-03-29T01:30", "2026-03-30T00:30"),
         (CHANGING_ZONE, WINTER_ZONE, "first", "2026-10-25T00:30", "2026-10-26T01:30"),
@@ -42,7 +42,7 @@ def _make_timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
         (WINTER_ZONE, CHANGING_ZONE, "first", "2026-10-24T01:30", "2026-10-25T00:30"),
     ],
 )
-def test_a_time_of_day_is_settled_once(
+def test_time_of_day_evaluated_once_after_zone_change(
     before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: str, settled: str, following: str
 ) -> None:
     timetable = _make_timetable(after, dst={"fold": fold})
@@ -55,26 +55,26 @@ def test_a_time_of_day_is_settled_once(
     assert recompute_for_zone(timetable, before, found, next_at)[1] == next_at
 
 
-def test_what_had_its_last_run_stays_so() -> None:
+def test_schedule_without_next_time_stays_ended() -> None:
     until = dt.datetime(2026, 6, 1, tzinfo=UTC)
     assert recompute_for_zone(_make_timetable(SUMMER_ZONE), WINTER_ZONE, until, None) == (until, None)
 
 
-def test_what_others_worked_out_with_the_present_data_stays() -> None:
+def test_next_time_of_present_zone_data_kept() -> None:
     until = dt.datetime(2026, 6, 1, 0, 45, tzinfo=UTC)
     following = find_next_time(_make_timetable(WINTER_ZONE), until)
     assert following == dt.datetime(2026, 6, 1, 1, 30, tzinfo=UTC)
     assert recompute_for_zone(_make_timetable(WINTER_ZONE), SUMMER_ZONE, until, following) == (until, following)
 
 
-def test_an_end_that_the_last_occurrence_comes_to_lie_before() -> None:
+def test_occurrence_moved_before_schedule_end_becomes_next() -> None:
     until, end = dt.datetime(2026, 6, 1, 12, tzinfo=UTC), "2026-06-02T01:00:00Z"
     assert find_next_time(_make_timetable(WINTER_ZONE, end=end), until) is None
     _, found = recompute_for_zone(_make_timetable(SUMMER_ZONE, end=end), WINTER_ZONE, until, None)
     assert found == dt.datetime(2026, 6, 2, 0, 30, tzinfo=UTC)
 
 
-def test_a_worker_of_an_earlier_release_says_nothing_of_its_data() -> None:
+def test_announcement_without_zone_data_parsed() -> None:
     announced = WorkerAnnouncement(
         "w", "h", 1, "prefork", 1, (), (), "d", "v", dt.datetime(2026, 1, 1, tzinfo=UTC), "2026f"
     )

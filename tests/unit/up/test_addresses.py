@@ -1,4 +1,4 @@
-"""host:port pairs."""
+"""Pairs of host and port."""
 
 import socket
 
@@ -20,7 +20,7 @@ from jobworker.up.addresses import Address
         ("localhost:8000", ("127.0.0.1", 8000), "http://127.0.0.1:8000"),
     ],
 )
-def test_parse(text: str, address: tuple[str, int], url: str) -> None:
+def test_address_parsed_to_host_port_and_url(text: str, address: tuple[str, int], url: str) -> None:
     parsed = addresses.parse(text, "JOBWORKER_BIND")
 
     assert parsed == address
@@ -30,14 +30,14 @@ def test_parse(text: str, address: tuple[str, int], url: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "8000", "localhost", ":8000", "a:b", "a:99999", "a:0", "a:1", "1.2.3.4:1/x", "[::1"]
 )
-def test_parse_names_the_variable(text: str) -> None:
+def test_invalid_address_refused_with_variable_name(text: str) -> None:
     with pytest.raises(
         ConfigurationError, match=r"JOBWORKER_BIND=.* must be an IP address and a port, such as 127\.0\.0\.1:8000"
     ):
         addresses.parse(text, "JOBWORKER_BIND")
 
 
-def test_an_address_in_use_is_refused() -> None:
+def test_address_in_use_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -47,12 +47,12 @@ def test_an_address_in_use_is_refused() -> None:
     addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
 
 
-def test_an_address_of_another_machine_is_refused() -> None:
+def test_address_of_another_machine_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"nothing can listen on 192\.0\.2\.1:8000"):
         addresses.require_free(Address("192.0.2.1", 8000), "JOBWORKER_BIND")
 
 
-def test_the_last_port_is_preferred_while_it_is_free() -> None:
+def test_free_port_search_prefers_given_port() -> None:
     port = addresses.find_free_port()
 
     assert addresses.find_free_port(port) == port
@@ -60,7 +60,7 @@ def test_the_last_port_is_preferred_while_it_is_free() -> None:
         assert addresses.find_free_port(port) != port
 
 
-def test_an_api_that_others_reach_needs_the_names_by_which_they_call_it() -> None:
+def test_public_bind_address_requires_allowed_hosts() -> None:
     open_bind = {"JOBWORKER_BIND": "0.0.0.0:8000"}
     with pytest.raises(ConfigurationError, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts.* JOBWORKER_HOSTS"):
         addresses.require_hosts(Settings.from_environment(open_bind))

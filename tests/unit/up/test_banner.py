@@ -1,4 +1,4 @@
-"""What is said once the system is ready."""
+"""The banner that is printed once the system is ready."""
 
 import threading
 from pathlib import Path
@@ -15,7 +15,7 @@ from jobworker.up.output import ProcessOutput
     ("status", "example"),
     [(200, "http://a/api/v1/jobs/generate_entity_statistics/executions"), (404, "curl -s http://a/api/v1/jobs\n")],
 )
-def test_what_to_try_exists(
+def test_banner_example_uses_existing_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, example: str
 ) -> None:
     monkeypatch.setattr(
@@ -23,7 +23,7 @@ def test_what_to_try_exists(
     )
     clock = SystemClock()
     output = ProcessOutput(clock, ["web"], tmp_path)
-    places = Endpoints("http://a", None, "", "sqlite:////x.db")
-    welcome = StartupBanner(places, "redis://127.0.0.1", output, clock, threading.Event())
-    welcome.run(with_demo=False)
+    endpoints = Endpoints("http://a", None, "", "sqlite:////x.db")
+    banner = StartupBanner(endpoints, "redis://127.0.0.1", output, clock, threading.Event())
+    banner.run(with_demo=False)
     assert example in capsys.readouterr().out

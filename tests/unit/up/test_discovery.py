@@ -1,4 +1,4 @@
-"""What is started beside `jobworker up` finds its Redis."""
+"""Discovery of the Redis of a running `jobworker up` by processes started beside it."""
 
 import os
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from jobworker.web import create_app
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that has been used, and the environment of a shell."""
+    """A home that was used before, and the environment of a shell."""
     monkeypatch.setenv("JOBWORKER_HOME", str(tmp_path / "var"))
-    monkeypatch.setenv("JOBWORKER_REDIS_URL", "")  # So that it is put back.
+    monkeypatch.setenv("JOBWORKER_REDIS_URL", "")  # So that monkeypatch restores the variable.
     monkeypatch.delenv("JOBWORKER_REDIS_URL")
     EmbeddedRedis(tmp_path / "var").prepare()
     return tmp_path / "var"
@@ -34,24 +34,25 @@ def up(home: Path) -> Iterator[str]:
     lock.release()
 
 
-def test_the_embedded_redis_is_found_and_told_to_what_is_started(up: str) -> None:
+def test_embedded_redis_found_and_passed_to_child_processes(up: str) -> None:
     assert read_settings().redis_url == up
     assert os.environ["JOBWORKER_REDIS_URL"] == up
 
 
-def test_any_server_of_the_api_finds_it(up: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tolerate_output_errors", "configure", "log_process_start"):  # They are for a whole process.
+def test_embedded_redis_found_by_api_server(up: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # These functions change the whole process.
+    for name in ("tolerate_output_errors", "configure", "log_process_start"):
         monkeypatch.setattr(logging, name, lambda *_: None)
     assert create_app().extensions["jobworker"].settings.redis_url == up
 
 
 @pytest.mark.usefixtures("up")
-def test_a_redis_that_is_named_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_redis_overrides_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBWORKER_REDIS_URL", "redis://elsewhere/0")
     assert read_settings().redis_url == "redis://elsewhere/0"
 
 
-def test_where_nothing_runs_nothing_is_started_or_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discovery_without_running_system_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings().redis_url == DEFAULT_REDIS_URL
     monkeypatch.setenv("JOBWORKER_HOME", str(tmp_path / "new"))
     assert read_settings().redis_url == DEFAULT_REDIS_URL

@@ -1,4 +1,4 @@
-"""What `jobworker up` prints, and what it keeps in files."""
+"""Output of `jobworker up` on the terminal and in log files."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def output(tmp_path: Path) -> ProcessOutput:
         '{"process": "web", "event": "process_starts", "level": "info", "timestamp": "…"}',
     ],
 )
-def test_unimportant_records_are_kept_and_not_printed(
+def test_info_records_written_to_file_only(
     output: ProcessOutput, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     output.write_lines("web", [line, "    its second line", b"", b"a line of its own"])
@@ -49,7 +49,7 @@ def test_unimportant_records_are_kept_and_not_printed(
         ["8962:M 30 Nov 2026 18:41:40.606 # WARNING Memory overcommit must be enabled!"],
     ],
 )
-def test_what_matters_is_printed_and_kept(
+def test_warnings_and_errors_printed_and_written_to_file(
     output: ProcessOutput, capsys: pytest.CaptureFixture[str], lines: list[str]
 ) -> None:
     output.write_lines("web", lines)
@@ -58,7 +58,9 @@ def test_what_matters_is_printed_and_kept(
     assert output.get_log_path("web").read_text().splitlines() == lines
 
 
-def test_each_process_has_its_own_latest_record(output: ProcessOutput, capsys: pytest.CaptureFixture[str]) -> None:
+def test_continuation_lines_follow_record_of_same_process(
+    output: ProcessOutput, capsys: pytest.CaptureFixture[str]
+) -> None:
     output.write_lines("web", [f"{_TIME} [error    ] wrong"])
     output.write_lines("relay", [f"{_TIME} [info     ] well"])
     output.write_lines("web", ["    more"])
@@ -76,7 +78,7 @@ def test_only_line_feeds_end_a_line(output: ProcessOutput, capsys: pytest.Captur
     assert output.get_log_path("web").read_text() == f"{shown}\n"
 
 
-def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rest_of_cut_line_indented(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_MAX_LINE_SIZE", 3)
     monkeypatch.setattr(process, "_CHUNK_SIZE", 6)
     running = process.ServiceProcess(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
@@ -92,14 +94,14 @@ def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> 
     assert running.close() == []
 
 
-def test_only_line_feeds_end_the_last_lines_of_a_process() -> None:
+def test_only_line_feeds_split_final_output() -> None:
     running = process.ServiceProcess(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
     running.start_command()
     until(lambda: running.returncode is not None, within=30, what="its end")
     assert running.close() == [b"a\rb", b"", b"c"]
 
 
-def test_a_folder_that_others_can_read_is_closed(tmp_path: Path) -> None:
+def test_readable_log_folder_made_private(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs").chmod(0o755)
     LogFile(tmp_path / "logs" / "web.log").close()
@@ -107,7 +109,7 @@ def test_a_folder_that_others_can_read_is_closed(tmp_path: Path) -> None:
     assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_large_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_log_file_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_files, "_MAX_SIZE", 3)
     file = LogFile(tmp_path / "logs" / "web.log")
     for number in range(7):

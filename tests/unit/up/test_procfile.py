@@ -16,7 +16,7 @@ def _write_procfile(folder: Path, text: str) -> Path:
     return path
 
 
-def test_reads_the_services_in_order(tmp_path: Path) -> None:
+def test_services_read_in_order(tmp_path: Path) -> None:
     path = _write_procfile(tmp_path, "# what runs\n\nweb: serve --port 1\nworker2: work; echo done\n")
 
     assert procfile.read(path) == [Service("web", "serve --port 1"), Service("worker2", "work; echo done")]
@@ -33,7 +33,7 @@ def test_reads_the_services_in_order(tmp_path: Path) -> None:
         ("A=1 serve", "A=1 serve"),
     ],
 )
-def test_a_simple_command_takes_the_shells_place(command: str, script: str) -> None:
+def test_simple_command_replaces_shell_by_exec(command: str, script: str) -> None:
     assert Service("web", command).script == script
 
 
@@ -45,17 +45,17 @@ def test_a_simple_command_takes_the_shells_place(command: str, script: str) -> N
         ("web: a\nserve the web\n", "line 2: `serve the web`"),
     ],
 )
-def test_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_procfile_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         procfile.read(_write_procfile(tmp_path, text))
 
 
-def test_says_where_it_looked(tmp_path: Path) -> None:
+def test_missing_procfile_error_names_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="in the folder which has the Procfile"):
         procfile.read(tmp_path / "Procfile")
 
 
-def test_ours_names_the_five_processes() -> None:
+def test_shipped_procfile_names_five_processes() -> None:
     assert [service.name for service in procfile.read(ROOT / "Procfile")] == [
         "web",
         "relay",

@@ -1,4 +1,4 @@
-"""Which Redis is taken, and how it is configured."""
+"""Choice and configuration of the embedded Redis server."""
 
 import stat
 from pathlib import Path
@@ -19,14 +19,14 @@ def _install(folder: Path, name: str, says: str) -> Path:
 
 @pytest.fixture
 def binaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH with nothing on it yet."""
+    """An empty folder that is the PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     return folder
 
 
-def test_the_bundled_server_comes_first(binaries: Path) -> None:
+def test_bundled_server_preferred(binaries: Path) -> None:
     _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
     _install(binaries, "valkey-server", "Valkey server v=99.1.0 sha=0")
 
@@ -36,7 +36,7 @@ def test_the_bundled_server_comes_first(binaries: Path) -> None:
     assert (found.name, found.version.split(".")[0]) == ("Valkey", "9")
 
 
-def test_without_it_a_supported_one_on_path_is_used(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supported_server_on_path_used_without_bundled_server(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "_find_bundled_binary", lambda: None)
     _install(binaries, "valkey-server", "segmentation fault")
     redis = _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
@@ -44,7 +44,7 @@ def test_without_it_a_supported_one_on_path_is_used(binaries: Path, monkeypatch:
     assert redis_server.find_binary() == (redis, "Redis", "7.0.15")
 
 
-def test_none_at_all_says_what_to_do(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_error_names_candidates_and_remedy(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = _install(binaries, "carried", "cannot execute binary file")
     old = _install(binaries, "redis-server", "Redis server v=6.2.14 sha=0")
     monkeypatch.setattr(redis_server, "_find_bundled_binary", lambda: broken)
@@ -54,7 +54,7 @@ def test_none_at_all_says_what_to_do(binaries: Path, monkeypatch: pytest.MonkeyP
         redis_server.find_binary()
 
 
-def test_the_password_is_random_kept_and_private(tmp_path: Path) -> None:
+def test_redis_password_random_persistent_and_private(tmp_path: Path) -> None:
     first, second = EmbeddedRedis(tmp_path / "a"), EmbeddedRedis(tmp_path / "b")
     first.prepare()
     second.prepare()
@@ -73,5 +73,5 @@ def test_the_password_is_random_kept_and_private(tmp_path: Path) -> None:
         assert setting in (tmp_path / "a" / "redis" / "redis.conf").read_text().splitlines()
 
 
-def test_a_home_where_it_never_ran_has_no_url(tmp_path: Path) -> None:
+def test_embedded_redis_without_home_has_no_url(tmp_path: Path) -> None:
     assert EmbeddedRedis(tmp_path).url is None
