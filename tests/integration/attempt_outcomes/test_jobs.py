@@ -129,7 +129,7 @@ def test_a_job_that_is_held_back_is_revoked(worker_under_test: WorkerUnderTest) 
 def test_a_queued_attempt_that_was_revoked_is_dropped_in_silence(worker_under_test: WorkerUnderTest) -> None:
     """The relay revokes and records what is cancelled while it is queued; its message means nothing any more."""
     post = worker_under_test.driver
-    execution = post.publish("noop", revoked_before=True)
+    execution = post.publish("noop", is_revoked=True)
     post.wait_until_reported()
     assert post.list_event_kinds(execution) == []
     assert post.get_run_record(execution) == (1, "revoked")
