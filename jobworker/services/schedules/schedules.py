@@ -24,7 +24,7 @@ from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.domain.schedules.timetable import find_next_time
-from jobworker.services import suggestions
+from jobworker.services import lookup
 from jobworker.services.schedules import (
     compiler,
     evaluator,
@@ -215,7 +215,7 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
     row = schedule_rows.get(connection, name) if name.isprintable() else None
     if row is None:
         near = schedule_queries.list_nearby_names(connection, name)
-        raise ScheduleNotFound(suggestions.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
+        raise ScheduleNotFound(lookup.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
     return row
 
 

@@ -27,7 +27,7 @@ from jobworker.domain.jobs.parameters import VARIADIC
 from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.domain.schedules.time_windows import Outage
-from jobworker.services import suggestions
+from jobworker.services import lookup
 from jobworker.services.schedules import evaluator, pauses, sync
 from jobworker.services.schedules import schedules as editing
 from jobworker.services.schedules.sync import SyncOutcome
@@ -136,7 +136,7 @@ def simulate_code(
     """
     for name in [*(names or ()), *options.durations]:
         if name not in declarations.schedules:
-            raise ScheduleNotFound(suggestions.describe_undeclared("schedule", name, sorted(declarations.schedules)))
+            raise ScheduleNotFound(lookup.describe_undeclared("schedule", name, sorted(declarations.schedules)))
     chosen = _select_declarations(declarations, declarations.schedules if names is None else names)
     with _open_temporary_database() as connection:
         if database is not None:
