@@ -91,7 +91,10 @@ def describe_unknown(noun: str, name: str, names: Sequence[str], how_to_list: st
 
 
 def describe_undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
-    """Return an error message about a missing declaration in code, with the first declared names: no request lists them."""
+    """Return an error message about a missing declaration in code.
+
+    The message contains the first declared names, because no request lists them.
+    """
     more = f" and {len(declared) - _MAX_NAMES_SHOWN} more" if len(declared) > _MAX_NAMES_SHOWN else ""
     there = f"{', '.join(declared[:_MAX_NAMES_SHOWN])}{more}" if declared else "none"
     return f"code declares no {noun} {name!r}{_suggest_names(name, declared)} It declares {there}"

@@ -82,7 +82,8 @@ def save(
         row for row in users if row.schedule.calendar == name and isinstance(row.schedule.rule, BusinessDayRule)
     ]
     if counting and not isinstance(calendar, BusinessCalendar):
-        message = f"calendar {name} cannot become a list of dates: business days are counted by it in {_format_names(counting)}"
+        names = _format_names(counting)
+        message = f"calendar {name} cannot become a list of dates: business days are counted by it in {names}"
         raise CalendarInUse(message)
     settled = [evaluator.evaluate_now(connection, row, now) if _is_due(row, now) else row for row in users]
     changed = calendar_rows.upsert(connection, name, spec, owner, actor, now)
