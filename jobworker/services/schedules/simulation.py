@@ -198,7 +198,7 @@ class _Simulation:
 
     def __init__(self, connection: sa.Connection, options: SimulationOptions) -> None:
         self._connection = connection
-        self._options = options
+        self._question = options
         self._now = options.begin
         #: Running executions: (end, id).
         self._running: list[tuple[dt.datetime, str]] = []
@@ -215,22 +215,22 @@ class _Simulation:
         rows = list(simulation.list_occurrences(self._connection))
         labels = {row.execution: f"the execution of {row.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for row in rows}
         occurrences = [_to_simulated_occurrence(row, zones[row.schedule], labels) for row in rows]
-        return SimulationResult(occurrences[: self._options.limit], unevaluated, stopped_at)
+        return SimulationResult(occurrences[: self._question.limit], unevaluated, stopped_at)
 
     def _run_turns(self) -> dt.datetime | None:
         """Take turns until the end of the period; return the time of an earlier stop, or None."""
-        while (moment := self._compute_next_turn()) < self._options.end:
+        while (moment := self._compute_next_turn()) < self._question.end:
             self._now = moment
             if not self._run_turn() and self._compute_next_turn() == self._now:
                 simulation.skip_unevaluable(self._connection, self._now)
-            if simulation.count_occurrences(self._connection) > self._options.limit:
+            if simulation.count_occurrences(self._connection) > self._question.limit:
                 return self._now
         return None
 
     def _find_unevaluated(self) -> dict[str, dt.datetime]:
         """Return the schedules with an occurrence that was due and not evaluated, and its nominal time."""
         rows = schedule_rows.list_all(self._connection)
-        return {row.name: row.next_at for row in rows if row.next_at is not None and row.next_at < self._options.end}
+        return {row.name: row.next_at for row in rows if row.next_at is not None and row.next_at < self._question.end}
 
     def _finish_running(self) -> None:
         """End the executions that run; no more occurrences become due."""
@@ -248,7 +248,7 @@ class _Simulation:
 
     def _skip_outages(self, moment: dt.datetime) -> dt.datetime:
         """Return the first time, at or after this one, that is not in an outage."""
-        for outage in sorted(self._options.outages, key=lambda each: each.begin):
+        for outage in sorted(self._question.outages, key=lambda each: each.begin):
             if outage.begin <= moment < outage.end:
                 moment = outage.end
         return moment
@@ -292,7 +292,7 @@ class _Simulation:
         self._record_moves([self._build_move(execution, ExecutionState.RUNNING, self._now) for execution, _ in started])
         for execution, schedule in started:
             name = self._schedules[schedule].name if schedule in self._schedules else ""
-            takes = self._options.durations.get(name, self._options.duration)
+            takes = self._question.durations.get(name, self._question.duration)
             heapq.heappush(self._running, (self._now + dt.timedelta(seconds=takes), execution))
         return bool(cancelled or released or started)
 
