@@ -140,9 +140,9 @@ def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
         f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
-    told = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
-    left = len(found.moves) - len(told)
-    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*told, *([f"and {left} more"] if left else [])]))
+    lines = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
+    left = len(found.moves) - len(lines)
+    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*lines, *([f"and {left} more"] if left else [])]))
 
 
 _REMEDIES = {
