@@ -1,1 +1,1 @@
-"""Use cases: one function is one thing that somebody wants done, in one transaction. HTTP and the CLI call the same."""
+"""Use cases: each function is one use case, in one transaction. HTTP and the CLI call these functions."""

@@ -1,4 +1,4 @@
-"""Why an execution has not run, or has not finished: every reason, from the gates that the relay asks."""
+"""Blockers of an execution: all reasons why it does not run or has not finished, as the relay determines them."""
 
 import contextlib
 import datetime as dt
@@ -20,20 +20,20 @@ from jobworker.store.executions import dependency_rows, executions, limit_usage
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.queues import QueueRow
 
-#: Holders of places that are named.
+#: Maximum number of parents, and of slot holders, that a report names.
 _MAX_NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionBlockers:
-    """An execution, and all that it waits for; nothing, if it has ended."""
+    """An execution and its blockers (none if the execution has ended)."""
 
     execution: ExecutionRow
     blockers: tuple[Blocker, ...]
 
 
 def explain_execution(database: Database, clock: Clock, execution_id: str) -> ExecutionBlockers:
-    """Ask every gate; raises `ExecutionNotFound`."""
+    """Return an execution with all of its blockers. Raises `ExecutionNotFound`."""
     with database.read() as connection:
         row = execution_services.find(connection, execution_id)
         found = _find_blockers(connection, row, clock.now()) if row.state not in FINAL_STATES else ()
@@ -58,14 +58,14 @@ def _find_blockers(connection: sa.Connection, row: ExecutionRow, now: dt.datetim
         others = queues.count_published(connection).get(row.queue, 1) - 1
         yield gates.describe_wait_for_worker(row.dispatched_at, row.queue, others)
     elif row.state is ExecutionState.QUEUED:
-        # Of a definition that cannot be read no limit is known; /readyz names it.
+        # The limits of an unreadable definition are unknown; /readyz names the definition.
         with contextlib.suppress(UnreadableRow), unreadable_rows.convert_errors(f"job {row.job}"):
             yield from tuple(_find_limit_blockers(connection, row, now))
         yield _find_queue_blocker(connection, row)
 
 
 def _find_limit_blockers(connection: sa.Connection, row: ExecutionRow, now: dt.datetime) -> Iterator[Blocker | None]:
-    """What the definition says as it stands now, as for the relay."""
+    """Yield the limits that block the execution, by the current job definition, which the relay uses too."""
     policies = jobs.get_definitions(connection, [row.job])[row.job]
     if row.concurrency_key and policies.get("concurrency"):
         policy, held = limits.parse_concurrency(policies["concurrency"]), limit_usage.count_held_slots(connection)

@@ -1,4 +1,4 @@
-"""Dead letters: look at them, run them again, let them be."""
+"""Use cases of dead letters: list, redrive, discard, rerun."""
 
 import datetime as dt
 import math
@@ -26,24 +26,26 @@ from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow, NewExecution
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 
-#: Reruns become due at this distance (s) at least, and at most.
+#: Maximum and minimum rate of reruns (executions per second).
 _MAX_RATE, _MIN_RATE = 1000.0, 1 / 3600
 
 _MAX_NOTE_LENGTH = 1000
 
-_OPEN_DEAD_LETTERS = BulkAction("dead-letters", [dead_letters.IS_OPEN], "not_a_dead_letter", "is no open dead letter")
+_OPEN_DEAD_LETTERS = BulkAction(
+    "dead-letters", [dead_letters.IS_OPEN], "not_a_dead_letter", "is not an open dead letter"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveOptions:
-    """How to run again: a JSON merge patch for the parameters, how many each second, and why."""
+    """Options of a redrive: JSON merge patch for the parameters, rate (reruns per second) and note."""
 
     patch: Mapping[str, Any] = field(default_factory=dict)
     rate: float | None = None
     note: str | None = None
 
     def check(self) -> None:
-        """Raise `InvalidInput` if it cannot be meant."""
+        """Raise `InvalidInput` if the rate or the note is not allowed."""
         rate = self.rate
         if rate is not None and not (math.isfinite(rate) and _MIN_RATE <= rate <= _MAX_RATE):
             message = f"rate must be one an hour to {_MAX_RATE:g} a second"
@@ -52,7 +54,7 @@ class RedriveOptions:
 
 
 def check_note(note: str | None) -> None:
-    """Raise `InvalidInput` unless it can be kept with the dead letter."""
+    """Raise `InvalidInput` unless the note can be stored with a dead letter."""
     if note is not None and not 0 < len(note) <= _MAX_NOTE_LENGTH:
         message = f"note must have 1 to {_MAX_NOTE_LENGTH} characters"
         raise InvalidInput(message, [FieldError("/note", "not_allowed", message)])
@@ -62,21 +64,21 @@ def check_note(note: str | None) -> None:
 def list_page(
     database: Database, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
-    """Open dead letters that pass the filters, newest first."""
+    """Return a page of the open dead letters that match the filters, newest first."""
     with database.read() as connection:
         return dead_letters.list_page(connection, filters, limit, cursor)
 
 
 def list_groups(database: Database, limit: int = DEFAULT_LIMIT) -> list[DeadLetterGroup]:
-    """Open dead letters by their fingerprints, the largest groups first."""
+    """Return open dead letters grouped by fingerprint, the largest groups first."""
     with database.read() as connection:
         return dead_letters.list_groups(connection, limit)
 
 
 def redrive(database: Database, clock: Clock, selection: Selection, options: RedriveOptions, actor: str) -> BulkResult:
-    """Run open dead letters again, each as a new execution; what has been decided before stays decided.
+    """Rerun open dead letters, each as a new execution; dead letters that are closed stay as they are.
 
-    Whatever speaks against one of them leaves it open, is told, and disturbs no other.
+    A dead letter that cannot be rerun stays open and is reported as a problem; the others are rerun.
     """
     options.check()
     begin = actions.parse_cursor(_OPEN_DEAD_LETTERS, selection)
@@ -98,7 +100,7 @@ def redrive(database: Database, clock: Clock, selection: Selection, options: Red
 
 
 def discard(database: Database, clock: Clock, selection: Selection, note: str | None, actor: str) -> BulkResult:
-    """Leave open dead letters at that."""
+    """Close open dead letters as discarded."""
     check_note(note)
     now = clock.now()
 
@@ -115,7 +117,7 @@ def discard(database: Database, clock: Clock, selection: Selection, note: str | 
 
 
 def discard_one(database: Database, clock: Clock, execution_id: str, note: str | None, actor: str) -> ExecutionRow:
-    """Leave one open dead letter at that; discarding it again changes nothing. Raises `NotADeadLetter`."""
+    """Close an open dead letter as discarded; idempotent. Raises `NotADeadLetter`."""
     check_note(note)
     now = clock.now()
     row = execution_services.get(database, execution_id)
@@ -124,15 +126,16 @@ def discard_one(database: Database, clock: Clock, execution_id: str, note: str |
     with database.write() as connection:
         if not dead_letters.close(connection, [execution_id], DeadLetterStatus.DISCARDED, actor, note, now):
             became = f": it was {row.dead_letter}" if row.dead_letter else f": it is {row.state}"
-            raise NotADeadLetter(f"execution {execution_id} is no open dead letter{became}")
+            raise NotADeadLetter(f"execution {execution_id} is not an open dead letter{became}")
         _record_audit(connection, "dead_letters.discard", actor, now, {"ids": [execution_id], "note": note})
     return execution_services.get(database, execution_id)
 
 
 def rerun(database: Database, clock: Clock, execution_id: str, options: RedriveOptions, actor: str) -> ExecutionRow:
-    """Run an execution that has ended again, however it ended and however often it was run again before.
+    """Rerun an execution that has ended, in any final state and any number of times.
 
-    An open dead letter counts as redriven by that. Raises `NotFinished`, or what speaks against it.
+    If the execution is an open dead letter, it is closed as redriven. Raises `ExecutionNotFinished`, or the errors of
+    preparing and inserting the rerun.
     """
     options.check()
     now = clock.now()
@@ -155,7 +158,7 @@ def rerun(database: Database, clock: Clock, execution_id: str, options: RedriveO
 def _insert_reruns(
     database: Database, rerunner: Rerunner, new_executions: Sequence[NewExecution], options: RedriveOptions, actor: str
 ) -> tuple[dict[str, str | None], Sequence[BulkFailure]]:
-    """One transaction: the reruns of those that are open still, and that they are redriven."""
+    """Insert the reruns of dead letters that are still open and close these as redriven, in one transaction."""
     if not new_executions:
         return {}, ()
     with database.write() as connection:

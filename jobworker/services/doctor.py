@@ -1,4 +1,4 @@
-"""What may be wrong with an installation, one finding after the other, each with what to do about it."""
+"""Checks of an installation; each finding contains its remedy."""
 
 import importlib.metadata
 import platform
@@ -23,15 +23,15 @@ from jobworker.settings import Settings, mask_password
 from jobworker.store.engine.database import Database
 from jobworker.transport.client import check_server, connect_redis, find_warnings
 
-#: Schedules that are listed; the relay's log names all of them.
+#: Maximum number of moving schedules listed; the relay's log names all of them.
 _MAX_MOVES_SHOWN = 100
 
-#: Before this version concurrent checkpoints of SQLite could, rarely, damage a database in WAL mode.
+#: First SQLite version in which concurrent checkpoints cannot (rarely) damage a database in WAL mode.
 _MIN_SAFE_SQLITE_VERSION = (3, 51, 3)
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -40,7 +40,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `more` holds further lines, a traceback for instance."""
+    """Result of one check. `more` contains further lines, for example a traceback."""
 
     level: Level
     subject: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def examine_installation(settings: Settings, clock: Clock) -> Iterator[Finding]:
-    """Look at everything; what cannot be looked at is a finding too."""
+    """Yield the findings of all checks; a check that cannot run is a finding too."""
     yield _check_python()
     yield from _check_dependencies()
     yield _check_settings(settings)
@@ -104,7 +104,7 @@ def _describe_unmet_requirement(requirement: Requirement) -> str | None:
 
 
 def _check_database(settings: Settings, clock: Clock) -> Iterator[Finding]:
-    """The database, and what the other processes left there."""
+    """Check the database, and the state that the other processes recorded there."""
     shown = mask_password(settings.database_url)
     database = Database(settings.database_url)
     if database.is_sqlite:
@@ -121,18 +121,18 @@ def _to_finding(result: CheckResult, database_url: str) -> Finding:
     detail = f"{database_url}: {result.detail}" if result.name == "database" else result.detail
     if result.ok:
         return Finding(Level.WARN if result.warning else Level.OK, result.name, detail)
-    # Without beat everything runs but what a schedule starts.
+    # Without beat everything runs except executions that schedules start.
     level = Level.WARN if result.name in ("beat", "schedules") else Level.FAIL
     return Finding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
 
 
 def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
-    """Schedules that other time zone data will move."""
+    """Yield a finding for schedules that other time zone data will move."""
     try:
         with database.read() as connection:
             found = time_zone_updates.find_pending_moves(connection)
     except (sa.exc.SQLAlchemyError, DatabaseBusy):
-        return  # The checks have said why.
+        return  # The health checks report the reason.
     if found is None or not found.moves:
         return
     names = "1 schedule moves" if len(found.moves) == 1 else f"{len(found.moves)} schedules move"
@@ -140,17 +140,17 @@ def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
         f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
-    told = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
-    left = len(found.moves) - len(told)
-    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*told, *([f"and {left} more"] if left else [])]))
+    lines = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
+    left = len(found.moves) - len(lines)
+    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*lines, *([f"and {left} more"] if left else [])]))
 
 
 _REMEDIES = {
-    "database": "; see that it runs and its disk has room, or correct JOBWORKER_DATABASE_URL",
+    "database": "; see that it runs and its disk has free space, or correct JOBWORKER_DATABASE_URL",
     "redis": "; see that it runs and takes writes, or correct JOBWORKER_REDIS_URL",
     "relay": "; start jobworker relay: nothing runs without it",
     "beat": "; start celery -A jobworker beat: schedules do not fire without it",
-    "schedules": "; see to relay and beat: all that is late is made up for as each schedule says",
+    "schedules": "; check relay and beat: late occurrences are then handled by the misfire policy of each schedule",
 }
 
 
@@ -167,7 +167,7 @@ def _check_sqlite() -> Finding:
 
 
 def _check_redis(settings: Settings) -> Iterator[Finding]:
-    """What a Redis has to be like, besides answering (which the health check has said)."""
+    """Check version, settings and persistence of Redis; whether Redis responds is a health check."""
     with connect_redis(settings.redis_url) as client:
         try:
             yield _check_redis_persistence(client)
@@ -202,7 +202,7 @@ def _check_redis_persistence(client: redis.Redis) -> Finding:
 def _check_tasks(settings: Settings) -> Iterator[Finding]:
     broken = loading.load_modules(settings.tasks)
     for module in broken:
-        detail = f"{module.module} does not import ({module}): workers run without its jobs until it is mended"
+        detail = f"{module.module} does not import ({module}): workers run without its jobs until it is fixed"
         yield Finding(Level.FAIL, "tasks", detail, module.traceback)
     if not broken:
         yield Finding(Level.OK, "tasks", f"every module of {settings.tasks} imports")
@@ -213,7 +213,7 @@ def _check_schedules(settings: Settings) -> Iterator[Finding]:
         return
     broken = declarations.load_declarations(settings.schedules).broken_modules
     for module in broken:
-        detail = f"{module.module} does not import ({module}): no schedule in code changes until it is mended"
+        detail = f"{module.module} does not import ({module}): no schedule in code changes until it is fixed"
         yield Finding(Level.FAIL, "schedules", detail, module.traceback)
     if not broken:
         yield Finding(Level.OK, "schedules", f"every module of {settings.schedules} imports")

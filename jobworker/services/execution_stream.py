@@ -1,4 +1,4 @@
-"""Following one execution while it happens: what is new since the last look, in pieces that can be resumed."""
+"""The event stream of one execution: the updates since the last poll; resumable by a bookmark."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,25 +13,25 @@ from jobworker.store.executions import timeline
 from jobworker.store.executions.log_lines import is_truncation_mark
 from jobworker.store.executions.timeline import ExecutionSnapshot, LogRow, TransitionRow
 
-#: Log lines that one look brings at most; the next look brings the rest.
+#: Maximum number of log lines per poll; the next poll returns the rest.
 _MAX_LINES_PER_POLL = 500
 
 _BOOKMARK_PATTERN = re.compile(r"(-?\d{1,9})\.(-?\d{1,9})~([0-9-]{0,40})\Z", re.ASCII)
 
-#: What the lines of a log are waited for when the execution has ended (s): they may travel slower than states.
+#: Timeout of the wait for log lines after the execution has ended (s), because they may arrive later than states.
 _LOG_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressUpdate:
-    """How far the job is: attempt, done, total, message."""
+    """Progress of the job: attempt, done, total, message."""
 
     data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataUpdate:
-    """What the job keeps with its execution."""
+    """Metadata that the job stores with its execution."""
 
     data: Mapping[str, Any]
 
@@ -41,11 +41,11 @@ ExecutionUpdate = TransitionRow | LogRow | ProgressUpdate | MetadataUpdate
 
 @dataclass(slots=True)
 class EventCursor:
-    """Somebody who follows an execution, and how far they have read.
+    """Read position of a client in the event stream of an execution.
 
-    The bookmark names the last change of state and the last log line; progress and metadata need none, as only
-    the latest counts. A late report about an earlier state is not news to somebody past it. `has_more`: the last
-    look has not brought everything.
+    The bookmark names the last transition and the last log line; progress and metadata need no position, because only
+    their latest value counts. A late report about a state before the position is not delivered. `has_more`: the last
+    poll did not return everything.
     """
 
     execution_id: str
@@ -59,13 +59,13 @@ class EventCursor:
 
     @property
     def bookmark(self) -> str:
-        """Where to go on reading."""
+        """Position from which a client can resume the stream."""
         return f"{self.last_position[0]}.{self.last_position[1]}~{self.last_line}"
 
     def is_done(self, now: float, grace: float = 0.0) -> bool:
-        """Whether the execution has ended, and all was read that it said; `now` on any scale that goes forward (s).
+        """Return whether the execution has ended and everything was read.
 
-        `grace`: what a worker could not send in time is waited for so long (s).
+        `now` is any monotonic time (s). `grace` is the wait for reports that a worker could not send in time (s).
         """
         if self._snapshot is None or self._snapshot.state not in FINAL_STATES:
             return False
@@ -74,10 +74,10 @@ class EventCursor:
         return now - self._ended_at >= (grace if self._snapshot.lines_complete else _LOG_TIMEOUT_SECONDS)
 
     def poll(self, database: Database) -> Iterator[ExecutionUpdate]:
-        """What is new, first things first. The bookmark moves with each item."""
+        """Yield the updates since the last poll in order. The bookmark advances with each of them."""
         with database.read() as connection:
-            pulse = timeline.get_snapshot(connection, self.execution_id)
-            if pulse is None or pulse == self._snapshot:
+            snapshot = timeline.get_snapshot(connection, self.execution_id)
+            if snapshot is None or snapshot == self._snapshot:
                 return
             changes = [
                 row
@@ -85,10 +85,10 @@ class EventCursor:
                 if row.position > self.last_position
             ]
             lines = list(timeline.list_logs_after(connection, self.execution_id, self.last_line, _MAX_LINES_PER_POLL))
-        # More lines than one look brings: the same pulse must not hide them from the next look.
+        # If lines are left, an unchanged snapshot must not hide them from the next poll.
         self.has_more = len(lines) == _MAX_LINES_PER_POLL
-        self._snapshot = None if self.has_more else pulse
-        yield from self._yield_updates(changes, lines, pulse)
+        self._snapshot = None if self.has_more else snapshot
+        yield from self._yield_updates(changes, lines, snapshot)
 
     def _yield_updates(
         self, changes: list[TransitionRow], lines: list[LogRow], snapshot: ExecutionSnapshot
@@ -111,7 +111,7 @@ class EventCursor:
 
     def _yield_lines(self, lines: list[LogRow], settled: bool) -> Iterator[LogRow]:
         for line in lines:
-            # A full log counts what it drops: that is news when it begins, and once more when it is final.
+            # A full log ends with a count of dropped lines: deliver the first count, and the final one.
             if not settled and is_truncation_mark(line.seq) and is_truncation_mark(self.last_line):
                 return
             self.last_line = line.seq
@@ -119,7 +119,7 @@ class EventCursor:
 
 
 def open_cursor(database: Database, execution_id: str, bookmark: str | None) -> EventCursor:
-    """Begin to follow, from the start or from a bookmark; raises `ExecutionNotFound`, `InvalidCursor`."""
+    """Return a cursor at the start or at a bookmark. Raises `ExecutionNotFound`, `InvalidCursor`."""
     executions.get(database, execution_id)
     if bookmark is None:
         return EventCursor(execution_id)

@@ -1,4 +1,4 @@
-"""Executions: read them, follow them, stop them."""
+"""Use cases of executions: get, list, wait for the end, cancel."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,20 +24,20 @@ from jobworker.store.executions.timeline import AttemptRow, LogRow, TransitionRo
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.workers import WorkerRow
 
-#: While waiting, SQL is asked after so many seconds, then less and less often up to the longest pause.
+#: First and maximum interval between polls of SQL while waiting for the end of an execution (s); the interval grows.
 _FIRST_POLL_SECONDS = 0.02
 _MAX_POLL_SECONDS = 0.25
 
 
 def get(database: Database, execution_id: str) -> ExecutionRow:
-    """One execution; raises `ExecutionNotFound`."""
+    """Return an execution. Raises `ExecutionNotFound`."""
     with database.read() as connection:
         row = find(connection, execution_id)
         return _add_reasons(connection, [row])[0]
 
 
 def get_result(database: Database, execution_id: str) -> ExecutionRow:
-    """An execution that has ended; raises `NotFinished`."""
+    """Return an execution that has ended. Raises `ExecutionNotFinished`."""
     row = get(database, execution_id)
     if row.state not in FINAL_STATES:
         raise ExecutionNotFinished(f"execution {execution_id} is {row.state}; its result is there when it has ended")
@@ -51,9 +51,9 @@ def list_page(
     cursor: str | None = None,
     schedule: str | None = None,
 ) -> Page[ExecutionRow]:
-    """Executions that pass the filters, newest first; those of one schedule by its name, or id.
+    """Return a page of the executions that match the filters, newest first.
 
-    Raises `ScheduleNotFound`.
+    `schedule` is the name or id of a schedule. Raises `ScheduleNotFound`.
     """
     with database.read() as connection:
         if schedule is not None:
@@ -65,7 +65,7 @@ def list_page(
 def list_attempts(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
-    """The attempts that workers started."""
+    """Return a page of the attempts that workers started."""
     with database.read() as connection:
         find(connection, execution_id)
         return timeline.list_attempts(connection, execution_id, limit, cursor)
@@ -74,7 +74,7 @@ def list_attempts(
 def list_transitions(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
-    """Every change of state, with time, reason and actor."""
+    """Return a page of the state transitions, each with time, reason and actor."""
     with database.read() as connection:
         find(connection, execution_id)
         return timeline.list_transitions(connection, execution_id, limit, cursor)
@@ -83,7 +83,7 @@ def list_transitions(
 def list_parents(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ParentRow]:
-    """What the execution waits or waited for."""
+    """Return a page of the executions that this one depends on, resolved dependencies included."""
     with database.read() as connection:
         find(connection, execution_id)
         return dependency_rows.list_parents(connection, execution_id, limit, cursor)
@@ -92,14 +92,14 @@ def list_parents(
 def list_log_lines(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[LogRow]:
-    """What the job wrote."""
+    """Return a page of the log lines of the execution."""
     with database.read() as connection:
         find(connection, execution_id)
         return timeline.list_logs(connection, execution_id, limit, cursor)
 
 
 def wait_for_end(database: Database, clock: Clock, execution_id: str, seconds: float) -> ExecutionRow:
-    """The execution once it has ended, or as it stands after so many seconds."""
+    """Return the execution when it has ended, or its current state after `seconds`."""
     deadline = clock.monotonic() + seconds
     pause = _FIRST_POLL_SECONDS
     nothing = threading.Event()
@@ -114,11 +114,11 @@ def wait_for_end(database: Database, clock: Clock, execution_id: str, seconds: f
 
 
 def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> ExecutionRow:
-    """Make sure that an execution does not start, or stops; asking again changes nothing.
+    """Cancel an execution before it starts, or request that its attempt stops; idempotent.
 
-    One that waits for its time is cancelled here. One that is queued may be in Redis already, so the
-    relay revokes it there before it says Cancelled, and one that runs is stopped by its worker; until then
-    `cancel_requested_at` is set.
+    A Waiting, Scheduled or Retrying execution is cancelled here. The message of a queued one may be in Redis already:
+    the relay revokes it before it writes Cancelled. A running one is stopped by its worker. Until then
+    `cancel_requested_at` is set. Raises `ExecutionNotCancellable` if the execution has ended otherwise.
     """
     now = clock.now()
     with database.write() as connection:
@@ -133,7 +133,7 @@ def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> E
 
 
 def find(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow:
-    """The row of an execution; raises `ExecutionNotFound`."""
+    """Return the row of an execution. Raises `ExecutionNotFound`."""
     row = executions.get(connection, execution_id, lock) if is_id(execution_id) else None
     if row is None:
         raise ExecutionNotFound(f"there is no execution {execution_id[:40]!r}; GET /api/v1/executions lists the latest")
@@ -141,7 +141,7 @@ def find(connection: sa.Connection, execution_id: str, lock: bool = False) -> Ex
 
 
 def _add_reasons(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
-    """The rows, each queued one with the reason why it cannot run now, where it is easily told."""
+    """Return the rows; queued ones get a reason if their queue is paused or no live worker can run them."""
     used = {row.queue for row in rows if row.state is ExecutionState.QUEUED}
     if not used:
         return rows

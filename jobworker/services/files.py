@@ -1,4 +1,4 @@
-"""Files that jobs left behind, as far as this host has them."""
+"""Files of executions that are stored on this host."""
 
 import datetime as dt
 import socket
@@ -17,7 +17,7 @@ from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_nam
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFile:
-    """A file of an execution. `sha256` is known of results; one that is not here has no `modified_at`."""
+    """A file of an execution. Only results have `sha256`; a file of another host has no `modified_at`."""
 
     name: str
     size: int
@@ -30,7 +30,10 @@ class ExecutionFile:
 def list_page(
     database: Database, home: Path, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ExecutionFile]:
-    """The files that are here, and the result wherever it is, by name. Raises `ExecutionNotFound`, `InvalidCursor`."""
+    """Return a page of the files on this host and the result file of any host, sorted by name.
+
+    Raises `ExecutionNotFound`, `InvalidCursor`.
+    """
     row = executions.get(database, execution_id)
     listing = Paginator("files", {"execution": execution_id}, parse_name_key)
     after = listing.parse_cursor(cursor) or ""
@@ -43,7 +46,7 @@ def list_page(
 
 
 def open_file(database: Database, home: Path, execution_id: str, name: str) -> tuple[IO[bytes], ExecutionFile]:
-    """A file of this host, for reading; raises `ExecutionNotFound`, `FileNotFound`, `FileElsewhere`."""
+    """Open a file of this host for reading. Raises `ExecutionNotFound`, `FileNotFound`, `FileOnOtherHost`."""
     row = executions.get(database, execution_id)
     found = LocalFiles(home, row.id).open(name)
     if found is None:

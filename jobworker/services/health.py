@@ -1,4 +1,4 @@
-"""Whether the house stands: each check by its name, and the figures that operators watch."""
+"""Health checks by name, and the statistics for `/metrics`."""
 
 import datetime as dt
 import shutil
@@ -29,45 +29,46 @@ from jobworker.transport.beat import beat_keys
 
 logger = structlog.get_logger(__name__)
 
-#: Redis has to answer within so many seconds: a health check must not hang itself.
+#: Timeout of Redis commands (s); short, because a health check must not hang.
 _REDIS_TIMEOUT_SECONDS = 0.5
 
-#: Free space (in largest request bodies) below which a disk counts as full: a body is written to the write-ahead log
-#: and then to the database, and meanwhile events of the jobs that run need as much again.
+#: Minimum free disk space, in request bodies of the maximum size: a body is written to the write-ahead log and then to
+#: the database, and the events of running jobs need as much again in the meantime.
 _MIN_FREE_BODIES = 4
 
-#: Characters of a warning in the log.
+#: Maximum length of a warning in the log (characters).
 _MAX_WARNING_LENGTH = 300
 
 _MIB = 1024 * 1024
 
-#: So many items that cannot be used are named.
+#: Maximum number of unusable items named.
 _MAX_ITEMS_SHOWN = 10
 
-#: No check that asks the database begins later (s) than this.
+#: Time after which no further check of the database begins (s).
 _CHECKS_TIMEOUT_SECONDS = 5.0
 
 _DATABASE_CHECKS = frozenset({"migrations", "relay", "beat", "workers", "schedules", "time_zone_data", "content"})
 
-#: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
+#: Age of beat's last tick above which beat counts as stopped (s). Beat ticks every few seconds; the takeover from a
+#: dead beat takes longer.
 _BEAT_SILENT_AFTER = 45.0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that has to be right, and what was found."""
+    """Result of one health check."""
 
     name: str
     ok: bool
     detail: str
-    #: Whether something is to be done although it is right.
+    #: Whether action is needed although the check passes.
     warning: bool = False
-    #: Whether the database was asked in vain.
+    #: Whether the database did not respond.
     unanswered: bool = False
 
 
 class HealthChecker:
-    """Asks the database, Redis and the traces that the other processes leave in SQL."""
+    """Checks of the database, of Redis, and of the state that the other processes record in SQL."""
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self._database = database
@@ -83,9 +84,9 @@ class HealthChecker:
         self._write = Probe(lambda: probe.check_write(database, clock.now()), clock)
 
     def run_checks(self) -> list[CheckResult]:
-        """Everything that is needed for accepted work to be run on time.
+        """Check everything that is needed to run accepted executions on time.
 
-        Without the database nothing is accepted. Without the rest work is accepted and runs later.
+        Without the database nothing is accepted. If another check fails, executions are accepted and run later.
         """
         named: list[tuple[str, Callable[[], str]]] = [
             ("database", self._check_database),
@@ -119,17 +120,17 @@ class HealthChecker:
         return found
 
     def log_warnings(self, checks: Sequence[CheckResult]) -> None:
-        """Log the warnings that were not there at the last call."""
+        """Log the warnings that are new since the last call."""
         found = {each.detail for each in checks if each.warning}
         for detail in sorted(found - self._logged):
             logger.warning(
                 "health_warning",
-                why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz says all)"),
+                why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz returns all)"),
             )
         self._logged = found
 
     def collect_census(self) -> SystemStatistics | None:
-        """The figures for `/metrics`; None: the database does not answer."""
+        """Return the statistics for `/metrics`; None if the database does not respond."""
         now = self._clock.now()
         try:
             with self._database.read() as connection:
@@ -166,13 +167,13 @@ class HealthChecker:
 
     def _check_disk(self) -> str:
         free = {what: (folder, _get_free_bytes(folder)) for what, folder in self._folders.items()}
-        told = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
+        sizes = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
         if any(size < self._least_free for _, size in free.values()):
             least = (
                 f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_MIN_FREE_BODIES} times JOBWORKER_MAX_BODY)"
             )
-            raise ConfigurationError(f"{', '.join(told)}; {least}: delete something, or enlarge the disk")
-        return ", ".join(told)
+            raise ConfigurationError(f"{', '.join(sizes)}; {least}: delete something, or enlarge the disk")
+        return ", ".join(sizes)
 
     def _check_migrations(self) -> str:
         migrate.check_revision(self._database)
@@ -189,24 +190,27 @@ class HealthChecker:
         try:
             return self._check_recent("the relay", "turned", turned_at, RELAY_TIMEOUT_SECONDS)
         except ConfigurationError as error:
-            # It waits for Redis with everything else; whether it lives cannot be seen meanwhile.
+            # The relay blocks while Redis is unavailable; whether the relay is alive is unknown then.
             if self._is_redis_available():
                 raise
-            return f"not known: it does not turn without Redis ({error.detail})"
+            return f"not known: the relay does not turn without Redis ({error.detail})"
 
     def _check_beat(self) -> str:
         if not self._needs_beat:
-            return "not needed: the relay looks for what is due"
+            return "not needed: the relay polls for due schedules"
         ticked_at, passed_on = self._get_last_tick()
         try:
             return self._check_recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
         except ConfigurationError:
             if passed_on:
                 raise
-            return "not known: it says so in Redis, which does not answer"
+            return "not known: beat reports its ticks in Redis, which does not answer"
 
     def _get_last_tick(self) -> tuple[dt.datetime | None, bool]:
-        """Beat's last tick, and whether Redis said so too: there it expires soon, in SQL only the relay writes it."""
+        """Return beat's last tick, and whether Redis could be read.
+
+        The tick in Redis expires soon; the one in SQL is written by the relay only.
+        """
         with self._database.read() as connection:
             noted = relay_state.get(connection).beat_tick_at
         try:
@@ -218,7 +222,7 @@ class HealthChecker:
         try:
             return bool(self._redis.ping())
         except redis.ResponseError:
-            return True  # A full disk makes it refuse even a PING.
+            return True  # Redis rejects even PING when its disk is full.
         except redis.RedisError:
             return False
 
@@ -245,15 +249,15 @@ class HealthChecker:
         return DATA_VERSION
 
     def _check_content(self) -> str:
-        """Name what the relay skips and what this process could not read.
+        """Return the items that the relay skips and those that this process could not read.
 
-        An item that anyone can write must not take the service out of use.
+        They are a warning and no failure, because an item that any client can write must not make the service unready.
         """
         with self._database.read() as connection:
             found = {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
         found |= unreadable_rows.problem_log.get_problems()
         if not found:
-            return "all that was read can be used"
+            return "no unusable item was found"
         named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_MAX_ITEMS_SHOWN])
         more = f"; and {len(found) - _MAX_ITEMS_SHOWN} more" if len(found) > _MAX_ITEMS_SHOWN else ""
         raise _HealthWarning(f"{len(found)} cannot be used and are skipped: {named}{more}")
@@ -268,7 +272,7 @@ class HealthChecker:
 
 
 class _HealthWarning(Exception):
-    """A check passes, and something is to be done all the same."""
+    """Warning of a check that passes although action is needed."""
 
 
 def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
@@ -281,15 +285,15 @@ def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
     except redis.RedisError as error:
         return CheckResult(name, False, f"Redis does not answer: {error}")
     except UNAVAILABLE as error:
-        told = error.detail if isinstance(error, DatabaseBusy) else None
-        detail = told or f"the database does not answer: {getattr(error, 'orig', error)}"
+        busy_detail = error.detail if isinstance(error, DatabaseBusy) else None
+        detail = busy_detail or f"the database does not answer: {getattr(error, 'orig', error)}"
         return CheckResult(name, False, detail, unanswered=True)
     except sa.exc.SQLAlchemyError:
         return CheckResult(name, False, "the database does not have the schema of this code")
 
 
 def _get_free_bytes(folder: Path) -> int:
-    """What an ordinary user may still write to the disk of a folder, which need not exist yet."""
+    """Return the free bytes, for ordinary users, on the disk of a folder; the folder need not exist yet."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
     return shutil.disk_usage(there).free
 

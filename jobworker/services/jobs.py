@@ -1,4 +1,4 @@
-"""Job definitions: create, change, remove, look up; and the tasks that they name."""
+"""Use cases of job definitions (create, change, remove, get, list) and of their tasks (get, list)."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -32,21 +32,21 @@ from jobworker.store.tasks import TaskRow
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A definition with what its task accepts (nothing if no worker has announced the task)."""
+    """A job definition with the parameters of its task (none if no worker has announced the task)."""
 
     row: JobRow
     parameters: tuple[Parameter, ...]
 
 
-#: So many names are told.
+#: Maximum number of schedules named in an error message.
 _MAX_NAMES_SHOWN = 10
 
-#: The revisions that a change may replace; None: whichever is current.
+#: The revisions that a change may replace; None: any.
 ExpectedRevisions = Collection[int] | None
 
 
 def create(database: Database, clock: Clock, definition: JobDefinition, actor: str) -> JobView:
-    """Add a definition; raises `JobExists`."""
+    """Create a job definition. Raises `JobExists`."""
     with database.write() as connection:
         if jobs.get(connection, definition.name):
             raise JobExists(f"job {definition.name} exists already; change it with PUT and If-Match")
@@ -56,17 +56,17 @@ def create(database: Database, clock: Clock, definition: JobDefinition, actor: s
 def change(
     database: Database, clock: Clock, definition: JobDefinition, expected: ExpectedRevisions, actor: str
 ) -> JobView:
-    """Replace a definition, if its current revision is one of those expected."""
+    """Replace a job definition if its current revision is one of the expected ones."""
     with database.write() as connection:
         _check_editable(connection, definition.name, expected)
         return _save(connection, clock, definition, actor)
 
 
 def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
-    """Remove a definition and its schedule; executions accepted before still run.
+    """Remove a job definition and its schedule; executions accepted before still run.
 
-    One that is defined in code can be removed once no live worker has that code any more, and one that other
-    schedules start once they do not.
+    A job that is defined in code can be removed once no live worker has that code. A job that other schedules start
+    can be removed once these schedules are deleted or start another job.
     """
     with database.write() as connection:
         row = _lock_expected(connection, name, expected)
@@ -83,7 +83,7 @@ def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisi
 
 
 def get(database: Database, name: str) -> JobView:
-    """One definition; raises `JobNotFound`."""
+    """Return a job definition. Raises `JobNotFound`."""
     with database.read() as connection:
         row = lookup.find_job(connection, name)
         task = tasks.get(connection, row.definition.task)
@@ -91,7 +91,7 @@ def get(database: Database, name: str) -> JobView:
 
 
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobView]:
-    """Definitions by name."""
+    """Return a page of job definitions, sorted by name."""
     with database.read() as connection:
         found = jobs.list_page(connection, limit, cursor)
         known = tasks.get_many(connection, [row.definition.task for row in found.items])
@@ -99,19 +99,19 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
 
 
 def get_task(database: Database, name: str) -> TaskRow:
-    """One task; raises `TaskNotFound`."""
+    """Return a task. Raises `TaskNotFound`."""
     with database.read() as connection:
         return lookup.find_task(connection, name)
 
 
 def list_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
-    """Tasks by name."""
+    """Return a page of tasks, sorted by name."""
     with database.read() as connection:
         return tasks.list_page(connection, limit, cursor)
 
 
 def _check_editable(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> None:
-    """Make sure that this job may be changed over the API, by somebody who knows its current revision."""
+    """Raise an error unless the job may be changed over the API and its revision is an expected one."""
     row = _lock_expected(connection, name, expected)
     if row.owner is JobOwner.CODE:
         raise _make_owned_by_code_error(row)
@@ -123,7 +123,7 @@ def _make_owned_by_code_error(row: JobRow) -> JobOwnedByCode:
 
 
 def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> JobRow:
-    """The job, if it is at one of the revisions that the caller knows."""
+    """Lock and return the job. Raises `PreconditionFailed` unless its revision is an expected one."""
     row = lookup.find_job(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")

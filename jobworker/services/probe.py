@@ -1,4 +1,4 @@
-"""An attempt that may block for ever, shared by concurrent callers."""
+"""A probe that may block forever, shared by concurrent callers."""
 
 import threading
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from concurrent.futures import Future
 from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError
 
-#: Longest wait of a caller (s); the writers' lock is held for milliseconds.
+#: Timeout of a caller (s); the writers' lock is held for milliseconds.
 _WAIT_TIMEOUT_SECONDS = 1.0
 
-#: Age (s) up to which an outcome is reused: any number of health checks cause one write a second.
+#: Maximum age (s) of an outcome that is reused, so that any number of health checks cause one write per second.
 _MAX_AGE_SECONDS = 1.0
 
 
 class Probe:
-    """Runs one attempt at a time in a thread of its own; callers that come meanwhile share its outcome."""
+    """Runner of one attempt at a time in its own thread; concurrent callers share the outcome."""
 
     def __init__(
         self, attempt: Callable[[], None], clock: Clock, what: str = "a write", max_age: float = _MAX_AGE_SECONDS
@@ -29,7 +29,7 @@ class Probe:
         self._began = 0.0
 
     def check(self) -> None:
-        """Raise what the latest attempt raised, or `Misconfigured` if it does not come to an end."""
+        """Raise the error of the latest attempt, or `ConfigurationError` if the attempt does not end in time."""
         with self._lock:
             now = self._clock.monotonic()
             if self._outcome is None or (self._outcome.done() and now - self._began >= self._fresh):

@@ -1,4 +1,4 @@
-"""Queues: creating and removing them, what waits in them, who serves them, and stopping them for a while."""
+"""Use cases of queues: get, list, create, remove, pause, resume."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import FieldError, InvalidInput, QueueInUse, QueueNotFound
 from jobworker.domain.jobs.definition import BUILTIN_QUEUES, QUEUE_NAME_FORM, QUEUE_NAME_PATTERN
 from jobworker.domain.json import json_reader
-from jobworker.services import lookup, suggestions
+from jobworker.services import lookup
 from jobworker.store import audit, queues, workers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.engine.database import Database
@@ -23,22 +23,25 @@ logger = structlog.get_logger(__name__)
 
 MAX_NOTE_LENGTH = 1000
 
-#: How often the relay looks for queues that nothing uses (s).
+#: Interval at which the relay looks for unused queues (s).
 REMOVE_INTERVAL_SECONDS = 600.0
 
-#: A queue is removed when it was unused for so long: workers may be stopped meanwhile.
+#: Time after which an unused queue is removed; long, because workers may be stopped for a while.
 UNUSED_RETENTION = dt.timedelta(hours=1)
 
-#: So many queues one round removes: it is one transaction, for which others wait.
+#: Maximum number of queues removed per round, because a round is one transaction that other writers wait for.
 _REMOVE_BATCH_SIZE = 5_000
 
-#: So many of the removed queues are named in the log.
+#: Maximum number of removed queues named in the log.
 _MAX_NAMES_LOGGED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """A queue; what waits in it, `ready` in SQL and `published` with the workers; how many live workers serve it."""
+    """A queue and its numbers of executions and live workers.
+
+    `ready` executions wait in SQL, `published` ones have a message in Redis or at a worker.
+    """
 
     row: QueueRow
     ready: int
@@ -49,7 +52,7 @@ class QueueStatus:
 
 
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[QueueStatus]:
-    """Queues by name: those that are shipped, that a live worker serves, and that were declared or created."""
+    """Return a page of queues by name: built-in ones, those of live workers, and declared or created ones."""
     listing = Paginator("queues", {}, parse_name_key)
     after = listing.parse_cursor(cursor)
     with database.read() as connection:
@@ -62,14 +65,14 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
 
 
 def get(database: Database, name: str) -> QueueStatus:
-    """One queue; raises `QueueNotFound`."""
+    """Return a queue. Raises `QueueNotFound`."""
     with database.read() as connection:
         [found] = _load_statuses(connection, {name: _find(connection, name)})
         return found
 
 
 def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[QueueStatus, bool]:
-    """Create a queue, which stays until it is removed; whether there was none. Asking again changes nothing."""
+    """Create a queue, which exists until it is removed; idempotent. Return it and whether it is new."""
     if not QUEUE_NAME_PATTERN.match(name):
         message = f"the name of a queue must {QUEUE_NAME_FORM}"
         raise InvalidInput(message, [FieldError("name", "not_allowed", message)])
@@ -85,7 +88,7 @@ def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[Que
 
 
 def remove(database: Database, clock: Clock, name: str, actor: str) -> None:
-    """Remove a queue that nothing uses; raises `QueueInUse` with everything that does."""
+    """Remove an unused queue. Raises `QueueInUse` with everything that uses the queue."""
     with database.write() as connection:
         row = queues.get(connection, name, lock=True) if QUEUE_NAME_PATTERN.match(name) else None
         row = row or _find(connection, name)
@@ -97,7 +100,7 @@ def remove(database: Database, clock: Clock, name: str, actor: str) -> None:
 
 
 def remove_unused(database: Database, clock: Clock) -> None:
-    """Remove queues that were added automatically and that nothing uses any more: one bounded round."""
+    """Remove queues that were added automatically and are unused; one bounded round."""
     now = clock.now()
     with database.write() as connection:
         kept = {*BUILTIN_QUEUES, *_list_served(connection)}
@@ -112,7 +115,7 @@ def remove_unused(database: Database, clock: Clock) -> None:
 
 
 def pause(database: Database, clock: Clock, name: str, actor: str, note: str | None) -> QueueStatus:
-    """Let nothing more of a queue start. The first actor is kept; a note replaces the one before."""
+    """Pause a queue: no more of its executions start. The first actor is kept; a new note replaces the old one."""
     json_reader.check_note(note)
     with database.write() as connection:
         row = _lock_row(connection, name, clock.now())
@@ -123,7 +126,7 @@ def pause(database: Database, clock: Clock, name: str, actor: str, note: str | N
 
 
 def resume(database: Database, clock: Clock, name: str, actor: str) -> QueueStatus:
-    """The inverse; a queue that is not paused stays as it is."""
+    """Resume a paused queue; a queue that is not paused stays as it is."""
     with database.write() as connection:
         row = _lock_row(connection, name, clock.now())
         _update_pause(connection, row, replace(row, paused_at=None, paused_by=None, pause_note=None), actor, clock)
@@ -152,7 +155,7 @@ def _to_audit(row: QueueRow | None) -> dict[str, object] | None:
 
 
 def _lock_row(connection: sa.Connection, name: str, now: dt.datetime) -> QueueRow:
-    """The row of a queue, which it gets now if it has none yet."""
+    """Lock and return the row of a queue; insert the row if it does not exist yet."""
     _find(connection, name)
     queues.upsert_many(connection, [name], now)
     row = queues.get(connection, name, lock=True)
@@ -165,7 +168,7 @@ def _find(connection: sa.Connection, name: str) -> QueueRow:
         raise QueueNotFound(f"there is no queue {name[:64]!r}: the name of a queue must {QUEUE_NAME_FORM}")
     row = queues.get(connection, name)
     if row is None and name not in BUILTIN_QUEUES and name not in _list_served(connection):
-        raise QueueNotFound(suggestions.describe_missing_queue(name, lookup.list_existing_queues(connection)))
+        raise QueueNotFound(lookup.describe_missing_queue(name, lookup.list_existing_queues(connection)))
     return row or QueueRow(name)
 
 
@@ -180,7 +183,7 @@ def _list_uses(connection: sa.Connection, row: QueueRow) -> Iterator[str]:
 
 
 def _list_served(connection: sa.Connection) -> list[str]:
-    """The queues of live workers, of each worker its own."""
+    """List the queues of all live workers; a queue occurs once for each of its workers."""
     return [name for worker in workers.list_live(connection) for name in worker.queues]
 
 

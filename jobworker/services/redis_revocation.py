@@ -1,6 +1,7 @@
-"""Who takes a request to cancel revokes in Redis at once what is queued: the relay may be away, and workers go on.
+"""Immediate revocation, in Redis, of queued executions whose cancellation was requested.
 
-Nothing depends on it: the relay does the same again, and only then writes Cancelled.
+The process that commits a cancel request revokes at once, because workers keep starting messages while no relay is
+active. Nothing depends on this revocation: the relay revokes again, and only then writes Cancelled.
 """
 
 import redis
@@ -14,12 +15,12 @@ from jobworker.transport.claims import Claims
 
 logger = structlog.get_logger(__name__)
 
-#: So many at a time; the relay takes care of the others.
+#: Maximum number of executions revoked per call; the relay revokes the others.
 _BATCH_SIZE = 1000
 
 
 def revoke_cancelled(database: Database, client: redis.Redis) -> None:
-    """See to it that nothing queued starts whose cancellation was asked for. Raises `redis.RedisError`."""
+    """Revoke the messages of queued executions whose cancellation was requested. Raises `redis.RedisError`."""
     try:
         with database.read() as connection:
             cancelled = batches.list_cancelling(connection)

@@ -1,4 +1,4 @@
-"""How definitions were at each of their revisions, and what an execution did otherwise than the last good one."""
+"""Revisions of job definitions, and the comparison of an execution with the last successful one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.jobs import JobRevisionRow
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 
-#: Databases keep no higher number.
+#: Maximum revision number that databases can store.
 _MAX_REVISION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class JobRevisionView:
-    """A revision, and the fields that it changed; None for the first."""
+    """A revision of a job, and the fields that it changed; None for the first revision."""
 
     row: JobRevisionRow
     changed_fields: Sequence[str] | None
@@ -31,7 +31,7 @@ class JobRevisionView:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionComparison:
-    """An execution, the last success before it, and how it differs from that; no such success: None, and nothing."""
+    """An execution, the last success before it (or None), and the differences (empty without such a success)."""
 
     execution: ExecutionRow
     last_success: ExecutionRow | None
@@ -41,7 +41,7 @@ class ExecutionComparison:
 def list_page(
     database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[JobRevisionView]:
-    """The revisions of a job, the latest first; they outlive it. Raises `JobNotFound`."""
+    """Return the revisions of a job, the latest first, also of a removed job. Raises `JobNotFound`."""
     with database.read() as connection:
         if not job.isprintable():
             raise lookup.make_job_not_found_error(connection, job)
@@ -57,7 +57,7 @@ def list_page(
 
 
 def get(database: Database, job: str, number: int) -> JobRevisionView:
-    """One revision; raises `JobNotFound`, `RevisionNotFound`."""
+    """Return a revision of a job. Raises `JobNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
         row = jobs.get_revision(connection, job, number) if number <= _MAX_REVISION and job.isprintable() else None
         if row is None:
@@ -67,7 +67,7 @@ def get(database: Database, job: str, number: int) -> JobRevisionView:
 
 
 def compare_with_last_success(database: Database, execution_id: str) -> ExecutionComparison:
-    """What is different from the last success of the same job that was accepted before; raises `ExecutionNotFound`."""
+    """Compare an execution with the last successful one of its job accepted before it. Raises `ExecutionNotFound`."""
     row = execution_services.get(database, execution_id)
     with database.read() as connection:
         success = executions.get_last_success(connection, row.job, row.id)

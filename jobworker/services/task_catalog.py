@@ -1,4 +1,4 @@
-"""What workers announce becomes known: their tasks, and the job that each task is by itself."""
+"""The task catalog: registration of the tasks that workers announce, and of the job that each task defines."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerOffer:
-    """What a live worker offers: the tasks of the package that it imports; `whole` if all modules of that imported."""
+    """The tasks and queues of a live worker. `complete`: all modules of its package could be imported."""
 
     package: str
     complete: bool
@@ -71,10 +71,10 @@ def register_tasks(
     code_version: str,
     package: str | None = None,
 ) -> None:
-    """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs.
+    """Insert or update the tasks of one code version and their jobs. A job created over HTTP is not overwritten.
 
-    `package`: what the worker imports that announced it; None: no worker did. A task that cannot be kept is logged and
-    left out; the others are learnt.
+    `package` is the package imported by the announcing worker; None if no worker announced the tasks. A task that
+    cannot be stored is logged and skipped; the others are registered.
     """
     with database.write() as connection:
         now = clock.now()
@@ -83,7 +83,7 @@ def register_tasks(
                 with connection.begin_nested():
                     _register_task(connection, described, code_version, package, now)
             except (*UNAVAILABLE, sa.exc.IntegrityError, Conflict):
-                raise  # That is not the task's fault: the whole catalogue is learnt another time.
+                raise  # The task is not the cause: the whole catalog is registered at the next try.
             except Exception:
                 logger.exception("task_not_learnt", task=described.get("name"))
 
@@ -91,9 +91,9 @@ def register_tasks(
 def register_unannounced_tasks(
     database: Database, clock: Clock, task_specs: Sequence[Mapping[str, Any]], code_version: str
 ) -> None:
-    """Make tasks known that nobody has announced yet, from code that this host happens to have.
+    """Register tasks of code on this host that no worker has announced yet.
 
-    Workers know better: what one of them has announced is left as it is.
+    A task that a worker has announced stays as it is, because workers run the authoritative code.
     """
     with database.read() as connection:
         known = set(tasks.list_names(connection))
@@ -116,11 +116,13 @@ def _register_task(
         jobs.upsert(connection, definition, JobOwner.CODE, f"code:{code_version}", now)
         queues.upsert_many(connection, [definition.queue], now)
     else:
-        logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
+        logger.info(
+            "job_kept", job=row.name, why="the job was created over HTTP; the task with its name does not replace it"
+        )
 
 
 def _drop_cyclic_triggers(connection: sa.Connection, definition: JobDefinition) -> JobDefinition:
-    """The definition; without its triggers if jobs would start each other for ever. Code cannot be refused."""
+    """Return the definition, without its triggers if these form a cycle, because code cannot be rejected."""
     path = trigger_rules.find_cycle(connection, definition.name, definition.triggers) if definition.triggers else None
     if path is None:
         return definition
@@ -129,7 +131,7 @@ def _drop_cyclic_triggers(connection: sa.Connection, definition: JobDefinition) 
 
 
 def _drop_conflicting_schedule(connection: sa.Connection, definition: JobDefinition) -> JobDefinition:
-    """The definition; without its schedule if its name is that of one which is edited elsewhere."""
+    """Return the definition, without its schedule if a schedule with its name has another owner."""
     other = schedule_rows.get_by_name(connection, definition.name) if definition.schedule is not None else None
     if other is None or other.owner is ScheduleOwner.JOB:
         return definition
@@ -161,7 +163,7 @@ def _build_definition(task: TaskRow) -> JobDefinition:
 
 
 def _convert_max_retries(job: str, retries: Any) -> int | None:
-    """How many attempts Celery's `max_retries` stands for. A plain task may say anything there: it is not refused."""
+    """Convert Celery's `max_retries` to a number of attempts. Invalid values of plain tasks are logged and ignored."""
     if retries is None:
         return None
     if type(retries) is not int or retries < 0:

@@ -329,7 +329,7 @@ def test_a_unique_key_that_is_known_late_is_taken_late(driver: ExecutionDriver) 
     driver.report_end(parent, result=7)
     first, second = sorted(loads)
     assert [driver.get_state(each) for each in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
-    assert driver.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
+    assert driver.get(second).reason == f"execution {first} has the unique key load/7"
     assert [driver.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
 
 

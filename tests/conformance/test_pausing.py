@@ -81,7 +81,7 @@ def test_the_end_of_a_pause_makes_up_as_the_schedule_says(
     assert again == after
     for row in driver.list_occurrences(tick):
         if row.outcome == "fired":
-            assert row.reason == "held up by a pause, and made up for when me ended it"
+            assert row.reason == "skipped by a pause, and fired when me ended the pause"
 
 
 def test_whoever_resumes_it_may_say_otherwise(driver: ScheduleDriver) -> None:

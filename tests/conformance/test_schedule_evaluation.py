@@ -187,7 +187,7 @@ def test_who_comes_second_with_a_unique_key_leaves_a_row(driver: ScheduleDriver)
     driver.evaluate(tick, minutes=2)
     [execution] = driver.list_executions()
     assert driver.list_outcomes(tick) == [(1, "fired"), (2, "skipped_duplicate")]
-    assert driver.list_occurrences(tick)[1].reason == f"execution {execution.id} stands for it"
+    assert driver.list_occurrences(tick)[1].reason == f"execution {execution.id} has its unique key"
 
 
 def test_what_is_spread_is_due_later_and_always_by_as_much(driver: ScheduleDriver) -> None:

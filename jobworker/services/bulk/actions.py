@@ -1,8 +1,8 @@
-"""Doing something to many executions: which are meant, and working them off in bounded transactions.
+"""Bulk actions: the selection of executions, and their processing in bounded transactions.
 
-A request takes at most `MOST` executions, `CHUNK` in one transaction, so that neither the relay nor others
-wait for long. What is left is said, with a cursor to go on from. Each execution is looked at once: those
-that the action leaves as they are do not come up again.
+A request processes at most `MAX_EXECUTIONS` executions, `CHUNK_SIZE` per transaction, so that neither the relay nor
+other writers wait for long. The result contains the number of executions left and a cursor to continue from. Each
+execution is processed once: an execution that the action leaves unchanged is not selected again.
 """
 
 import datetime as dt
@@ -19,20 +19,20 @@ from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.pagination import Paginator, parse_id_key, parse_time_key
 from jobworker.store.tables import core
 
-#: So many executions one request works off, and one transaction.
+#: Maximum number of executions per request, and per transaction.
 MAX_EXECUTIONS = 10_000
 CHUNK_SIZE = 500
 
-#: So many executions that it concerned, and so many problems, an answer names.
+#: Maximum number of processed executions, and of problems, in a result.
 _SAMPLE_SIZE = 10
 _MAX_PROBLEMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which executions: these, or those that pass the filters, or, only if somebody says so, all.
+    """Selection of executions by ids, by filters, or (only with `all`) of all.
 
-    `cursor` is the `next` of the request before.
+    `cursor` is the `next` of the previous request's result.
     """
 
     ids: Sequence[str] | None = None
@@ -43,7 +43,7 @@ class Selection:
     dry_run: bool = False
 
     def check(self) -> None:
-        """Raise `InvalidInput` unless it is clear what is meant."""
+        """Raise `InvalidInput` unless exactly one of ids, filters and `all` is given, within the bounds."""
         empty = self.filters is None or self.filters == ExecutionFilters()
         given = [name for name, is_given in (("ids", self.ids), ("filter", not empty), ("all", self.all)) if is_given]
         if len(given) > 1:
@@ -59,14 +59,14 @@ class Selection:
             raise InvalidInput(message, [FieldError("/limit", "not_allowed", message)])
 
     def build_listing(self, action: str) -> "Paginator[BulkCursor]":
-        """What a cursor of this action belongs to."""
+        """Return the paginator whose cursors are valid for this action and selection."""
         named = asdict(self.filters) if self.filters else {}
         return Paginator(action, {**named, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
 
 
 @dataclass(frozen=True, slots=True)
 class BulkFailure:
-    """An execution that was left as it is, and why."""
+    """An execution that was left unchanged, and the reason."""
 
     id: str
     pointer: str
@@ -76,9 +76,9 @@ class BulkFailure:
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What came of one chunk: the executions it was done to (id → its rerun, if there is one), and the others.
+    """Result of one chunk: processed executions (id → id of the rerun, if any), and failures.
 
-    `until`: when the last of them is due, if they were put off.
+    `until`: due time of the last rerun, if a rate spreads them.
     """
 
     done: Mapping[str, str | None]
@@ -88,10 +88,10 @@ class ChunkResult:
 
 @dataclass(slots=True)
 class BulkResult:
-    """What came of a request.
+    """Result of a bulk request.
 
-    `matched`: the executions that are meant, by their states, of this request and those after it. `left`: how many
-    of them the next request would begin with. `until`: when the last one is due that was put off.
+    `matched`: number of selected executions by state, of this request and those after it. `left`: number of them that
+    remain for the next request. `until`: due time of the last rerun, if a rate spreads them.
     """
 
     dry_run: bool
@@ -105,7 +105,7 @@ class BulkResult:
     next: str | None = None
 
     def add(self, part: ChunkResult) -> None:
-        """Count a chunk."""
+        """Add the result of a chunk."""
         self.done += len(part.done)
         self.refused += len({each.id for each in part.refused})
         self.sample.extend(list(part.done.items())[: _SAMPLE_SIZE - len(self.sample)])
@@ -115,7 +115,10 @@ class BulkResult:
 
 @dataclass(frozen=True, slots=True)
 class BulkAction:
-    """One kind of thing that can be done: its name, and of which executions (a condition, and what it is called)."""
+    """A bulk action: its name, and the condition that executions must meet.
+
+    `code` and `refusal` are the error code and message for executions that do not meet the condition.
+    """
 
     name: str
     where: Sequence[Any]
@@ -125,7 +128,7 @@ class BulkAction:
 
 @dataclass(frozen=True, slots=True)
 class BulkCursor:
-    """How far the request before has come: its last id, and the time from which on nothing is due yet."""
+    """End of the previous request: its last id, and the due time of its last rerun."""
 
     after: str | None = None
     until: dt.datetime | None = None
@@ -137,22 +140,22 @@ class BulkCursor:
         return cls(parse_id_key(after), parse_time_key(until) if until else None)
 
     def to_key(self) -> str:
-        """The inverse of `read`."""
+        """Return the key that `parse` accepts."""
         return f"{self.after} {self.until.isoformat()}" if self.until else str(self.after)
 
 
-#: Does something to these executions; in a dry run it finds out what would be done.
+#: Handler of a chunk of execution ids; in a dry run it only determines the result.
 ChunkHandler = Callable[[Sequence[str]], ChunkResult]
 
 
 def parse_cursor(action: BulkAction, selection: Selection) -> BulkCursor:
-    """Where this request begins; raises what is wrong with the selection."""
+    """Return the position where this request begins. Raises the problems of the selection."""
     selection.check()
     return selection.build_listing(action.name).parse_cursor(selection.cursor) or BulkCursor()
 
 
 def run_in_chunks(database: Database, action: BulkAction, selection: Selection, handler: ChunkHandler) -> BulkResult:
-    """Do `handler` to the executions of the selection, chunk by chunk."""
+    """Call `handler` for the executions of the selection, chunk by chunk."""
     begin = parse_cursor(action, selection)
     where = [*action.where, *_build_conditions(selection)]
     with database.read() as connection:

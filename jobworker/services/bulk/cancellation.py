@@ -1,4 +1,4 @@
-"""Cancelling many executions by filter."""
+"""Bulk cancellation of executions."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,10 @@ _CANCEL_ACTION = BulkAction(
 
 
 def cancel_executions(database: Database, clock: Clock, selection: Selection, actor: str) -> BulkResult:
-    """See to it that executions which have not ended do not start, or stop.
+    """Cancel the selected executions that have not ended.
 
-    What waits is Cancelled here; what is queued or runs is asked to stop, and the relay carries it out.
+    Waiting, Scheduled and Retrying executions become Cancelled here. For queued and running ones a cancellation is
+    requested, which the relay carries out.
     """
     wanted = selection.filters and selection.filters.state
     if wanted in FINAL_STATES:
@@ -38,8 +39,8 @@ def cancel_executions(database: Database, clock: Clock, selection: Selection, ac
             asked = cancellation.request_cancel(connection, ids, actor, now)
             resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, cancelled), now)
             if cancelled or asked:
-                told = {"cancelled": cancelled, "asked": asked}
-                audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, told))
+                details = {"cancelled": cancelled, "asked": asked}
+                audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, details))
         return ChunkResult(dict.fromkeys(sorted([*cancelled, *asked])))
 
     return actions.run_in_chunks(database, _CANCEL_ACTION, selection, work)

@@ -1,4 +1,4 @@
-"""Calendars are created, changed and removed; the schedules that name them follow."""
+"""Changes of calendars: create, change, remove; the next times of the schedules that use them are recomputed."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
@@ -29,15 +29,15 @@ from jobworker.store.schedules import calendar_rows, schedule_rows
 from jobworker.store.schedules.calendar_rows import CalendarRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: The revisions that a change may replace; None: whichever is current.
+#: The revisions that a change may replace; None: any.
 ExpectedRevisions = Collection[int] | None
 
-#: So many schedules are named to somebody who cannot remove their calendar.
+#: Maximum number of schedules named in the error about a calendar in use.
 _MAX_NAMES_SHOWN = 20
 
 
 def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> CalendarRow:
-    """Add a calendar; raises `CalendarExists`, and `InvalidInput` with everything that is wrong with it."""
+    """Create a calendar. Raises `CalendarExists`, and `InvalidInput` with all problems of the specification."""
     name, calendar = _parse_named_calendar(spec)
     with database.write() as connection:
         if calendar_rows.get(connection, name):
@@ -48,9 +48,9 @@ def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str
 def change(
     database: Database, clock: Clock, name: str, spec: Mapping[str, Any], expected: ExpectedRevisions, actor: str
 ) -> CalendarRow:
-    """Replace a calendar, if its current revision is one of those expected.
+    """Replace a calendar if its current revision is one of the expected ones.
 
-    What is due by now is settled as the calendar was; afterwards it is as it is described.
+    Occurrences that are due by now are evaluated with the old calendar, later ones with the new one.
     """
     if spec.get("name", name) != name:
         message = f"name is {spec['name']!r}, but the URL says {name}; a calendar cannot be renamed"
@@ -62,7 +62,7 @@ def change(
 
 
 def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
-    """Remove a calendar that no schedule names; its revisions stay. Raises `CalendarInUse`."""
+    """Remove a calendar that no schedule names; its revisions are kept. Raises `CalendarInUse`."""
     with database.write() as connection:
         delete_unused(connection, lock_for_change(connection, name, expected), actor, clock.now())
 
@@ -70,9 +70,9 @@ def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisi
 def save(
     connection: sa.Connection, name: str, calendar: Calendar, owner: JobOwner, actor: str, now: dt.datetime
 ) -> CalendarRow:
-    """Insert the calendar or change it, and let the schedules follow that name it.
+    """Insert or update the calendar, and recompute the next times of the schedules that name it.
 
-    Raises `CalendarInUse` if some count business days by it, and it would have none any more.
+    Raises `CalendarInUse` if schedules count business days by the calendar and its new version has none.
     """
     before, spec = calendar_rows.get(connection, name, lock=True), calendar.to_json()
     if before is None or before.spec == spec:
@@ -82,7 +82,8 @@ def save(
         row for row in users if row.schedule.calendar == name and isinstance(row.schedule.rule, BusinessDayRule)
     ]
     if counting and not isinstance(calendar, BusinessCalendar):
-        message = f"calendar {name} cannot become a list of dates: business days are counted by it in {_format_names(counting)}"
+        names = _format_names(counting)
+        message = f"calendar {name} cannot become a list of dates: business days are counted by it in {names}"
         raise CalendarInUse(message)
     settled = [evaluator.evaluate_now(connection, row, now) if _is_due(row, now) else row for row in users]
     changed = calendar_rows.upsert(connection, name, spec, owner, actor, now)
@@ -91,7 +92,7 @@ def save(
 
 
 def delete_unused(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> None:
-    """Remove a calendar that no schedule names. Raises `CalendarInUse`."""
+    """Delete a calendar that no schedule names. Raises `CalendarInUse`."""
     users = calendar_rows.lock_using_schedules(connection, row.name)
     if users:
         them = "it" if len(users) == 1 else "them"
@@ -101,7 +102,7 @@ def delete_unused(connection: sa.Connection, row: CalendarRow, actor: str, now: 
 
 
 def lock_for_change(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> CalendarRow:
-    """The calendar, if it may be changed over the API, by somebody who knows its current revision."""
+    """Lock and return a calendar that may be changed over the API and whose revision is an expected one."""
     row = values.find(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         message = f"calendar {name} is at revision {row.revision} now; read it again, then repeat the change"
@@ -112,14 +113,14 @@ def lock_for_change(connection: sa.Connection, name: str, expected: ExpectedRevi
 
 
 def check_name(name: object, location: str = "/name") -> None:
-    """Raise `InvalidInput` if no calendar can have this name."""
+    """Raise `InvalidInput` if the name is not allowed for a calendar."""
     if not isinstance(name, str) or not NAME_PATTERN.match(name):
         message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
         raise InvalidInput(message, [FieldError(location, "not_allowed", message)])
 
 
 def _parse_named_calendar(spec: Mapping[str, Any]) -> tuple[str, Calendar]:
-    """The name and the calendar; raises `InvalidInput` with all that is wrong with both."""
+    """Return the name and the calendar. Raises `InvalidInput` with all problems of both."""
     name, problems = spec.get("name"), list[FieldError]()
     try:
         check_name(name)
@@ -138,7 +139,7 @@ def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
 
 
 def _update_next_times(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
-    """Work out anew when schedules are due. What their calendars only forbid is seen when it is due."""
+    """Recompute the next times of schedules by business days; excluded days are evaluated when they are due."""
     moving = [(row, schedule) for row in rows if _depends_on_business_days(row, schedule := row.schedule)]
     named = {name for _, schedule in moving for name in schedule.calendar_names}
     found = values.load_calendars(connection, named)

@@ -1,4 +1,4 @@
-"""Calendars as they stand and as they were; the values that timetables are made with."""
+"""Queries of calendars and their revisions, and the cache of parsed calendars for timetables."""
 
 import datetime as dt
 import weakref
@@ -13,27 +13,27 @@ from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFou
 from jobworker.domain.executions import comparison
 from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
 from jobworker.domain.schedules.schedule import Schedule
-from jobworker.services import suggestions
+from jobworker.services import lookup
 from jobworker.store import unreadable_rows
 from jobworker.store.engine.database import Database
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.schedules import calendar_rows
 from jobworker.store.schedules.calendar_rows import CalendarRevisionRow, CalendarRow
 
-#: Databases keep no higher number.
+#: Maximum revision number that databases can store.
 _MAX_REVISION = 2**31 - 1
 
-#: So many calendars of a database are kept as values; then all are forgotten, and those in use come back.
+#: Maximum number of parsed calendars cached per database; a full cache is cleared.
 _CACHE_SIZE = 500
 
-#: By database and name: the revision, since when it is current, and the calendar.
+#: Parsed calendars by database and name, each with its revision and the time of that revision.
 _cache: weakref.WeakKeyDictionary[sa.Engine, dict[str, tuple[tuple[int, dt.datetime], Calendar]]]
 _cache = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class CalendarRevisionView:
-    """A revision of a calendar, and JSON pointers to what it changed; None for the first."""
+    """A revision of a calendar, and JSON pointers to the changed fields; None for the first revision."""
 
     row: CalendarRevisionRow
     changed_fields: Sequence[str] | None
@@ -41,7 +41,7 @@ class CalendarRevisionView:
 
 @dataclass(frozen=True, slots=True)
 class CalendarDay:
-    """A day in a calendar: its name if it has one, and its times that the calendar holds."""
+    """A day in a calendar: its name, if any, and the time ranges that the calendar includes."""
 
     day: dt.date
     name: str | None
@@ -49,9 +49,9 @@ class CalendarDay:
 
 
 def load_calendars(connection: sa.Connection, names: Collection[str], lock: bool = False) -> Mapping[str, Calendar]:
-    """The calendars of these names; raises `CalendarNotFound` with the names that come close, or `UnreadableRow`.
+    """Return calendars by name. Raises `CalendarNotFound` with similar names, or `UnreadableRow`.
 
-    Whoever enters a schedule takes them with `lock`: then none is removed, or changed, before that transaction ends.
+    `lock` keeps the calendars from being changed or removed before the transaction ends; needed to save a schedule.
     """
     if not names:
         return {}
@@ -76,7 +76,7 @@ def load_calendars(connection: sa.Connection, names: Collection[str], lock: bool
 
 
 def validate_schedule_calendars(connection: sa.Connection, schedule: Schedule, location: str = "") -> list[FieldError]:
-    """What is wrong with the calendars that a schedule names, place by place."""
+    """Return the problems of the calendars that a schedule names, with their pointers."""
     places = {format_pointer("calendar"): schedule.calendar} if schedule.calendar else {}
     for field in ("require", "exclude"):
         places |= {format_pointer(field, at): name for at, name in enumerate(getattr(schedule, field))}
@@ -95,13 +95,13 @@ def validate_schedule_calendars(connection: sa.Connection, schedule: Schedule, l
 
 
 def get(database: Database, name: str) -> CalendarRow:
-    """One calendar; raises `CalendarNotFound`."""
+    """Return a calendar. Raises `CalendarNotFound`."""
     with database.read() as connection:
         return find(connection, name)
 
 
 def find(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow:
-    """The calendar of this name; raises `CalendarNotFound` with the names that come close."""
+    """Return the calendar with this name. Raises `CalendarNotFound` with similar names."""
     row = calendar_rows.get(connection, name, lock) if name.isprintable() else None
     if row is None:
         raise make_not_found_error(connection, name)
@@ -109,7 +109,7 @@ def find(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRo
 
 
 def list_days(database: Database, name: str, first: dt.date, count: int) -> list[CalendarDay]:
-    """What the calendar says about `count` days: those that it holds, or has names for. Raises `CalendarNotFound`."""
+    """Return those of `count` days that the calendar includes or has names for. Raises `CalendarNotFound`."""
     with database.read() as connection:
         calendar = load_calendars(connection, [name])[name]
     some = (first + dt.timedelta(days=number) for number in range(count))
@@ -118,7 +118,7 @@ def list_days(database: Database, name: str, first: dt.date, count: int) -> list
 
 
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
-    """Calendars by name."""
+    """Return a page of calendars, sorted by name."""
     with database.read() as connection:
         return calendar_rows.list_page(connection, limit, cursor)
 
@@ -126,7 +126,7 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
 def list_revisions(
     database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[CalendarRevisionView]:
-    """The revisions of a calendar, the latest first; they outlive it. Raises `CalendarNotFound`."""
+    """Return the revisions of a calendar, the latest first, also of a removed one. Raises `CalendarNotFound`."""
     with database.read() as connection:
         if not name.isprintable():
             raise make_not_found_error(connection, name)
@@ -140,7 +140,7 @@ def list_revisions(
 
 
 def get_revision(database: Database, name: str, number: int) -> CalendarRevisionView:
-    """One revision; raises `CalendarNotFound`, `RevisionNotFound`."""
+    """Return a revision of a calendar. Raises `CalendarNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
         row = (
             calendar_rows.get_revision(connection, name, number)
@@ -162,7 +162,7 @@ def _to_revision_view(row: CalendarRevisionRow, before: CalendarRevisionRow | No
 
 
 def make_not_found_error(connection: sa.Connection, *names: str) -> CalendarNotFound:
-    """The error for calendars that do not exist."""
+    """Return the error for calendars that do not exist."""
     return CalendarNotFound(
         "; ".join(_describe_unknown(name, calendar_rows.list_nearby_names(connection, name)) for name in names)
     )
@@ -171,4 +171,4 @@ def make_not_found_error(connection: sa.Connection, *names: str) -> CalendarNotF
 def _describe_unknown(name: str, neighbors: Sequence[str]) -> str:
     if not neighbors:
         return f"there is no calendar {name[:128]!r}, nor any other yet: POST /api/v1/calendars makes one"
-    return suggestions.describe_unknown("calendar", name, neighbors, "GET /api/v1/calendars")
+    return lookup.describe_unknown("calendar", name, neighbors, "GET /api/v1/calendars")

@@ -1,4 +1,4 @@
-"""iCalendar files become calendars of dates."""
+"""Import of iCalendar files as calendars of dates."""
 
 import contextlib
 import datetime as dt
@@ -23,23 +23,24 @@ from jobworker.store.engine.database import Database
 from jobworker.store.schedules import calendar_rows
 from jobworker.store.schedules.calendar_rows import CalendarRow
 
-#: Events are taken from so long ago, for backfills, to so far ahead. Who needs more imports again some year.
+#: Range of imported events, before and after the time of the import: past ones serve backfills. Later events need
+#: another import.
 _LOOKBACK = dt.timedelta(days=366)
 _LOOKAHEAD = dt.timedelta(days=3660)
 
-#: Events that an error message names which add nothing.
+#: Maximum number of skipped events that an error message names.
 _MAX_EVENTS_SHOWN = 20
 
-#: Held while a file is read: that is CPU time, and the threads of a process share one interpreter.
+#: Lock held while a file is parsed, because parsing takes CPU time and the threads of a process share one interpreter.
 _READ_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class CalendarImportRequest:
-    """What somebody wants to be read: `zone` None is the file's own.
+    """Request to import a file; `zone` None is the file's own.
 
-    `include_free`: events that are marked as free time count, too.
-    Who `replaces` a calendar knows one of the `expected` revisions (None: whichever is current).
+    `include_free`: events that are marked as free time count, too. `replaces`: the calendar exists and is at one of
+    the `expected` revisions (None: any).
     """
 
     name: str
@@ -53,7 +54,7 @@ class CalendarImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class CalendarImportResult:
-    """What came of it: the contents of the file, and the calendar as it is now; in a dry run, as it was (or None)."""
+    """Result of an import: contents of the file, and the calendar after it; in a dry run, the one before (or None)."""
 
     contents: ICalendarContents
     first: dt.date
@@ -67,10 +68,11 @@ class CalendarImportResult:
 def import_calendar(
     database: Database, clock: Clock, request: CalendarImportRequest, actor: str
 ) -> CalendarImportResult:
-    """Make a calendar of what the file lists, or let it replace what a calendar lists; holidays stay.
+    """Create a calendar from the dates of a file, or replace the dates of a calendar; its holidays are kept.
 
-    A dry run also shows a file that lists nothing, with what was left out. Raises `InvalidInput` with everything that
-    cannot be read, `Busy` while another file is read, and what `calendar_editing.change` raises.
+    A dry run also returns the contents of a file without usable events, with the skipped ones. Raises `InvalidInput`
+    with everything that cannot be read, `ServiceBusy` while another file is read, and the errors of
+    `calendar_changes.lock_for_change` and `calendar_changes.save`.
     """
     _check_request(request)
     now = clock.now()
@@ -93,7 +95,7 @@ def import_calendar(
 
 @contextlib.contextmanager
 def _hold_read_lock() -> Iterator[None]:
-    """Let one file be read at a time; raises `Busy`."""
+    """Hold the lock that lets one file be parsed at a time. Raises `ServiceBusy`."""
     if not _READ_LOCK.acquire(blocking=False):
         raise ServiceBusy("another iCalendar file is being read; repeat this import in a moment")
     try:
@@ -103,7 +105,7 @@ def _hold_read_lock() -> Iterator[None]:
 
 
 def _explain_empty(contents: ICalendarContents) -> str:
-    """Return why a file lists nothing."""
+    """Return the reason why a file contains no usable events."""
     if not contents.left_out:
         return "the file has no events (VEVENT)"
     named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MAX_EVENTS_SHOWN]]
@@ -119,7 +121,7 @@ def _check_request(request: CalendarImportRequest) -> None:
 
 
 def _lock_current(connection: sa.Connection, request: CalendarImportRequest) -> CalendarRow | None:
-    """The calendar, if there is one: then the caller must have said which revision is to be replaced."""
+    """Lock and return the calendar to replace; None if it does not exist. Raises if `request` does not allow that."""
     if calendar_rows.get(connection, request.name, lock=True) is None:
         if request.replaces:
             raise CalendarNotFound(f"there is no calendar {request.name!r} to replace; without If-Match it is made")

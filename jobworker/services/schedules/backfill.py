@@ -1,7 +1,8 @@
-"""Backfill: the past occurrences of a schedule that have no execution get one, as a batch in lanes.
+"""Backfill: creates executions for the past occurrences of a schedule that have none, as a batch.
 
-Each of `concurrency` lanes runs one execution after the other; the first ones in order are dealt out to them in turn.
-The schedule itself goes on as if nothing were: what is due meanwhile does not wait for a backfill.
+At most `concurrency` executions of the batch run at a time: they form as many chains, to which the occurrences are
+assigned round robin, and each execution depends on the one before it in its chain. The schedule is not affected:
+occurrences that become due meanwhile do not wait for a backfill.
 """
 
 import datetime as dt
@@ -36,23 +37,23 @@ from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tasks import TaskRow
 
-#: So many executions one backfill makes at most.
+#: Maximum number of executions that one backfill creates.
 MAX_EXECUTIONS = 10_000
 
-#: So many lanes may there be.
+#: Maximum concurrency of a backfill.
 MAX_LANES = 1000
 
-#: So many nominal times of a range are looked at before it is called too large.
+#: Maximum number of nominal times examined before a range is rejected as too large.
 _MAX_OCCURRENCES_EXAMINED = 5 * MAX_EXECUTIONS
 
-#: What is said to have been due before is a typing error.
+#: Earliest start of a range; an earlier one is a typing error.
 _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _TICK = dt.timedelta(microseconds=1)
 
 
 class BackfillOrder(StrEnum):
-    """Which occurrences run first."""
+    """Order in which occurrences run."""
 
     OLDEST_FIRST = "oldest_first"
     NEWEST_FIRST = "newest_first"
@@ -60,7 +61,7 @@ class BackfillOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """The nominal times in [begin, end), and how they are to be run. `parameters` go before those of the schedule."""
+    """The nominal times in [begin, end), and how to run them. `parameters` override those of the schedule."""
 
     begin: dt.datetime
     end: dt.datetime
@@ -72,7 +73,7 @@ class BackfillRequest:
 
 @dataclass(frozen=True, slots=True)
 class BackfilledOccurrence:
-    """A nominal time that gets an execution; what the ledger said about it before (None: nothing), and its id."""
+    """A nominal time that gets an execution: its previous outcome (None: not recorded) and the execution's id."""
 
     scheduled_for: dt.datetime
     was: str | None
@@ -81,10 +82,10 @@ class BackfilledOccurrence:
 
 @dataclass(frozen=True, slots=True)
 class BackfillResult:
-    """What was done, or would be: occurrences in the order of their runs, and how many were left out for which reason.
+    """Result of a backfill or its dry run: occurrences in the order of their runs, and skip counts by reason.
 
-    `fired` had an execution already, calendars forbid `forbidden`, `pending` are settled in a moment by themselves,
-    for `duplicate` another execution has the unique key.
+    Reasons: `fired` (the occurrence has an execution already), `forbidden` (a calendar excludes it), `pending` (the
+    schedule evaluates it soon by itself), `duplicate` (another execution has the unique key).
     """
 
     items: Sequence[BackfilledOccurrence]
@@ -95,7 +96,7 @@ class BackfillResult:
 def backfill_schedule(
     database: Database, clock: Clock, name: str, request: BackfillRequest, actor: str
 ) -> BackfillResult:
-    """Make up for past occurrences; raises `InvalidInput` for a range that cannot be."""
+    """Create executions for past occurrences without one. Raises `InvalidInput` for an invalid range."""
     now = clock.now()
     _check_range(request, now)
     with database.read() as connection:
@@ -111,7 +112,7 @@ def backfill_schedule(
         schedule_rows.lock(connection, row.id)
         current = schedules.find(connection, row.id)
         if current.revision != row.revision:
-            raise Conflict(f"schedule {row.name} was changed by somebody else at the same moment; try again")
+            raise Conflict(f"schedule {row.name} was changed by another request in the meantime; try again")
         chosen = _select_occurrences(connection, current, timetable, named, request)
         return _insert_backfill(connection, current, chosen, request, actor, now) if chosen.items else chosen
 
@@ -130,7 +131,7 @@ def _raise_not_allowed(name: str, message: str) -> None:
 
 
 def _list_nominal_times(timetable: Timetable, request: BackfillRequest) -> list[dt.datetime]:
-    """The nominal times of the range, before and after the schedule was created."""
+    """Return the nominal times of the range, those before the schedule was created included."""
     found = list(islice(moments(timetable, request.begin - _TICK, request.end), _MAX_OCCURRENCES_EXAMINED + 1))
     if len(found) > _MAX_OCCURRENCES_EXAMINED:
         _raise_too_many(f"more than {_MAX_OCCURRENCES_EXAMINED} occurrences")
@@ -138,7 +139,7 @@ def _list_nominal_times(timetable: Timetable, request: BackfillRequest) -> list[
 
 
 def _raise_too_many(number: str) -> None:
-    message = f"the range has {number} to make up for; at most {MAX_EXECUTIONS} at a time: divide it"
+    message = f"the range has {number} to backfill; at most {MAX_EXECUTIONS} at a time: divide it"
     raise InvalidInput(message, [FieldError("/to", "too_many", message)])
 
 
@@ -149,7 +150,7 @@ def _select_occurrences(
     nominal_times: Sequence[dt.datetime],
     request: BackfillRequest,
 ) -> BackfillResult:
-    """The occurrences without an execution, in the order of their runs."""
+    """Return the occurrences without an execution, in the order of their runs, and the skip counts."""
     entered = occurrence_queries.find_between(connection, row.id, request.begin, request.end)
     left_out = dict.fromkeys(("fired", "forbidden", "pending", "duplicate"), 0)
     items: list[BackfilledOccurrence] = []
@@ -200,8 +201,8 @@ def _insert_backfill(
 def _resolve_job(
     row: ScheduleRow, catalog: JobCatalog, request: BackfillRequest
 ) -> tuple[JobRow, TaskRow, dict[str, Any]]:
-    """What is to run, with which parameters; raises what keeps it from running."""
-    execution_factory.check_not_closed(catalog, row.job, f"schedule {row.name} cannot be made up for")
+    """Return job, task and checked parameters of the executions. Raises the reason why they cannot run."""
+    execution_factory.check_not_closed(catalog, row.job, f"schedule {row.name} cannot be backfilled")
     job = catalog.jobs[row.job]
     task = catalog.tasks.get(job.definition.task)
     if task is None:
@@ -218,7 +219,7 @@ def _build_executions(
     batch_id: str,
     now: dt.datetime,
 ) -> list[NewExecution]:
-    """The executions, due now; raises what keeps them from running."""
+    """Build the executions, due now. Raises the reason why they cannot run."""
     job, task, given = _resolve_job(row, catalog, request)
     schedule, definition = row.schedule, job.definition
     own = {
@@ -244,7 +245,7 @@ def _resolve_routing(schedule: Schedule, queue: str, priority: int) -> dict[str,
 
 
 def _assign_lanes(new_executions: Sequence[NewExecution], lanes: int) -> list[PreparedExecution]:
-    """Each waits for the one before it in its lane, however that ends."""
+    """Make each execution depend on the end (in any state) of the one `lanes` places before it."""
     before: list[NewExecution | None] = [None] * lanes
     return [
         preparation.add_dependencies(
@@ -264,7 +265,7 @@ def _insert_executions(
 def _record_occurrences(
     connection: sa.Connection, schedule_id: str, items: Sequence[BackfilledOccurrence], actor: str, now: dt.datetime
 ) -> None:
-    """The ledger says of each that it fired after all."""
+    """Record the outcome `fired` of each occurrence."""
     reason = f"backfill by {actor}"
     rows = [
         OccurrenceRow(schedule_id, each.scheduled_for, OccurrenceOutcome.FIRED.value, reason, each.execution_id, now)

@@ -1,4 +1,4 @@
-"""What schedules say, read and made ready once for each revision: settling 10,000 of them leaves no time to parse."""
+"""Cache of compiled schedules: each revision is parsed once, because evaluating 10,000 leaves no time to parse."""
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
@@ -18,19 +18,18 @@ from jobworker.store.schedules import calendar_rows, due_schedules
 
 logger = structlog.get_logger(__name__)
 
-#: So many are kept (a few KB each).
+#: Maximum number of cached schedules (a few KB each).
 _CACHE_SIZE = 20_000
 
-
-#: What reading raises when somebody has written nonsense into SQL.
+#: Errors of reading invalid content of SQL.
 _READ_ERRORS = (InvalidInput, *unreadable_rows.READ_ERRORS)
 
-#: What working out when a schedule is due raises, if its rule or its calendars are nonsense all the same.
+#: Errors of computing next times if a rule or calendar is invalid although it could be parsed.
 EVALUATION_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
 class ScheduleIdentity(Protocol):
-    """What has to be known of a schedule to find its plan."""
+    """The fields of a schedule that identify its compiled form."""
 
     @property
     def id(self) -> str: ...
@@ -42,7 +41,7 @@ class ScheduleIdentity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchedule:
-    """A revision of a schedule, the calendars that it names, and when it is due."""
+    """A revision of a schedule, the calendars that it names, and its timetable."""
 
     revision: int
     schedule: Schedule
@@ -52,12 +51,12 @@ class CompiledSchedule:
 
 _cache: dict[str, CompiledSchedule] = {}
 
-#: Schedules that cannot be read, by id and revision: each is named in the log once.
+#: Unreadable schedules, by id and revision; each is logged once.
 _unreadable_revisions: set[tuple[str, int]] = set()
 
 
 def compile_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, CompiledSchedule]:
-    """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
+    """Return the compiled schedules by id. An unreadable schedule is logged and left out."""
     read = _parse_schedules(connection, rows)
     named = {name for schedule in read.values() for name in schedule.calendar_names}
     calendars = _load_calendars(connection, named) if named else {}
@@ -73,12 +72,12 @@ def compile_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity
 
 
 def count_unreadable() -> int:
-    """How many have been refused."""
+    """Return the number of unreadable schedules (by revision) since the start of the process."""
     return len(_unreadable_revisions)
 
 
 def report_unreadable(row: ScheduleIdentity, error: Exception) -> None:
-    """Say once that a schedule cannot be settled. Somebody has to mend it; the others must not wait for that."""
+    """Log a schedule that cannot be evaluated, once per revision, and record it as a problem for `/readyz`."""
     if (row.id, row.revision) not in _unreadable_revisions:
         _unreadable_revisions.add((row.id, row.revision))
         logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
@@ -86,7 +85,7 @@ def report_unreadable(row: ScheduleIdentity, error: Exception) -> None:
 
 
 def _parse_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, Schedule]:
-    """What each of them says, from memory if that is of this revision."""
+    """Return the parsed schedules by id, from the cache if it has the current revision."""
     found = {row.id: plan.schedule for row in rows if (plan := _get_cached(row)) is not None}
     new = [row for row in rows if row.id not in found]
     specs = due_schedules.get_specs(connection, [row.id for row in new]) if new else {}
@@ -99,14 +98,14 @@ def _parse_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]
 
 
 def _check_calendar_names(schedule: Schedule) -> Schedule:
-    """The schedule, if its calendars are named by text; what reads many at once relies on that."""
+    """Return the schedule if its calendar names are strings: the query for many calendars relies on that."""
     if not all(isinstance(name, str) for name in schedule.calendar_names):
         raise TypeError(f"calendars are named {list(schedule.calendar_names)!r}"[:200])
     return schedule
 
 
 def _load_calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
-    """Those of these calendars that are there and can be read; a calendar that has not changed is the same object."""
+    """Return those calendars that exist and can be read; an unchanged calendar is returned as an identical object."""
     there = calendar_rows.get_current_revisions(connection, names)
     try:
         return calendar_services.load_calendars(connection, there)

@@ -1,7 +1,7 @@
-"""Settling schedules: every occurrence that is due gets its row in the ledger, and those that fire their execution.
+"""Evaluation of schedules: records the outcome of each due occurrence, and creates the executions of those that fire.
 
-Many schedules at once, in one transaction: what is looked up is looked up once, and what is written is written in bulk.
-Who says that something is due, and how often, does not matter: everything since the last settlement is settled.
+Many schedules are evaluated in one transaction, with shared lookups and bulk writes. Evaluation is idempotent: each
+call evaluates everything that became due since the last one, however often it is triggered.
 """
 
 import datetime as dt
@@ -25,13 +25,13 @@ from jobworker.store.schedules import due_schedules, schedule_rows
 from jobworker.store.schedules.due_schedules import DueSchedule, ScheduleProgress
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: So many occurrences of one schedule are settled at a time; the others wait for the next turn.
+#: Maximum number of occurrences of one schedule evaluated at a time; the next turn evaluates the others.
 _BATCH_SIZE = 1000
 
-#: Before somebody changes a schedule so many such parts are settled and no more: others want to write, too.
+#: Maximum number of batches evaluated before a change of a schedule, because other writers wait for the transaction.
 _MAX_BATCHES = 100
 
-#: So far ahead (s) may be due what somebody says is due: the clocks of two hosts are never quite equal.
+#: Maximum time that an occurrence reported as due may be ahead of the clock, because clocks of hosts differ.
 _MAX_CLOCK_SKEW = dt.timedelta(seconds=60)
 
 _TICK = dt.timedelta(microseconds=1)
@@ -39,7 +39,7 @@ _TICK = dt.timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """How many executions were made, and which schedules have more that is due: id, up to when."""
+    """Number of executions created, and the schedules with more due occurrences (id → end of the due period)."""
 
     count: int = 0
     unfinished: Mapping[str, dt.datetime] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, slots=True)
 class _DueSchedule:
-    """A schedule in this settlement: what is due of it, and the first nominal time after that."""
+    """A schedule under evaluation: its due times, and the first nominal time after them."""
 
     row: DueSchedule
     compiled: CompiledSchedule
@@ -57,11 +57,11 @@ class _DueSchedule:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is more that is due already."""
+        """True if more occurrences are due than `due_times` contains."""
         return self.next_time is not None and self.next_time <= self.horizon
 
     def iterate_remaining(self) -> Iterator[dt.datetime]:
-        """What is due and not settled in this turn."""
+        """Iterate over the due times that are not evaluated in this turn."""
         if self.next_time is None or not self.has_more:
             return iter(())
         return chain(
@@ -70,7 +70,7 @@ class _DueSchedule:
 
 
 def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> EvaluationSummary:
-    """Settle these schedules up to now, or a little later if somebody says that they are due then."""
+    """Evaluate schedules (id → reported due time) up to now, or up to the due time if it is slightly later."""
     rows = due_schedules.get_many(connection, sorted(due))
     found = compiler.compile_schedules(connection, rows)
     turns = []
@@ -91,9 +91,9 @@ def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now:
 
 
 def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
-    """Settle everything of a schedule that is due by now, before it is changed; answers how it stands then.
+    """Evaluate everything of a schedule that is due by now, before it is changed, and return its row after that.
 
-    Raises `Conflict` if that is too much for one transaction.
+    Raises `Conflict` if too many occurrences are due for one transaction.
     """
     more: Mapping[str, dt.datetime] = {row.id: now}
     for _ in range(_MAX_BATCHES):
@@ -103,13 +103,13 @@ def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) 
             assert settled is not None, "it is locked"
             return settled
     raise Conflict(
-        f"more than {_MAX_BATCHES * _BATCH_SIZE} occurrences of schedule {row.name} are due and not settled yet; "
-        "the relay settles them step by step: try again later"
+        f"more than {_MAX_BATCHES * _BATCH_SIZE} occurrences of schedule {row.name} are due and not evaluated yet; "
+        "the relay evaluates them in batches: try again later"
     )
 
 
 def evaluate_job_schedule(connection: sa.Connection, job: str, now: dt.datetime) -> None:
-    """Settle what is due of the schedule in a job's definition, before that is changed or removed."""
+    """Evaluate the due occurrences of the schedule in a job definition, before the definition is changed or removed."""
     row = schedule_rows.get_by_name(connection, job)
     if row is not None and row.owner is ScheduleOwner.JOB:
         evaluate_now(connection, row, now)
@@ -118,10 +118,10 @@ def evaluate_job_schedule(connection: sa.Connection, job: str, now: dt.datetime)
 def fire_now(
     connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: OverlapPolicy | None = None
 ) -> Decision:
-    """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too.
+    """Fire an extra occurrence, due now, requested by `actor`; pauses and calendars do not apply.
 
-    `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, `JobDisabled`, and
-    `JobRemoved`.
+    `overlap` None: the policy of the schedule. Raises `Conflict` if the schedule is retired or cannot be read,
+    `JobDisabled`, and `JobRemoved`.
     """
     if row.state is ScheduleState.RETIRED:
         message = f"schedule {row.name} is retired, code declares it no more: it cannot be fired; submit job {row.job}"
@@ -139,7 +139,7 @@ def fire_now(
 
 
 def fire_at_start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
-    """One more occurrence, due now, of each of these schedules that says `run_at_start`; answers how many fired."""
+    """Fire an extra occurrence, due now, of the schedules with `run_at_start`; return the number that fired."""
     rows = due_schedules.get_many(connection, sorted(ids))
     found = compiler.compile_schedules(connection, rows)
     known = preparation.load_catalog(connection, {row.job for row in rows})
@@ -159,7 +159,7 @@ def record_extra_occurrences(
     now: dt.datetime,
     overwrite: bool = False,
 ) -> ScheduleResult:
-    """Enter occurrences that are not the next ones of the rule; `overwrite`: their rows are there already."""
+    """Record occurrences other than the next ones of the rule; `overwrite`: update their existing rows."""
     [entered] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
     row = schedule.row
     runs = row.runs + len(entered.prepared)
@@ -176,25 +176,25 @@ def _fire_extra(
     context: EvaluationContext,
     reason: str,
 ) -> OccurrenceResult:
-    """One occurrence that is due at this moment."""
-    line = occurrence_writer.load_unfinished(connection, row, context.overlap)
-    [decision] = evaluation.evaluate([context.now], replace(context, unfinished=line.unfinished_runs))
+    """Evaluate and record an occurrence that is due now."""
+    unfinished = occurrence_writer.load_unfinished(connection, row, context.overlap)
+    [decision] = evaluation.evaluate([context.now], replace(context, unfinished=unfinished.unfinished_runs))
     if decision.outcome is OccurrenceOutcome.FIRED:
         decision = replace(decision, reason=reason)
     [entry] = record_extra_occurrences(
-        connection, EvaluatedSchedule(row, compiled, [decision], line), catalog, context.now
+        connection, EvaluatedSchedule(row, compiled, [decision], unfinished), catalog, context.now
     ).occurrence_results
     return entry
 
 
 def _find_due(row: DueSchedule, compiled: CompiledSchedule, horizon: dt.datetime) -> _DueSchedule | None:
-    """What of a schedule is due by `horizon`."""
+    """Compute the occurrences of a schedule that are due by `horizon`; None if that fails (the error is logged)."""
     try:
         if not is_in_force(row):
             return _DueSchedule(row, compiled, horizon, (), find_next_time(compiled.timetable, horizon))
         due: list[dt.datetime] = []
         following = row.next_at
-        if following is not None and following <= row.settled_until:  # What it really is has not been worked out.
+        if following is not None and following <= row.settled_until:  # `next_at` is outdated: compute it again.
             following = find_next_time(compiled.timetable, row.settled_until)
         while following is not None and following <= horizon and len(due) < _BATCH_SIZE:
             due.append(following)
@@ -206,38 +206,38 @@ def _find_due(row: DueSchedule, compiled: CompiledSchedule, horizon: dt.datetime
 
 
 def is_in_force(row: DueSchedule) -> bool:
-    """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
+    """Return whether the occurrences of a schedule are recorded: it is enabled and not retired."""
     return row.enabled and row.state != ScheduleState.RETIRED
 
 
 def _can_fire_at_start(row: DueSchedule, compiled: CompiledSchedule, now: dt.datetime) -> bool:
-    """Whether the bounds of a schedule let it have an occurrence at this moment that its rule does not name."""
+    """Return whether a schedule may fire an extra occurrence at the start: in force, in bounds and not exhausted."""
     if (
         not is_in_force(row)
         or row.state == ScheduleState.EXHAUSTED
         or not execution_factory.is_in_bounds(compiled.timetable, now)
     ):
         return False
-    # So far its initial delay goes. Settled before its time is, else, only what two clocks do not agree about.
+    # `settled_until` in the future means that the initial delay has not elapsed; otherwise it is clock skew.
     return not compiled.schedule.initial_delay or now >= row.settled_until
 
 
 def _evaluate(
     connection: sa.Connection, due_schedule: _DueSchedule, catalog: JobCatalog, now: dt.datetime
 ) -> EvaluatedSchedule:
-    """What becomes of what is due."""
+    """Decide the outcomes of the due occurrences."""
     row, plan = due_schedule.row, due_schedule.compiled
     if not due_schedule.due_times:
         return EvaluatedSchedule(row, plan, [])
-    line = occurrence_writer.load_unfinished(connection, row, plan.schedule.overlap)
-    situation = execution_factory.build_evaluation_context(row, plan, catalog, line.unfinished_runs, now)
+    unfinished = occurrence_writer.load_unfinished(connection, row, plan.schedule.overlap)
+    situation = execution_factory.build_evaluation_context(row, plan, catalog, unfinished.unfinished_runs, now)
     return EvaluatedSchedule(
-        row, plan, evaluation.evaluate(due_schedule.due_times, situation, due_schedule.iterate_remaining()), line
+        row, plan, evaluation.evaluate(due_schedule.due_times, situation, due_schedule.iterate_remaining()), unfinished
     )
 
 
 def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> ScheduleProgress:
-    """How far the schedule has come."""
+    """Compute the progress of a schedule after its occurrences were recorded."""
     row = due_schedule.row
     if not is_in_force(row):
         return ScheduleProgress(row.id, due_schedule.horizon, due_schedule.next_time, row.runs, row.state)
@@ -248,9 +248,9 @@ def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> Sc
 
 
 def _compute_state(row: DueSchedule, compiled: CompiledSchedule, runs: int, following: dt.datetime | None) -> str:
-    """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger.
+    """Return the state of a schedule: exhausted after its last run, even if one more occurrence will record that.
 
-    What is retired stays so, whatever a backfill or the end of a pause adds to it.
+    A retired schedule stays retired, even if a backfill or the end of a pause adds executions.
     """
     if row.state == ScheduleState.RETIRED:
         return row.state

@@ -1,4 +1,4 @@
-"""From an occurrence that fires to its execution: what schedule, job and task say together, worked out once."""
+"""Factory of the executions of occurrences; the part that schedule, job and task determine is cached as a template."""
 
 import datetime as dt
 import functools
@@ -23,15 +23,15 @@ from jobworker.store.jobs import JobRow
 from jobworker.store.schedules.due_schedules import DueSchedule
 from jobworker.store.tasks import TaskRow
 
-#: So many patterns are kept (a few KB each).
+#: Maximum number of cached templates (a few KB each).
 _CACHE_SIZE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionTemplate:
-    """What all executions that ask for the same have in common: the fields of `NewExecution`.
+    """The fields of `NewExecution` that all executions of a schedule share.
 
-    `problem`: why its parameters are refused, if they are.
+    `problem`: reason why the task rejects the parameters; None: it accepts them.
     """
 
     fields: Mapping[str, Any]
@@ -39,12 +39,12 @@ class ExecutionTemplate:
     problem: str | None
 
 
-#: By what they depend on. Thousands of schedules may start the same job with the same parameters.
+#: Templates by everything that determines them. Thousands of schedules may start one job with equal parameters.
 _templates: dict[tuple[object, ...], ExecutionTemplate] = {}
 
 
 def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
-    """Why nothing of this job may run."""
+    """Return the reason why no execution of a job may run, or None."""
     job = catalog.jobs.get(name)
     if job is None:
         return f"there is no job {name}"
@@ -55,7 +55,7 @@ def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
 
 
 def check_not_closed(catalog: JobCatalog, name: str, what: str) -> None:
-    """Raise `JobRemoved` or `JobDisabled`, saying that `what` cannot be done, if nothing of this job may run."""
+    """Raise `JobRemoved` or `JobDisabled`, with `what` as beginning of the message, if the job must not run."""
     why = get_closed_reason(catalog, name)
     if why is not None:
         job = catalog.jobs.get(name)
@@ -63,7 +63,7 @@ def check_not_closed(catalog: JobCatalog, name: str, what: str) -> None:
 
 
 def is_in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
-    """Whether a moment that the rule does not name lies between the start and the end of a schedule."""
+    """Return whether a time lies between the start and the end of a schedule, regardless of its rule."""
     begun = timetable.start is None or moment >= timetable.start
     return begun and (timetable.end is None or moment < timetable.end)
 
@@ -71,7 +71,7 @@ def is_in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
 def build_evaluation_context(
     row: DueSchedule, compiled: CompiledSchedule, catalog: JobCatalog, busy: UnfinishedRuns, now: dt.datetime
 ) -> EvaluationContext:
-    """Everything that decides about occurrences of a schedule now."""
+    """Build the context in which the occurrences of a schedule are evaluated now."""
     schedule, pause = compiled.schedule, None
     if row.paused_at is not None:
         note = f": {row.pause_note}" if row.pause_note else ""
@@ -91,7 +91,7 @@ def build_evaluation_context(
 
 
 def get_template(compiled: CompiledSchedule, catalog: JobCatalog, now: dt.datetime) -> ExecutionTemplate:
-    """What the executions of a schedule are like. Its parameters are checked like those of a submission."""
+    """Return the execution template of a schedule. Its parameters are checked like those of a submission."""
     schedule = compiled.schedule
     job = catalog.jobs[schedule.job]
     task = catalog.tasks.get(job.definition.task)
@@ -112,7 +112,7 @@ def build_occurrence_execution(
     nominal_time: dt.datetime,
     now: dt.datetime,
 ) -> NewExecution:
-    """The execution of one occurrence. It is due at its nominal time and its share of what spreads it, or now."""
+    """Build the execution of an occurrence, due at its nominal time plus its jitter or spread, or now."""
     schedule, key = compiled.schedule, preparation.make_id(now)
     spread = jitter.compute_delay(row.id, nominal_time, schedule.jitter, schedule.spread)
     due_at, state = now, ExecutionState.QUEUED

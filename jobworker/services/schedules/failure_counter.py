@@ -1,4 +1,4 @@
-"""Executions of a schedule that failed in a row: so many of them, and it is paused before it does more harm."""
+"""Counter of consecutive failures of a schedule, which pauses the schedule after too many."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ class EndedExecution(NamedTuple):
 
 
 def count_failures(connection: sa.Connection, ended: Sequence[EndedExecution], now: dt.datetime) -> None:
-    """Take note of these ends, in their order: a success begins anew, and who was cancelled or skipped says nothing."""
-    telling = [end for end in ended if end.state in _FAILED_STATES or end.state is ExecutionState.SUCCEEDED]
-    if not telling:
+    """Count the failures in order; a success resets the count, Cancelled and Skipped executions do not change it."""
+    counted = [end for end in ended if end.state in _FAILED_STATES or end.state is ExecutionState.SUCCEEDED]
+    if not counted:
         return
-    rows = {row.id: row for row in due_schedules.get_many(connection, sorted({end.schedule_id for end in telling}))}
+    rows = {row.id: row for row in due_schedules.get_many(connection, sorted({end.schedule_id for end in counted}))}
     found = compiler.compile_schedules(connection, list(rows.values()))
     failures = {key: row.failures for key, row in rows.items()}
     paused = {key for key, row in rows.items() if row.paused_at is not None}
-    for end in telling:
+    for end in counted:
         if end.schedule_id not in rows:
             continue
         failures[end.schedule_id] = failures[end.schedule_id] + 1 if end.state in _FAILED_STATES else 0

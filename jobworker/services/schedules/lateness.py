@@ -1,4 +1,4 @@
-"""Is it on time? Asked of SQL alone, so it is answered when beat and relay are not at work, above all then."""
+"""Lateness of schedules, computed from SQL alone, so that it is known while beat and relay are not running."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -10,40 +10,40 @@ from jobworker.store.schedules import schedule_queries
 from jobworker.store.schedules.schedule_queries import ScheduleStatus
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: So late an occurrence may be entered in the ledger: another beat, or relay, needs a while to take over (s).
+#: Maximum delay between a nominal time and its evaluation (s); the takeover by another beat or relay takes time.
 GRACE_SECONDS = 60.0
 
 _GRACE = dt.timedelta(seconds=GRACE_SECONDS)
 
-#: What is due after this is due when time ends.
+#: Maximum due time to which the grace can be added without an overflow.
 _MAX_DUE_TIME = dt.datetime.max.replace(tzinfo=dt.UTC) - _GRACE
 
-#: So many are named; when there are more, it is not one of them that is to blame.
+#: Maximum number of overdue schedules named; if more are overdue, the cause is not a single schedule.
 _MAX_NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class OverdueSchedules:
-    """How many schedules are overdue, and the worst of them: their names, and since when each is due."""
+    """Number of overdue schedules, and the worst of them: (name, due time)."""
 
     count: int
     worst: Sequence[tuple[str, dt.datetime]]
 
     def describe(self, now: dt.datetime) -> str:
-        """In a few words."""
+        """Return a one-line description."""
         shown = ", ".join(f"{name} (due {(now - at).total_seconds():.0f} s ago)" for name, at in self.worst)
         more = f" and {self.count - len(self.worst)} more" if self.count > len(self.worst) else ""
         return f"{self.count} overdue: {shown}{more}"
 
     def compute_lateness(self, now: dt.datetime) -> float:
-        """How long ago (s) the worst was due; 0: none is overdue."""
+        """Return the lateness of the worst schedule (s); 0 if no schedule is overdue."""
         return (now - self.worst[0][1]).total_seconds() if self.worst else 0.0
 
 
 def compute_expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | None:
-    """When the next occurrence of a schedule is entered at the latest; None: nobody waits for one.
+    """Return the latest time at which the next occurrence should be recorded; None if no occurrence is expected.
 
-    After a pause whose end has come, that of what it held up.
+    If the end of a pause has passed, the time counts from that end, at which the skipped occurrences are due.
     """
     if row.next_at is None or schedule_queries.compute_status(row, now) is not ScheduleStatus.ACTIVE:
         return None
@@ -52,12 +52,12 @@ def compute_expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | Non
 
 
 def compute_cutoff(now: dt.datetime) -> dt.datetime:
-    """What was due before this moment, and is not entered, is overdue."""
+    """Return the time before which an occurrence was due that is overdue now if it is not recorded."""
     return now - _GRACE
 
 
 def find_overdue(connection: sa.Connection, now: dt.datetime) -> OverdueSchedules:
-    """Which schedules should have been due by now, and nothing came of it."""
+    """Return the schedules with a due occurrence that was not recorded in time."""
     before = compute_cutoff(now)
     return OverdueSchedules(
         schedule_queries.count_overdue(connection, before),

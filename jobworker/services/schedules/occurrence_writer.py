@@ -1,4 +1,4 @@
-"""Entering what was decided: rows of the ledger, executions, what these wait for, and whom they take the place of."""
+"""Persistence of evaluated occurrences: their rows, executions and dependencies, and cancellation of replaced ones."""
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
@@ -23,27 +23,27 @@ from jobworker.store.schedules import due_schedules, occurrence_rows
 from jobworker.store.schedules.due_schedules import DueSchedule
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 
-#: An execution waits for so many of the oldest that are unfinished, which run, and of the latest, which wait as well:
-#: whoever waits for the latest waits for all of them, unless somebody cancels these.
+#: Maximum number of the oldest unfinished executions (which run) and of the latest ones (which wait as well) that an
+#: execution depends on: by the latest it waits for all of them, unless these are cancelled.
 _MAX_OLDEST_DEPENDENCIES = _MAX_LATEST_DEPENDENCIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedExecutions:
-    """Executions of a schedule that have not ended, the oldest first; whether any of them waits for the others."""
+    """Unfinished executions of a schedule, the oldest first, and whether any of them waits for the others."""
 
     ids: Sequence[str] = ()
     has_waiting: bool = False
 
     @property
     def unfinished_runs(self) -> UnfinishedRuns:
-        """What the overlap policy asks about."""
+        """The unfinished executions in the form that the overlap policy needs."""
         return UnfinishedRuns(self.ids[0] if self.ids else None, self.has_waiting)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedSchedule:
-    """A schedule, and what was decided about occurrences of it."""
+    """A schedule, and the decisions about its occurrences."""
 
     row: DueSchedule
     compiled: CompiledSchedule
@@ -53,28 +53,28 @@ class EvaluatedSchedule:
 
 @dataclass(frozen=True, slots=True)
 class OccurrenceResult:
-    """What became of an occurrence, and its execution."""
+    """The decision about an occurrence, and its execution, if any."""
 
     decision: Decision
     prepared: PreparedExecution | None = None
-    #: Why it cannot run.
+    #: Reason why the execution cannot run.
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleResult:
-    """What was entered for one schedule."""
+    """The recorded occurrences of one schedule."""
 
     occurrence_results: Sequence[OccurrenceResult]
 
     @property
     def prepared(self) -> Sequence[PreparedExecution]:
-        """The executions."""
+        """The executions of the occurrences that fired."""
         return [each.prepared for each in self.occurrence_results if each.prepared is not None]
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is due any more."""
+        """True if the last occurrence exhausted the schedule."""
         return (
             bool(self.occurrence_results)
             and self.occurrence_results[-1].decision.outcome is OccurrenceOutcome.EXHAUSTED
@@ -82,7 +82,7 @@ class ScheduleResult:
 
 
 def load_unfinished(connection: sa.Connection, row: DueSchedule, overlap: OverlapPolicy) -> UnfinishedExecutions:
-    """The executions that a new one may have to wait for."""
+    """Return the unfinished executions, as far as the overlap policy needs them."""
     if row.oldest is None or overlap in (OverlapPolicy.ALLOW, OverlapPolicy.SKIP):
         return UnfinishedExecutions([row.oldest] if row.oldest else [])
     found = due_schedules.list_unfinished_executions(connection, row.id)
@@ -96,10 +96,10 @@ def record_results(
     now: dt.datetime,
     overwrite: bool = False,
 ) -> list[ScheduleResult]:
-    """Write down what was decided, in bulk; answers what was entered for each. `overwrite`: over what is in the ledger."""
+    """Record decisions in bulk, and return the result of each schedule. `overwrite`: update existing occurrences."""
     keys: dict[str, str] = {}
     entered = [
-        ScheduleResult(_build_occurrence_results(connection, occasion, catalog, keys, now)) for occasion in evaluated
+        ScheduleResult(_build_occurrence_results(connection, schedule, catalog, keys, now)) for schedule in evaluated
     ]
     rows = [row for one, done in zip(evaluated, entered, strict=True) for row in _build_rows(one.row.id, done, now)]
     if overwrite:
@@ -121,7 +121,7 @@ def _build_occurrence_results(
     acquired_keys: dict[str, str],
     now: dt.datetime,
 ) -> list[OccurrenceResult]:
-    """The executions of those that fire, each after those before it; `acquired_keys` are the unique ones taken by now."""
+    """Build the executions of the occurrences that fire, in order. `acquired_keys`: execution ids by unique key."""
     entries: list[OccurrenceResult] = []
     ids = list(schedule.unfinished.ids)
     for decision in schedule.decisions:
@@ -162,17 +162,20 @@ def _find_duplicate(
     acquired_keys: dict[str, str],
     now: dt.datetime,
 ) -> str | None:
-    """Why another execution stands for this occurrence. Those that are about to be made are in no table yet."""
+    """Return the reason why an execution is a duplicate, or None.
+
+    `acquired_keys` contains the unique keys of executions that are not inserted yet; the key is added.
+    """
     first = acquired_keys.setdefault(execution.unique_key or "", execution.id)
     if first != execution.id:
-        return f"execution {first} stands for it"
+        return f"execution {first} has its unique key"
     try:
         decided = uniqueness.acquire_keys(connection, [execution], catalog.get_unique_policies(), now)
     except UniqueKeyConflict as error:
         return error.detail
     resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, decided.cancelled), now)
-    [answer] = decided.ids
-    return f"execution {answer} stands for it" if answer != execution.id else None
+    [holder] = decided.ids
+    return f"execution {holder} has its unique key" if holder != execution.id else None
 
 
 def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
@@ -183,7 +186,7 @@ def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> 
 
 
 def _remove_refused(entry: OccurrenceResult, refused: Collection[str]) -> OccurrenceResult:
-    """The entry without executions that must not be: the ledger has another one for their occurrence."""
+    """Remove the refused executions, whose occurrences are recorded with another one, and dependencies on them."""
     if entry.prepared is None or entry.prepared.row.id in refused:
         return replace(entry, prepared=None)
     depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
@@ -200,7 +203,7 @@ def _insert_executions(
     entered: Sequence[ScheduleResult],
     now: dt.datetime,
 ) -> None:
-    """The executions, and what they wait for."""
+    """Insert the executions and their dependencies."""
     made = [each for done in entered for each in done.prepared]
     waiting = [each for each in made if each.depends_on]
     ended = dependency_checks.check_parents(connection, made) if waiting else {}
@@ -212,7 +215,7 @@ def _insert_executions(
 
 
 def _fail_unrunnable(connection: sa.Connection, entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
-    """What its task does not accept fails at once, where everybody looks for failures."""
+    """Fail executions whose parameters the task rejects, so that they are listed with all other failures."""
     refused = [
         (entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared
     ]
@@ -235,13 +238,13 @@ def _build_failure(row: NewExecution, problem: str) -> ResolvedExecution:
 
 
 def _cancel_replaced(connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], now: dt.datetime) -> None:
-    """Cancel what has to make room for an occurrence."""
-    for occasion in evaluated:
-        taking = next((each for each in occasion.decisions if each.cancels), None)
-        if taking is None:
+    """Cancel the executions that an occurrence replaces."""
+    for schedule in evaluated:
+        replacing = next((each for each in schedule.decisions if each.cancels), None)
+        if replacing is None:
             continue
-        actor = f"schedule:{occasion.row.name}"
-        reason = f"the occurrence of {taking.nominal.isoformat(timespec='seconds')} takes its place"
-        ended = cancellation.cancel_waiting(connection, occasion.unfinished.ids, actor, reason, now)
-        cancellation.request_cancel(connection, occasion.unfinished.ids, actor, now)
+        actor = f"schedule:{schedule.row.name}"
+        reason = f"the occurrence of {replacing.nominal.isoformat(timespec='seconds')} takes its place"
+        ended = cancellation.cancel_waiting(connection, schedule.unfinished.ids, actor, reason, now)
+        cancellation.request_cancel(connection, schedule.unfinished.ids, actor, now)
         resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, ended), now)

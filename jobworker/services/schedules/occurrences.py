@@ -1,4 +1,4 @@
-"""Occurrences of a schedule: what became of those that were due, what is ahead, and one more by hand."""
+"""Use cases of occurrences: list recorded ones, list upcoming ones, fire one by hand."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 @dataclass(frozen=True, slots=True)
 class FiredOccurrence:
-    """An occurrence that somebody wanted, and its execution; None: the overlap policy left it out."""
+    """An occurrence fired by hand, and its execution; None: the overlap policy skipped the occurrence."""
 
     timetable: Timetable
     occurrence: OccurrenceRow
@@ -38,9 +38,9 @@ class FiredOccurrence:
 def list_recorded(
     database: Database, name: str, time_range: OccurrenceFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> tuple[Timetable, Page[OccurrenceRow]]:
-    """What became of the occurrences of a schedule, the latest first; by its id also of one that was removed.
+    """Return the recorded occurrences of a schedule, the latest first; a removed schedule is found by its id.
 
-    Raises `ScheduleNotFound`, and `InvalidInput` for a range that ends before it begins.
+    Raises `ScheduleNotFound`, and `InvalidInput` for a range that does not end after its beginning.
     """
     _check_range(time_range)
     with database.read() as connection:
@@ -57,7 +57,10 @@ def list_recorded(
 def list_upcoming(
     database: Database, name: str, time_range: OccurrenceFilters, count: int
 ) -> Sequence[ExpectedOccurrence]:
-    """Of the next `count` occurrences that are not settled yet, those that are wanted; raises what `past` raises."""
+    """Return those of the next `count` unevaluated occurrences that are in the range.
+
+    Raises the errors of `list_recorded`, and `Conflict` if the schedule cannot be read.
+    """
     _check_range(time_range)
     begin, end = time_range.begin, time_range.end
     with database.read() as connection:
@@ -73,7 +76,7 @@ def list_upcoming(
 
 
 def get_timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
-    """When a schedule is due; raises `Conflict` if that cannot be read."""
+    """Return the timetable of a schedule. Raises `Conflict` if the schedule cannot be read."""
     plan = compiler.compile_schedules(connection, [row]).get(row.id)
     if plan is None:
         message = f"schedule {row.name} cannot be read by this version, or a calendar of it is gone; change it"
@@ -88,7 +91,7 @@ def _check_range(time_range: OccurrenceFilters) -> None:
 
 
 def _build_timetable_without_calendars(schedule: Schedule) -> Timetable:
-    """Of a schedule that was removed: its calendars may be others by now, or gone."""
+    """Build the timetable of a removed schedule; its calendars may have changed or been removed."""
     return replace(schedule, calendar=None, require=(), exclude=()).build_timetable({})
 
 
@@ -100,19 +103,19 @@ def fire(
     actor: str,
     idempotency_key: IdempotencyKey | None = None,
 ) -> FiredOccurrence:
-    """One more occurrence, now. Asked again under the same key, it is the one of then."""
+    """Fire a schedule now. With an Idempotency-Key that was used before, return the original occurrence."""
     asked = commit.compute_fingerprint([name, overlap], "fire")
     request = SubmissionContext(actor, clock.now(), idempotency_key, asked)
     with database.write() as connection:
         row = schedules.find(connection, name)
-        # Who brings the same key at the same moment waits here.
+        # A concurrent request with an equal key waits here.
         schedule_rows.lock(connection, row.id)
         earlier = commit.find_replay(connection, request)
         if earlier is not None:
             return _load_fired(connection, row, earlier.execution_ids[0])
         decision = evaluator.fire_now(connection, row, request.now, actor, overlap)
         occurrence = occurrence_queries.get(connection, row.id, decision.nominal)
-        assert occurrence is not None, "it was just entered"
+        assert occurrence is not None, "it was just recorded"
         if occurrence.execution_id is None:
             return FiredOccurrence(get_timetable(connection, row), occurrence, None)
         _reserve_key(connection, request, occurrence.execution_id)

@@ -1,4 +1,4 @@
-"""Pauses of schedules. Occurrences leave rows all the same; what becomes of them, the end of the pause says."""
+"""Pauses of schedules. Occurrences during a pause are recorded as skipped; resuming decides which of them fire."""
 
 import datetime as dt
 from dataclasses import replace
@@ -27,10 +27,10 @@ def pause_schedule(
     actor: str,
     now: dt.datetime,
 ) -> ScheduleRow:
-    """Let nothing fire from now on, until somebody resumes it or `until` has come. In a pause: changes note and end."""
+    """Pause a schedule until it is resumed or `until` is reached. If it is paused already, change note and end."""
     json_reader.check_note(note)
     if until is not None and until <= now:
-        message = f"until {until.isoformat()} is past; leave it out to pause until somebody resumes the schedule"
+        message = f"until {until.isoformat()} is past; leave it out to pause until the schedule is resumed"
         raise InvalidInput(message, [FieldError("/until", "past_time", message)])
     if row.paused_until is not None and row.paused_until <= now:
         row = resume_schedule(connection, row, "relay", now)
@@ -45,7 +45,7 @@ def resume_schedule(
     now: dt.datetime,
     policy: MissedOccurrencePolicy | None = None,
 ) -> ScheduleRow:
-    """End a pause. `policy` says what becomes of the occurrences that it held up; None: the schedule does."""
+    """End a pause. `policy` decides which of the skipped occurrences fire; None: the schedule's `on_resume`."""
     row = evaluator.evaluate_now(connection, row, now)
     if row.paused_at is None:
         return row
@@ -55,7 +55,7 @@ def resume_schedule(
 
 
 def end_expired_pause(connection: sa.Connection, schedule_id: str, now: dt.datetime) -> None:
-    """End a pause that has come to its end, unless more is due than can be settled now: then another time."""
+    """End a pause whose end is reached, unless more is due than can be evaluated now (then at a later call)."""
     if evaluator.evaluate_due(connection, {schedule_id: now}, now).unfinished:
         return
     row = schedule_rows.get_by_id(connection, schedule_id)
@@ -66,7 +66,7 @@ def end_expired_pause(connection: sa.Connection, schedule_id: str, now: dt.datet
 def _fire_held_up(
     connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: MissedOccurrencePolicy | None
 ) -> None:
-    """Fire those of the occurrences that were held up which should be made up for."""
+    """Fire those of the occurrences skipped by the pause that the policy selects."""
     [due], plan = (
         due_schedules.get_many(connection, [row.id]),
         compiler.compile_schedules(connection, [row]).get(row.id),
@@ -78,21 +78,21 @@ def _fire_held_up(
     if wanted is MissedOccurrencePolicy.SKIP or not evaluator.is_in_force(due):
         return
     known = preparation.load_catalog(connection, [row.job])
-    line = occurrence_writer.load_unfinished(connection, due, schedule.overlap)
+    unfinished = occurrence_writer.load_unfinished(connection, due, schedule.overlap)
     situation = replace(
-        execution_factory.build_evaluation_context(due, plan, known, line.unfinished_runs, now),
+        execution_factory.build_evaluation_context(due, plan, known, unfinished.unfinished_runs, now),
         misfire=MisfirePolicy(wanted, 0.0, schedule.misfire.max_occurrences),
         pause=None,
-        # When they were due, calendars allowed them.
+        # Calendars allowed these occurrences when they were due.
         find_forbidden_reason=_allow_all,
     )
     most = schedule.misfire.max_occurrences if wanted is MissedOccurrencePolicy.CATCH_UP else 1
     held_up = occurrence_rows.list_skipped_by_pause(connection, row.id, row.paused_at, most)
-    reason = f"held up by a pause, and made up for when {actor} ended it"
+    reason = f"skipped by a pause, and fired when {actor} ended the pause"
     decided = evaluation.evaluate(held_up, situation)
     fired = [replace(each, reason=reason) for each in decided if each.outcome is OccurrenceOutcome.FIRED]
     evaluator.record_extra_occurrences(
-        connection, EvaluatedSchedule(due, plan, fired, line), known, now, overwrite=True
+        connection, EvaluatedSchedule(due, plan, fired, unfinished), known, now, overwrite=True
     )
 
 

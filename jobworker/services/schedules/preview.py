@@ -1,4 +1,4 @@
-"""What a schedule would do if it were saved: its next moments, and what is different from the one that is."""
+"""Preview of a schedule before it is saved: its next occurrences, and the differences from the saved one."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,19 +33,19 @@ from jobworker.services.submissions import preparation
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: So many moments are worked out at most.
+#: Maximum number of occurrences in a preview.
 MAX_OCCURRENCES = 1000
 
-#: Stands for the name, and the job, of a schedule that has none yet.
+#: Placeholder for the name and job of a schedule without one.
 _PLACEHOLDER = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRequest:
-    """What is to be looked at: a schedule as JSON, whose name and job may be left out.
+    """Request for a preview: a schedule as JSON, whose name and job may be left out.
 
-    `count` moments after `after` (None: now); `calendars` as JSON, by name, go before those that are saved;
-    `saved` names the schedule with which it is compared.
+    `count` occurrences after `after` (None: now) are computed. `calendars` (JSON by name) override the saved ones.
+    `saved` names the schedule to compare with.
     """
 
     spec: Mapping[str, Any]
@@ -57,9 +57,9 @@ class PreviewRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleComparison:
-    """What is different from a saved schedule: fields, and which of the next moments come, and go, up to `until`.
+    """Differences from a saved schedule: fields, and nominal times added (`comes`) and removed (`goes`) up to `until`.
 
-    `until` None: for ever.
+    `until` None: without an end.
     """
 
     row: ScheduleRow
@@ -71,7 +71,7 @@ class ScheduleComparison:
 
 @dataclass(frozen=True, slots=True)
 class PreviewResult:
-    """The schedule as it was understood, as JSON, and when it would be due."""
+    """Result of a preview: the normalized schedule as JSON, its description, and its next occurrences."""
 
     schedule: Mapping[str, Any]
     in_words: str
@@ -81,7 +81,7 @@ class PreviewResult:
 
 
 def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) -> PreviewResult:
-    """Work out what a schedule would do; raises `InvalidInput` with everything that is wrong with it."""
+    """Preview a schedule. Raises `InvalidInput` with all problems of the schedule."""
     with database.read() as connection:
         saved = schedules.find(connection, request.saved) if request.saved is not None else None
         names = {"name": saved.name, "job": saved.job} if saved else {"name": _PLACEHOLDER, "job": _PLACEHOLDER}
@@ -120,7 +120,7 @@ def _list_warnings(schedule: Schedule, closed_reason: str | None) -> Iterator[st
 def _list_moments(
     request: PreviewRequest, schedule: Schedule, timetable: Timetable, saved: ScheduleRow | None, now: dt.datetime
 ) -> list[ExpectedOccurrence]:
-    """What is due next. A schedule that is not saved would be created now."""
+    """List the next occurrences. A schedule that is not saved is treated as created now."""
     begin, count = request.after or now, _limit_count(request.count, schedule, saved)
     if saved is None and schedule.initial_delay:
         return list_expected(timetable, max(begin, now + dt.timedelta(seconds=schedule.initial_delay)), count)
@@ -161,13 +161,13 @@ def _compare(
 def _list_firing_times(
     timetable: Timetable, after: dt.datetime, count: int
 ) -> tuple[list[dt.datetime], dt.datetime | None]:
-    """The next moments at which something starts, ascending, and up to when that is all; None: for ever."""
+    """Return the next firing times, ascending, and the time up to which they are complete (None: without an end)."""
     found = [each.at for each in next_times.compute_upcoming(timetable, after, count) if each.fires]
     return found, found[-1] if len(found) == count else None
 
 
 def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
-    """Calendars that are not saved."""
+    """Parse the calendars of the request, which are not saved."""
     found: dict[str, Calendar] = {}
     problems: list[FieldError] = []
     for name, spec in specs.items():
@@ -183,7 +183,7 @@ def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
 def _validate_calendars(
     connection: sa.Connection, schedule: Schedule, inline_calendars: Mapping[str, Calendar]
 ) -> list[FieldError]:
-    """What is wrong with the calendars that it names, but for those that came with it."""
+    """Return the problems of the calendars that the schedule names; those in the request need not be saved."""
     named = [
         (format_pointer(part, at), name)
         for part in ("require", "exclude")

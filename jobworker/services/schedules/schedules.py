@@ -1,4 +1,7 @@
-"""Schedules: create, change, remove, look up. Whatever is due by then is settled before one changes."""
+"""Use cases of schedules: create, change, remove, pause, resume, get, list.
+
+Due occurrences of a schedule are evaluated before the schedule changes.
+"""
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +18,6 @@ from jobworker.domain.errors import (
     RevisionNotFound,
     ScheduleExists,
     ScheduleNotFound,
-    ScheduleOwnedElsewhere,
 )
 from jobworker.domain.executions import comparison
 from jobworker.domain.ids import is_id
@@ -24,12 +26,13 @@ from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.domain.schedules.timetable import find_next_time
-from jobworker.services import suggestions
+from jobworker.services import lookup
 from jobworker.services.schedules import (
     compiler,
     evaluator,
     execution_factory,
     lateness,
+    ownership,
     pauses,
     time_zone_updates,
     validation,
@@ -44,19 +47,19 @@ from jobworker.store.schedules import schedule_queries, schedule_rows
 from jobworker.store.schedules.schedule_queries import ScheduleRevisionRow, ScheduleRowFilters, ScheduleStatus
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: The revisions that a change may replace; None: whichever is current.
+#: The revisions that a change may replace; None: any.
 ExpectedRevisions = Collection[int] | None
 
-#: Databases keep no higher number.
+#: Maximum revision number that databases can store.
 _MAX_REVISION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
-    """A schedule as it stands, and what somebody who looks at it should notice.
+    """A schedule with its status, description and warnings.
 
-    `in_words` says when it is due; None: it cannot be read. `next_at` is what is due next; None: nothing is, though
-    a row may say so when its time has come.
+    `in_words` describes its rule; None: the schedule cannot be read. `next_at` is the next nominal time; None: no
+    occurrence will fire, although one more row may record why.
     """
 
     row: ScheduleRow
@@ -70,7 +73,7 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleCriteria:
-    """Which schedules are listed; None does not filter."""
+    """Filters of a list of schedules; None does not filter."""
 
     job: str | None = None
     owner: ScheduleOwner | None = None
@@ -81,7 +84,7 @@ class ScheduleCriteria:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRevisionView:
-    """A revision of a schedule, and the fields that it changed; None for the first."""
+    """A revision of a schedule, and the fields that it changed; None for the first revision."""
 
     name: str
     row: ScheduleRevisionRow
@@ -91,7 +94,7 @@ class ScheduleRevisionView:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleReference:
-    """What is kept of a schedule; `row` None: it was removed, and only its id leads here. `revision` is its latest."""
+    """A schedule that exists, or that was removed (`row` None; found by id only). `revision` is the latest one."""
 
     id: str
     name: str
@@ -101,12 +104,12 @@ class ScheduleReference:
 
 
 def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> ScheduleView:
-    """Add a schedule; raises `ScheduleExists`, and `InvalidInput` with everything that is wrong with it."""
+    """Create a schedule. Raises `ScheduleExists`, and `InvalidInput` with all problems of the specification."""
     wanted = schedule_rules.parse(spec)
     with database.write() as connection:
         there = schedule_rows.get_by_name(connection, wanted.name)
         if there is not None:
-            raise ScheduleExists(f"schedule {wanted.name} exists already; {_suggest_alternative(there)}")
+            raise ScheduleExists(f"schedule {wanted.name} exists already; {ownership.suggest_alternative(there)}")
         now = clock.now()
         return build_views(connection, [save(connection, wanted, None, ScheduleOwner.API, actor, now)], now)[0]
 
@@ -114,13 +117,13 @@ def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str
 def change(
     database: Database, clock: Clock, name: str, spec: Mapping[str, Any], expected: ExpectedRevisions, actor: str
 ) -> ScheduleView:
-    """Replace a schedule, if its current revision is one of those expected.
+    """Replace a schedule if its current revision is one of the expected ones.
 
-    What is due by now is settled as the schedule was; afterwards it is as it is described.
+    Occurrences that are due by now are evaluated with the old revision, later ones with the new one.
     """
     with database.write() as connection:
         row = _lock_expected(connection, name, expected)
-        _check_editable(row)
+        ownership.check_editable(row)
         if spec.get("name", row.name) != row.name:
             message = f"name is {spec['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
@@ -130,18 +133,18 @@ def change(
 
 
 def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
-    """Remove a schedule once what is due is settled; its executions still run, and its ledger stays."""
+    """Evaluate the due occurrences and remove a schedule; its executions still run, its occurrences are kept."""
     with database.write() as connection:
         row = _lock_expected(connection, name, expected)
         if row.state is not ScheduleState.RETIRED:
-            _check_editable(row)
+            ownership.check_editable(row)
         schedule_rows.delete(connection, evaluator.evaluate_now(connection, row, clock.now()), actor, clock.now())
 
 
 def pause(
     database: Database, clock: Clock, name: str, note: str | None, until: dt.datetime | None, actor: str
 ) -> ScheduleView:
-    """Let a schedule start nothing from now on, until somebody resumes it or `until` has come."""
+    """Pause a schedule until it is resumed or `until` is reached."""
     now = clock.now()
     with database.write() as connection:
         row = pauses.pause_schedule(connection, find(connection, name), note, until, actor, now)
@@ -151,7 +154,7 @@ def pause(
 def resume(
     database: Database, clock: Clock, name: str, policy: schedule_rules.MissedOccurrencePolicy | None, actor: str
 ) -> ScheduleView:
-    """End a pause; `policy` says what becomes of the occurrences that it held up, None: the schedule does."""
+    """End a pause. `policy` decides which of the skipped occurrences fire; None: the schedule's `on_resume`."""
     now = clock.now()
     with database.write() as connection:
         row = pauses.resume_schedule(connection, find(connection, name), actor, now, policy)
@@ -159,7 +162,7 @@ def resume(
 
 
 def get(database: Database, clock: Clock, name: str) -> ScheduleView:
-    """The schedule with this name, or id; raises `ScheduleNotFound`."""
+    """Return the schedule with this name or id. Raises `ScheduleNotFound`."""
     with database.read() as connection:
         return build_views(connection, [find(connection, name)], clock.now())[0]
 
@@ -167,7 +170,7 @@ def get(database: Database, clock: Clock, name: str) -> ScheduleView:
 def list_page(
     database: Database, clock: Clock, criteria: ScheduleCriteria, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ScheduleView]:
-    """Schedules by name."""
+    """Return a page of schedules, sorted by name."""
     now = clock.now()
     since = lateness.compute_cutoff(now) if criteria.overdue else None
     filters = ScheduleRowFilters(criteria.job, criteria.owner, criteria.state, criteria.calendar, since)
@@ -179,7 +182,7 @@ def list_page(
 def list_revisions(
     database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ScheduleRevisionView]:
-    """The revisions of a schedule, the latest first; by its id also those of one that was removed."""
+    """Return the revisions of a schedule, the latest first; a removed schedule is found by its id."""
     with database.read() as connection:
         row = find_reference(connection, name)
         found = schedule_queries.list_revisions(connection, row.id, limit, cursor)
@@ -191,7 +194,7 @@ def list_revisions(
 
 
 def get_revision(database: Database, name: str, number: int) -> ScheduleRevisionView:
-    """One revision; raises `ScheduleNotFound`, `RevisionNotFound`."""
+    """Return a revision of a schedule. Raises `ScheduleNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
         row = find_reference(connection, name)
         found = schedule_queries.get_revision(connection, row.id, number) if number <= _MAX_REVISION else None
@@ -201,7 +204,7 @@ def get_revision(database: Database, name: str, number: int) -> ScheduleRevision
 
 
 def find_reference(connection: sa.Connection, name: str) -> ScheduleReference:
-    """What is kept of the schedule with this name, or of the one that has or had this id; raises `ScheduleNotFound`."""
+    """Return the schedule with this name or id, or the removed one with this id. Raises `ScheduleNotFound`."""
     row = schedule_rows.get(connection, name) if name.isprintable() else None
     latest = schedule_queries.get_latest_revision(connection, name) if row is None and is_id(name) else None
     if latest is not None:
@@ -211,16 +214,16 @@ def find_reference(connection: sa.Connection, name: str) -> ScheduleReference:
 
 
 def find(connection: sa.Connection, name: str) -> ScheduleRow:
-    """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
+    """Return the row of the schedule with this name or id. Raises `ScheduleNotFound` with similar names."""
     row = schedule_rows.get(connection, name) if name.isprintable() else None
     if row is None:
         near = schedule_queries.list_nearby_names(connection, name)
-        raise ScheduleNotFound(suggestions.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
+        raise ScheduleNotFound(lookup.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
     return row
 
 
 def build_views(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[ScheduleView]:
-    """What there is to know about these schedules at this moment."""
+    """Build the views of schedules at the time `now`."""
     found, read = (
         preparation.load_catalog(connection, {row.job for row in rows}),
         compiler.compile_schedules(connection, rows),
@@ -237,7 +240,7 @@ def save(
     actor: str,
     now: dt.datetime,
 ) -> ScheduleRow:
-    """Enter a schedule, or change it once what is due is settled; raises `InvalidInput` if it cannot run."""
+    """Insert a schedule, or evaluate its due occurrences and update it. Raises `InvalidInput` if it cannot run."""
     timetable = validation.check_schedule(connection, schedule)
     if before is not None:
         before = evaluator.evaluate_now(connection, before, now)
@@ -259,7 +262,7 @@ def _build_view_safely(
     try:
         return _build_view(row, catalog, compiled, move, now)
     except unreadable_rows.READ_ERRORS as error:
-        # A specification is not checked again when it is read, so what is wrong with it may show only now.
+        # A specification is not checked again when it is read, so its problems may appear only now.
         compiler.report_unreadable(row, error)
         return _build_view(row, catalog, None, None, now)
 
@@ -300,12 +303,12 @@ def _list_warnings(
     if compiled is None:
         yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
     elif row.runs == 0:
-        # What is due and not settled yet is still ahead.
+        # Occurrences that are due and not evaluated yet count as upcoming.
         yield from next_times.compute_warnings(compiled.timetable, min(now, row.settled_until))
 
 
 def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> ScheduleRow:
-    """The schedule, if it is at one of the revisions that the caller knows; nobody else changes it meanwhile."""
+    """Lock and return the schedule. Raises `PreconditionFailed` unless its revision is an expected one."""
     schedule_rows.lock(connection, find(connection, name).id)
     row = find(connection, name)
     if expected is not None and row.revision not in expected:
@@ -314,31 +317,8 @@ def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevis
     return row
 
 
-def _suggest_alternative(row: ScheduleRow) -> str:
-    """What somebody can do who wants a schedule of the name of this one."""
-    if row.state is ScheduleState.RETIRED:
-        return "it is retired, code declares it no more: DELETE it first"
-    if row.owner is ScheduleOwner.CODE:
-        return "it is declared in code; change it there (schedules/*.py), or take another name"
-    if row.owner is ScheduleOwner.JOB:
-        return f"it is part of the definition of job {row.job}; change it there, or take another name"
-    return "change it with PUT and If-Match"
-
-
-def _check_editable(row: ScheduleRow) -> None:
-    if row.state is ScheduleState.RETIRED:
-        message = f"schedule {row.name} is retired, code declares it no more; DELETE it, then create it anew"
-        raise ScheduleOwnedElsewhere(message)
-    if row.owner is ScheduleOwner.CODE:
-        message = f"schedule {row.name} is declared in code; change it there (schedules/*.py)"
-        raise ScheduleOwnedElsewhere(message)
-    if row.owner is ScheduleOwner.JOB:
-        message = f"schedule {row.name} is part of the definition of its job; change it with PUT /api/v1/jobs/{row.job}"
-        raise ScheduleOwnedElsewhere(message)
-
-
 def _to_cursor_filters(criteria: ScheduleCriteria) -> dict[str, Any]:
-    """The filters as a cursor belongs to them: overdue is overdue, whatever the time."""
+    """Return the filters that a cursor is bound to: `overdue` without its time, which changes between pages."""
     return {
         "job": criteria.job,
         "owner": criteria.owner,

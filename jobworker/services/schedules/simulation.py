@@ -1,8 +1,8 @@
-"""What schedules would do, on virtual time: the code that settles them, on a database of its own.
+"""Simulation of schedules on virtual time, with the production evaluator on a temporary database.
 
-A turn is what the relay does when something is due: it takes note of what has ended, settles what is due, and starts
-what may start. Executions start at once, as if there were workers for all of them, and take as long as they are assumed
-to. While there is an outage nobody takes a turn; what runs goes on.
+A turn simulates the relay when something is due: it records executions that have ended, evaluates due schedules, and
+starts executions that may start. Executions start at once, as if enough workers were free, and run for their assumed
+duration. During an outage no turn is taken; executions that run continue.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from jobworker.domain.jobs.parameters import VARIADIC
 from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.domain.schedules.time_windows import Outage
-from jobworker.services import suggestions
+from jobworker.services import lookup
 from jobworker.services.schedules import evaluator, pauses, sync
 from jobworker.services.schedules import schedules as editing
 from jobworker.services.schedules.sync import SyncOutcome
@@ -39,12 +39,12 @@ from jobworker.store.schedules import due_schedules, schedule_rows, simulation
 from jobworker.store.schedules.simulation import SimulatedOccurrenceRow
 from jobworker.store.tasks import TaskRow
 
-#: Most of anything that one turn looks at.
+#: Maximum number of items of each kind processed per turn.
 _BATCH_SIZE = 10_000
 
 _TICK = dt.timedelta(microseconds=1)
 
-#: Later than everything.
+#: A time later than all others.
 _NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 _ACTOR = "simulation"
@@ -54,10 +54,10 @@ _EXECUTION_ID_PATTERN = re.compile(r"\bexecution ([0-9a-f-]{36})\b")
 
 @dataclass(frozen=True, slots=True)
 class SimulationOptions:
-    """What somebody wants to know: [begin, end), and how long (s) executions take, those of some schedules otherwise.
+    """Options of a simulation: period [begin, end), and duration of executions (s), by default and by schedule.
 
-    Nothing is settled, and nothing starts, in an outage. It ends after `limit` occurrences. Raises `InvalidInput` for
-    a span that ends before it begins, and for what is no duration.
+    During an outage nothing is evaluated and nothing starts. The simulation ends after `limit` occurrences. Raises
+    `InvalidInput` for a period that does not end after its beginning, and for an invalid duration.
     """
 
     begin: dt.datetime
@@ -80,10 +80,10 @@ class SimulationOptions:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOccurrence:
-    """What would become of an occurrence. All times are on the clock of the schedule's zone.
+    """Simulated outcome of an occurrence. All times are in the schedule's zone.
 
-    `settled_at` is when somebody would look at it. Its execution has a state (None: there is none), and, if it gets so
-    far, a beginning and an end.
+    `settled_at` is the time of the evaluation. `state` is that of the execution (None: no execution); `started_at` and
+    `ended_at` are absent (None) if the execution does not start or end.
     """
 
     schedule: str
@@ -98,10 +98,10 @@ class SimulatedOccurrence:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """Everything that would happen, by nominal time.
+    """Result of a simulation: occurrences by nominal time.
 
-    `unsettled`: schedules with something due that nobody looks at before the end, and since when it is due;
-    `stopped_at`: when there were too many occurrences to go on; `assumed`: jobs that are nowhere known.
+    `unevaluated`: schedules with an occurrence that is due and not evaluated before the end, and its nominal time;
+    `stopped_at`: time at which the limit of occurrences was exceeded; `assumed_jobs`: jobs that do not exist.
     """
 
     occurrences: Sequence[SimulatedOccurrence]
@@ -113,7 +113,7 @@ class SimulationResult:
 def simulate_database(
     database: Database, options: SimulationOptions, names: Collection[str] | None = None
 ) -> SimulationResult:
-    """What the schedules of a database would do; `names` chooses some. Raises `ScheduleNotFound`."""
+    """Simulate the schedules of a database; `names` selects some. Raises `ScheduleNotFound`."""
     with _open_temporary_database() as connection:
         with database.read() as source:
             simulation.copy_definitions(source, connection)
@@ -129,14 +129,14 @@ def simulate_code(
     names: Collection[str] | None = None,
     database: Database | None = None,
 ) -> SimulationResult:
-    """What declared schedules would do beside the jobs and calendars of a database; `names` chooses some.
+    """Simulate declared schedules with the jobs and calendars of a database; `names` selects some.
 
-    A job that is not there (without a database: each) is taken as one that takes every parameter. Raises
-    `InvalidInput` with what cannot be of those schedules, and `ScheduleNotFound`.
+    A missing job (without a database: every job) is assumed to accept all parameters. Raises `InvalidInput` with the
+    schedules that cannot be applied, and `ScheduleNotFound`.
     """
     for name in [*(names or ()), *options.durations]:
         if name not in declarations.schedules:
-            raise ScheduleNotFound(suggestions.describe_undeclared("schedule", name, sorted(declarations.schedules)))
+            raise ScheduleNotFound(lookup.describe_undeclared("schedule", name, sorted(declarations.schedules)))
     chosen = _select_declarations(declarations, declarations.schedules if names is None else names)
     with _open_temporary_database() as connection:
         if database is not None:
@@ -152,14 +152,14 @@ def simulate_code(
 
 
 def _select_declarations(declarations: Declarations, names: Collection[str]) -> Declarations:
-    """These schedules, and the calendars that they name."""
+    """Return the declarations of these schedules and of the calendars that they name."""
     found = {name: each for name, each in declarations.schedules.items() if name in names}
     needed = {name for each in found.values() for name in each.value.calendar_names}
     return Declarations(found, {name: each for name, each in declarations.calendars.items() if name in needed})
 
 
 def _create_missing_jobs(connection: sa.Connection, job_names: Collection[str], now: dt.datetime) -> list[str]:
-    """Let there be these jobs; answers those that were not there."""
+    """Create the jobs that do not exist, and return their names."""
     missing = sorted(set(job_names) - jobs.get_many(connection, sorted(job_names)).keys())
     for name in missing:
         tasks.upsert(connection, TaskRow(name, "", (VARIADIC,), {}, _ACTOR, now))
@@ -169,7 +169,7 @@ def _create_missing_jobs(connection: sa.Connection, job_names: Collection[str], 
 
 @contextlib.contextmanager
 def _open_temporary_database() -> Iterator[sa.Connection]:
-    """An empty database with the tables, in one transaction that nobody ever reads."""
+    """Yield a transaction on an empty temporary database with the tables; the database is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="jobworker-simulation-") as folder:
         database = Database(f"sqlite:///{Path(folder) / 'simulated.db'}")
         try:
@@ -181,7 +181,7 @@ def _open_temporary_database() -> Iterator[sa.Connection]:
 
 
 def _apply_declarations(connection: sa.Connection, declarations: Declarations, now: dt.datetime) -> None:
-    # When a schedule is created, and when somebody starts, is not what is asked.
+    # `run_at_start` is ignored, because creation of schedules and start of the system are not simulated.
     begun = {
         name: replace(each, value=replace(each.value, run_at_start=False))
         for name, each in declarations.schedules.items()
@@ -189,36 +189,36 @@ def _apply_declarations(connection: sa.Connection, declarations: Declarations, n
     changes = sync.apply_in_transaction(connection, replace(declarations, schedules=begun), _ACTOR, now)
     refused = [change for change in changes if change.step is SyncOutcome.REFUSED]
     if refused:
-        told = (f"{each.kind} {each.name} ({each.place}): {each.reason}" for each in refused)
-        raise InvalidInput("; ".join(told))
+        reasons = (f"{each.kind} {each.name} ({each.place}): {each.reason}" for each in refused)
+        raise InvalidInput("; ".join(reasons))
 
 
 class _Simulation:
-    """One run through virtual time."""
+    """State of one simulation run."""
 
     def __init__(self, connection: sa.Connection, options: SimulationOptions) -> None:
         self._connection = connection
         self._question = options
         self._now = options.begin
-        #: Executions that run: (end, id).
+        #: Running executions: (end, id).
         self._running: list[tuple[dt.datetime, str]] = []
         self._numbers = itertools.count(1)
         simulation.reset_schedules(connection, options.begin - _TICK)
         self._schedules = {row.id: row for row in schedule_rows.list_all(connection)}
 
     def run(self) -> SimulationResult:
-        """Go through the time; answers what happened."""
+        """Simulate the period and return the result."""
         stopped_at = self._run_turns()
-        unsettled = {} if stopped_at else self._find_unevaluated()
+        unevaluated = {} if stopped_at else self._find_unevaluated()
         self._finish_running()
         zones = {row.name: zoneinfo.ZoneInfo(row.schedule.zone) for row in self._schedules.values()}
         rows = list(simulation.list_occurrences(self._connection))
-        called = {row.execution: f"the execution of {row.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for row in rows}
-        story = [_to_simulated_occurrence(row, zones[row.schedule], called) for row in rows]
-        return SimulationResult(story[: self._question.limit], unsettled, stopped_at)
+        labels = {row.execution: f"the execution of {row.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for row in rows}
+        occurrences = [_to_simulated_occurrence(row, zones[row.schedule], labels) for row in rows]
+        return SimulationResult(occurrences[: self._question.limit], unevaluated, stopped_at)
 
     def _run_turns(self) -> dt.datetime | None:
-        """Take turns until the time is over; answers when it was stopped before."""
+        """Take turns until the end of the period; return the time of an earlier stop, or None."""
         while (moment := self._compute_next_turn()) < self._question.end:
             self._now = moment
             if not self._run_turn() and self._compute_next_turn() == self._now:
@@ -228,18 +228,18 @@ class _Simulation:
         return None
 
     def _find_unevaluated(self) -> dict[str, dt.datetime]:
-        """What was due, and nobody looked at it."""
+        """Return the schedules with an occurrence that was due and not evaluated, and its nominal time."""
         rows = schedule_rows.list_all(self._connection)
         return {row.name: row.next_at for row in rows if row.next_at is not None and row.next_at < self._question.end}
 
     def _finish_running(self) -> None:
-        """Let what was begun come to its end; nothing more falls due."""
+        """End the executions that run; no more occurrences become due."""
         while self._running:
             self._now = self._skip_outages(max(self._now, self._running[0][0]))
             self._end_and_start()
 
     def _compute_next_turn(self) -> dt.datetime:
-        """When the next turn is taken."""
+        """Return the time of the next turn."""
         due = due_schedules.list_due(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
         others = dispatch.get_next_due(self._connection), simulation.get_next_pause_end(self._connection)
@@ -247,14 +247,14 @@ class _Simulation:
         return self._skip_outages(max(self._now, found))
 
     def _skip_outages(self, moment: dt.datetime) -> dt.datetime:
-        """The first moment from this one on at which somebody takes a turn."""
+        """Return the first time, at or after this one, that is not in an outage."""
         for outage in sorted(self._question.outages, key=lambda each: each.begin):
             if outage.begin <= moment < outage.end:
                 moment = outage.end
         return moment
 
     def _run_turn(self) -> bool:
-        """What the relay does now; whether anything came of it."""
+        """Simulate one turn of the relay; return whether anything changed."""
         ended = self._record_ended()
         due = dict(due_schedules.list_due(self._connection, self._now, _BATCH_SIZE))
         if due:
@@ -270,7 +270,7 @@ class _Simulation:
         self._release_and_start()
 
     def _record_ended(self) -> bool:
-        """Take note of executions that have ended."""
+        """Record the executions that have ended; return whether there were any."""
         ended: list[StateTransition] = []
         while self._running and self._running[0][0] <= self._now:
             at, execution = heapq.heappop(self._running)
@@ -279,12 +279,14 @@ class _Simulation:
         return bool(ended)
 
     def _release_and_start(self) -> bool:
-        """Stop what somebody wants stopped, and start everything that may."""
-        asked = stop_requests.list_started_cancel_requests(self._connection, _BATCH_SIZE)
-        gone = {each.id for each in asked}
-        self._running = [each for each in self._running if each[1] not in gone]
+        """Stop executions with a cancel request and start all that may; return whether anything changed."""
+        requests = stop_requests.list_started_cancel_requests(self._connection, _BATCH_SIZE)
+        cancelled = {each.id for each in requests}
+        self._running = [each for each in self._running if each[1] not in cancelled]
         heapq.heapify(self._running)
-        self._record_moves([self._build_move(execution, ExecutionState.CANCELLED, self._now) for execution in gone])
+        self._record_moves(
+            [self._build_move(execution, ExecutionState.CANCELLED, self._now) for execution in cancelled]
+        )
         released = self._release_due()
         started = simulation.list_ready(self._connection)
         self._record_moves([self._build_move(execution, ExecutionState.RUNNING, self._now) for execution, _ in started])
@@ -292,10 +294,10 @@ class _Simulation:
             name = self._schedules[schedule].name if schedule in self._schedules else ""
             takes = self._question.durations.get(name, self._question.duration)
             heapq.heappush(self._running, (self._now + dt.timedelta(seconds=takes), execution))
-        return bool(gone or released or started)
+        return bool(cancelled or released or started)
 
     def _release_due(self) -> bool:
-        """What has waited for its time goes on, or is too late."""
+        """Release executions that are due, and expire those whose deadline has passed."""
         moment = dispatch.get_next_due(self._connection)
         if moment is None or moment > self._now:
             return False
@@ -310,7 +312,7 @@ class _Simulation:
         return StateTransition(execution, 1, state, (next(self._numbers), 0), at, _ACTOR, worker=_ACTOR)
 
     def _record_moves(self, moves: Sequence[StateTransition]) -> None:
-        """Record what a worker would report, and let go on what waited for it."""
+        """Record transitions as a worker would report them, and resolve the dependents of ended executions."""
         if not moves:
             return
         known = history.get_many(self._connection, [move.execution for move in moves])
@@ -330,7 +332,7 @@ def _to_simulated_occurrence(
     def local(moment: dt.datetime | None) -> dt.datetime | None:
         return moment.astimezone(zone) if moment else None
 
-    # Ids of executions that are nowhere else tell nobody anything.
+    # Ids of simulated executions mean nothing to a reader; replace them with the nominal time.
     named = (
         _EXECUTION_ID_PATTERN.sub(lambda found: execution_labels.get(found[1], found[0]), row.reason)
         if row.reason

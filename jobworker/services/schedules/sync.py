@@ -1,7 +1,8 @@
-"""What code declares becomes so in SQL: schedules and calendars that are new, changed, or not declared any more.
+"""Synchronization of SQL with declared schedules and calendars: creates, changes, retires and removes them.
 
-One transaction does it all, or shows what it would do (`plan`) and undoes it. What cannot be is left as it was and
-told with its reason; everything else goes its way. What belongs to the API or to a job's definition is never touched.
+One transaction applies all changes, or `plan_changes` lists them and rolls back. A declaration that cannot be applied
+is left as it was and listed with the reason; the others are applied. Schedules and calendars of the API, and schedules
+of job definitions, are never changed.
 """
 
 import datetime as dt
@@ -29,31 +30,31 @@ from jobworker.store.schedules import calendar_rows, schedule_rows
 from jobworker.store.schedules.calendar_rows import CalendarRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
-#: So many of the next moments are shown of what is new or changed.
+#: Maximum number of next firing times in a change.
 _MAX_MOMENTS_SHOWN = 3
 
 
 class SyncOutcome(StrEnum):
-    """What becomes of something that code declares, or did."""
+    """Outcome of a declaration, or of a schedule or calendar that is not declared any more."""
 
     CREATED = "created"
     CHANGED = "changed"
-    #: It had been retired, and is declared again.
+    #: A retired schedule is declared again.
     RESTORED = "restored"
-    #: A schedule is not declared any more: nothing of it is due, its history stays.
+    #: A schedule is not declared any more: no occurrence is due, its history is kept.
     RETIRED = "retired"
-    #: A calendar is not declared any more; its revisions stay.
+    #: A calendar is not declared any more; its revisions are kept.
     REMOVED = "removed"
-    #: It cannot be; the reason says why. It is left as it was.
+    #: The change cannot be applied; `reason` contains the cause. The stored state is unchanged.
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class SyncChange:
-    """One difference between code and SQL.
+    """A difference between code and SQL.
 
-    `kind` is schedule or calendar, `place` a file and a line; `next` are the first moments at which it fires, in the
-    schedule's zone; `warnings` say what somebody should know about it, that it never fires for instance.
+    `kind` is schedule or calendar, `place` is file and line; `next` contains the next firing times in the schedule's
+    zone; `warnings` contains remarkable properties, for example that the schedule never fires.
     """
 
     step: SyncOutcome
@@ -67,7 +68,7 @@ class SyncChange:
 
 
 def plan_changes(database: Database, clock: Clock, declared: Declarations) -> list[SyncChange]:
-    """What `apply` would do now."""
+    """Return the changes that `apply_declarations` would make now."""
     with database.write() as connection:
         tried = connection.begin_nested()
         try:
@@ -77,13 +78,13 @@ def plan_changes(database: Database, clock: Clock, declared: Declarations) -> li
 
 
 def apply_declarations(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[SyncChange]:
-    """Make SQL say what code says; answers what that changed, and what it could not."""
+    """Apply the declarations of code to SQL; return the changes, refused ones included."""
     with database.write() as connection:
         return apply_in_transaction(connection, declared, actor, clock.now())
 
 
 def list_declared_names(database: Database) -> list[str]:
-    """The names of the schedules that are there because code declares them."""
+    """Return the names of the stored schedules that code declares."""
     with database.read() as connection:
         return [
             row.name
@@ -95,14 +96,14 @@ def list_declared_names(database: Database) -> list[str]:
 def apply_in_transaction(
     connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
 ) -> list[SyncChange]:
-    """The same in a transaction of the caller's."""
+    """Apply the declarations as `apply_declarations` does, in the caller's transaction."""
     return list(_apply_changes(connection, declared, actor, now))
 
 
 def _apply_changes(
     connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
 ) -> Iterator[SyncChange]:
-    # Calendars first and last: schedules name them.
+    # Calendars are added before the schedules that name them, and removed after these.
     for name, calendar in declared.calendars.items():
         before = calendar_rows.get(connection, name)
         if before is None or before.owner is not JobOwner.CODE or before.spec != calendar.value.to_json():
@@ -179,7 +180,7 @@ def _put_schedule(
         return _build_refusal(declared, _OWNER_CONFLICTS[row.owner].format(row.job))
     try:
         with connection.begin_nested():
-            # As with jobs, what code names is declared by that.
+            # A queue that a declaration names is created with it, as with jobs.
             queues.upsert_many(connection, [wanted.queue] if wanted.queue else [], now)
             editing.save(connection, wanted, row, ScheduleOwner.CODE, actor, now)
     except InvalidInput as error:
@@ -191,7 +192,8 @@ def _put_schedule(
 
 _OWNER_CONFLICTS = {
     ScheduleOwner.API: "a schedule of this name was made over HTTP; delete that one, or give this one another name",
-    ScheduleOwner.JOB: "the definition of job {} has a schedule of this name; take it out there, or give this one another name",
+    ScheduleOwner.JOB: "the definition of job {} has a schedule of this name; "
+    "take it out there, or give this one another name",
 }
 
 

@@ -1,7 +1,7 @@
-"""Time zone data: which ones processes have, and what happens to schedules when the relay gets others.
+"""Updates of time zone data: the versions that processes use, and how schedules move when the relay's data change.
 
-The data by which schedules were worked out are kept in SQL. So what was due by them and is due by those of this process
-can be told before anything follows, and an occurrence that was settled is recognized at its new moment.
+The data by which next times were computed are stored in SQL. Next times by the stored data and by those of this process
+can therefore be compared before schedules move, and an evaluated occurrence is recognized at its new time.
 """
 
 import base64
@@ -38,19 +38,19 @@ from jobworker.transport.beat import beat_keys
 
 logger = structlog.get_logger(__name__)
 
-#: Schedules that are worked out in one transaction.
+#: Number of schedules processed per transaction.
 _PAGE_SIZE = 200
 
-#: Processes that are named for each version of the data.
+#: Maximum number of processes named per version of the data.
 _MAX_NAMES_SHOWN = 5
 
-#: What schedules were worked out with before anything was noted.
+#: Name of the data in use before any version was stored in SQL.
 _HOST_DATA_VERSION = "the data of the host"
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleMove:
-    """A schedule that is due next at another time by the data of this process."""
+    """A schedule whose next time differs by the data of this process."""
 
     schedule: str
     zone: str
@@ -58,21 +58,22 @@ class ScheduleMove:
     after: dt.datetime | None
 
     def describe(self) -> str:
-        """Word it in a line."""
+        """Return a one-line description."""
         change = f" ({_format_shift(self.after - self.before)})" if self.before and self.after else ""
-        return f"{self.schedule} ({self.zone}): next at {_format_time(self.after)} instead of {_format_time(self.before)}{change}"
+        before, after = _format_time(self.before), _format_time(self.after)
+        return f"{self.schedule} ({self.zone}): next at {after} instead of {before}{change}"
 
 
 @dataclass(frozen=True, slots=True)
 class PendingMoves:
-    """What waits for a relay with the data of this process: the version in force, and the schedules that move."""
+    """Moves that a relay with the data of this process will make, and the version of the data now in force."""
 
     version: str
     moves: Sequence[ScheduleMove]
 
 
 class ScheduleTimes(ScheduleIdentity, Protocol):
-    """What has to be known of a schedule to work out how it moves."""
+    """The fields of a schedule from which its move is computed."""
 
     @property
     def settled_until(self) -> dt.datetime: ...
@@ -82,15 +83,15 @@ class ScheduleTimes(ScheduleIdentity, Protocol):
 
 Row = TypeVar("Row", bound=ScheduleTimes)
 
-#: Zones whose data differ from those of this process, as they were, by the version in force.
+#: Zones with the previous data, if these differ from the data of this process; by the version in force.
 _changed_zones_cache: dict[str | None, Mapping[str, zoneinfo.ZoneInfo]] = {}
 
 
 def apply_zone_data(database: Database, clock: Clock, check_leadership: Callable[[sa.Connection], None]) -> None:
-    """Let all schedules follow the data of this process, and log those that move.
+    """Recompute all schedules with the data of this process, and log those that move.
 
-    Some at a time; `check_leadership` is called in each transaction and raises if another relay leads. What was interrupted
-    is repeated by the next relay that leads.
+    Schedules are processed in pages; `check_leadership` is called in each transaction and raises if another relay is
+    the leader. An interrupted update is repeated by the next leader.
     """
     with database.read() as connection:
         before = time_zone_data.get_version(connection)
@@ -109,14 +110,14 @@ def apply_zone_data(database: Database, clock: Clock, check_leadership: Callable
     with database.write() as connection:
         check_leadership(connection)
         time_zone_data.upsert(connection, DATA_VERSION, _pack(_read_package_data()))
-    if before or looked_at:  # Not of a new database.
+    if before or looked_at:  # A new database has nothing to report.
         logger.info(
             "time_zone_data_followed", before=before or _HOST_DATA_VERSION, now=DATA_VERSION, schedules_moved=count
         )
 
 
 def find_pending_moves(connection: sa.Connection) -> PendingMoves | None:
-    """Find what will move when a relay with the data of this process leads; None: the one that led has the same."""
+    """Find the schedules that a relay with the data of this process will move; None: its data are in force."""
     before = time_zone_data.get_version(connection)
     if before == DATA_VERSION:
         return None
@@ -134,28 +135,28 @@ def find_moves(
     compiled: Mapping[str, CompiledSchedule],
     changed: Mapping[str, zoneinfo.ZoneInfo] | None = None,
 ) -> dict[str, ScheduleMove]:
-    """Find those of these schedules that will move, by id."""
+    """Return the moves of those schedules that will move, by id."""
     changed = _load_changed_zones(connection) if changed is None else changed
     return {row.id: move for row, _, move in _compute_moves(rows, compiled, changed) if move is not None}
 
 
 def describe_disagreement(connection: sa.Connection, client: redis.Redis) -> str | None:
-    """Say which processes have other data than this one, and what to do; None: all that are known have the same."""
+    """Describe which processes have other data than this one, and the remedy; None: no process has."""
     others: defaultdict[str, set[str]] = defaultdict(set)
     for process, version in _list_versions(connection, client):
         if version != DATA_VERSION:
             others[version].add(process)
     if not others:
         return None
-    told = "; ".join(f"{version}: {_format_names(sorted(names))}" for version, names in sorted(others.items()))
+    versions = "; ".join(f"{version}: {_format_names(sorted(names))}" for version, names in sorted(others.items()))
     return (
-        f"this process on {socket.gethostname()} has {DATA_VERSION}, others have {told}. Schedules are worked out by "
-        "the relay's: install the same version of tzdata on every host and restart what runs there"
+        f"this process on {socket.gethostname()} has {DATA_VERSION}, others have {versions}. Schedules are computed "
+        "with the relay's data: install the same version of tzdata on every host and restart what runs there"
     )
 
 
 def _list_versions(connection: sa.Connection, client: redis.Redis) -> Iterator[tuple[str, str]]:
-    """What processes say: (process and host, version)."""
+    """Yield the data versions that processes have reported: (process and host, version)."""
     leader, version = relay_state.get(connection).leader, time_zone_data.get_version(connection)
     if leader and version:
         yield f"relay {leader}", version
@@ -189,7 +190,7 @@ def _move_schedules(
 def _compute_moves(
     rows: Sequence[Row], compiled: Mapping[str, CompiledSchedule], changed: Mapping[str, zoneinfo.ZoneInfo]
 ) -> Iterator[tuple[Row, tuple[dt.datetime, dt.datetime | None], ScheduleMove | None]]:
-    """Work out how schedules of changed zones stand by the data of this process, and how they move if they do."""
+    """Yield the schedules of changed zones, each with its recomputed times and its move (None: unmoved)."""
     for row in rows:
         plan = compiled.get(row.id)
         before = changed.get(plan.schedule.zone) if plan else None
@@ -205,14 +206,14 @@ def _compute_moves(
 
 
 def _compute_state(state: str, before: dt.datetime | None, after: dt.datetime | None) -> str:
-    """A schedule with nothing ahead is exhausted, and one that had nothing ahead and has now is active."""
+    """Return the state after a move: exhausted without a next time, active if it gains its first next time."""
     if after is None:
         return ScheduleState.EXHAUSTED.value
     return ScheduleState.ACTIVE.value if before is None else state
 
 
 def _load_changed_zones(connection: sa.Connection) -> Mapping[str, zoneinfo.ZoneInfo]:
-    """The zones as they were whose data differ from those of this process."""
+    """Return those zones, with the previous data, whose data differ from those of this process."""
     version = time_zone_data.get_version(connection)
     if version == DATA_VERSION:
         return {}
@@ -246,13 +247,16 @@ def _build_zone(name: str, data: bytes) -> zoneinfo.ZoneInfo | None:
 
 
 def _read_package_data() -> dict[str, bytes]:
-    """The data of every zone, as the package has them."""
+    """Read the data of all zones from the tzdata package."""
     root = importlib.resources.files("tzdata.zoneinfo")
     return {name: root.joinpath(*name.split("/")).read_bytes() for name in sorted(get_zone_names())}
 
 
 def _read_host_data() -> dict[str, bytes]:
-    """The host's own, which earlier releases read; of what the host does not have, they took those of the package."""
+    """Read the host's data, which earlier releases used; zones that the host lacks are left out.
+
+    Earlier releases read these zones from the package.
+    """
     found = {}
     for name in get_zone_names():
         path = next((path for folder in HOST_FOLDERS if (path := Path(folder, name)).is_file()), None)

@@ -1,4 +1,4 @@
-"""What is ahead of a schedule: its next nominal times, and what is to be expected of each."""
+"""Upcoming occurrences of a schedule: its next nominal times, and the expected outcome of each."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 
 class ExpectedOutcome(StrEnum):
-    """What will become of an occurrence, as far as that can be known."""
+    """Expected outcome of an occurrence, as far as it can be known in advance."""
 
-    #: Its job starts, unless an execution before it has not ended, and the schedule does not want that.
+    #: The job starts, unless an earlier execution has not ended and the overlap policy skips the occurrence.
     FIRE = "expected"
-    #: A calendar forbids it.
+    #: A calendar excludes the occurrence.
     SKIPPED_CALENDAR = "skipped_calendar"
-    #: It lies in a pause, or its job is disabled.
+    #: The occurrence is in a pause, or its job may not run (disabled, removed).
     SKIPPED_PAUSED = "skipped_paused"
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOccurrence:
-    """One nominal time, as UTC and as clocks of the schedule's zone show it; why nothing starts then, if so.
+    """A nominal time in UTC and in the schedule's zone, with its expected outcome and the reason of a skip.
 
-    `notes` say what is remarkable about it: holidays, clocks that change.
+    `notes` describe remarkable properties: holidays, changes of the clock.
     """
 
     at: dt.datetime
@@ -37,18 +37,18 @@ class ExpectedOccurrence:
 
 
 def list_expected(timetable: Timetable, after: dt.datetime, count: int) -> list[ExpectedOccurrence]:
-    """The next `count` times at which something starts, and before each the first that calendars forbid, if any."""
+    """Return the next `count` firing times, and before each the first time that calendars exclude, if any."""
     return [_to_expected(timetable, each) for each in next_times.compute_upcoming(timetable, after, count)]
 
 
 def build_start_occurrence(timetable: Timetable, now: dt.datetime) -> ExpectedOccurrence:
-    """The occurrence that a schedule has when it is created, if it runs at start."""
+    """Build the occurrence that a schedule with `run_at_start` has when it is created."""
     one = _to_expected(timetable, NominalTimePreview(now, now.astimezone(timetable.zone), True, ()))
     return replace(one, notes=[*one.notes, "it runs at start"])
 
 
 def apply_skip_reason(occurrence: ExpectedOccurrence, reason: str | None) -> ExpectedOccurrence:
-    """The same if something keeps the schedule from starting anything then; None: nothing does."""
+    """Return the occurrence marked as skipped for `reason`; without a reason, or if already skipped, unchanged."""
     if reason is None or occurrence.outcome is not ExpectedOutcome.FIRE:
         return occurrence
     return replace(occurrence, outcome=ExpectedOutcome.SKIPPED_PAUSED, reason=reason)
@@ -57,9 +57,9 @@ def apply_skip_reason(occurrence: ExpectedOccurrence, reason: str | None) -> Exp
 def list_expected_for_schedule(
     row: ScheduleRow, timetable: Timetable, closed_reason: str | None, after: dt.datetime, count: int
 ) -> Sequence[ExpectedOccurrence]:
-    """Up to `count` of what is due after this moment, and not settled yet, as the schedule stands.
+    """Return up to `count` unevaluated occurrences after `after`, by the current state of the schedule.
 
-    `closed_reason`: why nothing of its job may run.
+    `closed_reason`: reason why the job may not run, or None.
     """
     if row.next_at is None or not row.enabled:
         return []
@@ -76,9 +76,9 @@ def list_expected_for_schedule(
 
 
 def list_notes(timetable: Timetable, at: dt.datetime) -> Sequence[str]:
-    """What is remarkable about a nominal time, whether or not something starts then."""
+    """Return the notes on a nominal time, without the reason why calendars exclude it."""
     found = next_times.describe_occurrence(timetable, at)
-    # What forbids it comes first, and is told as the reason.
+    # The reason of an exclusion comes first; it is shown as `reason`.
     return found if describe_exclusion(timetable, at) is None else found[1:]
 
 
@@ -89,7 +89,7 @@ def _to_expected(timetable: Timetable, upcoming: NominalTimePreview) -> Expected
 
 
 def _describe_pause(row: ScheduleRow, at: dt.datetime) -> str | None:
-    """Why nothing starts then, if that is in a pause."""
+    """Return the reason of a skip if `at` is in a pause, or None."""
     if row.paused_at is None or (row.paused_until is not None and at >= row.paused_until):
         return None
     until = f" until {row.paused_until.isoformat(timespec='seconds')}" if row.paused_until else ""

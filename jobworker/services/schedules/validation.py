@@ -1,4 +1,4 @@
-"""What only SQL can say about a schedule: whether its job is there, with these parameters, and its calendars are."""
+"""Validation of a schedule against SQL: its job with its parameters, its queue and its calendars."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ from jobworker.store import tasks
 
 
 def check_schedule(connection: sa.Connection, schedule: Schedule) -> Timetable:
-    """When the schedule is due; raises `InvalidInput` with everything that keeps it from being kept.
+    """Check a schedule and return its timetable. Raises `InvalidInput` with all problems.
 
-    None of its calendars changes before this transaction ends.
+    The calendars of the schedule are locked until the transaction ends.
     """
     admission.raise_for_problems(
         [*validate_job(connection, schedule), *calendars.validate_schedule_calendars(connection, schedule)]
@@ -27,7 +27,7 @@ def check_schedule(connection: sa.Connection, schedule: Schedule) -> Timetable:
 
 
 def validate_job(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
-    """What is wrong with the job that a schedule starts, and the parameters that it gives."""
+    """Return the problems of a schedule's job and parameters."""
     try:
         definition = lookup.find_job(connection, schedule.job).definition
     except JobNotFound as error:

@@ -1,4 +1,4 @@
-"""The commit of a submission: executions, what they depend on, the batch that they are, the key that came with them."""
+"""The commit of a submission: executions, their dependencies, their batch, and the idempotency key."""
 
 import datetime as dt
 import hashlib
@@ -24,7 +24,7 @@ _MAX_KEY_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """An Idempotency-Key, and for how long (s) it is remembered."""
+    """An Idempotency-Key, and its retention (s)."""
 
     key: str
     ttl: float
@@ -32,7 +32,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionResult:
-    """What became of a submission: the same again if its key was used before."""
+    """Result of a submission. `replayed`: it is the stored result of an earlier request with this key."""
 
     execution_ids: Sequence[str]
     batch_id: str | None
@@ -41,7 +41,7 @@ class SubmissionResult:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionContext:
-    """Who asks, when, and under which Idempotency-Key, if any; `fingerprint` tells one request from another."""
+    """Actor, time and Idempotency-Key (if any) of a request; `fingerprint` identifies its content."""
 
     actor: str
     now: dt.datetime
@@ -56,15 +56,15 @@ def commit_submission(
     batch: NewBatch | None,
     request: SubmissionContext,
 ) -> SubmissionResult:
-    """The commit. The key goes first: it decides between two requests that bring the same one at once."""
+    """Commit a submission. The idempotency key is reserved first: it serializes concurrent requests with one key."""
     ids = [each.row.id for each in prepared]
     batch_id = batch.id if batch else None
     once, now = request.idempotency_key, request.now
 
     def work(connection: sa.Connection) -> SubmissionResult:
         if once is not None:
-            answer = IdempotencyRecord(once.key, request.fingerprint, ids, batch_id, now)
-            earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
+            record = IdempotencyRecord(once.key, request.fingerprint, ids, batch_id, now)
+            earlier = idempotency.reserve(connection, record, now - dt.timedelta(seconds=once.ttl))
             if earlier is not None:
                 return _build_replay(earlier, request.fingerprint)
         ended = dependency_checks.check_parents(connection, prepared)
@@ -90,11 +90,13 @@ def _insert_accepted(
     batch: NewBatch | None,
     request: SubmissionContext,
 ) -> None:
-    """The rows of those for which no other execution stands."""
+    """Insert the batch and the executions that were not deduplicated; complete a batch that is empty then."""
     accepted = {each.id for each in uniqueness.accepted}
     if batch is not None:
         if batch.kind is BatchKind.WORKFLOW and len(accepted) < len(prepared):
-            raise UniqueKeyConflict("another execution has the unique key of a step, and no other can stand for a step")
+            raise UniqueKeyConflict(
+                "another execution has the unique key of a step, and a step cannot be replaced by another execution"
+            )
         batches.insert(connection, batch)
     executions.insert(connection, uniqueness.accepted, request.actor, request.now)
     dependency_checks.insert(connection, [each for each in prepared if each.row.id in accepted])
@@ -103,7 +105,7 @@ def _insert_accepted(
 
 
 def find_replay(connection: sa.Connection, request: SubmissionContext) -> SubmissionResult | None:
-    """The answer that was given under this key, if it was used before."""
+    """Return the result of an earlier request with this idempotency key, or None."""
     once = request.idempotency_key
     if once is None:
         return None
@@ -126,6 +128,6 @@ def _build_replay(earlier: IdempotencyRecord, fingerprint: str) -> SubmissionRes
 
 
 def compute_fingerprint(payload: Any, kind: str) -> str:
-    """What tells this request from another of its kind."""
+    """Compute the hash that identifies the content of a request of this kind."""
     content = orjson.dumps([kind, payload], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""From what somebody asks for to the row of an execution: looked up and checked, before any transaction writes."""
+"""Preparation of executions: lookup and checks of a submission, before the write transaction begins."""
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ from jobworker.store.executions.executions import NewExecution
 from jobworker.store.jobs import JobRow
 from jobworker.store.tasks import TaskRow
 
-#: So many problems of one batch are told; whoever has more of them has the same one many times.
+#: Maximum number of problems reported for one batch; more are usually repetitions.
 _MAX_PROBLEMS = 100
 
 _id_factory = IdFactory()
@@ -42,20 +42,20 @@ _id_factory = IdFactory()
 
 @dataclass(frozen=True, slots=True)
 class JobCatalog:
-    """The definitions and tasks that a submission names, and what it has to know of the queues."""
+    """The job definitions, tasks and queues that a submission names."""
 
     jobs: dict[str, JobRow]
     tasks: dict[str, TaskRow]
     queues: QueueLookup = field(default_factory=QueueLookup)
 
     def get_unique_policies(self) -> dict[str, Any]:
-        """What each job says about unique executions."""
+        """Return the `unique` policy of each job, by name."""
         return {name: row.definition.policies["unique"] for name, row in self.jobs.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedExecution:
-    """An execution that may be accepted, what it depends on, and where in the request it stands."""
+    """An execution that may be inserted, its dependencies, and its location in the request."""
 
     row: NewExecution
     depends_on: Sequence[Dependency] = ()
@@ -63,14 +63,14 @@ class PreparedExecution:
 
 
 def load_catalog_for_job(connection: sa.Connection, name: str, queue: str | None) -> JobCatalog:
-    """What a submission of this job names; raises `JobNotFound`."""
+    """Load the catalog for a submission of one job. Raises `JobNotFound`."""
     row = lookup.find_job(connection, name)
     task = tasks.get(connection, row.definition.task)
     return JobCatalog({name: row}, {task.name: task} if task else {}, lookup.look_up_queues(connection, [queue]))
 
 
 def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> JobCatalog:
-    """Those of these jobs that there are, their tasks, and which of these queues do not exist."""
+    """Load the jobs that exist among `names`, their tasks, and the lookup of `queues`."""
     named = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
     needed = sorted({row.definition.task for row in named.values()})
     return JobCatalog(named, tasks.get_many(connection, needed), lookup.look_up_queues(connection, queues))
@@ -79,7 +79,7 @@ def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iter
 def prepare_executions(
     submissions: Sequence[Submission], catalog: JobCatalog, now: dt.datetime, batch_id: str
 ) -> list[PreparedExecution]:
-    """The executions of a batch; raises every problem of it, up to a sensible number."""
+    """Prepare the executions of a batch. Raises `InvalidInput` with its problems, up to a maximum number."""
     prepared: list[PreparedExecution] = []
     problems: list[FieldError] = []
     for index, submission in enumerate(submissions):
@@ -95,14 +95,14 @@ def prepare_executions(
 
 
 def list_problems(error: JobWorkerError, location: str) -> Sequence[FieldError]:
-    """What is wrong in one item of a larger request."""
+    """Return the problems of one item of a larger request."""
     if isinstance(error, InvalidInput):
         return error.errors
     return [FieldError(f"{location}/job", error.code, error.detail)]
 
 
 def raise_if_problems(problems: Sequence[FieldError], what: str) -> None:
-    """Raise `InvalidInput` if there is any problem."""
+    """Raise `InvalidInput` if there are problems; `what` names the items in the message."""
     if problems:
         raise InvalidInput(f"nothing was accepted, because some {what} are wrong", problems[:_MAX_PROBLEMS])
 
@@ -116,10 +116,10 @@ def prepare_execution(
     sources: Collection[str] = (),
     tagged: bool = False,
 ) -> PreparedExecution:
-    """The execution that this submission asks for; raises what is wrong with it.
+    """Prepare the execution of a submission. Raises the problems of the submission.
 
-    Its parameters may refer to the results of `sources`, and of what it depends on. If they do, its keys are those
-    of what they come to, when that is known. `tagged` as in `json_values.check`.
+    The parameters may refer to results of `sources` and of the dependencies. If they do, the limit keys and the unique
+    key are computed when the references are resolved. `tagged`: see `allow_tagged` in `json_values.check`.
     """
     row = _get_runnable_job(submission.job, catalog, location)
     definition = row.definition
@@ -167,7 +167,7 @@ def prepare_execution(
 def add_dependencies(
     prepared: PreparedExecution, new_dependencies: Sequence[Dependency], keep_deadline: bool = False
 ) -> PreparedExecution:
-    """The execution when it waits for these, too. A deadline that counts from when it is due is set when it goes on."""
+    """Add dependencies to an execution. Unless `keep_deadline`, its deadline is set when the execution is released."""
     if not new_dependencies:
         return prepared
     depends_on = [*prepared.depends_on, *new_dependencies]
@@ -179,7 +179,7 @@ def add_dependencies(
 def build_execution(
     definition: JobDefinition, revision: int, job_parameters: Mapping[str, Any], now: dt.datetime, **field_values: Any
 ) -> NewExecution:
-    """An execution as its definition says, due now; `field_values` is what it has of its own."""
+    """Build an execution from a job definition, due now; `field_values` override the fields."""
     new_id = field_values.get("id") or make_id(now)
     values: dict[str, Any] = {
         "id": new_id,
@@ -214,9 +214,9 @@ def _get_runnable_job(name: str, catalog: JobCatalog, location: str) -> JobRow:
 def _merge_parameters(
     submission: Submission, row: JobRow, catalog: JobCatalog, location: str, sources: Collection[str], tagged: bool
 ) -> dict[str, object]:
-    """The definition's defaults overlaid by what was submitted, as the task accepts it.
+    """Merge the submitted parameters into the defaults of the job definition, and check them against the task.
 
-    What refers to a result is taken as it is: its value is checked when there is one.
+    A parameter that refers to a result is not checked here: its value is checked when the reference is resolved.
     """
     accepted = _get_accepted_parameters(row, catalog)
     given = {**row.definition.defaults, **submission.parameters}
@@ -227,7 +227,7 @@ def _merge_parameters(
 
 
 def _get_accepted_parameters(row: JobRow, catalog: JobCatalog) -> Sequence[Parameter]:
-    """What the task of a job accepts."""
+    """Return the parameters that the task of a job accepts. Raises `TaskNotFound`, `JobRemoved`."""
     task = catalog.tasks.get(row.definition.task)
     if task is None:
         raise TaskNotFound(f"job {row.definition.name} runs task {row.definition.task}, which no worker announced yet")
@@ -237,7 +237,7 @@ def _get_accepted_parameters(row: JobRow, catalog: JobCatalog) -> Sequence[Param
 
 
 def describe_removed(job: str, task: TaskRow) -> str:
-    """The text about a job whose code has been removed."""
+    """Return an error message about a job whose code has been removed."""
     return (
         f"the code of job {job} has been removed: since {task.removed_at:%Y-%m-%d %H:%M:%S %Z} no worker declares its "
         f"task {task.name}, last seen in code version {task.code_version}; start a worker that has it, or delete the "
@@ -248,7 +248,7 @@ def describe_removed(job: str, task: TaskRow) -> str:
 def check_parameters(
     accepted: Sequence[Parameter], raw_parameters: Mapping[str, Any], location: str, tagged: bool = False
 ) -> dict[str, Any]:
-    """`raw_parameters`, if the task accepts it and it is not too much; raises `InvalidParameters`."""
+    """Return the checked parameters. Raises `InvalidParameters` if the task rejects them or they are too large."""
     checked = parameters.check(accepted, raw_parameters, location, tagged)
     size = len(orjson.dumps(checked))
     if size > parameters.MAX_PARAMETERS_BYTES:
@@ -258,5 +258,5 @@ def check_parameters(
 
 
 def make_id(now: dt.datetime) -> str:
-    """A new id, later than all before."""
+    """Return a new id, which sorts after all earlier ones."""
     return _id_factory.create_id(int(now.timestamp() * 1000))

@@ -1,8 +1,8 @@
-"""Running an execution again, as another one: with the same parameters, or some of them changed.
+"""Reruns: an execution is submitted again as a new one, with unchanged or patched parameters.
 
-The new execution is of the job as it is defined now, and what it may be limited by is checked like a submission's.
-It keeps what was said for this execution alone: its own limits and policies, a queue or priority that were not those
-of the job, the correlation id, and the occurrence of a schedule that it stands for. It is of no batch.
+The new execution uses the current job definition, and its limits are checked like those of a submission. It keeps the
+properties that were set for the original execution alone: its own limits and policies, a queue or priority other than
+the job's, the correlation id, and the occurrence of a schedule. It does not belong to a batch.
 """
 
 import datetime as dt
@@ -27,9 +27,10 @@ from jobworker.store.executions.executions import ExecutionRow, NewExecution
 
 @dataclass(slots=True)
 class Rerunner:
-    """Prepares reruns at the moment `now`, `rate` of them due each second beginning at `next_due` (None: all at once).
+    """Preparation and insertion of reruns at the time `now`.
 
-    `patch` is a JSON merge patch for the parameters of each.
+    `rate` of them per second are due, beginning at `next_due` (None: all at once). `patch` is a JSON merge patch for
+    the parameters of each execution.
     """
 
     now: dt.datetime
@@ -41,7 +42,7 @@ class Rerunner:
     _definitions: dict[tuple[str, int], JobDefinition | None] = field(default_factory=dict)
 
     def load_catalog(self, connection: sa.Connection, rows: Sequence[ExecutionRow]) -> None:
-        """Learn what has to be known of the jobs of these executions."""
+        """Load the current and the original definitions of the jobs of these executions."""
         for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
             self._definitions[key] = jobs.get_definition(connection, *key)
         self._catalog = preparation.load_catalog(
@@ -49,9 +50,9 @@ class Rerunner:
         )
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
-        """The rerun of an execution; raises what speaks against it."""
+        """Build the rerun of an execution. Raises the problems of its submission."""
         wanted = replace(self._build_submission(row), due_at=self.next_due)
-        # A call from Python may hold what kombu has written for a date, say. No patch may add that.
+        # Parameters of a direct call may contain kombu's tagged values, for example dates. A patch must not add them.
         made = preparation.prepare_execution(wanted, self._catalog, self.now, tagged=not self.patch).row
         if self.rate is not None:
             self.last_due = made.due_at
@@ -59,7 +60,7 @@ class Rerunner:
         return replace(made, rerun_of=row.id, schedule_id=row.schedule_id, scheduled_for=row.scheduled_for)
 
     def prepare_all(self, rows: Sequence[ExecutionRow]) -> tuple[list[NewExecution], list[BulkFailure]]:
-        """The reruns of these executions, and what speaks against the others."""
+        """Build the reruns of these executions; return the reruns, and the failures of the other executions."""
         made: list[NewExecution] = []
         refused: list[BulkFailure] = []
         for row in rows:
@@ -73,12 +74,12 @@ class Rerunner:
     def insert_reruns(
         self, connection: sa.Connection, reruns: Sequence[NewExecution], actor: str
     ) -> tuple[list[NewExecution], list[BulkFailure]]:
-        """Accept these reruns, in the caller's transaction; answers which, and what keeps the others out."""
+        """Insert reruns in the caller's transaction; return the inserted ones, and the failures of the others."""
         accepted = [each for each in reruns if each.unique_key is None]
         if accepted:
             executions.insert(connection, accepted, actor, self.now)
         refused = []
-        # One after another, each seen by the next; by key, so that two transactions cannot wait for each other.
+        # Inserted one by one, because each must see those before it; in the order of their keys, to avoid deadlocks.
         for each in sorted(reruns, key=lambda one: one.unique_key or ""):
             if each.unique_key is None:
                 continue
@@ -90,7 +91,7 @@ class Rerunner:
         return accepted, refused
 
     def _take_key(self, connection: sa.Connection, rerun: NewExecution) -> str | None:
-        """Take the rerun's unique key; answers why that cannot be."""
+        """Acquire the unique key of a rerun; return the reason if that fails."""
         try:
             decided = uniqueness.acquire_keys(connection, [rerun], self._catalog.get_unique_policies(), self.now)
         except UniqueKeyConflict as error:
@@ -99,7 +100,7 @@ class Rerunner:
         return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {rerun.unique_key}"
 
     def _get_overridden_queue(self, row: ExecutionRow) -> str | None:
-        """The queue that was said for this execution alone."""
+        """Return the queue that was set for this execution alone, or None."""
         then = self._definitions[row.job, row.job_revision]
         return None if then and row.queue == then.queue else row.queue
 

@@ -1,8 +1,8 @@
-"""Accepting work: one commit, and it will run.
+"""Submission of executions: after one commit they will run.
 
-What is asked for is looked up and checked before the write transaction begins, so that a flood of
-refused requests, or the checking of 10,000 items, never keeps the relay from writing. Whatever changes
-in between (a definition, say) counts as having changed afterwards: an execution names its revision.
+Submissions are looked up and checked before the write transaction begins, so that a flood of rejected requests, or the
+checks of 10,000 items, never keep the relay from writing. A change between the checks and the commit (for example of a
+definition) counts as made after the submission: an execution names the revision of its job.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,21 @@ from jobworker.store.executions import executions
 from jobworker.store.executions.batches import BatchKind
 from jobworker.store.executions.executions import ExecutionRow
 
-#: So many executions may come in one request: they are one transaction, which others wait for.
+#: Maximum number of executions per request, because they are one transaction that other writers wait for.
 MAX_BATCH_SIZE = 10_000
 
-#: What is known of a batch that nobody described.
+#: Options of a batch that was submitted without any.
 _NO_OPTIONS = BatchOptions()
 
 
 def submit(
     database: Database, clock: Clock, submission: Submission, actor: str, idempotency_key: IdempotencyKey | None = None
 ) -> tuple[ExecutionRow, bool]:
-    """Accept one execution; the row as accepted, and whether it is another one, which stands for it, as it is now."""
+    """Submit one execution.
+
+    Return its row as inserted and False; or, for a repeated idempotency key or a duplicate unique key, the current row
+    of the existing execution and True.
+    """
     request = SubmissionContext(actor, clock.now(), idempotency_key, commit.compute_fingerprint([submission], "one"))
     with database.read() as connection:
         replay = commit.find_replay(connection, request)
@@ -57,7 +61,7 @@ def submit_batch(
     idempotency_key: IdempotencyKey | None = None,
     options: BatchOptions = _NO_OPTIONS,
 ) -> SubmissionResult:
-    """Accept all of these executions, or none: one item that is wrong refuses the batch."""
+    """Submit all executions of a batch, or none: one invalid item rejects the batch."""
     if not 0 < len(submissions) <= MAX_BATCH_SIZE:
         message = f"a batch has 1 to {MAX_BATCH_SIZE} executions, not {len(submissions)}"
         raise InvalidInput(message, [FieldError("/executions", "not_allowed", message)])

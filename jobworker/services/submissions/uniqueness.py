@@ -1,4 +1,4 @@
-"""Unique keys: who comes second is refused, answered with the first, or takes its place."""
+"""Unique keys: a second execution with a key is rejected, resolved to the first one, or replaces the first one."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,10 @@ from jobworker.store.executions.unique_keys import UniqueKeyHolder, UniqueKeyReq
 
 @dataclass(frozen=True, slots=True)
 class UniquenessResult:
-    """What is accepted of what was asked for, and, in the order of the question, the ids that answer for it.
+    """Result of acquiring unique keys.
 
-    `cancelled` are executions that ended for it: what waits for them has to be told.
+    `ids` contains, for each new execution in order, its id or that of the execution that it is a duplicate of.
+    `cancelled` contains the executions that were replaced and have ended; the caller must resolve their dependents.
     """
 
     accepted: Sequence[NewExecution]
@@ -31,15 +32,15 @@ class UniquenessResult:
 def acquire_keys(
     connection: sa.Connection, new_executions: Sequence[NewExecution], policies: Mapping[str, Any], now: dt.datetime
 ) -> UniquenessResult:
-    """Take the keys of these executions, in the transaction that accepts them; raises `NotUnique`.
+    """Acquire the unique keys of executions, in the transaction that inserts them. Raises `UniqueKeyConflict`.
 
-    `policies` are the `unique` ones of their jobs, as JSON.
+    `policies` contains the `unique` policies by job, as JSON.
     """
     read = {job: limits.parse_unique(policy) for job, policy in policies.items() if policy}
     stands_for: dict[str, str] = {}
     cancelled: list[str] = []
     chosen = _deduplicate(new_executions, read, stands_for)
-    # By key, so that two transactions cannot wait for each other.
+    # In the order of the keys, to avoid deadlocks of two transactions.
     for key in sorted(chosen):
         policy = read[chosen[key].job]
         claim = _build_claim(key, chosen[key].id, policy, now)
@@ -59,9 +60,9 @@ def acquire_keys(
 def acquire_key(
     connection: sa.Connection, execution_id: str, key: str, policy: Mapping[str, Any], now: dt.datetime
 ) -> Sequence[str]:
-    """Take a key for an execution that was accepted before its key was known; answers whom that cancelled.
+    """Acquire a unique key that was computed after its execution was inserted; return the executions cancelled for it.
 
-    Raises `NotUnique` if another execution stands for it.
+    Raises `UniqueKeyConflict` if another execution keeps the key.
     """
     read = limits.parse_unique(policy)
     claim = _build_claim(key, execution_id, read, now)
@@ -69,14 +70,18 @@ def acquire_key(
     if holder is None:
         return ()
     if read.on_conflict is OnConflict.RETURN:
-        raise UniqueKeyConflict(f"execution {holder.id} stands for it: it has the unique key {key}")
+        raise UniqueKeyConflict(f"execution {holder.id} has the unique key {key}")
     return _replace_holder(connection, claim, holder, read)
 
 
 def _deduplicate(
     new_executions: Sequence[NewExecution], policies: Mapping[str, UniquePolicy], stands_for: dict[str, str]
 ) -> dict[str, NewExecution]:
-    """Of those with the same key one is left: the first, or the last if each replaces the one before it."""
+    """Select one execution per unique key: the first, or the last if the policy is to replace.
+
+    `stands_for` is updated: id of each execution dropped → id of the one selected. Raises `UniqueKeyConflict` if the
+    policy is to reject.
+    """
     chosen: dict[str, NewExecution] = {}
     for index, execution in enumerate(new_executions):
         policy, key = policies.get(execution.job), execution.unique_key
@@ -105,9 +110,10 @@ def _build_claim(key: str, execution_id: str, policy: UniquePolicy, now: dt.date
 def _replace_holder(
     connection: sa.Connection, claim: UniqueKeyRequest, holder: UniqueKeyHolder, policy: UniquePolicy
 ) -> Sequence[str]:
-    """The execution that has the key is cancelled, unless it has started or the policy says otherwise.
+    """Cancel the execution that holds the key and transfer the key. Raises `UniqueKeyConflict`.
 
-    Answers who has ended with that: one that is queued is only asked to.
+    A conflict is an execution that has started, or a policy that does not replace. Return the executions that have
+    ended by this: for a queued one a cancellation is only requested.
     """
     actor = f"execution:{claim.execution_id}"
     if policy.on_conflict is OnConflict.REPLACE and not holder.started:

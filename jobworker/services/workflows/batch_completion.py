@@ -1,4 +1,4 @@
-"""Batches: what is said of one when it is accepted, and what happens when the last of its executions has ended."""
+"""Batches: preparation of a new batch, and its completion after the last of its executions has ended."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from jobworker.store import unreadable_rows
 from jobworker.store.executions import batches, executions
 from jobworker.store.executions.batches import BatchKind, BatchRow, NewBatch
 
-#: The name under which the parameters of an on-complete job refer to what became of the batch.
+#: The name under which the parameters of an on-complete job refer to the summary of the batch.
 BATCH_SOURCE_NAME = "batch"
 
 _MAX_NAME_LENGTH = 128
@@ -26,7 +26,7 @@ _MAX_NAME_LENGTH = 128
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """What is said of a batch besides its executions."""
+    """Options of a batch besides its executions."""
 
     name: str | None = None
     correlation_id: str | None = None
@@ -34,14 +34,14 @@ class BatchOptions:
 
     @property
     def submissions(self) -> list[Submission]:
-        """What it asks to be run."""
+        """The submission of the on-complete job, if any."""
         return [self.on_complete] if self.on_complete else []
 
 
 def prepare_batch(
     kind: BatchKind, options: BatchOptions, catalog: JobCatalog, now: dt.datetime, actor: str
 ) -> NewBatch:
-    """The batch, if all that is said of it is right."""
+    """Check the options and return the new batch. Raises `InvalidInput`."""
     for name, text, longest in (
         ("name", options.name, _MAX_NAME_LENGTH),
         ("correlation_id", options.correlation_id, MAX_CORRELATION_ID_LENGTH),
@@ -60,17 +60,17 @@ def prepare_batch(
     return NewBatch(new_id, kind, options.name, options.correlation_id or new_id, stored, now, actor)
 
 
-#: What a batch keeps of its on-complete job; queue and priority may be null.
+#: Check of the stored on-complete job of a batch; queue and priority may be null.
 _ON_COMPLETE_SHAPE = unreadable_rows.build_object_check(job=str, parameters=dict, queue=str | None, priority=int | None)
 
 
 def complete_batches(connection: sa.Connection, batch_ids: Iterable[str], now: dt.datetime) -> int:
-    """Complete those of these batches whose last execution has ended; answers how many executions that started."""
+    """Complete the batches whose last execution has ended; return the number of on-complete jobs started."""
     return sum(_complete_batch(connection, batch_id, now) for batch_id in sorted(batch_ids))
 
 
 def summarize_batch(batch: BatchRow, counts: Mapping[ExecutionState, int]) -> dict[str, Any]:
-    """What became of a batch, as parameters may refer to it."""
+    """Return the summary of a batch, to which the parameters of the on-complete job may refer."""
     return {
         "id": batch.id,
         "kind": batch.kind.value,
@@ -81,7 +81,7 @@ def summarize_batch(batch: BatchRow, counts: Mapping[ExecutionState, int]) -> di
 
 
 def _complete_batch(connection: sa.Connection, batch_id: str, now: dt.datetime) -> bool:
-    # The lock comes before the look: of two transactions that end the last two executions, the second sees both.
+    # Lock first: of two transactions that end the last two executions, the second must see both ends.
     batch = batches.lock_open(connection, batch_id)
     if batch is None or batches.has_unfinished(connection, batch_id):
         return False
@@ -93,15 +93,15 @@ def _complete_batch(connection: sa.Connection, batch_id: str, now: dt.datetime) 
 def _start_on_complete_job(
     connection: sa.Connection, batch: BatchRow, now: dt.datetime
 ) -> tuple[str | None, str | None]:
-    """Start the on-complete job: the id of its execution, or why there is none."""
+    """Start the on-complete job; return the id of its execution, or the reason why it was not started."""
     wanted = batch.on_complete
     if wanted is None:
         return None, None
     if batch.cancel_requested_at is not None:
         return None, "the on-complete job was not started, because the batch was cancelled"
     if not _ON_COMPLETE_SHAPE(wanted):
-        return None, "the on-complete job could not be started: what was asked for cannot be read in the database"
-    # Its queue was there when the batch was accepted, and that counts.
+        return None, "the on-complete job could not be started: its stored description cannot be read"
+    # The queue was checked when the batch was submitted; it need not exist any more.
     known = preparation.load_catalog(connection, [wanted["job"]])
     counts = batches.count_by_state(connection, [batch.id])[batch.id]
     try:

@@ -1,4 +1,4 @@
-"""Batches and workflows: how they stand, and their end."""
+"""Use cases of batches and workflows: get, list, cancel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jobworker.store.pagination import DEFAULT_LIMIT, Page
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
-    """A step, and the names of those that it needs."""
+    """A step, and the names of the steps that it needs."""
 
     row: StepRow
     needs: Sequence[str]
@@ -27,7 +27,7 @@ class StepStatus:
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
-    """A batch as it stands; `steps` of a workflow that was asked for by itself."""
+    """Current status of a batch; `steps` is set for a single workflow, not in a list."""
 
     row: BatchRow
     counts: Mapping[ExecutionState, int]
@@ -35,23 +35,23 @@ class BatchStatus:
 
     @property
     def total(self) -> int:
-        """How many executions it has."""
+        """Number of executions of the batch."""
         return sum(self.counts.values())
 
     @property
     def finished(self) -> int:
-        """How many of them have ended."""
+        """Number of executions of the batch that have ended."""
         return sum(number for state, number in self.counts.items() if state in FINAL_STATES)
 
 
 def get(database: Database, batch_id: str) -> BatchStatus:
-    """One batch; raises `BatchNotFound`."""
+    """Return a batch. Raises `BatchNotFound`."""
     with database.read() as connection:
         return _load_status(connection, _find(connection, batch_id))
 
 
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchStatus]:
-    """Batches, newest first, without their steps."""
+    """Return a page of batches, newest first, without their steps."""
     with database.read() as connection:
         found = batches.list_page(connection, limit, cursor)
         counts = batches.count_by_state(connection, [row.id for row in found.items])
@@ -59,9 +59,10 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
 
 
 def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> BatchStatus:
-    """Ask for a whole batch to be cancelled; asking again changes nothing. Raises `NotCancellable` if it has ended.
+    """Request the cancellation of a batch; idempotent. Raises `ExecutionNotCancellable` if the batch has ended.
 
-    After this commit the relay dispatches nothing of it; it cancels what waits, and stops what is queued or runs.
+    After this commit the relay dispatches none of its executions; the relay cancels those that wait, and stops those
+    that are queued or run.
     """
     now = clock.now()
     with database.write() as connection:
@@ -90,5 +91,5 @@ def _load_steps(connection: sa.Connection, row: BatchRow) -> list[StepStatus]:
     steps = batches.list_steps(connection, row.id)
     names = {step.execution_id: step.step for step in steps}
     needs = batches.get_parents(connection, row.id)
-    # What a step depends on outside of the workflow has no name in it.
+    # A dependency outside of the workflow has no step name.
     return [StepStatus(step, [names.get(each, each) for each in needs.get(step.execution_id, ())]) for step in steps]

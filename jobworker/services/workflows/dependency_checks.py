@@ -1,4 +1,4 @@
-"""Accepting executions that depend on others."""
+"""Checks and insertion of the dependencies of new executions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,15 +11,15 @@ from jobworker.services.submissions.preparation import PreparedExecution
 from jobworker.store.executions import dependency_rows
 from jobworker.store.executions.dependency_rows import DependencyEdge
 
-#: So many problems are told.
+#: Maximum number of problems reported.
 _MAX_PROBLEMS = 100
 
 
 def check_parents(connection: sa.Connection, prepared: Sequence[PreparedExecution]) -> dict[str, ParentExecution]:
-    """What the executions depend on that has ended already; raises `InvalidDependency`.
+    """Lock the parents and return those that have ended. Raises `InvalidDependency`.
 
-    Parents are locked: none of them ends before the dependents are there. Dependencies within the request are left
-    to whoever read it.
+    The locks keep parents from ending before the dependents are inserted. Dependencies within the request are checked
+    by the parser of the request.
     """
     own = {each.row.id for each in prepared}
     wanted = {each.parent for one in prepared for each in one.depends_on} - own
@@ -33,7 +33,7 @@ def check_parents(connection: sa.Connection, prepared: Sequence[PreparedExecutio
 
 
 def insert(connection: sa.Connection, prepared: Iterable[PreparedExecution]) -> None:
-    """Enter what executions that were just inserted depend on."""
+    """Insert the dependencies of executions that were just inserted."""
     dependency_rows.insert(
         connection, [DependencyEdge(one.row.id, each) for one in prepared for each in one.depends_on]
     )

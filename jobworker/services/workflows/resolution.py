@@ -1,8 +1,8 @@
-"""What happens when executions have ended, in the transaction that ends them: whoever waits for them goes on.
+"""Resolution of dependents, in the transaction that ends executions.
 
-Whoever ends executions calls `release` with them. First starts what is triggered by them; then everything that depends
-on them is settled: it goes on, or it ends as its dependency says, and then what depends on *it* is settled, in waves.
-Last, batches are complete whose last execution has ended.
+Code that ends executions calls `resolve_dependents` with them. First the triggered jobs start. Then the dependents are
+resolved in rounds: each is released, or ends as its dependency defines, and the next round resolves the dependents of
+those that ended. Last, batches are completed whose last execution has ended.
 """
 
 import datetime as dt
@@ -16,40 +16,39 @@ import structlog
 
 from jobworker.domain.errors import InvalidParameters, UniqueKeyConflict
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import limits, start_deadline
+from jobworker.domain.jobs import limits
 from jobworker.domain.jobs.limits import ExecutionKeys
 from jobworker.domain.json import json_values
 from jobworker.domain.workflows import result_references
-from jobworker.domain.workflows.dependency import DependencyResolution, ParentExecution
+from jobworker.domain.workflows.dependency import ParentExecution
 from jobworker.domain.workflows.result_references import UnresolvedParameter
 from jobworker.services.submissions import preparation, uniqueness
-from jobworker.services.workflows import batch_completion, triggers
+from jobworker.services.workflows import batch_completion, resolved_executions, triggers
+from jobworker.services.workflows.resolved_executions import DependencyOutcome
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import UNAVAILABLE, describe_error
 from jobworker.store.executions import dependency_rows
 from jobworker.store.executions.dependency_rows import DependencyEdge, ResolvedExecution, ResultSource, WaitingExecution
 
-#: Dependencies that one wave looks at, and waves that one transaction goes through: others want to write, too.
+#: Maximum number of dependencies per round, and of rounds per transaction, because other writers wait.
 _WAVE_SIZE, _MAX_WAVES = 200, 50
 
-#: What one transaction goes through, and a little more: dependencies, bytes of the parameters of executions that wait,
-#: and bytes of results that these refer to.
+#: Limits of one transaction (slightly exceeded): dependencies; and bytes of the parameters of waiting executions, as
+#: well as bytes of the results that these refer to.
 _MAX_EDGES, _MAX_BYTES = 4000, 2 * 1024 * 1024
 
-#: Executions whose parameters are read at a time, and results that are read, and held, at a time.
+#: Number of executions whose parameters are read at a time, and of results that are read and held at a time.
 _LOCK_BATCH_SIZE, _RESULT_BATCH_SIZE = 40, 64
 
-#: Longest explanation why an execution could not go on (characters).
+#: Maximum length of the reason why an execution could not be released (characters).
 _MAX_REASON_LENGTH = 500
 
 logger = structlog.get_logger(__name__)
 
-_DependencyOutcome = tuple[DependencyEdge, DependencyResolution]
-
 
 @dataclass(frozen=True, slots=True)
 class ResolutionResult:
-    """How many executions go on, and whose dependents are still to be settled: give them to the next call."""
+    """Number of executions released, and the parents whose dependents are unresolved: pass these to the next call."""
 
     released_count: int
     unfinished: Sequence[ParentExecution]
@@ -57,7 +56,7 @@ class ResolutionResult:
 
 @dataclass(slots=True)
 class _Budget:
-    """The part of one transaction's bounds that is not used up."""
+    """Remaining part of the limits of one transaction."""
 
     edges: int = field(default_factory=lambda: _MAX_EDGES)
     parameters: int = field(default_factory=lambda: _MAX_BYTES)
@@ -70,7 +69,7 @@ class _Budget:
 
 @dataclass(slots=True)
 class _WaveResult:
-    """What came of one look at dependencies."""
+    """Result of one round of resolution."""
 
     released_count: int = 0
     ended: list[ParentExecution] = field(default_factory=list)
@@ -80,7 +79,7 @@ class _WaveResult:
 
 @dataclass(slots=True)
 class _ReadyExecutions:
-    """What becomes of executions for which all has ended, and whom they replaced; the postponed stay as they are."""
+    """New states of executions whose dependencies are met, and replaced executions; postponed ones are unchanged."""
 
     changed: list[ResolvedExecution] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
@@ -88,7 +87,7 @@ class _ReadyExecutions:
 
 
 class _ParentResults:
-    """The results of parents, read a few at a time and only when something refers to them."""
+    """Results of parents, read in small batches and only when a parameter refers to them."""
 
     def __init__(self, connection: sa.Connection, ids: Iterable[str], budget: _Budget) -> None:
         self._connection = connection
@@ -107,7 +106,7 @@ class _ParentResults:
 
 @dataclass(frozen=True, slots=True)
 class _ReferenceSources:
-    """The results to which one execution may refer, by every name that they have for it."""
+    """Results to which one execution may refer, by all names that its parameters may use."""
 
     ids: Mapping[str, str]
     results: _ParentResults
@@ -122,7 +121,7 @@ def resolve_dependents(
     now: dt.datetime,
     unfinished: Sequence[ParentExecution] = (),
 ) -> ResolutionResult:
-    """Let go on what these ends allow. `unfinished` is what an earlier call left over."""
+    """Resolve the dependents of ended executions. `unfinished` is the remainder of an earlier call."""
     triggers.start_triggered_jobs(connection, ended, now)
     everything, queue, budget = list(ended), [*unfinished, *ended], _Budget()
     count = waves = 0
@@ -139,7 +138,7 @@ def resolve_dependents(
 def resolve_new_dependents(
     connection: sa.Connection, ids: Sequence[str], ended: Mapping[str, ParentExecution], now: dt.datetime
 ) -> None:
-    """Let go on those of these executions that were accepted when what they depend on had ended already."""
+    """Resolve those dependencies of new executions whose parents had ended before the submission."""
     edges = [
         edge for edge in dependency_rows.list_unresolved_by_child(connection, ids) if edge.dependency.parent in ended
     ]
@@ -149,7 +148,7 @@ def resolve_new_dependents(
 def resolve_missed(
     connection: sa.Connection, ended: Sequence[ParentExecution], complete: Sequence[str], now: dt.datetime
 ) -> ResolutionResult:
-    """What should have been done when these executions, and the last ones of these batches, ended."""
+    """Resolve the dependents of executions, and complete batches, that were missed when they ended."""
     released = resolve_dependents(connection, (), now, unfinished=ended)
     batch_completion.complete_batches(connection, complete, now)
     return released
@@ -175,8 +174,8 @@ def _resolve_edges(
     now: dt.datetime,
     budget: _Budget,
 ) -> _WaveResult:
-    """Settle these dependencies on executions that have ended. A dependent that cannot go on fails alone."""
-    mine: dict[str, list[_DependencyOutcome]] = {}
+    """Resolve dependencies on ended executions. An error of one dependent fails this dependent only."""
+    mine: dict[str, list[DependencyOutcome]] = {}
     for edge in edges:
         verdict = edge.dependency.resolve(parents[edge.dependency.parent].state)
         mine.setdefault(edge.execution_id, []).append((edge, verdict))
@@ -184,7 +183,7 @@ def _resolve_edges(
         with connection.begin_nested():
             return _resolve_all(connection, mine, parents, now, budget)
     except UNAVAILABLE:
-        raise  # That is no dependent's fault.
+        raise  # The dependents are not the cause.
     except Exception as error:  # noqa: BLE001  it is logged; a traceback would show parameters
         logger.error("release_refused", executions=len(mine), error=describe_error(error))
     wave, budget = _WaveResult(), _Budget()
@@ -201,37 +200,39 @@ def _resolve_edges(
 def _resolve_one(
     connection: sa.Connection,
     key: str,
-    outcomes: list[_DependencyOutcome],
+    outcomes: list[DependencyOutcome],
     parents: Mapping[str, ParentExecution],
     now: dt.datetime,
     budget: _Budget,
 ) -> _WaveResult:
-    """Settle the dependencies of one execution; it fails if what it comes to cannot be written."""
+    """Resolve the dependencies of one execution; the execution fails if its new state cannot be written."""
     try:
         with connection.begin_nested():
             return _resolve_all(connection, {key: outcomes}, parents, now, budget)
     except UNAVAILABLE:
         raise
-    except Exception as error:  # noqa: BLE001  it was logged with the others, and history tells of it
+    except Exception as error:  # noqa: BLE001  it was logged above; the execution's reason contains it
         dependency_rows.mark_resolved(connection, outcomes, now)
         rows = dependency_rows.lock_waiting(connection, [key])
         why = json_values.sanitize_text(f"what it comes to cannot be recorded: {describe_error(error)}")[
             :_MAX_REASON_LENGTH
         ]
-        changed = [_build_failed(row, "ReleaseRefused", why) for row in rows.values()]
+        changed = [resolved_executions.build_failed(row, "ReleaseRefused", why) for row in rows.values()]
         dependency_rows.update_resolved(connection, changed, now)
-        return _WaveResult(0, [_to_parent(rows[each.id], each) for each in changed])
+        return _WaveResult(0, [resolved_executions.to_parent(rows[each.id], each) for each in changed])
 
 
 def _resolve_all(
     connection: sa.Connection,
-    outcomes_by_execution: Mapping[str, list[_DependencyOutcome]],
+    outcomes_by_execution: Mapping[str, list[DependencyOutcome]],
     parents: Mapping[str, ParentExecution],
     now: dt.datetime,
     budget: _Budget,
 ) -> _WaveResult:
     waiting, postponed = _lock_waiting(connection, sorted(outcomes_by_execution), budget)
-    against = {key: found for key in waiting if (found := _find_obstacle(outcomes_by_execution[key]))}
+    against = {
+        key: found for key in waiting if (found := resolved_executions.find_obstacle(outcomes_by_execution[key]))
+    }
     left = {
         key: row.waiting_for - len(outcomes_by_execution[key]) for key, row in waiting.items() if key not in against
     }
@@ -244,9 +245,12 @@ def _resolve_all(
         [each for key, outcomes in outcomes_by_execution.items() if key not in postponed for each in outcomes],
         now,
     )
-    changed = [*(_build_stopped(waiting[key], outcome, parents) for key, outcome in against.items()), *freed.changed]
+    changed = [
+        *(resolved_executions.build_stopped(waiting[key], outcome, parents) for key, outcome in against.items()),
+        *freed.changed,
+    ]
     dependency_rows.update_resolved(connection, changed, now)
-    ended = [_to_parent(waiting[each.id], each) for each in changed if each.is_finished]
+    ended = [resolved_executions.to_parent(waiting[each.id], each) for each in changed if each.is_finished]
     ended += dependency_rows.find_ended(connection, freed.replaced)
     return _WaveResult(len(changed) - sum(each.is_finished for each in changed), ended, postponed=bool(postponed))
 
@@ -254,9 +258,9 @@ def _resolve_all(
 def _lock_waiting(
     connection: sa.Connection, keys: Sequence[str], budget: _Budget
 ) -> tuple[dict[str, WaitingExecution], set[str]]:
-    """Return those of these executions that are Waiting, and the ids that are left to the next transaction.
+    """Return those of these executions that are Waiting, and the ids that are postponed to the next transaction.
 
-    One that was cancelled meanwhile is not Waiting any more, and stays as it is.
+    An execution that was cancelled in the meantime is not Waiting any more, and stays as it is.
     """
     waiting: dict[str, WaitingExecution] = {}
     for start in range(0, len(keys), _LOCK_BATCH_SIZE):
@@ -272,30 +276,13 @@ def _measure_size(value: Any) -> int:
     try:
         return len(orjson.dumps(value))
     except TypeError:
-        return 0  # It is no JSON, which is told where it is used.
-
-
-def _find_obstacle(outcomes: Iterable[_DependencyOutcome]) -> _DependencyOutcome | None:
-    """What keeps an execution from going on; a failure weighs more than a skip."""
-    found = [outcome for outcome in outcomes if outcome[1] is not DependencyResolution.MET]
-    return min(found, key=lambda outcome: outcome[1] is not DependencyResolution.FAIL, default=None)
-
-
-def _build_stopped(
-    row: WaitingExecution, outcome: _DependencyOutcome, parents: Mapping[str, ParentExecution]
-) -> ResolvedExecution:
-    edge, verdict = outcome
-    parent = parents[edge.dependency.parent]
-    reason = f"it depends on {parent.id} (job {parent.job}), which ended {parent.state}"
-    if verdict is DependencyResolution.FAIL:
-        return _build_failed(row, "DependencyFailed", reason)
-    return ResolvedExecution(row.id, ExecutionState.SKIPPED, reason, row.due_at, None, row.expires_at)
+        return 0  # The value is not JSON; the code that uses it reports that.
 
 
 def _release_ready(
     connection: sa.Connection, rows: Sequence[WaitingExecution], now: dt.datetime, budget: _Budget
 ) -> _ReadyExecutions:
-    """Let these go for which all has ended as it should, or stop them by what their parameters come to."""
+    """Release executions whose dependencies are met, or end them if their resolved parameters are not accepted."""
     referred = {row.id: result_references.list_sources(row.parameters) for row in rows}
     late = [row for row in rows if row.triggered_by or referred[row.id]]
     sources = _load_sources(connection, {row.id: referred[row.id] for row in late}, budget)
@@ -306,7 +293,7 @@ def _release_ready(
         definition, given = definitions[row.job, row.job_revision], row.parameters
         expires = definition.expires if definition else None
         if row.id not in sources:
-            freed.changed.append(_build_released(row, None, expires, now))
+            freed.changed.append(resolved_executions.build_released(row, None, expires, now))
             continue
         if budget.results <= 0:
             freed.postponed.add(row.id)
@@ -319,11 +306,11 @@ def _release_ready(
             policies = definition.policies if definition else {}
             keys = limits.compute_keys(row.job, policies, given, known)
             freed.replaced.update(_take_keys(connection, row.id, policies, keys, now))
-            freed.changed.append(_build_released(row, given, expires, now))
+            freed.changed.append(resolved_executions.build_released(row, given, expires, now))
         except UnresolvedParameter as error:
-            freed.changed.append(_build_failed(row, "UnresolvedParameter", str(error)))
+            freed.changed.append(resolved_executions.build_failed(row, "UnresolvedParameter", str(error)))
         except InvalidParameters as error:
-            freed.changed.append(_build_failed(row, "InvalidParameters", error.detail))
+            freed.changed.append(resolved_executions.build_failed(row, "InvalidParameters", error.detail))
         except UniqueKeyConflict as error:
             freed.changed.append(
                 ResolvedExecution(row.id, ExecutionState.SKIPPED, error.detail, row.due_at, given, row.expires_at)
@@ -335,7 +322,7 @@ def _release_ready(
 def _load_sources(
     connection: sa.Connection, referred: Mapping[str, Sequence[str]], budget: _Budget
 ) -> dict[str, _ReferenceSources]:
-    """What each of these executions may refer to, by its id; `referred` are the names that it does refer to."""
+    """Return the results to which executions may refer, by execution id; `referred` contains the names in use."""
     parents = dependency_rows.get_result_sources(connection, list(referred))
     named = {key: _index_by_name(found) for key, found in parents.items()}
     wanted = (named[key][name] for key, names in referred.items() for name in names if name in named[key])
@@ -346,7 +333,7 @@ def _load_sources(
 def _take_keys(
     connection: sa.Connection, execution_id: str, policies: Mapping[str, Any], keys: ExecutionKeys, now: dt.datetime
 ) -> Sequence[str]:
-    """Limits and uniqueness go by what the parameters are; answers whom it replaced. Raises `NotUnique`."""
+    """Set the keys of resolved parameters; return the executions replaced by unique key. Raises `UniqueKeyConflict`."""
     taken = (
         uniqueness.acquire_key(connection, execution_id, keys.unique_key, policies["unique"], now)
         if keys.unique_key
@@ -357,29 +344,6 @@ def _take_keys(
     return taken
 
 
-def _build_released(
-    row: WaitingExecution, new_parameters: Mapping[str, Any] | None, expires: float | None, now: dt.datetime
-) -> ResolvedExecution:
-    """When it is due counts from now if that is past, and so does its deadline; `new_parameters` are new parameters, if any."""
-    later = row.due_at > now
-    due_at = row.due_at if later else now
-    expires_at = row.expires_at or start_deadline.compute_deadline(
-        due_at, (row.overrides or {}).get("expires", expires)
-    )
-    return ResolvedExecution(
-        row.id, ExecutionState.SCHEDULED if later else ExecutionState.QUEUED, None, due_at, new_parameters, expires_at
-    )
-
-
 def _index_by_name(parents: Iterable[ResultSource]) -> dict[str, str]:
-    """The ids of parents by every name under which a dependent may refer to them."""
+    """Index the ids of parents by all names under which a dependent may refer to them."""
     return {name: each.execution_id for each in parents for name in (each.job, each.step, each.execution_id) if name}
-
-
-def _build_failed(row: WaitingExecution, kind: str, reason: str) -> ResolvedExecution:
-    error = {"type": kind, "message": reason, "traceback": None}
-    return ResolvedExecution(row.id, ExecutionState.FAILED, reason, row.due_at, None, row.expires_at, error)
-
-
-def _to_parent(row: WaitingExecution, changed: ResolvedExecution) -> ParentExecution:
-    return ParentExecution(row.id, row.job, changed.state, row.batch_id, row.correlation_id)

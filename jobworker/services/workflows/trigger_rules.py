@@ -1,4 +1,4 @@
-"""Which jobs may start after which: those that there are, and none for ever."""
+"""Validation of triggers: their jobs exist, and jobs do not trigger each other in a cycle."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from jobworker.store import jobs, triggers
 
 
 def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:
-    """Refuse triggers by jobs that do not exist, and cycles. Nobody else changes triggers meanwhile."""
+    """Raise `InvalidInput` for triggers by missing jobs, and for cycles; triggers are locked until the commit."""
     wanted = definition.triggers
     if not wanted:
         return
@@ -36,7 +36,7 @@ def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None
 
 
 def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigger]) -> list[str] | None:
-    """The cycle that there would be if `job` started after these."""
+    """Return the cycle that `new_triggers` of `job` would close, or None."""
     before: dict[str, list[str]] = {}
     for name, after in triggers.list_edges(connection):
         before.setdefault(name, []).append(after)

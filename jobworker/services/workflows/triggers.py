@@ -1,4 +1,4 @@
-"""Jobs that start after others: the start."""
+"""Start of jobs by triggers, when executions of other jobs end."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ logger = structlog.get_logger(__name__)
 
 
 def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime) -> None:
-    """Make the executions that these ends start. They wait for their parents as any dependent does."""
+    """Insert the executions that the ended ones trigger; they wait for their parents as any dependent does."""
     known = triggers.list_after(connection, {each.job for each in ended}) if ended else []
     if not known:
         return
@@ -36,7 +36,7 @@ def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecut
         if (parent.id, job) in done or row is None:
             continue
         if not unreadable_rows.is_object(trigger.parameters):
-            unreadable_rows.report(f"trigger of job {job} after {parent.job}", "parameters is no object")
+            unreadable_rows.report(f"trigger of job {job} after {parent.job}", "parameters is not an object")
             continue
         if not row.definition.enabled:
             logger.info("trigger_of_disabled_job", job=job, after=parent.id)

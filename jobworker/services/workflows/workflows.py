@@ -1,4 +1,4 @@
-"""Accepting workflows: all of their steps in one transaction."""
+"""Submission of workflows: all steps in one transaction."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from jobworker.store.executions.batches import BatchKind, NewBatch
 def submit(
     database: Database, clock: Clock, workflow: Workflow, actor: str, idempotency_key: IdempotencyKey | None = None
 ) -> SubmissionResult:
-    """Accept a workflow, or nothing of it if any of its steps is wrong."""
+    """Submit a workflow; one invalid step rejects the workflow."""
     request = SubmissionContext(actor, clock.now(), idempotency_key, commit.compute_fingerprint(workflow, "workflow"))
     needs = planning.plan_steps(workflow)
     about = BatchOptions(workflow.name, workflow.correlation_id, workflow.on_complete)
@@ -55,7 +55,7 @@ def _prepare_steps(
 def _link_step(
     name: str, prepared: PreparedExecution, workflow: Workflow, needs: list[StepDependency], ids: dict[str, str]
 ) -> PreparedExecution:
-    """The step with what it needs, now that every step has an id."""
+    """Add the dependencies of a step; every step has an id now."""
     own = [Dependency(ids[each.step], each.on, each.otherwise or UnmetDependencyAction.SKIP) for each in needs]
     named = replace(prepared, row=replace(prepared.row, step=name))
     return preparation.add_dependencies(

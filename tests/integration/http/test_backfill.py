@@ -143,7 +143,7 @@ def test_a_range_that_is_too_large_is_told_with_its_number(api: ApiDriver, monke
     response = request_backfill(api)
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == ("/to", "too_many")
-    assert problem["message"] == "the range has 5 occurrences to make up for; at most 4 at a time: divide it"
+    assert problem["message"] == "the range has 5 occurrences to backfill; at most 4 at a time: divide it"
 
 
 def test_a_range_that_is_far_too_large_is_not_counted(api: ApiDriver) -> None:

@@ -177,7 +177,7 @@ def test_a_pause_ends_by_itself_and_makes_up(driver: SchedulingProviderDriver) -
     until(lambda: driver.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
     held_up = [row for row in driver.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
-    assert held_up[-1].reason == "held up by a pause, and made up for when relay ended it"
+    assert held_up[-1].reason == "skipped by a pause, and fired when relay ended the pause"
     driver.wait_until_fired(4)
 
 
