@@ -1,4 +1,4 @@
-"""What a job raises to say how it goes on: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
+"""Exceptions with which a job ends its attempt: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
 
 import datetime as dt
 import math
@@ -8,15 +8,16 @@ import celery.exceptions
 
 from jobworker.domain.jobs.retry import MAX_DELAY_SECONDS
 
-#: Seconds, or as a `timedelta`.
+#: Seconds, or a `timedelta`.
 DelayLike = float | dt.timedelta
 
 
 class Retry(celery.exceptions.Retry):  # type: ignore[misc]
-    """This attempt failed, and another may follow: after `delay`, or as the policy says; `reason` is for history.
+    """Raised by a job to fail the attempt and request a retry: `raise Retry(delay=60, reason="rate limited")`.
 
-    It uses up an attempt. When none is left, the execution fails with what it was raised `from`.
-    Raises `ValueError` for a delay that cannot be.
+    The next attempt follows after `delay`, or after the delay of the retry policy if `delay` is None; `reason` is
+    recorded in the history. The attempt counts. If no attempt is left, the execution fails with the error that the
+    exception was raised `from`. Raises `ValueError` for an invalid delay.
     """
 
     def __init__(self, delay: DelayLike | None = None, reason: str | None = None) -> None:
@@ -29,7 +30,7 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
-    """Not now: the same again after `delay`. It uses up no attempt; `reason` is for history."""
+    """Raised by a job to run again after `delay`, without using up an attempt; `reason` is recorded in the history."""
 
     def __init__(self, delay: DelayLike, reason: str | None = None) -> None:
         self.delay = _parse_delay(delay)
@@ -41,7 +42,7 @@ class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Abort(Exception):
-    """It failed, and no other attempt would help: none follows, whatever the policy says."""
+    """Raised by a job to fail the execution without another attempt, whatever the retry policy is."""
 
     def __init__(self, reason: str) -> None:
         self.reason = str(reason)
@@ -49,7 +50,7 @@ class Abort(Exception):
 
 
 class JobCancelled(BaseException):
-    """The job ends because somebody had it cancelled. Not an `Exception`, so that no `except Exception` hides it."""
+    """Raised by a job to end as Cancelled. Not an `Exception`, so that no `except Exception` catches it by mistake."""
 
 
 def _to_text(reason: Any) -> str | None:
