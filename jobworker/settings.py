@@ -1,4 +1,4 @@
-"""Every knob of JobWorker, once. Values come from `JOBWORKER_*` environment variables; nothing else reads them."""
+"""All settings of JobWorker, read once from `JOBWORKER_*` environment variables; no other module reads them."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs.definition import MAX_CODE_VERSION_LENGTH
 from jobworker.domain.jobs.egress import EgressPolicy
 
-#: A name or an address of a host as it stands in a URL, with a port or without, or all names below a domain.
+#: A host in a URL: a name or an address, with or without a port, or all names below a domain.
 _HOST = re.compile(r"((\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -21,7 +21,7 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an operator may decide. Times are in seconds, sizes in bytes.
+    """The settings of an operator. Times are in seconds, sizes in bytes.
 
     The variable of a field is its name in capitals after `JOBWORKER_`, e.g. `JOBWORKER_DATABASE_URL`.
     """
@@ -83,7 +83,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
+        """Read the settings; raises `ConfigurationError`, which names the variable and its valid values."""
         values = _EnvironmentReader(os.environ if environment is None else environment)
         home = Path(values.read_text("HOME", "var")).absolute()
         return cls(
@@ -118,12 +118,12 @@ class Settings:
 
     @property
     def database_in_home(self) -> bool:
-        """Whether the database is a file in the home."""
+        """True if the database is a file in the home."""
         kind, _, path = self.database_url.partition(":///")
         return kind == "sqlite" and self.home in Path(path).absolute().parents
 
     def require_home(self) -> None:
-        """Refuse a home in which nothing can be written; raises `Misconfigured`."""
+        """Raise `ConfigurationError` if the home cannot be written to."""
         there = next(folder for folder in (self.home, *self.home.parents) if os.path.exists(folder))
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True):
             return
@@ -135,17 +135,17 @@ class Settings:
 
     @property
     def needs_beat(self) -> bool:
-        """Whether schedules are due when beat says so."""
+        """True if beat notices due schedules."""
         return self.scheduling_provider == "redbeat"
 
     @property
     def heartbeat_interval(self) -> float:
-        """Three beats fit into a lease, so that one may get lost."""
+        """The interval between heartbeats, of which three fit into a lease, so that one may get lost."""
         return self.worker_lease / 3
 
 
 def mask_password(url: str) -> str:
-    """`url` as it may be shown to people."""
+    """Return `url` without its password, for output."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -153,7 +153,7 @@ def mask_password(url: str) -> str:
 
 
 class _EnvironmentReader:
-    """The JOBWORKER_* variables, read with complaints that name them."""
+    """A reader of the JOBWORKER_* variables; its errors name the variable."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -167,7 +167,7 @@ class _EnvironmentReader:
             number = float(given)
         except ValueError:
             number = float("nan")
-        # Written like this it also refuses NaN.
+        # Written in this form, the condition also refuses NaN.
         if not at_least <= number < math.inf:
             raise ConfigurationError(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
         return number

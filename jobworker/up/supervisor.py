@@ -1,7 +1,7 @@
-"""Keeps processes running: starts them, prints what they say, restarts those that died, stops them in order.
+"""The supervisor: starts processes, forwards their output, restarts those that died, stops all in order.
 
-One thread and one loop: `turn` waits until a process writes, ends or is due to be restarted, or a
-signal comes, and deals with it.
+One thread runs one loop: `process_events` waits until a process writes, ends or is due to be restarted, or a signal
+arrives, and handles that.
 """
 
 import os
@@ -19,47 +19,47 @@ from jobworker.up.procfile import Service
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: A turn waits no longer than this (s), so that a condition which nobody signals is looked at again.
+#: Maximum wait of one iteration (s), so that a condition without a signal is checked again.
 _MAX_WAIT_SECONDS = 0.25
 
-#: How often a process that must be insisted on is asked again to stop (s).
+#: Interval between repeated stop signals to a process that needs them (s).
 _SIGNAL_INTERVAL_SECONDS = 1.0
 
-#: How often a worker is told to interrupt its jobs.
+#: Maximum number of SIGQUITs to a worker.
 _MAX_QUIT_SIGNALS = 2
 
-#: How long each stage may take to stop after a second signal (s).
+#: Timeout of each stage after a second stop signal (s).
 _HURRIED_STOP_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class RestartBackoff:
-    """How long to wait before a restart (s). A process that lived for `healthy_after` is started again at once."""
+    """The delays before restarts (s). A process that ran for `healthy_after` is restarted at once."""
 
     first_delay: float = 1.0
     max_delay: float = 60.0
     healthy_after: float = 30.0
 
     def compute_delay(self, failures: int) -> float:
-        """Return the pause, which doubles with each death in a row; none after a life that was long enough."""
+        """Return the delay, which doubles with each failure in a row; 0 after a run that was long enough."""
         return float(min(self.first_delay * 2 ** min(failures - 1, 30), self.max_delay)) if failures else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StopStage:
-    """Services that are stopped together, and how long they may take (s)."""
+    """Services that are stopped together, and the timeout for it (s)."""
 
     names: tuple[str, ...]
     timeout: float
-    #: A Redis that rewrites its append-only file for the first time refuses: ask it again and again.
+    #: Repeat SIGTERM, because a Redis that rewrites its append-only file for the first time ignores it.
     repeat_terminate: bool = False
-    #: They run jobs: `SIGQUIT` interrupts these.
+    #: The services run jobs, which `SIGQUIT` interrupts.
     runs_jobs: bool = False
 
 
 @dataclass(slots=True)
 class _SupervisedService:
-    """A service, and how it fares."""
+    """A service, its process, and its restarts."""
 
     service: Service
     environment: Mapping[str, str]
@@ -72,7 +72,7 @@ class _SupervisedService:
 
 
 class Supervisor:
-    """Lives in the main thread, because it takes over the signals of the process."""
+    """The supervisor of all services. Runs in the main thread, because it handles the signals of the process."""
 
     def __init__(
         self,
@@ -96,34 +96,34 @@ class Supervisor:
 
     @property
     def stop_requested(self) -> bool:
-        """True once a signal said so."""
+        """True after a stop signal."""
         return self._stop_signal_count > 0
 
     def start(self, service: Service, environment: Mapping[str, str], restart: bool = True) -> None:
-        """Start `service`; whenever it ends start it again, unless `restart` is False."""
+        """Start `service`; restart it whenever it ends, unless `restart` is False."""
         self._services[service.name] = _SupervisedService(service, environment, restart)
         self._spawn(self._services[service.name])
 
     def enable_restart(self, name: str) -> None:
-        """From now on restart this one too."""
+        """Restart this service, too, from now on."""
         self._services[name].restart = True
 
     def is_running(self, name: str) -> bool:
-        """True while it is alive."""
+        """Return whether the service runs."""
         return self._services[name].process is not None
 
     def has_failed(self, name: str) -> bool:
-        """Whether it ended by itself with an error; not: it was killed."""
+        """Return whether the service ended by itself with an error; False if it was killed."""
         return not self.is_running(name) and self._services[name].returncode > 0
 
     def run(self, service: Service, environment: Mapping[str, str]) -> int:
-        """Run `service` to its end; its exit code."""
+        """Run `service` to its end; return its exit code."""
         self.start(service, environment, restart=False)
         self.wait_until(lambda: not self.is_running(service.name))
         return self._services.pop(service.name).returncode
 
     def wait_until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Go on turning until `condition` holds (True), `seconds` have passed or a signal says stop (False)."""
+        """Process events until `condition` holds (True), or `seconds` have passed or a stop signal arrived (False)."""
         deadline = None if seconds is None else self._clock.monotonic() + seconds
         while not condition():
             if self.stop_requested or (deadline is not None and self._clock.monotonic() > deadline):
@@ -132,7 +132,7 @@ class Supervisor:
         return True
 
     def process_events(self) -> None:
-        """Wait for something to happen, not for long, and deal with it."""
+        """Wait a short time for events, and handle them."""
         for key, _ in self._selector.select(self._compute_wait()):
             key.data()
         for kept in list(self._services.values()):
@@ -142,9 +142,10 @@ class Supervisor:
                 self._spawn(kept)
 
     def stop(self, stages: Iterable[StopStage]) -> bool:
-        """Stop everything, stage by stage; True if nothing had to be killed.
+        """Stop all services, stage by stage; return True if no process had to be killed.
 
-        One more signal interrupts jobs and leaves the others a few seconds, a third one kills everything.
+        One more stop signal interrupts jobs and leaves the other services a few seconds, a third signal kills
+        everything.
         """
         stages, first = list(stages), max(self._stop_signal_count, 1)
         running = any(self._list_alive(stage) for stage in stages if stage.runs_jobs)
@@ -185,7 +186,7 @@ class Supervisor:
         return self._kill_remaining(stage)
 
     def _interrupt_jobs(self, stages: Sequence[StopStage]) -> None:
-        """Have workers interrupt their jobs: the first `SIGQUIT` gives these some time, the second one does not."""
+        """Interrupt the jobs of workers: the first `SIGQUIT` gives them some time, the second one does not."""
         now = self._clock.monotonic()
         if not self._quit_signal_count:
             self._jobs_interrupted_at = now
@@ -249,7 +250,7 @@ class Supervisor:
         supervised.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
         file = self._output.get_log_path(child.service.name)
-        ended = "died" if supervised.returncode else "ended, and nobody had stopped it"
+        ended = "died" if supervised.returncode else "ended unexpectedly"
         self._output.write_message(
             f"{child.service.name} {ended} ({_describe_exit(supervised.returncode)}), see {file}; restarting {when}"
         )
@@ -263,7 +264,7 @@ class Supervisor:
         return max(0.0, min([_MAX_WAIT_SECONDS, *waits]))
 
     def _install_signal_handlers(self) -> None:
-        """Signals count interrupts, and wake a `select` that is waiting."""
+        """Install handlers that count stop signals and wake a waiting `select`."""
         wake, waker = os.pipe()
         for end in (wake, waker):
             os.set_blocking(end, False)
@@ -271,7 +272,7 @@ class Supervisor:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _STOP_SIGNALS:
-            # `nohup jobworker up` means that the end of the terminal is not the end of this.
+            # With `nohup jobworker up` the services survive the end of the terminal.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._count_stop_signal)
 

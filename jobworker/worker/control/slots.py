@@ -34,7 +34,7 @@ def parse_token(token: str) -> int:
 class ControlSlot:
     """The control slot of an attempt that runs in a process of the pool."""
 
-    __slots__ = ("_base", "_table", "_number", "limit_passed")
+    __slots__ = ("_base", "_number", "_table", "limit_passed")
 
     def __init__(self, table: "ControlTable", index: int, token: str) -> None:
         self._table = table
