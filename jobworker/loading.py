@@ -113,7 +113,7 @@ def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[Broken
     if failure is not None:
         yield failure
         return
-    # The order is equal in every process, whatever each has imported before.
+    # The order is equal in every process, independent of earlier imports.
     for child in sorted(_list_children(folders)):
         if "." in child:
             yield BrokenModule(

@@ -36,7 +36,7 @@ class OrphanReaper:
             self._write(line)
 
     def close_inherited_pipe(self) -> None:
-        """For a process that was forked from the owner: it must not keep the pipe open."""
+        """Close the pipe in a process that was forked from the owner, which must not keep it open."""
         assert self._shell.stdin is not None
         self._shell.stdin.close()
 
@@ -46,9 +46,9 @@ class OrphanReaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Out of reach of Ctrl-C and of whoever kills the supervisor's own group.
+            # Not reached by Ctrl-C, or by a signal to the supervisor's own group.
             start_new_session=True,
-            env={},  # Other programs of this user could read ours there.
+            env={},  # Empty, because other programs of this user could read the environment there.
             pass_fds=self._inherited_descriptors,
             bufsize=0,
         )

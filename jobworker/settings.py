@@ -1,4 +1,4 @@
-"""All settings of JobWorker, read once from `JOBWORKER_*` environment variables; no other module reads them."""
+"""Settings of JobWorker, read once from `JOBWORKER_*` environment variables; no other module reads these."""
 
 import math
 import os
@@ -26,15 +26,15 @@ class Settings:
     The variable of a field is its name in capitals after `JOBWORKER_`, e.g. `JOBWORKER_DATABASE_URL`.
     """
 
-    #: Where the embedded servers keep their data, and files and the SQLite database live.
+    #: Folder of the data of embedded servers, of saved files and of the SQLite database.
     home: Path
     #: Address of the HTTP API, host:port.
     bind: str
     #: Names by which clients call the API, beside those of loopback and the address in `bind`.
     hosts: tuple[str, ...]
-    #: Address of Flower, host:port. Whoever reaches it and knows the password sees which jobs ran and how they failed.
+    #: Address of Flower, host:port. Users with the password see which jobs ran and how they failed.
     flower_bind: str
-    #: Flower's password (user jobworker); empty: one that is made up and kept in `$JOBWORKER_HOME/flower.password`.
+    #: Flower's password (user jobworker); empty: generated and stored in `$JOBWORKER_HOME/flower.password`.
     flower_password: str
     #: SQLAlchemy URL: sqlite:///path or postgresql+psycopg://user:password@host/name.
     database_url: str
@@ -46,39 +46,39 @@ class Settings:
     schedules: str
     #: Version shown on each execution, cut to 64 characters; empty: a digest of the task modules' source.
     code_version: str
-    #: A worker that is not heard of for so long is dead and its attempts are lost.
+    #: Time without a heartbeat after which a worker is declared dead and its attempts are lost.
     worker_lease: float
-    #: How workers take messages from Redis: batched (ours) or stock (kombu's own: slower, and its losses are mended).
+    #: Transport of workers: batched (JobWorker's), or stock (kombu's: slower, and the relay republishes lost messages).
     transport: str
-    #: How often each queue is served, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
+    #: Weights of queues, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
     queue_weights: str
-    #: Who notices that schedules are due: redbeat (beat processes, on any number of hosts) or internal (the relay).
+    #: Provider that notices due schedules: redbeat (beat processes, on any number of hosts) or internal (the relay).
     scheduling_provider: str
-    #: A published message that nobody claimed is examined after so long.
+    #: Time after which a published message without a claim is examined.
     lost_message_after: float
-    #: How many messages may wait in Redis before one of a queue that is no less urgent; the rest stays in SQL.
+    #: Maximum number of equally or more urgent messages of a queue in Redis when one is added; the rest stays in SQL.
     feed: int
-    #: What was overtaken by more urgent work for so long has its share of what goes out: one in ten.
+    #: Time after which executions that more urgent ones overtook get their share of the dispatch: one in ten.
     ageing: float
-    #: Largest request body.
+    #: Maximum size of a request body.
     max_body: int
-    #: How long a key given as Idempotency-Key is remembered.
+    #: Retention of an Idempotency-Key.
     idempotency_ttl: float
-    #: What the job http.request may reach beside public addresses.
+    #: Addresses that the job http.request may reach beside public ones.
     egress: tuple[str, ...]
-    #: The programs that the job shell.run may start, absolute paths; empty: none, the job is off.
+    #: Programs that the job shell.run may start (absolute paths); empty: the job is off.
     shell: tuple[str, ...]
-    #: The images that containers may be made of, with * for any characters; empty: none, the job is off.
+    #: Images that containers may use, with * for any characters; empty: the job is off.
     container_images: tuple[str, ...]
-    #: The networks of the engine that containers may join, beside none.
+    #: Networks of the engine that containers may join, beside none.
     container_networks: tuple[str, ...]
-    #: What runs containers: auto (podman if it is there, else docker), or the name or path of an engine like these.
+    #: Container engine: auto (podman if it is installed, else docker), or the name or path of a compatible engine.
     container_engine: str
-    #: More options for the engine's `run`.
+    #: Additional options for the engine's `run`.
     container_args: tuple[str, ...]
     #: text (for people) or json (for machines).
     log_format: str
-    #: Least severe level that is logged.
+    #: Lowest level that is logged.
     log_level: str
 
     @classmethod

@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
 
 def create_server() -> RsgiApplication:
-    """What granian runs: the application of `app.py` with its bodies received apart."""
+    """Return the application of `app.py` for granian, which receives request bodies separately."""
     app: Flask = importlib.import_module("app").app
     room: ApiContext = app.extensions["jobworker"]
     return RsgiApplication(app, BodyLimits(room.settings.max_body), room.origins)

@@ -55,12 +55,12 @@ class _NoJobControl:
 class Context:
     """The context of a running job: its attempt, its parameters, and what it can report.
 
-    A function gets the context through a parameter annotated `Context`; `current()` returns the context anywhere in a
-    running job.
-    `attempt` counts from 1; `max_attempts` is None if the number of attempts is not limited; `scheduled_for` is the
-    nominal time of a scheduled execution (UTC). `log` writes to the log of the execution, `files` saves files with the
-    execution. `metadata` is stored with the execution: names and JSON values, together at most 16 KiB; the next attempt
-    finds the metadata that the previous attempt left.
+    A job gets its context through a parameter annotated `Context`; `current()` returns it anywhere in a running job.
+
+    `attempt` counts from 1 to `max_attempts` (None: no limit). `scheduled_for` is the nominal time of a scheduled
+    execution (UTC). `log` writes to the log of the execution, and `files` saves files with the execution. `metadata`
+    is stored with the execution: names and JSON values, together at most 16 KiB. The next attempt finds the metadata
+    that the previous attempt left.
     """
 
     execution_id: str

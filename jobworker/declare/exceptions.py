@@ -1,4 +1,4 @@
-"""Exceptions with which a job ends its attempt: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
+"""Exceptions that a job raises to end its attempt: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
 
 import datetime as dt
 import math
@@ -13,10 +13,10 @@ DelayLike = float | dt.timedelta
 
 
 class Retry(celery.exceptions.Retry):  # type: ignore[misc]
-    """Raised by a job to fail the attempt and request a retry: `raise Retry(delay=60, reason="rate limited")`.
+    """A failed attempt that another attempt follows: `raise Retry(delay=60, reason="rate limited") from error`.
 
-    The next attempt follows after `delay`, or after the delay of the retry policy if `delay` is None; `reason` is
-    recorded in the history. The attempt counts. If no attempt is left, the execution fails with the error that the
+    The next attempt follows after `delay`, or after the delay of the retry policy if no `delay` is given; `reason` is
+    recorded in the history. The failed attempt counts. If no attempt is left, the execution fails with the error that the
     exception was raised `from`. Raises `ValueError` for an invalid delay.
     """
 
@@ -30,7 +30,10 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
-    """Raised by a job to run again after `delay`, without using up an attempt; `reason` is recorded in the history."""
+    """A postponement: the job runs again after `delay`, and no attempt is used up: `raise Snooze(300, "no file yet")`.
+
+    `reason` is recorded in the history. Raises `ValueError` for an invalid delay.
+    """
 
     def __init__(self, delay: DelayLike, reason: str | None = None) -> None:
         self.delay = _parse_delay(delay)
@@ -42,7 +45,7 @@ class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Abort(Exception):
-    """Raised by a job to fail the execution without another attempt, whatever the retry policy is."""
+    """A final failure: no other attempt follows, regardless of the retry policy: `raise Abort("unknown customer")`."""
 
     def __init__(self, reason: str) -> None:
         self.reason = str(reason)
@@ -50,7 +53,10 @@ class Abort(Exception):
 
 
 class JobCancelled(BaseException):
-    """Raised by a job to end as Cancelled. Not an `Exception`, so that no `except Exception` catches it by mistake."""
+    """The end of a job after its cancellation, raised by `Context.raise_if_cancelled`.
+
+    It is not an `Exception`, so that no `except Exception` in the job catches it.
+    """
 
 
 def _to_text(reason: Any) -> str | None:

@@ -121,7 +121,7 @@ def _validate_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, t
 def _validate_definition(definition: JobDefinition, function: Callable[..., Any], bound: bool) -> list[FieldError]:
     accepted = parameters.from_signature(function, (Context,))
     problems = validate_definition(definition, accepted[1:] if bound else accepted)
-    if definition.name == CONTAINER_TASK:  # Whose definitions say which image.
+    if definition.name == CONTAINER_TASK:  # Its definitions set the image.
         problems = [problem for problem in problems if problem.pointer != "/isolation"]
     given = list(inspect.signature(function).parameters.values())[bool(bound) :]
     by_position = [each.name for each in given if each.kind is each.POSITIONAL_ONLY]
@@ -150,7 +150,7 @@ def _inject_context(function: Callable[..., Any]) -> Callable[..., Any]:
         if any(isinstance(value, Context) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
         context, rest, filled = current(), list(args), dict[str, Any]()
-        # Who calls by position does not know of the context, wherever it stands.
+        # Positional arguments of the caller skip the context, wherever it is in the signature.
         for name in positional_names:
             if rest:
                 filled[name] = context if name in context_names else rest.pop(0)

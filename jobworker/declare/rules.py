@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: A rule as JSON; `domain.schedules.rules.parser` lists the kinds.
+#: A rule as JSON; `domain.schedules.rules.rule_parser` lists the kinds.
 RuleJson = dict[str, Any]
 
 DateTimeLike = str | dt.datetime
@@ -23,7 +23,10 @@ def once(at: DateTimeLike) -> RuleJson:
 
 
 def every(interval: DurationLike, *, anchor: DateTimeLike | None = None) -> RuleJson:
-    """Return the rule for a fixed interval, counted from `anchor` (1970): `every(300)`, `every("PT5M")`."""
+    """Return the rule for a fixed interval: `every(300)`, `every("PT5M")`, `every(timedelta(minutes=5))`.
+
+    The interval is counted from `anchor` (1970).
+    """
     return _make_rule("interval", every=interval, anchor=anchor)
 
 
@@ -43,9 +46,9 @@ def monthly(day: int | str, time: TimeOfDayLike) -> RuleJson:
 
 
 def business_day(n: int, time: TimeOfDayLike, *, roll: str | None = None) -> RuleJson:
-    """Return the rule for the n-th business day of each month (-1: the last).
+    """Return the rule for the n-th business day of each month, or -1 for the last: `business_day(-1, "18:00")`.
 
-    `roll` is following, preceding or modified_following.
+    `roll` is "following", "preceding" or "modified_following".
     """
     return _make_rule("business_day", n=n, time=time, roll=roll)
 
@@ -56,7 +59,10 @@ def cron(expression: str) -> RuleJson:
 
 
 def rrule(expression: str, *, start: DateTimeLike | None = None) -> RuleJson:
-    """Return the recurrence rule (RFC 5545), counted from the local time `start`: `rrule("FREQ=WEEKLY;INTERVAL=2")`."""
+    """Return the rule of a recurrence (RFC 5545): `rrule("FREQ=WEEKLY;INTERVAL=2")`.
+
+    The recurrence is counted from the local time `start`.
+    """
     return _make_rule("rrule", expression=expression, start=start)
 
 

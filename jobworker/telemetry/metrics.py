@@ -1,4 +1,4 @@
-"""All exported metrics, with their descriptions. Names are part of the interface."""
+"""Metrics that JobWorker exports, with their descriptions. Names are part of the interface."""
 
 import datetime as dt
 import threading
@@ -85,7 +85,7 @@ class Metrics:
         )
 
     def render(self, statistics: SystemStatistics | None, now: dt.datetime) -> bytes:
-        """Return all metrics in Prometheus's text format; `statistics` is None if the database did not respond."""
+        """Return all metrics in Prometheus's text format, without `statistics` if the database did not respond."""
         with self._scrape_lock:
             self.database_up.set(statistics is not None)
             if statistics is not None:

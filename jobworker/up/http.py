@@ -11,7 +11,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ApiResponse(NamedTuple):
-    """A response; `status` is 0 if there was none, and `body` is the error then."""
+    """A response; `status` 0 means no response, and `body` is the error then."""
 
     status: int
     body: Any

@@ -83,7 +83,7 @@ def _require_free_ports(settings: Settings, names: list[str]) -> None:
 
 
 class _Launcher:
-    """One run of `jobworker up`."""
+    """A run of `jobworker up`."""
 
     def __init__(
         self, settings: Settings, supervisor: Supervisor, output: ProcessOutput, clock: Clock, endpoints: Endpoints
@@ -185,7 +185,7 @@ def _flower_password_path(settings: Settings) -> Path:
 
 
 def _build_environment(settings: Settings, redis_url: str) -> dict[str, str]:
-    """Return the environment of the child processes, whatever the names of their folders."""
+    """Return the environment of the child processes, independent of their folders."""
     return {
         **os.environ,
         # The `celery`, `granian` and `jobworker` of this installation, whether or not it is activated.

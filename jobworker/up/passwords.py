@@ -8,7 +8,7 @@ from jobworker.domain.errors import ConfigurationError
 
 
 def get_or_create(path: Path) -> str:
-    """Return the password in `path`; if there is none, generate it and write it there, readable by its owner only."""
+    """Return the password in `path`; if the file is missing, generate and write it, readable by its owner only."""
     try:
         return _read(path) or _create(path)
     except OSError as error:

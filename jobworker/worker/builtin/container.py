@@ -48,7 +48,7 @@ class ContainerNotStarted(Exception):
 
 
 class EngineMissing(Exception):
-    """This worker has neither docker nor podman."""
+    """The worker has neither docker nor podman."""
 
 
 @job(name="container.run", bind=True)
@@ -143,7 +143,7 @@ def _check_end(end: ProgramEnd, policy: ContainerIsolation, last_line: str) -> N
 
 
 def _read_result(path: Path) -> Any:
-    """Return the result of the container; None if there is none. The path may be anything, such as a link or a pipe."""
+    """Return the result of the container; None if it left no result. The path may be a link, a pipe, anything."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -173,7 +173,7 @@ def _parse_retry_after(answer: HttpResponse, clock: Clock) -> float | None:
 
 
 class _TargetCircuit:
-    """The circuit of a job and a target. Without Redis there is none, and each execution sends its request."""
+    """The circuit of a job and a target. Without Redis it does not exist, and each execution sends its request."""
 
     def __init__(self, job: str, target: str, policy: CircuitBreakerPolicy) -> None:
         self._target = target

@@ -1,4 +1,4 @@
-"""One HTTP exchange: with a deadline, safe redirects, and allowed addresses only.
+"""HTTP exchange: with a deadline, safe redirects, and allowed addresses only.
 
 The response is read as far as it is stored.
 """

@@ -33,7 +33,7 @@ _NEVER = float("inf")
 
 
 class LimitedAttempt(Protocol):
-    """The part of an attempt that its limits need. `token` is None for a plain Celery task; limits are in seconds.
+    """The part of an attempt that its limits need. A plain Celery task has no `token`; limits are in seconds.
 
     `cancel_timeout` is the time (s) in which a cancelled attempt may end by itself.
     """

@@ -33,7 +33,7 @@ class StopReason(StrEnum):
 
 
 class ProgramDeadlines:
-    """The deadlines of one program; limits are in seconds. `stop_reason` is None unless the program has to end."""
+    """The deadlines of one program; limits are in seconds. `stop_reason` is set when the program has to end."""
 
     def __init__(
         self,

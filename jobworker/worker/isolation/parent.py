@@ -35,7 +35,7 @@ _CHILD_MODULE = "jobworker.worker.isolation.child"
 #: Maximum length of a result in Celery's own events and logs (characters).
 _MAX_SHOWN_LENGTH = 1000
 
-#: Fields of a report that the parent sets, whatever the child process sent.
+#: Fields of a report that the parent sets, and ignores in the child's report.
 _PARENT_FIELDS = frozenset({"worker", "token", "runtime"})
 
 

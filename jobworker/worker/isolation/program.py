@@ -110,7 +110,7 @@ def run(program: Program, deadlines: ProgramDeadlines, listener: ProgramListener
 
 
 class _ProgramProcess:
-    """One running program, from the worker's side."""
+    """A running program, from the worker's side."""
 
     def __init__(self, program: Program, deadlines: ProgramDeadlines, listener: ProgramListener) -> None:
         self._program = program
