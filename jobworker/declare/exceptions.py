@@ -13,7 +13,7 @@ DelayLike = float | dt.timedelta
 
 
 class Retry(celery.exceptions.Retry):  # type: ignore[misc]
-    """A failed attempt that another attempt follows: `raise Retry(delay=60, reason="rate limited") from error`.
+    """A failed attempt that another attempt follows: `raise Retry(delay=60, reason="rate limited")`.
 
     The next attempt follows after `delay`, or after the delay of the retry policy if no `delay` is given; `reason` is
     recorded in the history. The failed attempt counts. If no attempt is left, the execution fails with the error that the
