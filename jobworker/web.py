@@ -58,5 +58,5 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 def create_server() -> RsgiApplication:
     """Return the application of `app.py` for granian, which receives request bodies separately."""
     app: Flask = importlib.import_module("app").app
-    room: ApiContext = app.extensions["jobworker"]
-    return RsgiApplication(app, BodyLimits(room.settings.max_body), room.origins)
+    context: ApiContext = app.extensions["jobworker"]
+    return RsgiApplication(app, BodyLimits(context.settings.max_body), context.origins)

@@ -81,7 +81,7 @@ def _validate_names(options: Mapping[str, Any]) -> Iterator[FieldError]:
             hint = (
                 f"; did you mean {suggestion}?" if suggestion else ", nor is it an attribute of the task's base class"
             )
-            yield FieldError(f"/{name}", "unknown_field", f"{name} is no option of jobs or of Celery's tasks{hint}")
+            yield FieldError(f"/{name}", "unknown_field", f"{name} is not an option of jobs or of Celery's tasks{hint}")
 
 
 #: Options of `@job` itself, used to suggest a name for a misspelled option.

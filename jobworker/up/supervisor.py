@@ -135,11 +135,11 @@ class Supervisor:
         """Wait a short time for events, and handle them."""
         for key, _ in self._selector.select(self._compute_wait()):
             key.data()
-        for kept in list(self._services.values()):
-            if kept.process is not None and kept.process.returncode is not None:
-                self._handle_exit(kept, kept.process)
-            elif kept.restart_at is not None and kept.restart_at <= self._clock.monotonic():
-                self._spawn(kept)
+        for supervised in list(self._services.values()):
+            if supervised.process is not None and supervised.process.returncode is not None:
+                self._handle_exit(supervised, supervised.process)
+            elif supervised.restart_at is not None and supervised.restart_at <= self._clock.monotonic():
+                self._spawn(supervised)
 
     def stop(self, stages: Iterable[StopStage]) -> bool:
         """Stop all services, stage by stage; return True if no process had to be killed.
@@ -149,26 +149,30 @@ class Supervisor:
         """
         stages, first = list(stages), max(self._stop_signal_count, 1)
         running = any(self._list_alive(stage) for stage in stages if stage.runs_jobs)
-        patience = max((stage.timeout for stage in stages if stage.runs_jobs), default=0.0)
+        timeout = max((stage.timeout for stage in stages if stage.runs_jobs), default=0.0)
         if running:
             self._output.write_message(
-                f"stopping: jobs that run have {patience:g} s to end. "
+                f"stopping: jobs that run have {timeout:g} s to end. "
                 "Ctrl-C again interrupts them, a third one kills all"
             )
-        for kept in self._services.values():
-            kept.restart = False
-            kept.restart_at = None
-        gently = [self._stop_stage(stage, stages, first) for stage in stages]
-        return all(gently)
+        for supervised in self._services.values():
+            supervised.restart = False
+            supervised.restart_at = None
+        stopped = [self._stop_stage(stage, stages, first) for stage in stages]
+        return all(stopped)
 
     def _stop_stage(self, stage: StopStage, stages: Sequence[StopStage], signals_before: int) -> bool:
-        alive = [kept.process for name in stage.names if (kept := self._services.get(name)) and kept.process]
+        alive = [
+            supervised.process
+            for name in stage.names
+            if (supervised := self._services.get(name)) and supervised.process
+        ]
         if alive:
             waiting = " and waiting for the jobs that run" if stage.runs_jobs else ""
             self._output.write_message(f"stopping {', '.join(child.service.name for child in alive)}{waiting}")
-        began = ask_again_at = self._clock.monotonic()
+        began = terminate_again_at = self._clock.monotonic()
         deadline = began + stage.timeout
-        asked = False
+        terminated = False
         while (
             self._list_alive(stage)
             and self._clock.monotonic() < deadline
@@ -177,9 +181,9 @@ class Supervisor:
             if self._stop_signal_count > signals_before:
                 self._interrupt_jobs(stages)
                 deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRIED_STOP_TIMEOUT_SECONDS)
-            if not asked or (stage.repeat_terminate and self._clock.monotonic() >= ask_again_at):
-                asked = True
-                ask_again_at = self._clock.monotonic() + _SIGNAL_INTERVAL_SECONDS
+            if not terminated or (stage.repeat_terminate and self._clock.monotonic() >= terminate_again_at):
+                terminated = True
+                terminate_again_at = self._clock.monotonic() + _SIGNAL_INTERVAL_SECONDS
                 for child in self._list_alive(stage):
                     child.terminate()
             self.process_events()
@@ -213,7 +217,9 @@ class Supervisor:
 
     def _list_alive(self, stage: StopStage) -> list[ServiceProcess]:
         return [
-            kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None
+            supervised.process
+            for name, supervised in self._services.items()
+            if name in stage.names and supervised.process is not None
         ]
 
     def _spawn(self, supervised: _SupervisedService) -> None:
@@ -256,11 +262,15 @@ class Supervisor:
         )
 
     def _update_reaper(self) -> None:
-        self._reaper.set_groups(kept.process.pid for kept in self._services.values() if kept.process is not None)
+        self._reaper.set_groups(
+            supervised.process.pid for supervised in self._services.values() if supervised.process is not None
+        )
 
     def _compute_wait(self) -> float:
         now = self._clock.monotonic()
-        waits = [kept.restart_at - now for kept in self._services.values() if kept.restart_at is not None]
+        waits = [
+            supervised.restart_at - now for supervised in self._services.values() if supervised.restart_at is not None
+        ]
         return max(0.0, min([_MAX_WAIT_SECONDS, *waits]))
 
     def _install_signal_handlers(self) -> None:

@@ -81,8 +81,7 @@ def install_into_celery(app: Celery, settings: Settings) -> None:
 
 
 def _freeze_heap(**_: Any) -> None:
-    """Share the objects that exist before the first fork with the pool's processes, which saves a quarter of the
-    memory.
+    """Share objects that exist before the first fork with the pool's processes: saves a quarter of the memory.
 
     The garbage collectors of these processes skip frozen objects. The heap is frozen only once, because the objects
     that the parent process uses later are short-lived.

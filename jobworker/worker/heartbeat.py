@@ -50,14 +50,14 @@ class Heartbeat:
                 self._beat()
 
     def _beat(self) -> None:
-        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.list_claims()]
+        running = [(claim.execution, claim.attempt) for claim in self._mailbox.list_claims()]
         try:
-            heard = self._registry.send_heartbeat(self._announcement, running)
-            if heard.status is HeartbeatStatus.FENCED:
+            response = self._registry.send_heartbeat(self._announcement, running)
+            if response.status is HeartbeatStatus.FENCED:
                 self._mailbox.end_fenced_worker()
-            if heard.status is HeartbeatStatus.UNKNOWN:
+            if response.status is HeartbeatStatus.UNKNOWN:
                 self._announce()
-            for worker in heard.silent_workers:
+            for worker in response.silent_workers:
                 if self._registry.reap_worker(worker):
                     logger.warning("worker_reaped", worker=worker)
         except redis.RedisError as error:
@@ -69,14 +69,13 @@ class Heartbeat:
     def _announce(self) -> None:
         """Register this worker and, because Redis may have lost its data, restore the claims of its attempts."""
         self._registry.announce(self._announcement, self._catalog)
-        for ticket in self._mailbox.list_claims():
-            self._claims.restore(ticket)
+        for claim in self._mailbox.list_claims():
+            self._claims.restore(claim)
 
     def deregister(self) -> None:
         """Remove this worker from the registry and beat no more.
 
-        If reports are still pending, the worker stays registered, so that its lease expires and the relay rescues its
-        executions.
+        If reports are pending, the worker stays registered, so that its lease expires and its executions are rescued.
         """
         with self._lock:
             self._deregistered = True
@@ -112,14 +111,14 @@ class HeartbeatStep(PeriodicStep):
 
 
 def _make_heartbeat(consumer: Any, runner: AttemptRunner, settings: Settings) -> Heartbeat:
-    client, offered = runner.redis_connection.client, describe_tasks(consumer.app)
-    announced = make_announcement(consumer, runner, offered, SystemClock())
-    return Heartbeat(WorkerRegistry(client, settings.worker_lease), Claims(client), announced, offered)
+    client, tasks = runner.redis_connection.client, describe_tasks(consumer.app)
+    announcement = make_announcement(consumer, runner, tasks, SystemClock())
+    return Heartbeat(WorkerRegistry(client, settings.worker_lease), Claims(client), announcement, tasks)
 
 
 def _make_watchdog(consumer: Any, runner: AttemptRunner, settings: Settings) -> Watchdog:
-    patience = settings.worker_lease * _MAX_IDLE_LEASES
-    return Watchdog(consumer, runner.redis_connection.client, SystemClock(), patience, runner.mailbox.stop_worker)
+    timeout = settings.worker_lease * _MAX_IDLE_LEASES
+    return Watchdog(consumer, runner.redis_connection.client, SystemClock(), timeout, runner.mailbox.stop_worker)
 
 
 def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:

@@ -38,12 +38,12 @@ def install_signal_handlers(consumer: Any) -> None:
     notice that jobs end, so jobs that are over are interrupted.
     """
     worker = consumer.controller
-    patience = worker.app.conf.worker_soft_shutdown_timeout
+    timeout = worker.app.conf.worker_soft_shutdown_timeout
     worker.wait_for_soft_shutdown = _skip_soft_shutdown_wait
     for number in {signal.SIGQUIT, signal.SIGTERM} if REMAP_SIGTERM == "SIGQUIT" else {signal.SIGQUIT}:
         cold = signal.getsignal(number)
         signal.signal(
-            number, _make_soft_shutdown_handler(patience, cold) if is_prefork(worker.pool) else _handle_warm_shutdown
+            number, _make_soft_shutdown_handler(timeout, cold) if is_prefork(worker.pool) else _handle_warm_shutdown
         )
 
 

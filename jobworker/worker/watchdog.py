@@ -68,7 +68,7 @@ class Watchdog:
 
     @staticmethod
     def disarm_loop_timeout() -> None:
-        """Disarm the timer while the event loop stands still with reason: it waits for Redis, or for a restart."""
+        """Disarm the timer while the event loop waits for Redis, or for a restart."""
         faulthandler.cancel_dump_traceback_later()
 
     def _has_room(self) -> bool:

@@ -102,7 +102,7 @@ def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
 def test_loopback_is_refused_however_it_is_spelt(host: str) -> None:
     with pytest.raises(
-        RequestNotAllowed, match="is no public address, and JOBWORKER_EGRESS of this worker does not list it"
+        RequestNotAllowed, match="is not a public address, and JOBWORKER_EGRESS of this worker does not list it"
     ):
         send_request(f"http://{host}:{find_free_port()}/", egress=EgressPolicy([]))
 
@@ -141,7 +141,7 @@ def test_a_redirect_is_judged_like_the_first_target() -> None:
     ):
         only = url.removeprefix("http://").rstrip("/")
         assert send_request(url).status == 200
-        with pytest.raises(RequestNotAllowed, match="is no public address"):
+        with pytest.raises(RequestNotAllowed, match="is not a public address"):
             send_request(url, egress=EgressPolicy([only]))
 
 

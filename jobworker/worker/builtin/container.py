@@ -85,17 +85,19 @@ def check_policy(policy: ContainerIsolation, settings: Settings) -> None:
     if not settings.container_images:
         raise Abort("containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists the images that it may run")
     if not any(fnmatch.fnmatchcase(policy.image, pattern) for pattern in settings.container_images):
-        raise Abort(f"{policy.image} is none of the images that JOBWORKER_CONTAINER_IMAGES allows on this worker")
+        raise Abort(f"{policy.image} is not one of the images that JOBWORKER_CONTAINER_IMAGES allows on this worker")
     if policy.network not in ("none", *settings.container_networks):
-        raise Abort(f"{policy.network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker")
+        raise Abort(
+            f"{policy.network} is not one of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker"
+        )
 
 
 def _find_engine(settings: Settings) -> str:
-    wanted = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
-    for name in wanted:
+    engines = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
+    for name in engines:
         if found := shutil.which(name):
             return found
-    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(wanted)} on its PATH")
+    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH")
 
 
 def _build_command(engine: str, options: list[str], policy: ContainerIsolation) -> list[str]:
@@ -133,13 +135,13 @@ def _temporary_folder(home: Path, name: str) -> Iterator[Path]:
 
 
 def _check_end(end: ProgramEnd, policy: ContainerIsolation, last_line: str) -> None:
-    said = f": {last_line}" if last_line else ""
+    detail = f": {last_line}" if last_line else ""
     if end.exit_code == _EXIT_NOT_STARTED:
-        raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{said}")
+        raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{detail}")
     if end.exit_code == _EXIT_KILLED and policy.memory is not None:
         raise ContainerFailed(f"the container was killed, most likely for its memory limit of {policy.memory} bytes")
     if end.exit_code != 0:
-        raise ContainerFailed(f"{end}{said}")
+        raise ContainerFailed(f"{end}{detail}")
 
 
 def _read_result(path: Path) -> Any:

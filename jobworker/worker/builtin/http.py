@@ -76,22 +76,22 @@ def http_request(  # noqa: PLR0913  the parameters of a request
     for name in headers or {}:
         if str(name).lower() in _FORBIDDEN_HEADERS:
             raise Abort(f"headers must not have {name}: it follows from url and body")
-    sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
+    sent_headers = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
-        answer = http_exchange.send_request(HttpRequest(method, url, sent, content), timeout, egress)
+        response = http_exchange.send_request(HttpRequest(method, url, sent_headers, content), timeout, egress)
     except RequestNotAllowed as error:
         raise Abort(f"{method} {target}: {error}") from None
     except ValueError as error:
         # The text of the error may quote a header, which may be secret.
-        raise Abort(f"{method} {target} cannot be asked for: {type(error).__name__} in url, headers or body") from None
+        raise Abort(f"{method} {target} cannot be sent: {type(error).__name__} in url, headers or body") from None
     except (HTTPError, OSError) as error:
         circuit.record_failure()
         raise RequestFailed(f"{method} {target}: {_describe_error(error)}") from None
-    circuit.record_failure() if answer.status in _FAILURE_STATUSES else circuit.record_success()
-    context.log.info("%s %s: %d", method, target, answer.status)
-    if answer.status in expected:
-        return _make_result(answer)
-    raise _make_status_error(answer, method, target)
+    circuit.record_failure() if response.status in _FAILURE_STATUSES else circuit.record_success()
+    context.log.info("%s %s: %d", method, target, response.status)
+    if response.status in expected:
+        return _make_result(response)
+    raise _make_status_error(response, method, target)
 
 
 # --- request ------------------------------------------------------------------------------------------------------
@@ -126,42 +126,44 @@ def _describe_error(error: BaseException) -> str:
     """Return the reason of an error, without the text that the connection pool adds."""
     reason = getattr(error, "reason", None)
     reason = reason if isinstance(reason, BaseException) else error
-    told = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
-    return told or type(reason).__name__
+    value = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
+    return value or type(reason).__name__
 
 
 # --- response -----------------------------------------------------------------------------------------------------
 
 
-def _make_result(answer: HttpResponse) -> dict[str, Any]:
-    text, complete = _decode_body(answer), answer.complete
+def _make_result(response: HttpResponse) -> dict[str, Any]:
+    text, complete = _decode_body(response), response.complete
     while len(json_text.dumps(text)) > MAX_BODY_SIZE:
         text, complete = text[: len(text) * 3 // 4], False
-    return {"status": answer.status, "headers": answer.headers, "body": text, "complete": complete}
+    return {"status": response.status, "headers": response.headers, "body": text, "complete": complete}
 
 
-def _decode_body(answer: HttpResponse) -> str:
+def _decode_body(response: HttpResponse) -> str:
     # The declared charset is ignored: nearly all text is UTF-8, and other text can still be read in part.
-    return answer.body.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return response.body.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _make_status_error(answer: HttpResponse, method: str, target: str) -> Exception:
-    error = UnexpectedStatus(f"{method} {target} answered {answer.status}: {_decode_body(answer)[:_MAX_QUOTED_LENGTH]}")
-    wait = _parse_retry_after(answer, SystemClock()) if answer.status in _RETRY_AFTER_STATUSES else None
+def _make_status_error(response: HttpResponse, method: str, target: str) -> Exception:
+    error = UnexpectedStatus(
+        f"{method} {target} responded with {response.status}: {_decode_body(response)[:_MAX_QUOTED_LENGTH]}"
+    )
+    wait = _parse_retry_after(response, SystemClock()) if response.status in _RETRY_AFTER_STATUSES else None
     if wait is None:
         return error
-    again = Retry(wait, f"{target} answered {answer.status} and asks to come back after {wait:g} s")
-    again.__cause__ = error
-    return again
+    retry = Retry(wait, f"{target} responded with {response.status} and requests a retry after {wait:g} s")
+    retry.__cause__ = error
+    return retry
 
 
-def _parse_retry_after(answer: HttpResponse, clock: Clock) -> float | None:
+def _parse_retry_after(response: HttpResponse, clock: Clock) -> float | None:
     """Return the wait (s) that the server requests; None if it requests none."""
-    told = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "").strip()
-    if told.isdecimal():
-        return min(float(told), _MAX_RETRY_AFTER_SECONDS)
+    value = next((value for name, value in response.headers.items() if name.lower() == "retry-after"), "").strip()
+    if value.isdecimal():
+        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
-        moment = email.utils.parsedate_to_datetime(told)
+        moment = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
     if moment.tzinfo is None:

@@ -78,7 +78,7 @@ class HttpRequest:
         try:
             after = parse_origin(url)
         except ValueError as error:
-            raise RequestNotAllowed(f"{before} redirects to what is no URL: {error}") from None
+            raise RequestNotAllowed(f"{before} redirects to an invalid URL: {error}") from None
         if status == _SEE_OTHER and self.method != "HEAD":
             headers = {name: value for name, value in self.headers.items() if not name.lower().startswith("content-")}
             moved = HttpRequest("GET", url, headers, None)
@@ -107,7 +107,7 @@ def parse_origin(url: str) -> str:
     if parts.scheme not in _DEFAULT_PORTS or not parts.host or parts.port == 0:
         raise ValueError(_URL_RULE)
     if parts.auth is not None:
-        raise ValueError("a name and a password do not belong into it: send them in a header")
+        raise ValueError("it must not contain a user name or a password: send them in a header")
     return f"{parts.scheme}://{parts.host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
 
 
@@ -142,7 +142,7 @@ class _ExchangeConnections:
         allowed = [address for address in addresses if self._egress.is_allowed(host, port, address)]
         if not allowed:
             raise RequestNotAllowed(
-                f"{host}:{port} is no public address, and JOBWORKER_EGRESS of this worker does not list it"
+                f"{host}:{port} is not a public address, and JOBWORKER_EGRESS of this worker does not list it"
             )
         return self._track(_connect(connection, allowed))
 

@@ -51,4 +51,4 @@ def _check_command(command: Sequence[Any], settings: Settings) -> None:
     if not settings.shell:
         raise Abort("shell.run is off on this worker; JOBWORKER_SHELL lists the programs that it may run")
     if command[0] not in settings.shell:
-        raise Abort(f"{command[0]} is none of the programs that JOBWORKER_SHELL allows on this worker")
+        raise Abort(f"{command[0]} is not one of the programs that JOBWORKER_SHELL allows on this worker")

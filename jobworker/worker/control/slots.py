@@ -88,9 +88,8 @@ class ControlTable:
     """The control slots of one worker. Created before the pool."""
 
     def __init__(self, slots: int = MAX_SLOTS) -> None:
-        memory = memoryview(
-            mmap.mmap(-1, slots * _WORDS_PER_SLOT * _WORD_SIZE)
-        )  # Pages that are never accessed use no memory.
+        # Pages that are never accessed use no memory.
+        memory = memoryview(mmap.mmap(-1, slots * _WORDS_PER_SLOT * _WORD_SIZE))
         self.numbers = memory.cast("Q")
         self.seconds = memory.cast("d")
         #: In a process of the pool: the control slot of the attempt that runs now.
@@ -109,9 +108,9 @@ class ControlTable:
         if self._index is not None:
             self.current_slot = ControlSlot(self, self._index, token)
             return self.current_slot
-        seat = LocalControlSlot(lambda: self._local_slots.pop(token, None))
-        self._local_slots[token] = seat
-        return seat
+        slot = LocalControlSlot(lambda: self._local_slots.pop(token, None))
+        self._local_slots[token] = slot
+        return slot
 
     def on_soft_limit(self, *_: Any) -> None:
         """Handle SIGUSR1 in a process of the pool: raise `SoftTimeLimitExceeded` in the attempt that runs there."""
@@ -126,8 +125,8 @@ class ControlTable:
         """Mark an attempt as cancelled; `index` is that of its process, None if the attempt runs in this process."""
         if index is not None:
             self.numbers[index * _WORDS_PER_SLOT + _CANCELLED] = parse_token(token)
-        elif seat := self._local_slots.get(token):
-            seat.cancelled = True
+        elif slot := self._local_slots.get(token):
+            slot.cancelled = True
 
     def mark_timed_out(self, token: str, index: int, limit: float) -> None:
         """Mark the soft limit (s) of an attempt as passed, before SIGUSR1 is sent."""

@@ -36,20 +36,22 @@ class StopRequestPoller:
         if self._polls_to_skip:
             self._polls_to_skip -= 1
             return
-        held = {ticket.execution: ticket for ticket in [*self._runner.mailbox.delivered.values()] if ticket}
-        if not held:
+        claims = {claim.execution: claim for claim in [*self._runner.mailbox.delivered.values()] if claim}
+        if not claims:
             return
         try:
-            orders = self._stop_requests.list_for_worker(self._runner.worker)
-            mine = {each: held[each.execution] for each in orders if _is_for_claim(each, held.get(each.execution))}
-            if strange := [each for each in orders if each not in mine]:
-                self._stop_requests.delete(self._runner.worker, strange)
+            requests = self._stop_requests.list_for_worker(self._runner.worker)
+            current = {
+                each: claims[each.execution] for each in requests if _is_for_claim(each, claims.get(each.execution))
+            }
+            if outdated := [each for each in requests if each not in current]:
+                self._stop_requests.delete(self._runner.worker, outdated)
         except redis.RedisError as error:
             logger.warning("stop_requests_not_read", error=str(error))
             self._polls_to_skip = _POLLS_SKIPPED_ON_ERROR
             return
-        for order, ticket in mine.items():
-            self._stop_attempt(order, ticket)
+        for request, claim in current.items():
+            self._stop_attempt(request, claim)
 
     def _stop_attempt(self, stop_request: StopRequest, claim: Claim) -> None:
         if not self._is_prefork:

@@ -168,10 +168,8 @@ class TimeLimitEnforcer:
     def _continue_stop(self, timer: AttemptTimer, stop: ForcedStop) -> None:
         now, pid = self._clock.monotonic(), timer.attempt.worker_pid
         if now >= stop.kill_at:
-            stop.signal, stop.kill_at = (
-                "SIGKILL",
-                now + TERMINATE_TIMEOUT_SECONDS,
-            )  # Sent again, in case the first SIGKILL failed.
+            # Sent again, in case the first SIGKILL failed.
+            stop.signal, stop.kill_at = "SIGKILL", now + TERMINATE_TIMEOUT_SECONDS
             process_tree.kill_tree(pid, stop.members)
         elif now >= stop.term_at:
             stop.signal, stop.term_at = "SIGTERM", _NEVER

@@ -129,27 +129,31 @@ class _ForwardingLogHandler(logging.Handler):
 def main() -> None:
     """Run the attempt that standard input describes."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    words = _detach_stdin()
-    wire = MessageWriter(subreaper.MESSAGE_DESCRIPTOR)
+    commands = _detach_stdin()
+    messages = MessageWriter(subreaper.MESSAGE_DESCRIPTOR)
     os.set_inheritable(subreaper.MESSAGE_DESCRIPTOR, False)
-    order = RunRequest.from_line(words.readline())
-    desk = ForwardingControlTable(wire)
-    _prepare_process(order, wire, desk)
-    signal.signal(signal.SIGUSR1, desk.on_soft_limit)
-    threading.Thread(target=desk.read_commands, args=(words,), name="words", daemon=True).start()
-    wire.send("begun", True)
-    answer = tracer.run_plain(order.task, order.id, dict(order.request), order.payload, None, None)
+    run_request = RunRequest.from_line(commands.readline())
+    table = ForwardingControlTable(messages)
+    _prepare_process(run_request, messages, table)
+    signal.signal(signal.SIGUSR1, table.on_soft_limit)
+    threading.Thread(target=table.read_commands, args=(commands,), name="words", daemon=True).start()
+    messages.send("begun", True)
+    answer = tracer.run_plain(
+        run_request.task, run_request.id, dict(run_request.request), run_request.payload, None, None
+    )
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    wire.send("ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])})
+    messages.send(
+        "ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])}
+    )
 
 
 def _detach_stdin() -> BinaryIO:
     """Return the pipe from the worker, and give the job an empty standard input instead."""
-    words = os.fdopen(os.dup(0), "rb")
+    commands = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return words
+    return commands
 
 
 def _prepare_process(run_request: RunRequest, messages: MessageWriter, table: ControlTable) -> None:

@@ -76,17 +76,19 @@ def _run_attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: 
     # Neither Celery's tracer nor any hook of the task runs here: that is users' code, which runs in the child process.
     task.push_request(request, args=payload[0], kwargs=payload[1], called_directly=False)
     try:
-        order = RunRequest(name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level)
+        run_request = RunRequest(
+            name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level
+        )
         delivery = task.get_job_delivery()
         policy = task.get_job_isolation()
         policy = policy if isinstance(policy, ProcessIsolation) else ProcessIsolation()
-        attempt = task.wrap_job_attempt(delivery, lambda: _run_in_own_process(order, policy, task))
+        attempt = task.wrap_job_attempt(delivery, lambda: _run_in_own_process(run_request, policy, task))
         runner.run_attempt(delivery, attempt, payload[1])
-    except ReportedOutcome as told:
-        return _to_celery_result(told.outcome, clock.monotonic() - started)
+    except ReportedOutcome as reported:
+        return _to_celery_result(reported.outcome, clock.monotonic() - started)
     finally:
         task.pop_request()
-    raise AssertionError("a job in a process of its own has no value here")
+    raise AssertionError("an isolated attempt ends with a reported outcome or an exception")
 
 
 def _to_celery_result(attempt_outcome: AttemptOutcome, runtime: float) -> tuple[bool, Any, float]:
@@ -101,7 +103,7 @@ def _to_celery_result(attempt_outcome: AttemptOutcome, runtime: float) -> tuple[
 
 def _run_in_own_process(run_request: RunRequest, policy: ProcessIsolation, task: JobTask) -> None:
     """Run the attempt in its own process. Raises `ReportedOutcome` or `ProcessCrashed`."""
-    what = Program(
+    spec = Program(
         [sys.executable, "-u", "-m", _CHILD_MODULE],
         stdin=run_request.to_line(),
         folder=JobTask.get_job_runner().start_folder,
@@ -109,12 +111,12 @@ def _run_in_own_process(run_request: RunRequest, policy: ProcessIsolation, task:
         has_message_pipe=True,
     )
     times = program_job.make_deadlines(task)
-    ear = _ChildListener(declare.current(), times)
-    end = program.run(what, times, ear)
-    if ear.reported_outcome is not None:
-        raise ReportedOutcome(_add_memory_reason(ear.reported_outcome, policy))
+    listener = _ChildListener(declare.current(), times)
+    end = program.run(spec, times, listener)
+    if listener.reported_outcome is not None:
+        raise ReportedOutcome(_add_memory_reason(listener.reported_outcome, policy))
     program_job.raise_for_end(end, times, task)
-    raise ProcessCrashed(_describe_crash(end, policy, ear.has_begun))
+    raise ProcessCrashed(_describe_crash(end, policy, listener.has_begun))
 
 
 def _add_memory_reason(ended: AttemptOutcome, policy: ProcessIsolation) -> AttemptOutcome:
@@ -146,10 +148,10 @@ class _ChildListener(ProgramLog):
     def on_message(self, message: dict[str, Any]) -> None:
         """Handle a message; invalid fields are logged and ignored."""
         for field, value in message.items():
-            hear = getattr(self, f"_handle_{field}", None)
-            if hear is not None:
+            handle = getattr(self, f"_handle_{field}", None)
+            if handle is not None:
                 try:
-                    hear(value)
+                    handle(value)
                 except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
                     self.log_line(f"its process sent an invalid message: {error}", logging.WARNING, "jobworker")
 
@@ -188,11 +190,11 @@ class _ChildListener(ProgramLog):
 
     def _handle_ended(self, payload: Mapping[str, Any]) -> None:
         kind, data = payload["report"]
-        told = json_values.parse_sanitized(data)
-        words = {name: told.pop(name) for name in ("progress", "metadata") if name in told}
-        self.on_message(words)
+        report = json_values.parse_sanitized(data)
+        updates = {name: report.pop(name) for name in ("progress", "metadata") if name in report}
+        self.on_message(updates)
         # A report that arrives after the process was terminated is ignored.
         if self._times.stop_reason is None and self.reported_outcome is None:
-            ours = {name: value for name, value in told.items() if name not in _PARENT_FIELDS}
-            self.reported_outcome = outcome.verify_result(AttemptOutcome(EventKind(kind), ours))
+            fields = {name: value for name, value in report.items() if name not in _PARENT_FIELDS}
+            self.reported_outcome = outcome.verify_result(AttemptOutcome(EventKind(kind), fields))
             self._times.mark_ended()

@@ -125,17 +125,18 @@ class _ProgramProcess:
     # --- start ------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        with contextlib.ExitStack() as theirs:
-            stdin, self._stdin = _open_input_pipe(theirs)
-            self._report_pipe, report = _open_output_pipe(theirs)
-            self._message_pipe, wire = _open_output_pipe(theirs)
+        with contextlib.ExitStack() as child_ends:
+            stdin, self._stdin = _open_input_pipe(child_ends)
+            self._report_pipe, report = _open_output_pipe(child_ends)
+            self._message_pipe, message_descriptor = _open_output_pipe(child_ends)
             self._subreaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(subreaper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder, env={},
+                pass_fds=(stdin, report, message_descriptor), start_new_session=True, bufsize=0,
+                cwd=self._program.folder, env={},
             )  # fmt: skip
         self._register_pipes()
-        self._send_to_subreaper(json.dumps(self._build_request(stdin, report, wire)))
+        self._send_to_subreaper(json.dumps(self._build_request(stdin, report, message_descriptor)))
 
     def _build_request(self, stdin: int, report: int, message_descriptor: int) -> dict[str, Any]:
         program = self._program

@@ -74,7 +74,7 @@ def run(spec: Program, task: JobTask, log: ProgramLog) -> ProgramEnd:
     end = program.run(spec, times, log)
     raise_for_end(end, times, task)
     if end.exit_code != 0 and declare.current().cancelled:
-        raise JobCancelled("the program was told to end, and did")
+        raise JobCancelled("the program ended on request")
     if end.exit_code != 0 and times.soft_limit_passed:
         raise SoftTimeLimitExceeded(f"the soft time limit of {times.soft:g} s passed")
     return end

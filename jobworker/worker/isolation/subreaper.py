@@ -81,20 +81,20 @@ class Subreaper:
             os.killpg(self._pid, int(number))
 
     def _start(self) -> int:
-        keeper = os.getpid()
+        own_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_program(keeper)
+            self._become_program(own_pid)
         # The program's pipes are closed here, so that they end with the program.
         for descriptor in (self._request["stdin"], self._request["wire"]):
             os.close(descriptor)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
         return pid
 
     def _become_program(self, parent_pid: int) -> NoReturn:
-        order = self._request
+        request = self._request
         try:
             os.setsid()
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -104,15 +104,15 @@ class Subreaper:
             for number in _IGNORED_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             for name in ("stdin", "wire", "report"):
-                os.set_inheritable(order[name], False)
-            os.dup2(order["stdin"], 0)
-            _apply_limits(order["limits"])
-            if order["wired"]:
-                os.dup2(order["wire"], MESSAGE_DESCRIPTOR)
-            os.execvpe(order["argv"][0], order["argv"], order["environment"])
+                os.set_inheritable(request[name], False)
+            os.dup2(request["stdin"], 0)
+            _apply_limits(request["limits"])
+            if request["wired"]:
+                os.dup2(request["wire"], MESSAGE_DESCRIPTOR)
+            os.execvpe(request["argv"][0], request["argv"], request["environment"])
         except BaseException as error:  # noqa: BLE001  after any error this process must not continue as a subreaper
             why = getattr(error, "strerror", None) or str(error)
-            _write_report(order["report"], {"exit": None, "signal": None, "error": f"{order['argv'][0]}: {why}"})
+            _write_report(request["report"], {"exit": None, "signal": None, "error": f"{request['argv'][0]}: {why}"})
         os._exit(127)
 
     def _reap(self) -> bool:
@@ -250,8 +250,8 @@ class ControlMessages:
         while not self.ended:
             first, *self.pending = self.read() or [""]
             if first:
-                order: dict[str, Any] = json.loads(first)
-                return order
+                request: dict[str, Any] = json.loads(first)
+                return request
         return None
 
 
@@ -262,10 +262,10 @@ def _write_report(descriptor: int, report: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Read the request, run the program, write the report."""
-    words = ControlMessages()
-    order = words.read_request()
-    if order is not None:
-        _write_report(order["report"], Subreaper(order).supervise(words))
+    messages = ControlMessages()
+    request = messages.read_request()
+    if request is not None:
+        _write_report(request["report"], Subreaper(request).supervise(messages))
 
 
 if __name__ == "__main__":
