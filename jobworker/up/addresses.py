@@ -55,9 +55,10 @@ def require_hosts(settings: Settings) -> None:
     host = parse(settings.bind, "JOBWORKER_BIND").host
     if not ipaddress.ip_address(host).is_loopback and not settings.hosts:
         raise ConfigurationError(
-            "such as jobs.example.com; otherwise bind to 127.0.0.1, behind a proxy that authenticates clients"
-            "reaches it can run jobs. If that is intended, list the names by which clients call it in JOBWORKER_HOSTS, "
-            "such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy before it that authenticates clients"
+            f"JOBWORKER_BIND={settings.bind} lets other machines reach the API, and it has no accounts: any client "
+            "that reaches it can run jobs. If that is intended, list the names by which clients call it in "
+            "JOBWORKER_HOSTS, such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy in front that "
+            "authenticates clients"
         )
 
 

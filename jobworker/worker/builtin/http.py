@@ -101,7 +101,7 @@ def _parse_target(url: str) -> str:
     try:
         return http_exchange.parse_origin(url)
     except ValueError as error:
-        raise Abort(f"invalid URL: {error}") from None
+        raise Abort(f"url is invalid: {error}") from None
 
 
 def _parse_codes(text: str) -> frozenset[int]:

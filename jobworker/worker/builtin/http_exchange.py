@@ -68,8 +68,7 @@ class HttpRequest:
     body: bytes | None
 
     def follow_redirect(self, status: int, location: str) -> "HttpRequest":
-        """Return the request for a redirect; raises `RequestNotAllowed` if it would disclose too much to another
-        origin.
+        """Return the redirected request; raises `RequestNotAllowed` if it discloses too much to another origin.
 
         Only the first origin gets the headers and the body, because both may be meant for it alone.
         """
