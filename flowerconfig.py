@@ -1,4 +1,4 @@
-"""What `celery -A jobworker flower` reads. Flower's own command-line options come before it."""
+"""The settings of `celery -A jobworker flower`. Flower's own command-line options override them."""
 
 from logging import INFO, LogRecord, getLogger
 
@@ -22,12 +22,12 @@ if not _settings.flower_password:
 
 
 def _calm(record: LogRecord) -> bool:
-    """Make a note of what Flower warns of: it asks workers when it starts, before they are there to answer."""
+    """Lower the level of Flower's warnings: it queries workers when it starts, before they can reply."""
     record.levelno, record.levelname = INFO, "INFO"
     return True
 
 
 getLogger("flower.inspector").addFilter(_calm)
 
-# It keeps what it sees in memory; the history is in the database.
+# Flower keeps recent tasks in memory; the history is in the database.
 max_tasks = 5000

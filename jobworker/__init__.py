@@ -1,6 +1,7 @@
-"""JobWorker: submit work over HTTP, know for ever what happened to it, let Celery workers run it.
+"""JobWorker: submit work over HTTP, keep its history for ever, and let Celery workers run it.
 
-A job module begins with `from jobworker import Context, job`, one of schedules with `from jobworker import schedule`.
+A job module begins with `from jobworker import Context, job`, a module of schedules with `from jobworker import
+schedule`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -52,12 +53,12 @@ __all__ = [
     "weekly",
 ]
 
-# Here, since every process and every program that uses JobWorker imports this package before anything inside it.
+# In the package itself, because every process and program that uses JobWorker imports the package first.
 use_shipped_data()
 
 
 def _offer_app() -> None:
-    """Let `.delay()` find our app where no app was made: in a shell, in a script, in another thread of theirs."""
+    """Make JobWorker's app the default of `.delay()` where no other app exists: in a shell, a script, or a thread."""
     import importlib
 
     from celery import _state
@@ -68,7 +69,7 @@ def _offer_app() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # Only who writes jobs pays for importing Celery; the API and the command line do without.
+    # Imports Celery only in code that defines jobs; the API and the command line do without.
     if name in __all__:
         from jobworker import declare
 

@@ -1,4 +1,4 @@
-"""The Celery app: what `celery -A jobworker worker | beat | flower | inspect …` finds."""
+"""The Celery app of `celery -A jobworker worker | beat | flower | inspect …`."""
 
 import importlib
 import importlib.util
@@ -23,7 +23,7 @@ from jobworker.worker.celery.task import JobApp
 
 logger = structlog.get_logger(__name__)
 
-#: Which lasting process this is; None: a command that is over soon.
+#: Name of a long-running process; None in a command that ends soon.
 _PROCESS_NAME = next((word for word in sys.argv if word in ("worker", "beat", "flower")), None)
 
 
@@ -38,11 +38,12 @@ _settings = _read_settings()
 
 
 def load_tasks() -> list[BrokenModule]:
-    """Import the users' job modules; those that are broken are logged and answered, the others work."""
-    app.finalize()  # From here on each task is made where its module declares it, and refused there.
+    """Import the users' job modules; return and log those that are broken, the others work."""
+    app.finalize()  # From here on each task is created, and refused, where its module declares it.
     broken = loading.load_modules(_settings.tasks)
     for module in broken:
-        # Each process imports them; those that run no jobs do without, and the relay hears of it from the workers.
+        # Each process imports the modules. Processes that run no jobs do without them, and workers report them to the
+        # relay.
         if _PROCESS_NAME == "worker":
             tell, more = logger.error, {"exception": module.traceback}
         else:
@@ -52,10 +53,10 @@ def load_tasks() -> list[BrokenModule]:
 
 
 def _make_app() -> Celery:
-    # `celery -A` looks into the current folder only while it finds this module; the jobs lie there too.
+    # `celery -A` has the current folder on its path only while it finds this module; the jobs are there, too.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    # A worker has no use for one, and must not need the database.
+    # Workers, beat and Flower need no result backend, and must not need the database.
     made = JobApp(
         "jobworker", backend=None if _PROCESS_NAME else "jobworker.worker.celery.result_backend:ResultBackend"
     )
@@ -70,10 +71,10 @@ def _make_app() -> Celery:
 
 
 def _configure(celery_app: Celery) -> None:
-    """What JobWorker needs, with what `celeryconfig.py` says in its place."""
+    """Apply JobWorker's settings, overridden by `celeryconfig.py`."""
     ours = build_celery_settings(_settings)
     if importlib.util.find_spec("celeryconfig") is not None:
-        # Celery itself puts defaults that are added before what it reads from a module.
+        # Celery puts added defaults before the values that it reads from a module.
         ours = merge_settings(ours, vars(importlib.import_module("celeryconfig")))
         celery_app.config_from_object("celeryconfig")
     celery_app.add_defaults(ours)
@@ -83,24 +84,24 @@ def _on_import_modules(**_: Any) -> None:
     try:
         app.broken_modules = load_tasks()
     except ConfigurationError as error:
-        # Beat, Flower and remote control do without the jobs; a worker has refused to start before.
+        # Beat, Flower and remote control do without the jobs; a worker refused to start earlier.
         logger.warning("no_task_modules_here", why=str(error))
 
 
 def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
-    """The same logs as every other process; Celery's own two log formats are not used."""
-    # Not sys.stderr: in a child of the pool that leads back into the log.
+    """Configure logging as in every other process; Celery's own two log formats are not used."""
+    # Not sys.stderr: in a child process of the pool that leads back into the log.
     stream = logging.open_lossy_stream(Path(logfile)) if logfile else sys.__stderr__
     logging.configure(_settings.log_format, loglevel, _PROCESS_NAME or "celery", stream)
     logging.log_process_start()
     if _PROCESS_NAME == "worker":
-        output_capture.capture_output()  # What a job prints is part of its log.
+        output_capture.capture_output()  # Printed output of a job is part of its log.
 
 
 if _PROCESS_NAME is not None:
     environment.hide()
-    os.umask(0o077)  # Logs, files and results are private; an application that imports this keeps its own umask.
-    logging.tolerate_output_errors()  # Before Celery prints what it starts.
+    os.umask(0o077)  # Logs, files and results are private; an application that imports this module keeps its umask.
+    logging.tolerate_output_errors()  # Before Celery prints its startup banner.
     logging.shorten_warnings()
     logging.configure(_settings.log_format, _settings.log_level, _PROCESS_NAME)  # Until Celery has read its options.
 app = _make_app()

@@ -1,6 +1,6 @@
-"""The only room that asks what time it is.
+"""Clocks: the only module that reads the time.
 
-Everything else receives a `Clock`; a test hands in one whose hands it turns itself.
+All other code receives a `Clock`; tests pass one that they move themselves.
 """
 
 import datetime as dt
@@ -10,14 +10,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the rest of JobWorker may know about time."""
+    """A source of the time."""
 
     def now(self) -> dt.datetime:
-        """The present moment, aware, in UTC."""
+        """Return the present moment, aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a scale that never runs backwards; only differences mean something."""
+        """Return seconds on a scale that never runs backwards; only differences are meaningful."""
         ...
 
     def wait(self, signal: threading.Event, seconds: float) -> bool:
@@ -39,7 +39,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move: for tests and simulation."""
+    """A clock that moves only when `advance` or `wait` is called: for tests and simulation."""
 
     def __init__(self, start: dt.datetime) -> None:
         self._now = start
@@ -56,6 +56,6 @@ class ManualClock:
         return signal.is_set()
 
     def advance(self, seconds: float) -> None:
-        """Move both hands forward."""
+        """Advance both times."""
         self._now += dt.timedelta(seconds=seconds)
         self._elapsed += seconds

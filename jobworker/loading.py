@@ -1,4 +1,4 @@
-"""Importing the modules that users write jobs and schedules in. One that does not import must not stop the others."""
+"""Import of the modules with users' jobs and schedules. A module that cannot be imported does not stop the others."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from types import ModuleType
 from jobworker.domain.errors import ConfigurationError
 from jobworker.telemetry import configured
 
-#: Where code is that no user writes.
+#: Folders of code that no user writes.
 _LIBRARY_FOLDERS = {
     Path(__file__).parent,
     *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")),
@@ -25,7 +25,7 @@ _LIBRARY_FOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class BrokenModule:
-    """A module that did not import: where that stopped ("tasks/mail.py:12"), by which exception, and its traceback."""
+    """A module that could not be imported, with the place ("tasks/mail.py:12"), the exception and its traceback."""
 
     module: str
     location: str
@@ -37,16 +37,19 @@ class BrokenModule:
 
 
 def load_modules(package: str, content: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[BrokenModule]:
-    """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
+    """Import every module of `package`; return those that failed.
+
+    Raises `ConfigurationError` if there is no such package.
+    """
     folders = _require_folders(package, content, setting)
     with configured.preserve_logging_state():
         return list(_load_recursively(package, folders))
 
 
 def reload_modules(package: str, content: str, setting: str) -> list[BrokenModule]:
-    """The same, for modules that are read for what they do when they run: they run, whoever imported them before.
+    """Import every module of `package` anew, also those that were imported before; return those that failed.
 
-    Others keep what they imported.
+    For modules that have effects when they run. Other code keeps the module objects that it imported.
     """
     before = _pop_modules(package)
     importlib.invalidate_caches()
@@ -59,7 +62,7 @@ def reload_modules(package: str, content: str, setting: str) -> list[BrokenModul
 
 
 def _delete_bytecode(package: str) -> None:
-    """Python takes what it compiled for up to date if a file was changed within a second and has the same length."""
+    """Delete compiled code, as Python does not notice a change within a second that keeps the length of a file."""
     for folder in _find_folders(package):
         for path in Path(folder).rglob("*.py"):
             with contextlib.suppress(OSError):
@@ -67,12 +70,12 @@ def _delete_bytecode(package: str) -> None:
 
 
 def is_package(package: str) -> bool:
-    """Whether there is such a package."""
+    """Return whether there is such a package."""
     return bool(_find_folders(package))
 
 
 def compute_source_digest(package: str) -> str:
-    """A short digest of the package's source files: the same code has the same digest on every host."""
+    """Return a short digest of the package's source files: equal code has an equal digest on every host."""
     digest = hashlib.sha256()
     for folder in _require_folders(package, "jobs", "JOBWORKER_TASKS"):
         for path in sorted(Path(folder).rglob("*.py")):
@@ -91,7 +94,7 @@ def _require_folders(package: str, content: str, setting: str) -> list[str]:
 
 
 def _find_folders(package: str) -> list[str]:
-    """Where the package's modules are; nowhere if there is no such package."""
+    """Return the folders of the package's modules; empty if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -105,12 +108,12 @@ def _pop_modules(package: str) -> dict[str, ModuleType]:
 
 
 def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[BrokenModule]:
-    """Import a module and what is below it, in the order of their names; not what is below one that fails."""
+    """Import a module and its submodules, in the order of their names; skip the submodules of one that fails."""
     failure = _import_module(name)
     if failure is not None:
         yield failure
         return
-    # The same in every process, whatever each has imported before.
+    # The order is equal in every process, independent of earlier imports.
     for child in sorted(_list_children(folders)):
         if "." in child:
             yield BrokenModule(
@@ -122,7 +125,7 @@ def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[Broken
 
 
 def _list_children(folders: Sequence[str]) -> set[str]:
-    """The names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
+    """Return the names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
     found = {module.name for module in pkgutil.iter_modules(folders)}
     for folder in folders:
         found |= {each.name for each in Path(folder).iterdir() if each.is_dir() and any(each.rglob("*.py"))}
@@ -132,7 +135,7 @@ def _list_children(folders: Sequence[str]) -> set[str]:
 def _import_module(name: str) -> BrokenModule | None:
     try:
         importlib.import_module(name)
-    except BaseException as error:  # whatever a module of users raises (SystemExit, too) is its fault only
+    except BaseException as error:  # any exception of a users' module (SystemExit, too) concerns that module only
         if isinstance(error, KeyboardInterrupt) and _is_from_signal(error):
             raise
         return BrokenModule(name, _locate_failure(error), _describe_exception(error), _format_traceback(error))
@@ -140,13 +143,13 @@ def _import_module(name: str) -> BrokenModule | None:
 
 
 def _is_from_signal(error: BaseException) -> bool:
-    """Whether Ctrl-C has raised this, and no statement of a module."""
+    """Return whether Ctrl-C has raised the exception, not a statement of a module."""
     frames = traceback.extract_tb(error.__traceback__)
     return not frames or not (frames[-1].line or "").startswith("raise ")
 
 
 def _locate_failure(error: BaseException) -> str:
-    """The file and line where an import stopped: the last line of users' code, or the one that cannot be parsed."""
+    """Return the file and line where an import stopped: the last line of users' code, or that of a syntax error."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_to_relative_path(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -155,28 +158,30 @@ def _locate_failure(error: BaseException) -> str:
 
 
 def _describe_exception(error: BaseException) -> str:
-    """Which exception it is; what JobWorker refuses is a sentence by itself."""
+    """Return the exception's type and text; of a `ConfigurationError` the text, which is a sentence by itself."""
     return str(error) if isinstance(error, ConfigurationError) else traceback.format_exception_only(error)[-1].strip()
 
 
 def _format_traceback(error: BaseException) -> str:
-    """The traceback as Python prints it, from the users' code on; of what JobWorker refuses, that code alone."""
+    """Return the traceback as Python prints it, from the users' code on; of a `ConfigurationError` that code alone."""
     begin = error.__traceback__
     while begin is not None and not _is_user_code(begin.tb_frame.f_code.co_filename):
         begin = begin.tb_next
     if isinstance(error, ConfigurationError):
         own = [frame for frame in traceback.extract_tb(begin) if _is_user_code(frame.filename)]
-        return "".join(["Traceback (most recent call last):\n", *traceback.format_list(own), f"Misconfigured: {error}"])
+        return "".join(
+            ["Traceback (most recent call last):\n", *traceback.format_list(own), f"ConfigurationError: {error}"]
+        )
     return "".join(traceback.format_exception(type(error), error, begin)).rstrip()
 
 
 def _is_user_code(file: str) -> bool:
-    """Whether code is neither ours nor Python's nor that of an installed package."""
+    """Return whether a file is neither JobWorker's nor Python's nor that of an installed package."""
     return not file.startswith("<") and not any(folder in Path(file).parents for folder in _LIBRARY_FOLDERS)
 
 
 def _to_relative_path(file: str) -> str:
-    """The path from the current folder, where that is possible."""
+    """Return the path relative to the current folder, if possible."""
     with contextlib.suppress(ValueError):
         return str(Path(file).relative_to(Path.cwd()))
     return file

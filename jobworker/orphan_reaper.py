@@ -1,9 +1,8 @@
-"""Sees to it that nothing outlives who has started it (`jobworker up`, a worker), not even one that was killed with -9.
+"""The orphan reaper: no process outlives the one that started it (`jobworker up`, a worker), even after kill -9.
 
-A tiny shell waits for the end of a pipe that only its owner can write to. What the owner told it last is
-the list of process groups to kill then. It also holds the lock on the home, so that the next `jobworker up`
-starts after the last process is gone. Unlike a parent-death signal this reaches the children of children, and works
-on every Unix.
+A tiny shell waits for the end of a pipe to which only its owner can write. The last line in the pipe is the list of
+process groups to kill then. The shell also holds the lock on the home, so that the next `jobworker up` starts after the
+last process has ended. Unlike a parent-death signal, this reaches the children of children, and works on every Unix.
 """
 
 import subprocess
@@ -19,25 +18,25 @@ exit 0
 
 
 class OrphanReaper:
-    """Kills the process groups it was told of when this process ends."""
+    """A shell that kills the registered process groups when this process ends."""
 
     def __init__(self, *inherited_descriptors: int) -> None:
         self._inherited_descriptors = inherited_descriptors
         self._shell = self._start()
 
     def set_groups(self, groups: Iterable[int]) -> None:
-        """From now on it is these groups."""
+        """Replace the registered process groups."""
         line = (" ".join(map(str, groups)) + "\n").encode()
         try:
             self._write(line)
         except BrokenPipeError:
-            # Somebody killed the shell.
+            # The shell was killed.
             self._shell.wait()
             self._shell = self._start()
             self._write(line)
 
     def close_inherited_pipe(self) -> None:
-        """For a process that was forked from the owner: it must not keep the pipe open."""
+        """Close the pipe in a process that was forked from the owner, which must not keep it open."""
         assert self._shell.stdin is not None
         self._shell.stdin.close()
 
@@ -47,9 +46,9 @@ class OrphanReaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Out of reach of Ctrl-C and of whoever kills the supervisor's own group.
+            # Not reached by Ctrl-C, or by a signal to the supervisor's own group.
             start_new_session=True,
-            env={},  # Other programs of this user could read ours there.
+            env={},  # Empty, because other programs of this user could read the environment there.
             pass_fds=self._inherited_descriptors,
             bufsize=0,
         )

@@ -1,6 +1,6 @@
-"""States and results of calls from Python, read from the history for `jobworker.worker.celery.result_backend`.
+"""States and results of direct calls, read from the history for `jobworker.worker.celery.result_backend`.
 
-Only processes that ask for a result import this: workers do without the database.
+Only processes that read results import this module, because workers do without the database.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 
-#: Celery's names for our states.
+#: Celery's names for JobWorker's states.
 _CELERY_STATES: Mapping[ExecutionState, str] = {
     ExecutionState.SCHEDULED: states.PENDING,
     ExecutionState.WAITING: states.PENDING,
@@ -36,10 +36,10 @@ _CELERY_STATES: Mapping[ExecutionState, str] = {
 
 
 def find(task_id: str) -> dict[str, Any]:
-    """Return what Celery calls the meta of a task: by the id of its execution, or the id that the call gave itself.
+    """Return Celery's meta of a task, by the id of its execution or the id that the call set itself.
 
-    A call that no worker has taken yet is pending: nothing tells it from one that never was. Raises what the database
-    raises.
+    A call that no worker has fetched yet is pending: it cannot be distinguished from a call that does not exist. Raises
+    the errors of the database.
     """
     settings, database = _open_database()
     with database.read() as connection:
@@ -58,10 +58,10 @@ def find(task_id: str) -> dict[str, Any]:
 
 
 def _describe_failure(row: ExecutionRow) -> dict[str, Any] | None:
-    """What Celery makes an exception of."""
+    """Return the fields of which Celery makes an exception."""
     if row.error is not None:
         name = row.error["type"]
-        # Celery takes the class itself where it finds it; of others it makes one of this name.
+        # Celery uses the class itself where it finds it; otherwise it creates a class of this name.
         module = next((each for each in ("builtins", "celery.exceptions") if _is_exception_class(each, name)), None)
         return {"exc_type": name, "exc_message": row.error["message"], "exc_module": module}
     if row.state in (ExecutionState.CANCELLED, ExecutionState.SKIPPED):

@@ -1,4 +1,4 @@
-"""Every knob of JobWorker, once. Values come from `JOBWORKER_*` environment variables; nothing else reads them."""
+"""Settings of JobWorker, read once from `JOBWORKER_*` environment variables; no other module reads these."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs.definition import MAX_CODE_VERSION_LENGTH
 from jobworker.domain.jobs.egress import EgressPolicy
 
-#: A name or an address of a host as it stands in a URL, with a port or without, or all names below a domain.
+#: A host in a URL: a name or an address, with or without a port, or all names below a domain.
 _HOST = re.compile(r"((\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -21,20 +21,20 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an operator may decide. Times are in seconds, sizes in bytes.
+    """The settings of an operator. Times are in seconds, sizes in bytes.
 
     The variable of a field is its name in capitals after `JOBWORKER_`, e.g. `JOBWORKER_DATABASE_URL`.
     """
 
-    #: Where the embedded servers keep their data, and files and the SQLite database live.
+    #: Folder of the data of embedded servers, of saved files and of the SQLite database.
     home: Path
     #: Address of the HTTP API, host:port.
     bind: str
     #: Names by which clients call the API, beside those of loopback and the address in `bind`.
     hosts: tuple[str, ...]
-    #: Address of Flower, host:port. Whoever reaches it and knows the password sees which jobs ran and how they failed.
+    #: Address of Flower, host:port. Users with the password see which jobs ran and how they failed.
     flower_bind: str
-    #: Flower's password (user jobworker); empty: one that is made up and kept in `$JOBWORKER_HOME/flower.password`.
+    #: Flower's password (user jobworker); empty: generated and stored in `$JOBWORKER_HOME/flower.password`.
     flower_password: str
     #: SQLAlchemy URL: sqlite:///path or postgresql+psycopg://user:password@host/name.
     database_url: str
@@ -46,44 +46,44 @@ class Settings:
     schedules: str
     #: Version shown on each execution, cut to 64 characters; empty: a digest of the task modules' source.
     code_version: str
-    #: A worker that is not heard of for so long is dead and its attempts are lost.
+    #: Time without a heartbeat after which a worker is declared dead and its attempts are lost.
     worker_lease: float
-    #: How workers take messages from Redis: batched (ours) or stock (kombu's own: slower, and its losses are mended).
+    #: Transport of workers: batched (JobWorker's), or stock (kombu's: slower, and the relay republishes lost messages).
     transport: str
-    #: How often each queue is served, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
+    #: Weights of queues, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
     queue_weights: str
-    #: Who notices that schedules are due: redbeat (beat processes, on any number of hosts) or internal (the relay).
+    #: Provider that notices due schedules: redbeat (beat processes, on any number of hosts) or internal (the relay).
     scheduling_provider: str
-    #: A published message that nobody claimed is examined after so long.
+    #: Time after which a published message without a claim is examined.
     lost_message_after: float
-    #: How many messages may wait in Redis before one of a queue that is no less urgent; the rest stays in SQL.
+    #: Maximum number of equally or more urgent messages of a queue in Redis when one is added; the rest stays in SQL.
     feed: int
-    #: What was overtaken by more urgent work for so long has its share of what goes out: one in ten.
+    #: Time after which executions that more urgent ones overtook get their share of the dispatch: one in ten.
     ageing: float
-    #: Largest request body.
+    #: Maximum size of a request body.
     max_body: int
-    #: How long a key given as Idempotency-Key is remembered.
+    #: Retention of an Idempotency-Key.
     idempotency_ttl: float
-    #: What the job http.request may reach beside public addresses.
+    #: Addresses that the job http.request may reach beside public ones.
     egress: tuple[str, ...]
-    #: The programs that the job shell.run may start, absolute paths; empty: none, the job is off.
+    #: Programs that the job shell.run may start (absolute paths); empty: the job is off.
     shell: tuple[str, ...]
-    #: The images that containers may be made of, with * for any characters; empty: none, the job is off.
+    #: Images that containers may use, with * for any characters; empty: the job is off.
     container_images: tuple[str, ...]
-    #: The networks of the engine that containers may join, beside none.
+    #: Networks of the engine that containers may join, beside none.
     container_networks: tuple[str, ...]
-    #: What runs containers: auto (podman if it is there, else docker), or the name or path of an engine like these.
+    #: Container engine: auto (podman if it is installed, else docker), or the name or path of a compatible engine.
     container_engine: str
-    #: More options for the engine's `run`.
+    #: Additional options for the engine's `run`.
     container_args: tuple[str, ...]
     #: text (for people) or json (for machines).
     log_format: str
-    #: Least severe level that is logged.
+    #: Lowest level that is logged.
     log_level: str
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
+        """Read the settings; raises `ConfigurationError`, which names the variable and its valid values."""
         values = _EnvironmentReader(os.environ if environment is None else environment)
         home = Path(values.read_text("HOME", "var")).absolute()
         return cls(
@@ -118,12 +118,12 @@ class Settings:
 
     @property
     def database_in_home(self) -> bool:
-        """Whether the database is a file in the home."""
+        """True if the database is a file in the home."""
         kind, _, path = self.database_url.partition(":///")
         return kind == "sqlite" and self.home in Path(path).absolute().parents
 
     def require_home(self) -> None:
-        """Refuse a home in which nothing can be written; raises `Misconfigured`."""
+        """Raise `ConfigurationError` if the home cannot be written to."""
         there = next(folder for folder in (self.home, *self.home.parents) if os.path.exists(folder))
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True):
             return
@@ -135,17 +135,17 @@ class Settings:
 
     @property
     def needs_beat(self) -> bool:
-        """Whether schedules are due when beat says so."""
+        """True if beat notices due schedules."""
         return self.scheduling_provider == "redbeat"
 
     @property
     def heartbeat_interval(self) -> float:
-        """Three beats fit into a lease, so that one may get lost."""
+        """The interval between heartbeats, of which three fit into a lease, so that one may get lost."""
         return self.worker_lease / 3
 
 
 def mask_password(url: str) -> str:
-    """`url` as it may be shown to people."""
+    """Return `url` without its password, for output."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -153,7 +153,7 @@ def mask_password(url: str) -> str:
 
 
 class _EnvironmentReader:
-    """The JOBWORKER_* variables, read with complaints that name them."""
+    """A reader of the JOBWORKER_* variables; its errors name the variable."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -167,7 +167,7 @@ class _EnvironmentReader:
             number = float(given)
         except ValueError:
             number = float("nan")
-        # Written like this it also refuses NaN.
+        # Written in this form, the condition also refuses NaN.
         if not at_least <= number < math.inf:
             raise ConfigurationError(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
         return number

@@ -1,4 +1,4 @@
-"""The HTTP service: a WSGI application for any server, and around it what granian runs (`jobworker web`)."""
+"""The HTTP service: a WSGI application for any server, and the application that granian runs (`jobworker web`)."""
 
 import functools
 import importlib
@@ -22,14 +22,14 @@ from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.notifier import Notifier
 from jobworker.up import addresses, discovery
 
-#: What a request may read for (s of processor time): pages take milliseconds.
+#: Maximum processor time for the reads of a request (s): pages take milliseconds.
 _MAX_READ_SECONDS = 2.0
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
-    """The application. It connects to nothing before the first request, so a server may fork after this."""
+    """Return the WSGI application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
-        os.umask(0o077)  # Whatever server runs this: the database and its log are private.
+        os.umask(0o077)  # With every server the database and its log are private.
         settings = discovery.read_settings()
         environment.hide()
         logging.tolerate_output_errors()
@@ -50,13 +50,13 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     )
     request_hooks.register(app)
     documentation.register(app)
-    # Last: flask-smorest brings handlers of its own.
+    # Registered last, because flask-smorest installs its own error handlers.
     problems.register(app)
     return app
 
 
 def create_server() -> RsgiApplication:
-    """What granian runs: the application of `app.py` with its bodies received apart."""
+    """Return the application of `app.py` for granian, which receives request bodies separately."""
     app: Flask = importlib.import_module("app").app
-    room: ApiContext = app.extensions["jobworker"]
-    return RsgiApplication(app, BodyLimits(room.settings.max_body), room.origins)
+    context: ApiContext = app.extensions["jobworker"]
+    return RsgiApplication(app, BodyLimits(context.settings.max_body), context.origins)

@@ -1,5 +1,5 @@
-"""What happens by itself. The relay reads every module in this package when it starts, and makes it so.
+"""The example schedules. The relay loads every module in this package when it starts, and applies its declarations.
 
-What is here are working examples for the jobs in `tasks/`: keep what helps, delete the rest. Schedules need nothing of
-JobWorker but `from jobworker import …`; `jobworker schedules plan` shows what a change here will do.
+The examples start the jobs in `tasks/`: keep the useful parts, delete the rest. Schedules need only `from jobworker
+import …`; `jobworker schedules plan` shows the effect of a change here.
 """

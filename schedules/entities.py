@@ -1,4 +1,4 @@
-"""When the jobs that look after entities run by themselves."""
+"""Schedules of the jobs for entities."""
 
 from jobworker import business_day, calendar, daily, every, schedule
 
@@ -10,7 +10,7 @@ schedule(
     rule=daily("02:00"),
     zone="Europe/Berlin",
     parameters={"inactive_days": 90},
-    description="Once a night; what was missed is made up for once.",
+    description="Once a night; one run for all missed occurrences.",
 )
 
 schedule(
@@ -18,7 +18,7 @@ schedule(
     job="generate_entity_statistics",
     rule=every(300),
     misfire={"policy": "skip"},
-    description="Every five minutes while somebody is there to do it.",
+    description="Every five minutes; late occurrences are skipped.",
 )
 
 schedule(

@@ -1,4 +1,4 @@
-"""The examples' own SQLite database: one table, `domain_entities`. It fills itself when it is first opened."""
+"""The SQLite database of the examples: one table, `domain_entities`. It is filled when it is first opened."""
 
 import contextlib
 import random
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from jobworker.settings import Settings
 
-#: Entities in a database that filled itself.
+#: Number of entities in a database that was filled automatically.
 SMALL = 500
 
 KINDS = ("customer", "device", "document", "order")
 STATUSES = ("active", "inactive", "archived")
 
-#: How often each status occurs among the examples, in the order of `STATUSES`.
+#: Frequency of each status among the examples, in the order of `STATUSES`.
 _WEIGHTS = (7, 2, 1)
 
-#: Entities per user, on average.
+#: Average number of entities per user.
 _PER_USER = 25
 
 _SCHEMA = """
@@ -36,7 +36,7 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS ix_domain_entities_last_active_at ON domain_entities (last_active_at)",
 )
 
-#: SQLite tells the time, in UTC and in a form that sorts.
+#: Statement that inserts an entity; SQLite provides the time, in UTC and in a format that sorts.
 _INSERT = """
 INSERT INTO domain_entities (user_id, name, kind, status, created_at, last_active_at)
 VALUES (?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now', ?), strftime('%Y-%m-%dT%H:%M:%SZ', 'now', ?))
@@ -46,20 +46,20 @@ _MINUTES_PER_DAY = 24 * 60
 
 
 def path() -> Path:
-    """Where the database is: beside JobWorker's own data."""
+    """Return the path of the database, which is beside JobWorker's own data."""
     return Settings.from_environment().home / "example.db"
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[sqlite3.Connection]:
-    """A connection to the database, which is made and filled if it is not there yet."""
+    """Yield a connection to the database, which is created and filled if it does not exist."""
     path().parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path(), timeout=30, isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         if not _has_table(connection):
             with transaction(connection):
-                # Somebody else may have been faster while this one waited for the lock.
+                # Another process may have filled the database while this one waited for the lock.
                 if not _has_table(connection):
                     _fill(connection, SMALL)
         yield connection
@@ -67,7 +67,7 @@ def opened() -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction: committed when the block ends, rolled back when it raises."""
+    """Run a write transaction: committed when the block ends, rolled back when it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -78,13 +78,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def count(connection: sqlite3.Connection) -> int:
-    """How many entities there are."""
+    """Return the number of entities."""
     number: int = connection.execute("SELECT count(*) FROM domain_entities").fetchone()[0]
     return number
 
 
 def replace_all(connection: sqlite3.Connection, entities: int) -> None:
-    """Make all entities anew."""
+    """Replace all entities by new ones."""
     with transaction(connection):
         connection.execute("DELETE FROM domain_entities")
         _fill(connection, entities)
@@ -102,14 +102,14 @@ def _fill(connection: sqlite3.Connection, entities: int) -> None:
 
 
 def _examples(entities: int) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Made-up entities; the same ones each time, apart from the time."""
+    """Yield generated entities, equal each time except for the time."""
     chance = random.Random(entities)
     users = max(1, entities // _PER_USER)
     for number in range(1, entities + 1):
         kind = chance.choice(KINDS)
         status = chance.choices(STATUSES, _WEIGHTS)[0]
         created = chance.randrange(1, 720 * _MINUTES_PER_DAY)
-        # An active entity was seen within the last month; the others some time after they were made.
+        # An active entity was seen within the last month; the others some time after their creation.
         active = chance.randrange(min(created, 30 * _MINUTES_PER_DAY) if status == "active" else created)
         user = f"u-{chance.randrange(users) + 1}"
         yield user, f"{kind} {number}", kind, status, f"-{created} minutes", f"-{active} minutes"

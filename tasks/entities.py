@@ -1,4 +1,4 @@
-"""Jobs that look after entities: remove the inactive ones, count them."""
+"""Example jobs for entities: delete inactive ones, count them."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 STATISTICS_KEY = "example:entity-statistics"
 
-#: Statistics may be this old (s).
+#: Maximum age of cached statistics (s).
 STATISTICS_TTL = 60
 
 _INACTIVE = "status <> 'active' AND last_active_at < strftime('%Y-%m-%dT%H:%M:%SZ', 'now', ?)"
@@ -27,8 +27,8 @@ def cleanup_inactive_entities(
 ) -> dict[str, Any]:
     """Delete entities that are not active and were not seen for a number of days.
 
-    Each batch is a transaction of its own: others get their turn in between, and a run that was
-    interrupted is simply run again.
+    Each batch is a transaction of its own, so that other writers get their turn in between. An interrupted run is
+    simply repeated.
     """
     if inactive_days < 0:
         raise ValueError("inactive_days must not be negative")
@@ -64,7 +64,7 @@ def _delete_in_batches(
 
 @job(autoretry_for=(sqlite3.OperationalError,), max_retries=3, retry_backoff=5)
 def generate_entity_statistics() -> dict[str, Any]:
-    """Count entities by kind and status. What was counted within the last minute is answered from Redis."""
+    """Count entities by kind and status. Counts of the last minute are returned from Redis."""
     cache = redis_client()
     known = _remembered(cache)
     if known is not None:
@@ -78,7 +78,7 @@ def generate_entity_statistics() -> dict[str, Any]:
 
 
 def redis_client() -> redis.Redis:
-    """The Redis in which the examples cache."""
+    """Return the client of the Redis in which the examples cache."""
     url = Settings.from_environment().redis_url
     return redis.Redis.from_url(url, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
 

@@ -1,4 +1,4 @@
-"""Jobs that hand data out."""
+"""Example jobs that export data."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ from tasks import database
 
 COLUMNS = ("id", "user_id", "name", "kind", "status", "created_at", "last_active_at")
 
-#: Rows between two reports of progress.
+#: Number of rows between two reports of progress.
 _STEP = 100
 
-#: A cell that starts like this is a formula to a spreadsheet.
+#: First characters of a cell that a spreadsheet takes for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -31,7 +31,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 def process_data_export(
     context: Context, user_id: str, format: Literal["csv", "json"] = "csv", email: str | None = None
 ) -> dict[str, Any]:
-    """Write a user's entities to a file. The file is not mailed yet; `email` is reported back."""
+    """Write a user's entities to a file. The file is not mailed yet; `email` is returned in the result."""
     rows = list(_reported(context, user_id))
     data = _as_json(rows) if format == "json" else _as_csv(rows)
     saved = context.files.save(f"entities.{format}", data)
@@ -42,9 +42,9 @@ def process_data_export(
 
 
 def _reported(context: Context, user_id: str) -> Iterator[dict[str, Any]]:
-    """The user's entities, with a report of progress every now and then."""
+    """Yield the user's entities, and report progress every `_STEP` rows."""
     with database.opened() as connection:
-        # One consistent state, so that the total is what comes.
+        # One consistent snapshot, so that the total is correct.
         connection.execute("BEGIN")
         total = connection.execute("SELECT count(*) FROM domain_entities WHERE user_id = ?", [user_id]).fetchone()[0]
         found = connection.execute(

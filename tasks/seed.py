@@ -1,4 +1,4 @@
-"""Fill the examples' database: `python -m tasks.seed [--entities 5000] [--force]`."""
+"""A command that fills the examples' database: `python -m tasks.seed [--entities 5000] [--force]`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from tasks import database
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; answers its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tasks.seed", description="Fill the examples' database.")
     parser.add_argument("--entities", type=int, default=5000, help="how many entities to make (default: 5000)")
     parser.add_argument("--force", action="store_true", help="replace the entities that are there")

@@ -1,4 +1,4 @@
-"""The `jobworker` command: what operators type. Each command is a file of this folder."""
+"""The `jobworker` command for operators. Each subcommand is a module of this package."""
 
 import errno
 import importlib
@@ -11,19 +11,19 @@ import click
 from jobworker.domain.errors import JobWorkerError
 from jobworker.telemetry import logging, plain_text
 
-#: Exit code of a command that was asked for something that cannot be.
+#: Exit code of a command with invalid arguments or settings.
 EXIT_USAGE = 2
 
-#: Exit code when the reader of the output has closed the pipe (`| head`): what a shell shows for SIGPIPE.
+#: Exit code when the reader of the output has closed the pipe (`| head`): the code that a shell shows for SIGPIPE.
 EXIT_PIPE_CLOSED = 141
 
 #: Exit code when the output, or a file, cannot be written.
 EXIT_WRITE_FAILED = 1
 
-#: The disk is full, or what this user may have of it.
+#: Errors of a full disk, or of this user's full quota.
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
-#: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
+#: Commands and their modules. Only the module of the given command is loaded, so that `up` and `web` stay small.
 _COMMAND_MODULES = {
     "backup": "backup",
     "db": "db",
@@ -42,7 +42,7 @@ _COMMAND_MODULES = {
 
 
 class _CommandGroup(click.Group):
-    """Finds commands by name, and words errors for people."""
+    """A group that loads commands by name, and prints errors for people."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMAND_MODULES)
@@ -56,7 +56,7 @@ class _CommandGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse what is no text: Python keeps such bytes as half surrogates, which nothing can write."""
+        """Raise an error for bytes that are not text: Python keeps them as half surrogates, which cannot be written."""
         for each in args:
             try:
                 each.encode()
@@ -71,7 +71,7 @@ class _CommandGroup(click.Group):
         except JobWorkerError as error:
             _exit_with_error(str(error), EXIT_USAGE)
         except BrokenPipeError:
-            logging.tolerate_output_errors()  # Or Python would complain at the end about what is left to be written.
+            logging.tolerate_output_errors()  # Otherwise Python complains at the end about its buffered output.
             raise SystemExit(EXIT_PIPE_CLOSED) from None
         except OSError as error:
             if error.errno not in _DISK_FULL_ERRNOS:
@@ -90,14 +90,14 @@ def _exit_with_error(error: str, code: int) -> NoReturn:
 @click.group(cls=_CommandGroup)
 @click.version_option(package_name="jobworker")
 def main() -> None:
-    """Submit work, know what became of it, and run the processes that do it."""
-    os.umask(0o077)  # All files that commands make are private, in a home made by hand, too.
+    """Submit jobs, follow their executions, and run JobWorker's processes."""
+    os.umask(0o077)  # All files that commands create are private, also in a home that the user created.
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        # Not what a test has put there, nor None, which stands for one that was closed before.
+        # Except a stream that a test has replaced, and None, which means that the stream was closed before.
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, plain_text.wrap_stream(stream))
             setattr(sys, f"__{name}__", getattr(sys, name))
-    # As `celery` and `flask` do: the users' `tasks` package is found where the command is run.
+    # As with `celery` and `flask`, the users' `tasks` package is found in the current folder.
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -1,4 +1,4 @@
-"""`python -m jobworker.cli`: the same as `jobworker`."""
+"""`python -m jobworker.cli`, which is equivalent to `jobworker`."""
 
 from jobworker.cli import main
 

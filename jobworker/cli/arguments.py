@@ -1,4 +1,4 @@
-"""What people type, as the values that it stands for."""
+"""Parsers of command-line arguments."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,10 @@ from jobworker.domain.json.json_values import UnacceptableValue
 
 
 def parse_parameters(pairs: Iterable[str], document: str | None, accepted: Sequence[Parameter]) -> dict[str, Any]:
-    """`key=value` pairs laid over a JSON object; values are read as the types of the task's parameters say."""
+    """Return the parameters of `key=value` pairs, which take precedence over a JSON object.
+
+    Values are parsed by the types of the task's parameters.
+    """
     types = {parameter.name: parameter.type for parameter in accepted}
     values = parse_object(document, "--json") if document else {}
     for pair in pairs:
@@ -26,7 +29,7 @@ def parse_parameters(pairs: Iterable[str], document: str | None, accepted: Seque
 
 
 def parse_object(document: str, option: str) -> dict[str, Any]:
-    """The JSON object that an option was given; raises `InvalidInput`."""
+    """Return the JSON object that was given for an option; raises `InvalidInput`."""
     try:
         value = json_values.parse(document)
     except UnacceptableValue as error:
@@ -39,7 +42,7 @@ def parse_object(document: str, option: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str, name: str) -> Any:
-    """JSON, or else the text itself: the check of the parameters says whether it fits."""
+    """Return the value of a JSON text, else the text itself; the check of the parameters decides whether it fits."""
     try:
         return json_values.parse(text)
     except UnacceptableValue as error:

@@ -1,4 +1,4 @@
-"""`jobworker backup`: a copy of the database while everything runs."""
+"""`jobworker backup`: a copy of the database while JobWorker runs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jobworker.store import backup, migrate
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """Copy the SQLite database to FILE, which must not exist, and check the copy; nothing has to be stopped."""
+    """Copy the SQLite database to FILE, which must not exist, and check the copy; JobWorker may run meanwhile."""
     url = common.start_command().database_url
     migrate.check_exists(url)
     size = backup.create_backup(url, file, SystemClock())

@@ -1,4 +1,4 @@
-"""What several commands need: the settings of this place, and its database."""
+"""Shared parts of commands: the settings of this folder, and its database."""
 
 import contextlib
 import getpass
@@ -13,14 +13,14 @@ from jobworker.up import discovery
 
 
 def start_command() -> Settings:
-    """Begin a command: quiet logs, and the settings."""
+    """Begin a command: configure quiet logs, and return the settings."""
     logging.configure("text", "WARNING", "cli")
     return discovery.read_settings()
 
 
 @contextlib.contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """The database, if it has the schema of this code; raises `Misconfigured` if not, or if it does not answer."""
+    """Yield the database; raises `ConfigurationError` if it lacks the schema of this code, or does not respond."""
     if settings.database_in_home:
         settings.require_home()
     migrate.check_exists(settings.database_url)
@@ -37,8 +37,8 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 
 def get_actor() -> str:
-    """Who is recorded as having asked."""
+    """Return the actor that is recorded for a command's requests."""
     try:
         return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container may run as a number without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return "cli"

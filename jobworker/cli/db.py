@@ -8,12 +8,12 @@ from jobworker.store import migrate
 
 @click.group("db")
 def command() -> None:
-    """Look after the database."""
+    """Manage the database."""
 
 
 @command.command()
 def upgrade() -> None:
-    """Create the tables, or bring those of an older JobWorker up to date."""
+    """Create the tables, or upgrade those of an older JobWorker."""
     settings = Settings.from_environment()
     if settings.database_in_home:
         settings.require_home()

@@ -1,4 +1,4 @@
-"""`jobworker dead-letters`: what ended badly, until somebody has decided about it."""
+"""`jobworker dead-letters`: executions that failed for good and await a decision."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from jobworker.telemetry import plain_text
 from jobworker.transport.notifier import Notifier
 
 _limit_option = click.option(
-    "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="Maximum number of rows."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-_note_option = click.option("--note", help="Why: it is kept with the dead letter.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+_note_option = click.option("--note", help="Reason, which is stored with the dead letter.")
 
 
 @click.group("dead-letters")
 def command() -> None:
-    """Look after what ended badly."""
+    """Manage dead letters: executions that failed for good."""
 
 
 @command.command("list")
@@ -52,7 +52,7 @@ def groups(limit: int, as_json: bool) -> None:
 @bulk.add_selection_options
 @bulk.add_dead_letter_options
 @click.option("--patch", help='A JSON merge patch for the parameters, such as \'{"format": "json"}\'.')
-@click.option("--rate", type=float, help="So many become due each second.")
+@click.option("--rate", type=float, help="Number of executions that become due per second.")
 @_note_option
 @click.pass_context
 def redrive(
@@ -66,7 +66,7 @@ def redrive(
     note: str | None,
     **given: Any,
 ) -> None:
-    """Run dead letters again, each as a new execution; exit code 1 if some of them cannot be."""
+    """Run dead letters again, each as a new execution; exit code 1 if some of them cannot be redriven."""
     settings = common.start_command()
     order = RedriveOptions(patch=arguments.parse_object(patch, "--patch") if patch else {}, rate=rate, note=note)
     selection = bulk.make_selection(ids, everything, dry_run, given)
@@ -88,7 +88,7 @@ def redrive(
 def discard(
     context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, note: str | None, **given: Any
 ) -> None:
-    """Leave dead letters at that; exit code 1 if some of those named are none."""
+    """Close dead letters without running them again; exit code 1 if some of the ids are not open dead letters."""
     selection = bulk.make_selection(ids, everything, dry_run, given)
     with common.open_database(common.start_command()) as database:
         code = bulk.run_bulk_action(

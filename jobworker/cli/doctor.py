@@ -1,4 +1,4 @@
-"""`jobworker doctor`: what is wrong here, and what to do."""
+"""`jobworker doctor`: problems of this installation, with their remedies."""
 
 import textwrap
 
@@ -19,8 +19,8 @@ _COLORS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 @click.command("doctor")
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Check this installation; exit code 1 if something has to be mended."""
-    # Users' modules declare into it, as they do in a worker: so doctor refuses the same of them.
+    """Check this installation; exit code 1 if something has to be fixed."""
+    # Users' modules declare tasks in this app, as in a worker, so that doctor refuses what a worker refuses.
     builtin.register_jobs()
     app = JobApp("doctor", set_as_current=False)
     app.finalize()

@@ -1,4 +1,4 @@
-"""`jobworker executions`: what was submitted, and how it stands."""
+"""`jobworker executions`: submitted executions, with their states."""
 
 import functools
 from typing import Any
@@ -21,10 +21,12 @@ _STATE_VALUES = [state.value for state in ExecutionState]
 
 
 @click.group("executions", invoke_without_command=True)
-@click.option("--job", help="Only those of this job.")
-@click.option("--state", type=click.Choice(_STATE_VALUES, case_sensitive=False), help="Only those in this state.")
-@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="The latest so many.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--job", help="Only executions of this job.")
+@click.option("--state", type=click.Choice(_STATE_VALUES, case_sensitive=False), help="Only executions in this state.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="Maximum number of executions."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_context
 def command(context: click.Context, /, job: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List executions, newest first."""
@@ -44,7 +46,7 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
 @bulk.add_unfinished_options
 @click.pass_context
 def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **given: Any) -> None:
-    """Cancel executions that have not ended; exit code 1 if some of those named have."""
+    """Cancel executions that have not ended; exit code 1 if some of the ids are of executions that have."""
     settings = common.start_command()
     selection = bulk.make_selection(ids, everything, dry_run, given)
     with common.open_database(settings) as database:

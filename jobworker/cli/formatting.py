@@ -1,4 +1,4 @@
-"""How things are told on a terminal: executions, moments, differences."""
+"""Formatting of executions, times and differences for a terminal."""
 
 import datetime as dt
 import threading
@@ -19,10 +19,10 @@ from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 from jobworker.telemetry import plain_text
 
-#: How often SQL is asked for news (s).
+#: Interval between polls of SQL (s).
 POLL_INTERVAL_SECONDS = 0.2
 
-#: Exit codes: it succeeded, it ended otherwise, it has not ended.
+#: Exit codes: the execution succeeded, ended otherwise, has not ended.
 EXIT_SUCCEEDED, EXIT_NOT_SUCCEEDED, EXIT_NOT_ENDED = 0, 1, 3
 
 _COLORS = {ExecutionState.SUCCEEDED: "green", ExecutionState.RUNNING: "blue", ExecutionState.RETRYING: "yellow"}
@@ -30,7 +30,7 @@ _UNSUCCESSFUL_STATES = frozenset(FINAL_STATES - {ExecutionState.SUCCEEDED})
 
 
 def follow_execution(database: Database, clock: Clock, execution_id: str) -> int:
-    """Print each change of state, progress, metadata and log line until the execution has ended; the exit code."""
+    """Print each change of state, progress, metadata and log line until the execution ends; return the exit code."""
     follower = execution_stream.open_cursor(database, execution_id, None)
     while True:
         for news in follower.poll(database):
@@ -42,7 +42,7 @@ def follow_execution(database: Database, clock: Clock, execution_id: str) -> int
 
 
 def print_outcome(execution: ExecutionRow) -> int:
-    """Print what came of it; the exit code."""
+    """Print the outcome of an execution; return the exit code."""
     if execution.result_file is not None:
         file = execution.result_file
         click.echo(f"the result is in {file['name']} ({file['size']:,} bytes) on {file['host']}")
@@ -60,37 +60,38 @@ def print_outcome(execution: ExecutionRow) -> int:
 
 
 def format_state(name: ExecutionState) -> str:
-    """The state in its colour."""
+    """Return the name of a state in its color."""
     return click.style(name.value, fg="red" if name in _UNSUCCESSFUL_STATES else _COLORS.get(name))
 
 
 def format_time(time: dt.datetime, zone: str | None = None) -> str:
-    """A moment as clocks show it, those of `zone` if it is named."""
+    """Return a moment as a clock shows it, in the zone `zone` if it is given."""
     local = time.astimezone(zoneinfo.ZoneInfo(zone)) if zone else time
     return f"{local:%a %Y-%m-%d %H:%M:%S} {local.tzname()}"
 
 
 def format_differences(differences: Iterable[Difference]) -> Iterator[str]:
-    """Each place, with what was there and what is."""
+    """Yield a line for each difference: its place, with the old and the new value."""
     for each in differences:
         yield f"{each.pointer}: {format_json(each.before)} -> {format_json(each.now)}"
 
 
 def format_json(value: object, indented: bool = False) -> str:
-    """As JSON, in one line unless it is indented."""
+    """Return a value as JSON, in one line unless it is indented."""
     text = orjson.dumps(value, option=orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0))
     return plain_text.escape_json(text.decode())
 
 
 def format_message(text: str) -> str:
-    """A text that others wrote, with the lines after its first indented."""
+    """Return a text from elsewhere, with the lines after its first indented."""
     return plain_text.indent(plain_text.escape(text))
 
 
 def _format_news(news: ExecutionUpdate) -> str:
     if isinstance(news, TransitionRow):
         attempt = f" (attempt {news.attempt})" if news.attempt else ""
-        return f"{news.at.astimezone():%H:%M:%S} {format_state(news.state)}{attempt} by {news.actor}{_format_reason(news.reason)}"
+        change = f"{format_state(news.state)}{attempt} by {news.actor}{_format_reason(news.reason)}"
+        return f"{news.at.astimezone():%H:%M:%S} {change}"
     if isinstance(news, LogRow):
         return format_log_line(news)
     if isinstance(news, MetadataUpdate):
@@ -99,7 +100,7 @@ def _format_news(news: ExecutionUpdate) -> str:
 
 
 def format_log_line(line: LogRow) -> str:
-    """A line of a job's log."""
+    """Return a line of a job's log."""
     return f"{line.at.astimezone():%H:%M:%S}   {line.level} {format_message(line.message)}"
 
 

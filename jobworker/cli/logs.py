@@ -1,4 +1,4 @@
-"""`jobworker logs`: what a job wrote."""
+"""`jobworker logs`: the log of an execution."""
 
 import threading
 
@@ -12,7 +12,7 @@ from jobworker.store.executions.timeline import LogRow
 
 @click.command("logs")
 @click.argument("execution_id", metavar="ID")
-@click.option("--follow", is_flag=True, help="Go on until the execution has ended.")
+@click.option("--follow", is_flag=True, help="Print new lines until the execution has ended.")
 def command(execution_id: str, follow: bool) -> None:
     """Print the log of execution ID."""
     clock = SystemClock()

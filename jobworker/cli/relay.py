@@ -1,4 +1,4 @@
-"""`jobworker relay`: between the database and Redis."""
+"""`jobworker relay`: the process between the database and Redis."""
 
 import signal
 import threading
@@ -22,7 +22,7 @@ logger = structlog.get_logger(__name__)
 
 @click.command("relay")
 def command() -> None:
-    """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
+    """Dispatch executions, evaluate schedules and record workers' events, until SIGTERM or Ctrl-C."""
     environment.hide()
     logging.tolerate_output_errors()
     settings = common.start_command()
@@ -37,7 +37,7 @@ def command() -> None:
 
 
 def _register_tasks(database: Database, settings: Settings) -> None:
-    """The first submission need not wait for a worker where the jobs' code is at hand."""
+    """Register the tasks of the code here, so that the first submission need not wait for a worker."""
     try:
         version = settings.code_version or loading.compute_source_digest(settings.tasks)
         celery.load_tasks()

@@ -1,4 +1,4 @@
-"""`jobworker schedules plan` and `apply`: what code declares, beside what is in force."""
+"""`jobworker schedules plan` and `apply`: the schedules declared in code, compared with those in the database."""
 
 from collections.abc import Sequence
 
@@ -26,11 +26,11 @@ _SIGNS = {
 
 
 @click.command()
-@click.option("--exit-code", "exit_code", is_flag=True, help="Exit with 1 if there is a difference.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--exit-code", "exit_code", is_flag=True, help="Exit with 1 if there are changes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_context
 def plan(context: click.Context, /, exit_code: bool, as_json: bool) -> None:
-    """Show what the schedules in code would change, and change nothing."""
+    """Show the changes that the schedules in code would make, without making them."""
     settings = common.start_command()
     desired = require_declarations(settings)
     with common.open_database(settings) as database:
@@ -40,10 +40,10 @@ def plan(context: click.Context, /, exit_code: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_context
 def apply(context: click.Context, /, as_json: bool) -> None:
-    """Make schedules as code says, as the relay does when it starts; exit code 1 if some of them cannot be."""
+    """Apply the schedules in code, as the relay does when it starts; exit code 1 if some of them are refused."""
     settings = common.start_command()
     desired = require_declarations(settings)
     with common.open_database(settings) as database:
@@ -53,7 +53,7 @@ def apply(context: click.Context, /, as_json: bool) -> None:
 
 
 def require_declarations(settings: Settings) -> Declarations:
-    """What the code here declares; raises `Misconfigured` unless all of it can be read."""
+    """Return the declarations of the code here; raises `ConfigurationError` unless all of it can be loaded."""
     result = declarations.load_declarations(settings.schedules)
     if result.broken_modules:
         raise ConfigurationError("\n".join(_describe_broken_module(module) for module in result.broken_modules))
@@ -61,7 +61,7 @@ def require_declarations(settings: Settings) -> Declarations:
 
 
 def _describe_broken_module(module: loading.BrokenModule) -> str:
-    """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
+    """Return the problem of a module: one sentence for an invalid declaration, else where the import failed."""
     kind, _, message = module.error.partition(": ")
     if kind.endswith(ConfigurationError.__name__):
         return message
@@ -86,4 +86,4 @@ def _print_changes(changes: Sequence[SyncChange], as_json: bool) -> None:
         for moment in change.next:
             click.echo(f"    next {formatting.format_time(moment)}")
     if not changes:
-        click.echo("everything is as code says")
+        click.echo("no changes: the database matches the code")

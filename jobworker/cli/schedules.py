@@ -1,4 +1,4 @@
-"""`jobworker schedules`: what happens by itself."""
+"""`jobworker schedules`: schedules and their occurrences."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ from jobworker.store.schedules.schedule_queries import ScheduleStatus
 from jobworker.telemetry import plain_text
 from jobworker.transport.notifier import Notifier
 
-#: So many of the moments ahead, and of those behind, are shown with a schedule.
+#: Number of upcoming, and of recorded, occurrences that are shown with a schedule.
 _NEARBY_OCCURRENCES = 5
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 _COLORS = {ScheduleStatus.ACTIVE: "green", ScheduleStatus.PAUSED: "yellow", ScheduleStatus.DISABLED: "yellow"}
 
 
 @click.group("schedules")
 def command() -> None:
-    """Look after what happens by itself."""
+    """Manage schedules."""
 
 
 command.add_command(schedule_sync.plan)
@@ -37,13 +37,17 @@ command.add_command(schedule_sync.apply)
 
 
 @command.command("list")
-@click.option("--job", help="Only those that start this job.")
+@click.option("--job", help="Only schedules of this job.")
 @click.option(
-    "--owner", type=click.Choice([each.value for each in ScheduleOwner]), help="Only those that are edited there."
+    "--owner", type=click.Choice([each.value for each in ScheduleOwner]), help="Only schedules with this owner."
 )
-@click.option("--state", type=click.Choice([each.value for each in ScheduleStatus]), help="Only those in this state.")
-@click.option("--overdue", is_flag=True, help="Only those that should have been due, and nothing came of it.")
-@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--state", type=click.Choice([each.value for each in ScheduleStatus]), help="Only schedules in this state."
+)
+@click.option("--overdue", is_flag=True, help="Only overdue schedules: due, but not evaluated.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=50, show_default=True, help="Maximum number of schedules."
+)
 @_json_option
 def list_(job: str | None, owner: str | None, state: str | None, overdue: bool, limit: int, as_json: bool) -> None:
     """List schedules by name."""
@@ -63,7 +67,7 @@ def list_(job: str | None, owner: str | None, state: str | None, overdue: bool, 
 @click.argument("name")
 @_json_option
 def show(name: str, as_json: bool) -> None:
-    """Show schedule NAME: what it says, what came of it last, and what is ahead."""
+    """Show schedule NAME: its definition, its latest occurrences, and its next ones."""
     clock = SystemClock()
     with common.open_database(common.start_command()) as database:
         schedule = schedules.get(database, clock, name)
@@ -87,17 +91,21 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command("preview")
 @click.argument("document", metavar="JSON")
-@click.option("--zone", help="The time zone, if JSON is a rule alone.")
-@click.option("--from", "begin", type=arguments.DateTimeType(), help="What is due after this time (now).")
+@click.option("--zone", help="Time zone, if JSON is only a rule.")
+@click.option("--from", "begin", type=arguments.DateTimeType(), help="Show occurrences after this time (now).")
 @click.option(
-    "--count", type=click.IntRange(1, preview.MAX_OCCURRENCES), default=10, show_default=True, help="So many moments."
+    "--count",
+    type=click.IntRange(1, preview.MAX_OCCURRENCES),
+    default=10,
+    show_default=True,
+    help="Number of occurrences.",
 )
-@click.option("--saved", metavar="NAME", help="Show the difference to this schedule, too.")
+@click.option("--saved", metavar="NAME", help="Show the differences from this schedule, too.")
 @_json_option
 def preview_(
     document: str, zone: str | None, begin: dt.datetime | None, count: int, saved: str | None, as_json: bool
 ) -> None:
-    """Show when a schedule would be due that is not saved: JSON is its fields, or a rule."""
+    """Show when an unsaved schedule would be due; JSON contains its fields, or a rule."""
     value = arguments.parse_object(document, "JSON")
     fields = {"rule": value, **({"zone": zone} if zone else {})} if "kind" in value else value
     with common.open_database(common.start_command()) as database:
@@ -120,10 +128,10 @@ def preview_(
 
 @command.command()
 @click.argument("name")
-@click.option("--note", help="Why: it is shown with the schedule.")
-@click.option("--until", type=arguments.DateTimeType(), help="It is resumed then: 2030-01-31T12:00:00Z.")
+@click.option("--note", help="Reason, which is shown with the schedule.")
+@click.option("--until", type=arguments.DateTimeType(), help="Time at which it is resumed: 2030-01-31T12:00:00Z.")
 def pause(name: str, note: str | None, until: dt.datetime | None) -> None:
-    """Let schedule NAME start nothing until it is resumed."""
+    """Pause schedule NAME: it starts nothing until it is resumed."""
     with common.open_database(common.start_command()) as database:
         click.echo(_format_schedule(schedules.pause(database, SystemClock(), name, note, until, common.get_actor())))
 
@@ -134,10 +142,10 @@ def pause(name: str, note: str | None, until: dt.datetime | None) -> None:
     "--on-resume",
     "policy",
     type=click.Choice([each.value for each in MissedOccurrencePolicy]),
-    help="What becomes of the occurrences of the pause, instead of what the schedule says.",
+    help="Policy for the occurrences of the pause, instead of the schedule's own.",
 )
 def resume(name: str, policy: str | None) -> None:
-    """Let schedule NAME start its job again."""
+    """Resume schedule NAME."""
     settings = common.start_command()
     with common.open_database(settings) as database:
         schedule = schedules.resume(
@@ -152,11 +160,11 @@ def resume(name: str, policy: str | None) -> None:
 @click.option(
     "--overlap",
     type=click.Choice([each.value for each in OverlapPolicy]),
-    help="Instead of what the schedule says about executions that have not ended.",
+    help="Overlap policy to use instead of the schedule's own.",
 )
 @click.pass_context
 def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
-    """Let schedule NAME be due now and print the id of its execution; exit code 1 if its overlap policy says no."""
+    """Fire schedule NAME now and print the id of its execution; exit code 1 if its overlap policy prevents that."""
     settings = common.start_command()
     with common.open_database(settings) as database:
         fired = occurrences.fire(

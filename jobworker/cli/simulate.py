@@ -1,4 +1,4 @@
-"""`jobworker simulate`: what schedules would do."""
+"""`jobworker simulate`: the outcomes of schedules on virtual time."""
 
 import collections
 import contextlib
@@ -19,7 +19,7 @@ from jobworker.services.schedules.simulation import SimulatedOccurrence, Simulat
 from jobworker.settings import Settings
 from jobworker.telemetry import plain_text
 
-#: More is nothing that anybody reads.
+#: Maximum of `--limit`, because longer output is not readable.
 _MAX_LIMIT = 100_000
 
 _COLORS = {OccurrenceOutcome.FIRED: "green", OccurrenceOutcome.MISSED: "red", OccurrenceOutcome.EXHAUSTED: "red"}
@@ -36,24 +36,37 @@ class _TimeZoneType(click.ParamType[zoneinfo.ZoneInfo]):
 
 
 @click.command("simulate")
-@click.option("--from", "begin", required=True, metavar="TIME", help="When it begins: 2026-03-28, 2026-03-28T22:00Z.")
-@click.option("--to", "end", required=True, metavar="TIME", help="When it ends; that moment is not part of it.")
 @click.option(
-    "--outage", "outage_texts", multiple=True, help="Nobody looks then: 01:00-04:00 each day, or BEGIN/END. Repeatable."
+    "--from", "begin", required=True, metavar="TIME", help="Begin of the time span: 2026-03-28, 2026-03-28T22:00Z."
 )
-@click.option("--zone", type=_TimeZoneType(), default="UTC", show_default=True, help="Of times without an offset.")
-@click.option("--schedule", "names", multiple=True, help="Only this one; more than once: only these.")
+@click.option("--to", "end", required=True, metavar="TIME", help="End of the time span, exclusive.")
+@click.option(
+    "--outage",
+    "outage_texts",
+    multiple=True,
+    help="Time without evaluation: 01:00-04:00 each day, or BEGIN/END. Repeatable.",
+)
+@click.option(
+    "--zone", type=_TimeZoneType(), default="UTC", show_default=True, help="Time zone of times without an offset."
+)
+@click.option("--schedule", "names", multiple=True, help="Only this schedule. Repeatable.")
 @click.option(
     "--duration",
     "duration_texts",
     multiple=True,
-    help="So long an execution takes (0); NAME=SECONDS: of that schedule.",
+    help="Duration of an execution (0), or NAME=SECONDS for one schedule. Repeatable.",
 )
-@click.option("--code", is_flag=True, help="What the package of schedules here declares, instead of what is in force.")
 @click.option(
-    "--limit", type=click.IntRange(1, _MAX_LIMIT), default=1000, show_default=True, help="At most so many lines."
+    "--code", is_flag=True, help="Simulate the schedules declared in code here, instead of those in the database."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, _MAX_LIMIT),
+    default=1000,
+    show_default=True,
+    help="Maximum number of occurrences.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(
     begin: str,
     end: str,
@@ -64,7 +77,7 @@ def command(
     code: bool,
     **shown: int | bool,
 ) -> None:
-    """Show what schedules would do in a span of time, by running the code that decides it on virtual time."""
+    """Show the outcomes of schedules in a time span, by running the evaluation code on virtual time."""
     settings = common.start_command()
     question = _make_question(begin, end, outage_texts, zone, duration_texts, int(shown["limit"]))
     story = (
@@ -86,7 +99,7 @@ def _simulate_database(
 
 
 def _simulate_code(settings: Settings, question: SimulationOptions, names: Sequence[str] | None) -> SimulationResult:
-    """Beside the database, if one can be used: whoever writes schedules need not have one yet."""
+    """Simulate declared schedules, with the database if there is one; authors of schedules may have none yet."""
     declarations = require_declarations(settings)
     with contextlib.ExitStack() as stack:
         try:
@@ -153,15 +166,15 @@ def _describe_run(occurrence: SimulatedOccurrence) -> Iterator[str]:
 
 
 def _format_time_near(time: dt.datetime, other: dt.datetime) -> str:
-    """The time, with its date if that is another one."""
+    """Return the time, with its date if the date differs from that of `other`."""
     return f"{time:%H:%M:%S}" if time.date() == other.date() else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def _summarize(story: SimulationResult, question: SimulationOptions) -> Iterator[str]:
     if story.assumed_jobs:
-        yield f"not known, taken as jobs that accept every parameter: {', '.join(story.assumed_jobs)}"
+        yield f"unknown jobs, assumed to accept every parameter: {', '.join(story.assumed_jobs)}"
     for name, since in story.unevaluated.items():
-        yield f"{name}: nobody looked any more at what was due since {since:%Y-%m-%dT%H:%M:%SZ}"
+        yield f"{name}: not evaluated since {since:%Y-%m-%dT%H:%M:%SZ}, although occurrences were due"
     if story.stopped_at is not None:
         yield f"stopped at {story.stopped_at:%Y-%m-%dT%H:%M:%SZ}: more than {question.limit} occurrences; see --limit"
     counted = collections.Counter(each.outcome.value for each in story.occurrences)

@@ -1,4 +1,4 @@
-"""`jobworker submit`: have a job run."""
+"""`jobworker submit`: submit a job."""
 
 import datetime as dt
 
@@ -15,19 +15,21 @@ from jobworker.transport.notifier import Notifier
 @click.command("submit")
 @click.argument("name")
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--follow", is_flag=True, help="Show what happens until it has ended; exit code 0 if it succeeded.")
-@click.option("--queue", help="Instead of the job's own queue: one that exists.")
-@click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
 @click.option(
-    "--delay", type=arguments.DurationType(), help="Run it after so long: seconds, or ISO 8601 such as PT10M."
+    "--follow", is_flag=True, help="Print all changes until the execution has ended; exit code 0 if it succeeded."
 )
-@click.option("--due-at", type=arguments.DateTimeType(), help="Run it then: 2030-01-31T12:00:00Z.")
+@click.option("--queue", help="Queue to use instead of the job's own; it must exist.")
+@click.option("--priority", type=int, help="Priority from 0 to 9; 9 is the most urgent.")
 @click.option(
-    "--expires", type=arguments.DurationType(), help="Start it within so long after it is due, or not at all."
+    "--delay", type=arguments.DurationType(), help="Delay before it is due: seconds, or ISO 8601 such as PT10M."
 )
-@click.option("--after", multiple=True, help="When this execution (its id) has succeeded; more than once: all of them.")
-@click.option("--correlation-id", help="To find it again by.")
-@click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
+@click.option("--due-at", type=arguments.DateTimeType(), help="Time at which it is due: 2030-01-31T12:00:00Z.")
+@click.option(
+    "--expires", type=arguments.DurationType(), help="Maximum time from due to started; after that it does not start."
+)
+@click.option("--after", multiple=True, help="Id of an execution that must succeed first. Repeatable.")
+@click.option("--correlation-id", help="Correlation id, by which the execution can be found.")
+@click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs take precedence.")
 @click.pass_context
 def command(
     context: click.Context,

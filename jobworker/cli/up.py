@@ -1,4 +1,4 @@
-"""`jobworker up`: everything on one machine."""
+"""`jobworker up`: all services on one machine."""
 
 import click
 
@@ -13,7 +13,7 @@ from jobworker.up.launch import run_all_services
 @click.option("--demo", is_flag=True, help="Submit the three example jobs and show their progress.")
 @click.pass_context
 def command(context: click.Context, demo: bool) -> None:
-    """Run everything in the Procfile here, with a Redis and a database of its own, until Ctrl-C."""
+    """Run all services of the Procfile here, with an embedded Redis and database, until Ctrl-C."""
     environment.hide()
     logging.tolerate_output_errors()
     context.exit(run_all_services(Settings.from_environment(), SystemClock(), demo))

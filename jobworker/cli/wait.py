@@ -1,4 +1,4 @@
-"""`jobworker wait`: until an execution has ended."""
+"""`jobworker wait`: wait until an execution has ended."""
 
 import click
 
@@ -10,7 +10,9 @@ from jobworker.services import executions
 @click.command("wait")
 @click.argument("execution_id", metavar="ID")
 @click.option(
-    "--timeout", type=arguments.DurationType(), help="Give up after so long (exit code 3); without it, wait on."
+    "--timeout",
+    type=arguments.DurationType(),
+    help="Give up after this time (exit code 3); by default, wait without a limit.",
 )
 @click.pass_context
 def command(context: click.Context, execution_id: str, timeout: float | None) -> None:

@@ -10,11 +10,11 @@ from jobworker.cli import common
 from jobworker.domain.errors import ConfigurationError
 from jobworker.up import addresses
 
-#: A client that keeps an event stream open does not hold up the stop for longer (s).
+#: Timeout of the stop, because clients may keep event streams open (s).
 _KILL_TIMEOUT_SECONDS = 10
 
 
-#: `python -m granian`, whose main process hides its environment as the others do.
+#: `python -m granian`, whose main process hides its environment as the other processes do.
 _GRANIAN_SCRIPT = (
     "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
 )
@@ -30,7 +30,7 @@ def command() -> None:
     if importlib.util.find_spec("app") is None:
         raise ConfigurationError("there is no app.py here; run jobworker web in the folder that has it")
     with common.open_database(settings):
-        pass  # What is wrong with it is said here in a sentence; the server would show a traceback.
+        pass  # Problems of the database are reported here in a sentence; the server would show a traceback.
     options = {
         "interface": "rsgi",
         "http": "1",

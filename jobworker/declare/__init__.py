@@ -1,4 +1,4 @@
-"""What users write with: `@job`, the `Context` that a running job may ask for, what it may raise; `schedule(...)`."""
+"""Public API for jobs and schedules in code: `@job`, `Job`, `Context`, the exceptions of a job, `schedule(...)`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ __all__ = [
     "weekly",
 ]
 
-#: Workers need no schedules, who reads schedules needs no Celery: each name is fetched from its home when it is wanted.
+#: Modules of the public names. Each name is imported on first access, because workers need no schedules and code that
+#: reads only schedules needs no Celery.
 _MODULES = {
     "classes": ("Job",),
     "context": (

@@ -1,4 +1,4 @@
-"""What cannot be meant among Celery's own options of a job; Celery itself would fail in the middle of a run."""
+"""Validation of the Celery options of a job, because Celery itself would fail only in the middle of a run."""
 
 import datetime as dt
 import difflib
@@ -17,7 +17,7 @@ from jobworker.domain.jobs.retry import MAX_ATTEMPTS
 
 
 def validate(options: Mapping[str, Any]) -> Iterator[FieldError]:
-    """What is wrong with those of these options that JobWorker relies on, and which of them nobody knows."""
+    """Yield the errors in the options that JobWorker relies on, and the option names that do not exist."""
     base = options.get("base")
     if base is not None and not (isinstance(base, type) and issubclass(base, Task)):
         yield FieldError(
@@ -41,7 +41,7 @@ def validate(options: Mapping[str, Any]) -> Iterator[FieldError]:
 
 
 def _validate_task_attributes(options: Mapping[str, Any]) -> Iterator[FieldError]:
-    """What Celery would fail of when a worker starts, or when the job fails."""
+    """Yield the errors at which Celery would fail when a worker starts, or when the job fails."""
     for name in ("autoretry_for", "dont_autoretry_for", "throws"):
         if name in options and not _is_exception_types(options[name]):
             yield FieldError(f"/{name}", "wrong_type", f"{name} must be a tuple of classes of exceptions: (OSError,)")
@@ -81,28 +81,28 @@ def _validate_names(options: Mapping[str, Any]) -> Iterator[FieldError]:
             hint = (
                 f"; did you mean {suggestion}?" if suggestion else ", nor is it an attribute of the task's base class"
             )
-            yield FieldError(f"/{name}", "unknown_field", f"{name} is no option of jobs or of Celery's tasks{hint}")
+            yield FieldError(f"/{name}", "unknown_field", f"{name} is not an option of jobs or of Celery's tasks{hint}")
 
 
-#: What `@job` takes itself, for what is misspelt.
+#: Options of `@job` itself, used to suggest a name for a misspelled option.
 _JOB_OPTIONS = ("queue", "priority", "on_worker_lost", "schedule", "tags", *policies.PARSERS)
 
-#: What people call it elsewhere.
+#: Names that other systems use for an option, with the name used here.
 _SYNONYMS = {"timeout": "time_limit", "retries": "max_retries", "delay": "default_retry_delay", "cron": "schedule"}
 
-#: What Celery's decorator takes besides attributes of tasks, and `@job` of a class.
+#: Options of Celery's decorator that are not attributes of tasks, and the option that `@job` uses for a class.
 _DECORATOR_OPTIONS = (
     "autoretry_for", "base", "bind", "dont_autoretry_for", "job_class", "pydantic", "pydantic_context",
     "pydantic_dump_kwargs", "pydantic_strict", "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs",
 )  # fmt: skip
 
 
-#: Methods of tasks that Celery calls: its documentation gives functions for them as options.
+#: Methods of tasks that Celery calls. Celery's documentation passes functions for them as options.
 _TASK_HOOKS = ("after_return", "before_start", "on_failure", "on_retry", "on_success", "Strategy", "Request")
 
 
 def check_plain_function(name: str, function: Callable[..., Any]) -> None:
-    """Raise `Misconfigured` if a worker, which calls plain functions, could not run it."""
+    """Raise `ConfigurationError` if a worker could not run the function, because workers call plain functions only."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
             f"@job {name}: workers call plain functions, each run of an `async def` would fail; "

@@ -15,7 +15,7 @@ from jobworker.declare.functions import job
 from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs import policies
 
-#: Celery's options that class attributes may be, besides those of `@job` and the names of policies.
+#: Celery options that may be class attributes, besides the options of `@job` and the names of policies.
 _CELERY_OPTIONS = (
     "time_limit", "soft_time_limit", "max_retries", "default_retry_delay", "autoretry_for", "dont_autoretry_for",
     "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "throws",
@@ -23,18 +23,19 @@ _CELERY_OPTIONS = (
 
 
 class Job:
-    """A job that is a class: `class Export(Job): def run(self, month: str): …`.
+    """A job that is a class, with hooks around its work: `class Export(Job): def run(self, month: str): …`.
 
-    Class attributes are the options of `@job`; `run` is typed as a function's parameters are. There is one object for
-    each attempt, made without arguments. A hook that raises is logged on the execution and changes nothing.
-    A class that others are derived from and that is no job itself says `class Base(Job, abstract=True)`.
+    The class attributes are the options of `@job` (`queue = "reports"`, `max_retries = 3`). The parameters of the job
+    are those of `run`, read from its signature. Each attempt gets a new object, constructed without arguments. If a
+    hook raises an exception, the exception is logged on the execution and has no other effect.
+    A base class of jobs that is not a job itself is declared with `class Base(Job, abstract=True)`.
     """
 
     #: The Celery task.
     task: ClassVar[Any]
-    #: The work; what it returns is the result.
+    #: The work of the job. The return value is the result of the execution.
     run: Callable[..., Any]
-    #: What `run` was called with, defaults included and without the context.
+    #: The arguments that `run` was called with, with default values and without the context.
     parameters: Mapping[str, Any]
 
     def __init_subclass__(cls, abstract: bool = False, **more: Any) -> None:
@@ -44,43 +45,43 @@ class Job:
 
     @property
     def context(self) -> Context:
-        """What the attempt knows of itself; raises `LookupError` if none is running."""
+        """The `Context` of the running attempt; raises `LookupError` outside of an attempt."""
         return current()
 
     def before_start(self) -> None:
-        """Before `run`, in each attempt."""
+        """Prepare the attempt: called before `run`, in each attempt."""
 
     def on_success(self, result: Any) -> None:
-        """`run` returned, and what it returned can be kept."""
+        """Handle success: called after `run` returned a result that can be stored."""
 
     def on_failure(self, error: BaseException) -> None:
-        """The execution failed, or ran out of time, and no attempt follows."""
+        """Handle the final failure: called when the execution failed or timed out and no attempt follows."""
 
     def on_retry(self, error: BaseException, delay: float) -> None:
-        """The attempt failed; another one follows after so many seconds. Not after a `Snooze`."""
+        """Handle a failed attempt that another attempt follows after `delay` seconds; not called for a `Snooze`."""
 
     def on_cancel(self) -> None:
-        """The job stopped because somebody had it cancelled."""
+        """Handle cancellation: called when the job stopped because its execution was cancelled."""
 
     def after_return(self, state: str) -> None:
-        """At the very end: Succeeded, Failed, TimedOut, Retrying or Cancelled."""
+        """Clean up: called last; `state` is Succeeded, Failed, TimedOut, Retrying or Cancelled."""
 
 
 _current_job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("jobworker_job", default=None)
 
 
 def clear_current_job() -> None:
-    """An attempt begins; no object has been made for it (for the code that runs jobs)."""
+    """Clear the current job at the start of an attempt, before its object exists (for the code that runs jobs)."""
     _current_job.set(None)
 
 
 def get_current_job() -> Job | None:
-    """The object of the attempt that runs here; None if there is none (yet)."""
+    """Return the object of the attempt that runs here; None if it does not exist (yet)."""
     return _current_job.get()
 
 
 def log_hook_failure(hook: Callable[..., None]) -> None:
-    """What a hook has just raised stands in the log of the execution."""
+    """Write the exception that a hook has just raised to the log of the execution."""
     logging.getLogger(f"jobs.{hook.__qualname__}").exception("%s() failed", hook.__name__)
 
 
@@ -95,7 +96,7 @@ def _register(cls: type[Job]) -> Any:
 
 
 def _make_task_function(cls: type[Job]) -> Callable[..., Any]:
-    """The function that is the task: it has the parameters of `run`, without `self`."""
+    """Return the function of the task; it has the parameters of `run`, without `self`."""
     signature = _drop_self(inspect.signature(cls.run))
 
     @functools.wraps(cls.run)

@@ -1,4 +1,4 @@
-"""What a running job knows of itself, and whom it may talk to."""
+"""The context of a running job: its attempt, and the services that it can use."""
 
 import contextvars
 import datetime as dt
@@ -12,29 +12,29 @@ from jobworker.domain.jobs.admission import MAX_TIME_LIMIT_SECONDS
 
 
 class ProgressReporter(Protocol):
-    """Where progress goes."""
+    """A function that reports the progress of an execution."""
 
     def __call__(self, done: float, total: float | None, message: str | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SavedFile:
-    """A file that a job left behind: where it is and how many bytes it has."""
+    """A file that a job saved: its path and its size in bytes."""
 
     path: str
     size: int
 
 
 class Files(Protocol):
-    """Where the files of one execution go."""
+    """The store for the files of one execution."""
 
     def save(self, name: str, data: bytes | str) -> SavedFile:
-        """Keep `data` under `name` (a plain file name); text is written as UTF-8."""
+        """Save `data` as the file `name` (a plain file name) and return its path and size; text is written as UTF-8."""
         ...
 
 
 class JobControl(Protocol):
-    """Where the job hears of its cancellation, and asks for more time."""
+    """The connection of a job to the control of its attempt: its cancellation and its time limits."""
 
     @property
     def cancelled(self) -> bool: ...
@@ -43,21 +43,24 @@ class JobControl(Protocol):
 
 
 class _NoJobControl:
-    """For a context that no worker has made: in a test, say."""
+    """The control of a context that was not created by a worker, for example in a test."""
 
     cancelled = False
 
     def extend(self, seconds: float) -> None:
-        """There is no limit."""
+        """Do nothing, because there is no time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a running job may know and do. Handed to a parameter annotated `Context`, or by `current()`.
+    """The context of a running job: its attempt, its parameters, and what it can report.
 
-    `attempt` counts from 1; `max_attempts` is None when there is no limit; `scheduled_for` is the nominal
-    time of a scheduled execution (UTC). `metadata` is kept with the execution: names and JSON values, together
-    up to 16 KiB; the next attempt finds what the one before it has left.
+    A job gets its context through a parameter annotated `Context`; `current()` returns it anywhere in a running job.
+
+    `attempt` counts from 1 to `max_attempts` (None: no limit). `scheduled_for` is the nominal time of a scheduled
+    execution (UTC). `log` writes to the log of the execution, and `files` saves files with the execution. `metadata`
+    is stored with the execution: names and JSON values, together at most 16 KiB. The next attempt finds the metadata
+    that the previous attempt left.
     """
 
     execution_id: str
@@ -75,21 +78,21 @@ class Context:
     _control: JobControl = field(repr=False, default=_NoJobControl())
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Show how far the job is; never fails and never waits."""
+        """Report the progress of the job, for example `progress(3, 10, "third page")`; never fails and never waits."""
         self._progress(done, total, message)
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody wants this execution stopped. Costs nothing: ask as often as you like."""
+        """True as soon as a cancellation of this execution was requested. Costs nothing, so it can be read often."""
         return self._control.cancelled
 
     def raise_if_cancelled(self) -> None:
-        """Raise `JobCancelled` if somebody wants this execution stopped; it ends as Cancelled then."""
+        """Raise `JobCancelled`, which ends the execution as Cancelled, if its cancellation was requested."""
         if self.cancelled:
             raise JobCancelled("the job stopped by itself")
 
     def extend(self, seconds: float) -> None:
-        """Move both time limits of this attempt by so many seconds. Raises `TypeError`, `ValueError`."""
+        """Extend both time limits of this attempt by `seconds`; raises `TypeError` or `ValueError` for other values."""
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise TypeError(f"context.extend() takes a number of seconds, not {seconds!r}")
         if not 0 < seconds <= MAX_TIME_LIMIT_SECONDS:
@@ -103,7 +106,7 @@ _current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("jobwo
 
 
 def current() -> Context:
-    """The context of the job that is running here; raises `LookupError` outside of one."""
+    """Return the context of the job that is running here; raises `LookupError` outside of a job."""
     context = _current.get()
     if context is None:
         raise LookupError("no job is running here; jobworker.current() works only inside a job")
@@ -111,10 +114,10 @@ def current() -> Context:
 
 
 def set_current_context(context: Context) -> contextvars.Token[Context | None]:
-    """Make `context` the current one (for the code that runs jobs)."""
+    """Set the current context and return the token that restores the previous one (for the code that runs jobs)."""
     return _current.set(context)
 
 
 def reset_current_context(token: contextvars.Token[Context | None]) -> None:
-    """The inverse of `enter`."""
+    """Restore the context that `set_current_context` replaced."""
     _current.reset(token)

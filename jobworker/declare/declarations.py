@@ -1,7 +1,8 @@
 """Schedules and calendars in code: `schedule("nightly", job="clean", rule=daily("02:00"), zone="Europe/Berlin")`.
 
-A declaration is checked where it stands, and does nothing else: while a package is read (`collecting`) it is noted
-with its place, otherwise the value is just handed back. What is declared takes effect when the relay starts.
+A declaration is checked where it is written. While a package is loaded (`collect_declarations`), the declaration is
+recorded with its file and line; otherwise the function only returns its value. The relay applies recorded declarations
+when it starts.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ _Value = TypeVar("_Value")
 
 
 class MisfireFields(TypedDict, total=False):
-    """What becomes of occurrences that nobody noticed in time."""
+    """The policy for occurrences that were evaluated too late (misfires)."""
 
     policy: str
     grace: DurationLike
@@ -37,14 +38,14 @@ class MisfireFields(TypedDict, total=False):
 
 
 class DstFields(TypedDict, total=False):
-    """What holds when the clocks change."""
+    """The policy for local times that do not exist or exist twice when the clocks change."""
 
     gap: str
     fold: str
 
 
 class ScheduleFields(TypedDict, total=False):
-    """What a schedule may say; `domain.schedules.schedule` explains each."""
+    """The fields of a schedule; `domain.schedules.schedule` explains each of them."""
 
     job: Required[str]
     rule: Required[Mapping[str, Any]]
@@ -72,7 +73,7 @@ class ScheduleFields(TypedDict, total=False):
 
 
 class CalendarFields(TypedDict, total=False):
-    """What a calendar may say; `domain.calendars.calendar_parser` explains each.
+    """The fields of a calendar; `domain.calendars.calendar_parser` explains each of them.
 
     `country` (and `subdivision`) is short for the holidays of one country.
     """
@@ -92,7 +93,7 @@ class CalendarFields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Declaration(Generic[_Value]):
-    """What was declared, and where: `schedules/nightly.py:12`."""
+    """A declared value and the file and line of its declaration: `schedules/nightly.py:12`."""
 
     value: _Value
     place: str
@@ -100,16 +101,16 @@ class Declaration(Generic[_Value]):
 
 @dataclass(slots=True)
 class Declarations:
-    """Everything that a package declares, by name."""
+    """The schedules and calendars that a package declares, by name."""
 
     schedules: dict[str, Declaration[Schedule]] = field(default_factory=dict)
     calendars: dict[str, Declaration[Calendar]] = field(default_factory=dict)
-    #: Modules that did not import: what they would have declared is not known.
+    #: Modules that could not be imported; their declarations are unknown.
     broken_modules: list[BrokenModule] = field(default_factory=list)
 
 
 def load_declarations(package: str) -> Declarations:
-    """What the modules of this package declare; raises `Misconfigured` if there is no such package."""
+    """Return the declarations of a package's modules; raises `ConfigurationError` if there is no such package."""
     with collect_declarations() as declarations:
         declarations.broken_modules = loading.reload_modules(package, "schedules", "JOBWORKER_SCHEDULES")
     return declarations
@@ -120,7 +121,7 @@ _active_declarations: contextvars.ContextVar[Declarations | None] = contextvars.
 
 @contextlib.contextmanager
 def collect_declarations() -> Iterator[Declarations]:
-    """Note what is declared while the block runs."""
+    """Yield the declarations, which are collected while the block runs."""
     declarations = Declarations()
     token = _active_declarations.set(declarations)
     try:
@@ -130,9 +131,11 @@ def collect_declarations() -> Iterator[Declarations]:
 
 
 def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
-    """Declare a schedule; raises `Misconfigured` with its place and everything that is wrong.
+    """Declare a schedule and return it.
 
-    The fields are those of the API: `job` and `rule` have to be there. Times and durations may be those of `datetime`.
+    The fields are those of the API; `job` and `rule` are required. Times and durations may be values of `datetime`.
+    Raises `ConfigurationError` with the file and line of the declaration and all errors in it. A name may be declared
+    once.
     """
     place = _find_caller()
     definition = {"name": name, **{key: to_json_value(value) for key, value in fields.items() if value is not None}}
@@ -149,9 +152,10 @@ def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
 
 
 def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
-    """Declare a calendar: `calendar("DE", country="DE")` has the business days of Germany.
+    """Declare a calendar and return it: `calendar("DE", country="DE")` has the business days of Germany.
 
-    The fields are those of the API, `kind` is business unless it says dates. Raises `Misconfigured` like `schedule`.
+    The fields are those of the API; `kind` is "business" by default, the other kind is "dates". Raises
+    `ConfigurationError` as `schedule` does.
     """
     place = _find_caller()
     definition: dict[str, Any] = {"kind": "business", **{key: to_json_value(value) for key, value in fields.items()}}
@@ -169,13 +173,13 @@ def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
 
 
 def _expand_country(definition: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the API: `country` stands for one entry of `holidays`."""
+    """Return the fields of the API, in which `country` is one entry of `holidays`."""
     country = {key: definition.pop(key) for key in ("country", "subdivision") if key in definition}
     return {**definition, "holidays": [country, *definition.get("holidays", ())]} if country else definition
 
 
 def _check_parameters(parameters: Any) -> None:
-    """Over HTTP nothing else can come; from Python anything can."""
+    """Raise `InvalidInput` for parameters that are not JSON; Python code can pass any value, HTTP clients cannot."""
     try:
         json.dumps(parameters, allow_nan=False)
         json_values.check(parameters)
@@ -185,7 +189,7 @@ def _check_parameters(parameters: Any) -> None:
 
 
 def _check_rule(rule: Any) -> None:
-    """Who writes `rule="0 3 * * *"` means the function of that kind."""
+    """Raise `InvalidInput` for a text such as `rule="0 3 * * *"`, and name the function that makes a rule of it."""
     if isinstance(rule, str):
         message = f"rule is what a function makes: cron({rule!r}), or daily, weekly, monthly, every, once, rrule, …"
         raise InvalidInput(message, [FieldError("/rule", "wrong_type", message)])
@@ -211,7 +215,7 @@ def _make_error(kind: str, name: object, place: str, error: InvalidInput) -> Con
 
 
 def _find_caller() -> str:
-    """The file and the line of whoever called the function that asks."""
+    """Return the file and line of the code that called the caller of this function."""
     caller = sys._getframe(2)
     file = Path(caller.f_code.co_filename)
     with contextlib.suppress(ValueError):

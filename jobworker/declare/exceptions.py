@@ -1,4 +1,4 @@
-"""What a job raises to say how it goes on: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
+"""Exceptions that a job raises to end its attempt: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
 
 import datetime as dt
 import math
@@ -8,15 +8,16 @@ import celery.exceptions
 
 from jobworker.domain.jobs.retry import MAX_DELAY_SECONDS
 
-#: Seconds, or as a `timedelta`.
+#: Seconds, or a `timedelta`.
 DelayLike = float | dt.timedelta
 
 
 class Retry(celery.exceptions.Retry):  # type: ignore[misc]
-    """This attempt failed, and another may follow: after `delay`, or as the policy says; `reason` is for history.
+    """A failed attempt that another attempt follows: `raise Retry(delay=60, reason="rate limited")`.
 
-    It uses up an attempt. When none is left, the execution fails with what it was raised `from`.
-    Raises `ValueError` for a delay that cannot be.
+    The next attempt follows after `delay`, or after the delay of the retry policy if no `delay` is given; `reason` is
+    recorded in the history. The attempt is used up. If no attempt is left, the execution fails with the error that
+    the exception was raised `from`. Raises `ValueError` for an invalid delay.
     """
 
     def __init__(self, delay: DelayLike | None = None, reason: str | None = None) -> None:
@@ -29,7 +30,10 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
-    """Not now: the same again after `delay`. It uses up no attempt; `reason` is for history."""
+    """A postponement: the job runs again after `delay`, and no attempt is used up: `raise Snooze(300, "no file yet")`.
+
+    `reason` is recorded in the history. Raises `ValueError` for an invalid delay.
+    """
 
     def __init__(self, delay: DelayLike, reason: str | None = None) -> None:
         self.delay = _parse_delay(delay)
@@ -41,7 +45,7 @@ class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
 
 
 class Abort(Exception):
-    """It failed, and no other attempt would help: none follows, whatever the policy says."""
+    """A final failure: no other attempt follows, regardless of the retry policy: `raise Abort("unknown customer")`."""
 
     def __init__(self, reason: str) -> None:
         self.reason = str(reason)
@@ -49,7 +53,10 @@ class Abort(Exception):
 
 
 class JobCancelled(BaseException):
-    """The job ends because somebody had it cancelled. Not an `Exception`, so that no `except Exception` hides it."""
+    """The end of a job after its cancellation, raised by `Context.raise_if_cancelled`.
+
+    It is not an `Exception`, so that no `except Exception` in the job catches it.
+    """
 
 
 def _to_text(reason: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""`@job`: a function becomes a job."""
+"""The decorator `@job`, which makes a function a job."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ from jobworker.domain.schedules import schedule as schedules
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What `@job` says beyond Celery's own task options; kept on the task as `job_options`."""
+    """The options of `@job` that are not Celery's own task options; stored on the task as `job_options`."""
 
     queue: str = DEFAULT_QUEUE
     priority: int = DEFAULT_PRIORITY
@@ -45,12 +45,16 @@ def job(
 ) -> Any:
     """Make a function a job. Works bare (`@job`) and with options (`@job(queue="background")`).
 
-    The job is called as the function unless `name` says otherwise; its parameters are read from the
-    signature. `priority` goes from 0 to 9, the most urgent. `on_worker_lost` is "retry" or "fail".
-    `schedule` is a rule such as `{"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}`.
-    `retry` and the other policies of a definition are given as they are over HTTP (`rate_limit="10/m"` is Celery's
-    own option, which each worker keeps to by itself). Everything else is a Celery task option: `max_retries`,
+    The name of the job is the function's name unless `name` is given; the parameters of the job are read from the
+    signature. `priority` is 0 to 9, and 9 is the most urgent. `on_worker_lost` is "retry" or "fail". `schedule` is a
+    rule such as `{"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}`.
+
+    `retry` and the other policies of a job definition have the format of the API (`rate_limit="10/m"` is Celery's own
+    option, which limits each worker separately). All other options are Celery task options: `max_retries`,
     `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`, `soft_time_limit`, …
+
+    Raises `ConfigurationError` with all errors in the options. Parameters annotated `Context` get the context of the
+    attempt and are not parameters of the job.
     """
     if function is None:
         return functools.partial(
@@ -84,7 +88,7 @@ def job(
 
 
 def _check_function(value: Any, named: bool) -> None:
-    """Raise `Misconfigured` for what is no function with a name."""
+    """Raise `ConfigurationError` if `value` is not a function with a name."""
     shown = f"{value!r:.100}"
     if isinstance(value, type):
         raise ConfigurationError(f"@job {shown}: a class becomes a job by deriving from jobworker.Job")
@@ -97,7 +101,7 @@ def _check_function(value: Any, named: bool) -> None:
 
 
 def _is_celery_rate_limit(option: str, options: Mapping[str, Any]) -> bool:
-    """Celery has an option of this name, too: `rate_limit="10/m"`, for each worker by itself."""
+    """Return whether `rate_limit` is Celery's option of that name (`"10/m"`, for each worker), not the policy."""
     return option == "rate_limit" and isinstance(options[option], str | int | float)
 
 
@@ -117,7 +121,7 @@ def _validate_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, t
 def _validate_definition(definition: JobDefinition, function: Callable[..., Any], bound: bool) -> list[FieldError]:
     accepted = parameters.from_signature(function, (Context,))
     problems = validate_definition(definition, accepted[1:] if bound else accepted)
-    if definition.name == CONTAINER_TASK:  # Whose definitions say which image.
+    if definition.name == CONTAINER_TASK:  # Its definitions set the image.
         problems = [problem for problem in problems if problem.pointer != "/isolation"]
     given = list(inspect.signature(function).parameters.values())[bool(bound) :]
     by_position = [each.name for each in given if each.kind is each.POSITIONAL_ONLY]
@@ -146,7 +150,7 @@ def _inject_context(function: Callable[..., Any]) -> Callable[..., Any]:
         if any(isinstance(value, Context) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
         context, rest, filled = current(), list(args), dict[str, Any]()
-        # Who calls by position does not know of the context, wherever it stands.
+        # Positional arguments of the caller skip the context, wherever it is in the signature.
         for name in positional_names:
             if rest:
                 filled[name] = context if name in context_names else rest.pop(0)
@@ -162,6 +166,6 @@ def _find_context_parameters(function: Callable[..., Any]) -> list[str]:
 
 
 def _find_positional_parameters(function: Callable[..., Any]) -> list[str]:
-    """The parameters that may be given by position."""
+    """Return the names of the parameters that may be given by position."""
     found = inspect.signature(function).parameters.values()
     return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]

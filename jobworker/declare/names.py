@@ -1,4 +1,4 @@
-"""The names of this process's jobs and Celery tasks: each belongs to one function or class."""
+"""The names of the jobs and Celery tasks of this process: each belongs to one function or class."""
 
 import inspect
 from collections.abc import Callable
@@ -7,14 +7,15 @@ from typing import Any
 from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.executions.direct_call import MAX_TASK_NAME_LENGTH
 
-#: Where the job of each name is declared: the file and the name of its function or class.
+#: Location of the job of each name: the file and the qualified name of its function or class.
 _locations: dict[str, tuple[str, str]] = {}
 
 
 def reserve(name: str, function: Callable[..., Any]) -> None:
-    """Keep `name` for a function or class.
+    """Reserve `name` for a function or class.
 
-    Raises `Misconfigured` if it is another's, between which Celery would choose by chance, or none for the history.
+    Raises `ConfigurationError` if another function has the name, because Celery would choose between them by chance,
+    and if the history cannot store the name.
     """
     if not 0 < len(name) <= MAX_TASK_NAME_LENGTH or not name.isprintable():
         raise ConfigurationError(f"task {name!r}: a name has 1 to {MAX_TASK_NAME_LENGTH} printable characters")
@@ -25,7 +26,7 @@ def reserve(name: str, function: Callable[..., Any]) -> None:
     body = inspect.unwrap(function)
     location = (body.__code__.co_filename if hasattr(body, "__code__") else body.__module__, function.__qualname__)
     previous = _locations.setdefault(name, location)
-    # A function within another one is made anew by each call, and so is not told apart.
+    # Each call of the enclosing function creates a nested function anew, so nested functions are not compared.
     if previous != location and "<locals>" not in previous[1] + location[1]:
         raise ConfigurationError(
             f"job {name}: {previous[1]} in {previous[0]} has this name already; give one of them another name"

@@ -1,1 +1,1 @@
-"""Where files that jobs leave behind are kept: one module for each kind of place."""
+"""Storage of the files that jobs save: one module for each kind."""

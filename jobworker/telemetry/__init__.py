@@ -1,1 +1,1 @@
-"""How the processes tell what they do: logs and metrics."""
+"""Telemetry of the processes: logs and metrics."""

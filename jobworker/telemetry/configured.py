@@ -1,4 +1,4 @@
-"""Python's logging as it is configured in this process, which code of users may change."""
+"""The configuration of Python's logging in this process, which users' code may change."""
 
 import contextlib
 import logging
@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-#: `logging.config` disables loggers that it is not told of, and so this one, too.
+#: Logger that shows whether `logging.config` was used, which disables all loggers that its configuration omits.
 _probe_logger = logging.getLogger("jobworker.canary")
 
 
 class LoggingState(NamedTuple):
-    """Handlers and level of the root logger, what `logging.disable` was told, and what makes records."""
+    """The handlers and level of the root logger, the level of `logging.disable`, and the record factory."""
 
     handlers: list[logging.Handler]
     level: int
@@ -20,13 +20,13 @@ class LoggingState(NamedTuple):
 
 
 def read_logging_state() -> LoggingState:
-    """Return how logging is configured now."""
+    """Return the present configuration of logging."""
     root = logging.getLogger()
     return LoggingState(root.handlers[:], root.level, root.manager.disable, logging.getLogRecordFactory())
 
 
 def restore_logging_state(state: LoggingState) -> None:
-    """Configure logging like this again, and enable all loggers, if anything has changed."""
+    """Restore this configuration of logging, and enable all loggers, if anything has changed."""
     if read_logging_state() == state and not _probe_logger.disabled:
         return
     root = logging.getLogger()
@@ -41,7 +41,7 @@ def restore_logging_state(state: LoggingState) -> None:
 
 @contextlib.contextmanager
 def preserve_logging_state() -> Iterator[None]:
-    """Keep logging and the standard streams as they are, whatever the block does; handlers that it adds stay."""
+    """Restore logging and the standard streams after the block; handlers that it adds stay."""
     before, streams = read_logging_state(), (sys.stdout, sys.stderr)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Structured logs: text for people, JSON for machines, the same facts in both."""
+"""Structured logs: text for people, JSON for machines, with equal content."""
 
 import io
 import json
@@ -17,13 +17,13 @@ from jobworker.telemetry.plain_text import PlainTextStream
 
 
 class _LossyFile(io.FileIO):
-    """A file or standard stream that drops what cannot be written (full disk, closed pipe), and says so afterwards."""
+    """A file or stream that drops data that cannot be written (full disk, closed pipe), and notes the loss later."""
 
     _lost_bytes = 0
     _loss_reason = ""
 
     def write(self, data: Any) -> int:
-        """Write, or drop; never raise."""
+        """Write or drop the data; never raise."""
         try:
             if self._lost_bytes:
                 self._wait_and_write(f"({self._lost_bytes} bytes of output were lost: {self._loss_reason})\n".encode())
@@ -44,23 +44,23 @@ class _LossyFile(io.FileIO):
 
 
 def open_lossy_stream(file: int | Path) -> TextIO:
-    """A text stream that appends to a descriptor or file, and drops what cannot be written."""
+    """Return a text stream that appends to a descriptor or file, and drops text that cannot be written."""
     raw = _LossyFile(file, "a", closefd=not isinstance(file, int))
     return PlainTextStream(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def tolerate_output_errors() -> None:
-    """Let this process go on when its standard output or error cannot be written."""
+    """Let this process continue when its standard output or error cannot be written."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        # None: it was closed before the process began. Another one: it has been put there on purpose.
+        # None: the stream was closed before the process began. Another stream was set on purpose.
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, open_lossy_stream(descriptor))
             setattr(sys, f"__{name}__", getattr(sys, name))
 
 
 def shorten_warnings() -> None:
-    """Let each of Python's warnings be one line: where, what kind, what it says."""
+    """Format each of Python's warnings in one line: place, category, text."""
 
     def format_warning(
         message: Warning | str,
@@ -75,9 +75,10 @@ def shorten_warnings() -> None:
 
 
 def configure(log_format: str, log_level: str | int, process: str, stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging for one process; `stream` is standard error unless given.
+    """Configure structlog and the standard library's logging for one process.
 
-    `process` (web, relay, …) is on every line. Call once, at the entry.
+    `process` (web, relay, …) is on every line. `stream` is standard error by default. Called once, when the process
+    starts.
     """
     stream = stream or sys.stderr
 
@@ -113,11 +114,11 @@ def configure(log_format: str, log_level: str | int, process: str, stream: TextI
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # It would speak at every look at the schema.
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # It logs each look at the schema at INFO.
 
 
 def log_process_start() -> None:
-    """Log that this process starts, with what should be the same on every host."""
+    """Log the start of this process, with values that should be equal on every host."""
     structlog.get_logger(__name__).info("process_starts", time_zone_data=DATA_VERSION)
 
 
@@ -129,12 +130,12 @@ def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processo
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize_event)]
 
-    # A job logs what it likes, by loggers and exceptions of any name.
+    # Jobs log arbitrary text, with loggers and exceptions of any name.
     def escape(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event["event"] = str(event["event"])
         return {name: plain_text.escape(each) if isinstance(each, str) else each for name, each in event.items()}
 
-    # Plain tracebacks: the rich ones show local variables, and with them what must not be in a log.
+    # Plain tracebacks, because the rich ones show local variables, which may be secret.
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
     def render(logger: structlog.types.WrappedLogger, method: str, event: structlog.types.EventDict) -> str:

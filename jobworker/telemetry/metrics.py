@@ -1,4 +1,4 @@
-"""Every metric that JobWorker exports, with the text that explains it. Names are part of the interface."""
+"""Metrics that JobWorker exports, with their descriptions. Names are part of the interface."""
 
 import datetime as dt
 import threading
@@ -9,16 +9,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-# Every counter and histogram would come with a second series that says since when it counts.
+# Otherwise every counter and histogram would have a second series with its start time.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-#: Upper bounds (s) of the latency buckets: an API answer takes milliseconds, a `Prefer: wait` up to 30 s.
+#: Upper bounds (s) of the latency buckets: an API response takes milliseconds, a `Prefer: wait` up to 30 s.
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class SystemStatistics:
-    """What SQL says about the whole system at one moment."""
+    """Statistics of the whole system at one moment, read from SQL."""
 
     unfinished: Mapping[str, int]
     backlog: Mapping[str, tuple[int, dt.datetime]]
@@ -44,13 +44,13 @@ class Metrics:
         )
         self.requests = Counter(
             "jobworker_http_requests",
-            "HTTP requests answered by this process.",
+            "HTTP requests served by this process.",
             ("method", "route", "status"),
             registry=self.registry,
         )
         self.request_seconds = Histogram(
             "jobworker_http_request_seconds",
-            "Time from the arrival of an HTTP request to the beginning of its answer.",
+            "Time from the arrival of an HTTP request to the beginning of its response.",
             ("method", "route"),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
@@ -60,34 +60,32 @@ class Metrics:
         )
         self.streams = self._make_gauge("jobworker_event_streams", "Open live streams of this process.")
         self.database_up = self._make_gauge(
-            "jobworker_database_up", "Whether the database answered this scrape (1 or 0)."
+            "jobworker_database_up", "Whether the database responded to this scrape (1 or 0)."
         )
         self.executions = self._make_gauge(
             "jobworker_executions", "Executions that have not ended, by state (history is not counted).", "state"
         )
         self.ready = self._make_gauge(
-            "jobworker_ready_executions", "Executions that are due and not handed to Redis yet, by queue.", "queue"
+            "jobworker_ready_executions", "Executions that are due and not dispatched to Redis yet, by queue.", "queue"
         )
         self.oldest_ready = self._make_gauge(
-            "jobworker_ready_oldest_seconds", "How long the oldest of these has been due, by queue.", "queue"
+            "jobworker_ready_oldest_seconds", "Time since the oldest of these became due, by queue.", "queue"
         )
         self.workers = self._make_gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
         self.relay_lag = self._make_gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
-        self.beat_age = self._make_gauge(
-            "jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule."
-        )
+        self.beat_age = self._make_gauge("jobworker_beat_tick_age_seconds", "Time since beat's last tick.")
         self.schedules = self._make_gauge(
-            "jobworker_schedules", "Schedules by state: active, or why they start nothing.", "state"
+            "jobworker_schedules", "Schedules by state: active, or the reason why they start nothing.", "state"
         )
         self.overdue = self._make_gauge(
-            "jobworker_schedules_overdue", "Schedules that were due more than a minute ago, and nothing came of it."
+            "jobworker_schedules_overdue", "Schedules that have been due for more than a minute and were not evaluated."
         )
         self.lateness = self._make_gauge(
-            "jobworker_schedules_lateness_seconds", "How long ago the most overdue of these was due; 0 without any."
+            "jobworker_schedules_lateness_seconds", "Time since the most overdue of these was due; 0 if there are none."
         )
 
     def render(self, statistics: SystemStatistics | None, now: dt.datetime) -> bytes:
-        """Everything in Prometheus' text format; no census: the database did not answer."""
+        """Return all metrics in Prometheus's text format, without `statistics` if the database did not respond."""
         with self._scrape_lock:
             self.database_up.set(statistics is not None)
             if statistics is not None:
@@ -97,7 +95,7 @@ class Metrics:
     def _set_gauges(self, statistics: SystemStatistics, now: dt.datetime) -> None:
         for state, count in statistics.unfinished.items():
             self.executions.labels(state).set(count)
-        # Queues that ran empty are not in the census any more.
+        # Queues that became empty are missing from the statistics.
         self.ready.clear()
         self.oldest_ready.clear()
         for queue, (count, due_at) in statistics.backlog.items():

@@ -1,4 +1,4 @@
-"""Reporting once what would otherwise be reported each time it is met: unreadable rows, keys, events."""
+"""Deduplication of reports on problems that recur: unreadable rows, keys, events."""
 
 import threading
 
@@ -6,7 +6,7 @@ import threading
 class ProblemDeduplicator:
     """The latest problems by key, so that each is logged once and can be shown in `/readyz`.
 
-    Holds at most `limit` keys; the one that was reported first makes room. Safe to share between threads.
+    Holds at most `limit` keys; the key that was reported first is dropped. Thread-safe.
     """
 
     def __init__(self, limit: int = 1000) -> None:
@@ -15,7 +15,7 @@ class ProblemDeduplicator:
         self._lock = threading.Lock()
 
     def add(self, key: str, problem: str = "") -> bool:
-        """Remember the problem of `key`; True if it is new or another one than before: then report it."""
+        """Record the problem of `key`; return True if the problem is new or has changed and is to be reported."""
         with self._lock:
             if self._problems.get(key) == problem:
                 return False
@@ -25,16 +25,16 @@ class ProblemDeduplicator:
             return True
 
     def forget(self, key: str) -> None:
-        """Forget a key whose problem is gone; if it comes back, it is reported again."""
+        """Forget a key whose problem is gone; if the problem recurs, it is reported again."""
         if self._problems:
             with self._lock:
                 self._problems.pop(key, None)
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are problems."""
         return bool(self._problems)
 
     def get_problems(self) -> dict[str, str]:
-        """Return what is remembered, by key, the first reported first."""
+        """Return the recorded problems by key, the first reported first."""
         with self._lock:
             return dict(self._problems)

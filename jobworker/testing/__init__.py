@@ -1,1 +1,1 @@
-"""For the tests of those who write jobs and schedules: a plugin of pytest."""
+"""Support for tests of jobs and schedules: a plugin of pytest."""

@@ -1,7 +1,7 @@
-"""The fixture `simulate_schedules`: what declared schedules would do, on virtual time.
+"""The fixture `simulate_schedules`: runs declared schedules on virtual time.
 
-pytest finds this module by its entry point wherever JobWorker is installed, so it loads next to nothing before a test
-wants the fixture; and nobody else imports it, since only tests have pytest.
+pytest loads this module by its entry point wherever JobWorker is installed, so it imports very little before a test
+requests the fixture. No other module imports it, because only tests have pytest.
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def simulate_schedules(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> "Simulator":
-    """What would become of each occurrence: `simulate_schedules("2026-03-28", "2026-03-30")`."""
-    # SQLAlchemy and the rest come only with the first test that wants them.
+    """A simulator that returns the outcome of each occurrence: `simulate_schedules("2026-03-28", "2026-03-30")`."""
+    # SQLAlchemy and the rest are imported only when a test requests the fixture.
     from jobworker.testing.simulator import Simulator
 
     monkeypatch.syspath_prepend(str(pytestconfig.rootpath))

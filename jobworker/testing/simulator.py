@@ -1,4 +1,4 @@
-"""What the fixture `simulate_schedules` hands out."""
+"""The simulator of the fixture `simulate_schedules`."""
 
 import datetime as dt
 import zoneinfo
@@ -15,12 +15,12 @@ from jobworker.settings import Settings
 
 SimulationTime = str | dt.date
 
-#: `"01:00-04:00"` or `("01:00", "04:00")` is each day, `("2026-03-28", "2026-03-29T12:00")` is once.
+#: Span of an outage: `"01:00-04:00"` or `("01:00", "04:00")` is daily, `("2026-03-28", "2026-03-29T12:00")` is once.
 OutageSpan = str | tuple[SimulationTime, SimulationTime]
 
 
 class Simulator:
-    """Runs the schedules of a package on virtual time."""
+    """A simulator of a package's schedules on virtual time."""
 
     def __call__(
         self,
@@ -33,12 +33,12 @@ class Simulator:
         zone: str = "UTC",
         limit: int = 10_000,
     ) -> list[SimulatedOccurrence]:
-        """What would become of each occurrence in [begin, end), by nominal time.
+        """Return the outcome of each occurrence in [begin, end), by nominal time.
 
-        Dates and times without an offset are those of `zone`. `names` chooses schedules. `outage` is a span, or a list
-        of them, in which nobody looks. `duration` (s) is how long executions take, or of which schedule how long.
-        Raises `Misconfigured` if the package cannot be read, `InvalidInput` if a time cannot, if a calendar is missing,
-        or if there are more than `limit` occurrences.
+        Dates and times without an offset are those of `zone`. `names` selects schedules. `outage` is a span, or a list
+        of spans, in which schedules are not evaluated. `duration` (s) is how long executions take, for all schedules or
+        by schedule. Raises `ConfigurationError` if the package cannot be read, and `InvalidInput` if a time is invalid,
+        if a calendar is missing, or if there are more than `limit` occurrences.
         """
         outage_spans = outage if isinstance(outage, list) else [outage] if outage else []
         question = _make_question(begin, end, outage_spans, zoneinfo.ZoneInfo(zone), duration, limit)
@@ -51,7 +51,7 @@ class Simulator:
 
 
 def _load_declarations(package: str) -> Declarations:
-    """What the package declares."""
+    """Return the declarations of the package; raises `ConfigurationError` if a module is broken."""
     result = declarations.load_declarations(package)
     if result.broken_modules:
         raise ConfigurationError("\n".join(broken.traceback for broken in result.broken_modules))

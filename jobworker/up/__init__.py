@@ -1,1 +1,1 @@
-"""`jobworker up`: everything on one machine, under one supervisor."""
+"""`jobworker up`: all services on one machine, under one supervisor."""

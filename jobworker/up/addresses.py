@@ -1,4 +1,4 @@
-"""host:port pairs: read, and asked whether they are free before anything is started on them."""
+"""Addresses (host:port): parsed, and checked to be free before a server is started on them."""
 
 import contextlib
 import errno
@@ -10,25 +10,28 @@ from urllib.parse import urlsplit
 from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 
-#: What servers listen on when they are to be reached from everywhere, and where this machine finds them then.
+#: Addresses on which a server is reachable from everywhere, and the address at which this machine reaches it then.
 _WILDCARD_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The address on which a server listens."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """The http:// URL under which this machine reaches it."""
+        """The http:// URL under which this machine reaches the server."""
         host = _WILDCARD_ADDRESSES.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def parse(text: str, variable: str) -> Address:
-    """`address:port` (IPv6 addresses in brackets, `localhost` is 127.0.0.1); `variable` is named in the complaint."""
+    """Return the address in `address:port` (IPv6 in brackets, `localhost` is 127.0.0.1).
+
+    Raises `ConfigurationError`, which names `variable`.
+    """
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
@@ -41,25 +44,26 @@ def parse(text: str, variable: str) -> Address:
 
 
 def list_allowed_hosts(settings: Settings) -> list[str]:
-    """Return the names by which the API may be called: those that are listed and the address that it listens on."""
+    """Return the host names under which the API may be called: the configured ones and the address of `bind`."""
     host = parse(settings.bind, "JOBWORKER_BIND").host
     own = [] if host in _WILDCARD_ADDRESSES else [f"[{host}]" if ":" in host else host]
     return [*settings.hosts, *own]
 
 
 def require_hosts(settings: Settings) -> None:
-    """Refuse an API that other machines reach, unless names are listed by which they call it: it has no accounts."""
+    """Raise `ConfigurationError` if other machines reach the API without configured host names: it has no accounts."""
     host = parse(settings.bind, "JOBWORKER_BIND").host
     if not ipaddress.ip_address(host).is_loopback and not settings.hosts:
         raise ConfigurationError(
-            f"JOBWORKER_BIND={settings.bind} lets other machines reach the API, and it has no accounts: whoever "
-            "reaches it can run jobs. If that is meant, list the names by which clients call it in JOBWORKER_HOSTS, "
-            "such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy in front that asks who calls"
+            f"JOBWORKER_BIND={settings.bind} lets other machines reach the API, and it has no accounts: any client "
+            "that reaches it can run jobs. If that is intended, list the names by which clients call it in "
+            "JOBWORKER_HOSTS, such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy in front that "
+            "authenticates clients"
         )
 
 
 def require_free(address: Address, variable: str) -> None:
-    """Refuse an address that somebody else listens on or that this machine does not have."""
+    """Raise `ConfigurationError` if another program listens on an address, or this machine does not have it."""
     try:
         _listen(address).close()
     except OSError as error:
@@ -75,7 +79,7 @@ def _describe_bind_error(address: Address, variable: str, error: OSError) -> str
 
 
 def find_free_port(preferred: int | None = None) -> int:
-    """A free loopback port: `preferred` if nobody took it meanwhile."""
+    """Return a free loopback port: `preferred` if it is still free."""
     for port in (preferred, 0):
         if port is not None:
             with contextlib.suppress(OSError), _listen(Address("127.0.0.1", port)) as listener:
@@ -87,7 +91,7 @@ def _listen(address: Address) -> socket.socket:
     family, kind, protocol, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        # Servers set it too; without it a port which was in use a minute ago would count as taken.
+        # Servers set this option too; without it, a port that was in use a minute ago would not be free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(target)
         listener.listen()

@@ -1,4 +1,4 @@
-"""`jobworker up --demo`: submits the three example jobs over HTTP and watches them."""
+"""`jobworker up --demo`: submits the three example jobs over HTTP and shows their progress."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from jobworker.clock import Clock
 from jobworker.telemetry import plain_text
 from jobworker.up import http
 
-#: The example jobs and what they are submitted with.
+#: Example jobs, and the parameters with which they are submitted.
 EXAMPLE_JOBS: dict[str, dict[str, Any]] = {
     "cleanup_inactive_entities": {"inactive_days": 90, "batch_size": 100, "dry_run": True},
     "generate_entity_statistics": {},
@@ -21,12 +21,12 @@ EXAMPLE_JOBS: dict[str, dict[str, Any]] = {
 
 _FINAL_STATES = ("Succeeded", "Failed", "TimedOut", "Cancelled", "Skipped")
 
-#: How often each execution is looked at (s).
+#: Interval between polls of each execution (s).
 _POLL_INTERVAL_SECONDS = 0.3
 
 
 def run(api_url: str, clock: Clock, stop_event: threading.Event) -> None:
-    """Submit, show progress until everything has its result or `stop_event` is set, show the results."""
+    """Submit the example jobs, show their progress until they end or `stop_event` is set, and print the results."""
     console = Console(file=cast(TextIO, plain_text.UnescapedStream(sys.stdout)), highlight=False)
     bars = Progress(
         TextColumn("{task.fields[job]:<28}"),
@@ -45,26 +45,26 @@ def run(api_url: str, clock: Clock, stop_event: threading.Event) -> None:
 
 
 class _DemoJob:
-    """One submitted job and its bar."""
+    """A submitted example job and its progress bar."""
 
     def __init__(self, bars: Progress, api_url: str, job: str, parameters: dict[str, Any]) -> None:
         self._bars = bars
         self._job = job
         self._bar: TaskID = bars.add_task("", total=None, job=job, state="", message="")
-        answer = http.send_request(f"{api_url}/api/v1/jobs/{job}/executions", {"parameters": parameters})
-        self._accepted = answer.status == 202
-        self._execution: dict[str, Any] = answer.body if self._accepted else {}
-        self._problem = "" if self._accepted else str(answer.body)
+        response = http.send_request(f"{api_url}/api/v1/jobs/{job}/executions", {"parameters": parameters})
+        self._accepted = response.status == 202
+        self._execution: dict[str, Any] = response.body if self._accepted else {}
+        self._problem = "" if self._accepted else str(response.body)
         self._url = f"{api_url}/api/v1/executions/{self._execution.get('id')}"
 
     def poll(self) -> bool:
-        """Ask how it fares and move the bar; True once nothing more will happen."""
+        """Read the execution and update its bar; return True when the execution will not change any more."""
         if not self._accepted:
             self._bars.update(self._bar, state="refused", total=1)
             return True
-        answer = http.send_request(self._url)
-        if answer.status == 200:
-            self._execution = answer.body
+        response = http.send_request(self._url)
+        if response.status == 200:
+            self._execution = response.body
             self._update_bar()
         return self._execution["state"] in _FINAL_STATES
 
@@ -82,7 +82,7 @@ class _DemoJob:
         )
 
     def describe_outcome(self) -> str:
-        """One line about how it ended."""
+        """Return one line about the outcome."""
         if not self._accepted:
             return f"{self._job}: not accepted: {self._problem}"
         state = self._execution["state"]

@@ -1,4 +1,4 @@
-"""Finds the `jobworker up` that runs in a home, for what is started beside it: commands, shells, more workers."""
+"""Discovery of the `jobworker up` that runs in a home, for commands, shells and more workers started beside it."""
 
 import dataclasses
 import os
@@ -9,9 +9,10 @@ from jobworker.up.redis_server import EmbeddedRedis
 
 
 def read_settings() -> Settings:
-    """Return the settings of this process, for which they hold in everything that it starts.
+    """Return the settings of this process, which its child processes use, too.
 
-    Unless `JOBWORKER_REDIS_URL` is set, Redis is that of the `jobworker up` that runs in this home. Nothing is started.
+    Unless `JOBWORKER_REDIS_URL` is set, Redis is that of the `jobworker up` that runs in this home. No process is
+    started.
     """
     settings = Settings.from_environment()
     url = find_redis_url(settings)
@@ -22,7 +23,7 @@ def read_settings() -> Settings:
 
 
 def find_redis_url(settings: Settings) -> str | None:
-    """The embedded Redis of this home if it is up; None if it is not, or a Redis was named."""
+    """Return the URL of this home's embedded Redis; None if it does not run, or if `JOBWORKER_REDIS_URL` is set."""
     if os.environ.get("JOBWORKER_REDIS_URL") or not HomeLock(settings.home).is_held():
         return None
     return EmbeddedRedis(settings.home).url

@@ -1,4 +1,4 @@
-"""A few requests to our own API, with nothing but the standard library."""
+"""A minimal HTTP client of JobWorker's own API, which needs only the standard library."""
 
 import http.client
 import json
@@ -6,19 +6,19 @@ import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
-#: Proxies of the environment are not for a server on this machine.
+#: An opener without the proxies of the environment, because the server is on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ApiResponse(NamedTuple):
-    """What came back; `status` 0: nothing did."""
+    """A response; `status` 0 means no response, and `body` is the error then."""
 
     status: int
     body: Any
 
 
 def send_request(url: str, body: Any = None, timeout: float = 5.0) -> ApiResponse:
-    """GET `url`, or POST `body` to it. Never raises: an unreachable server is an answer too."""
+    """Send GET to `url`, or POST with `body`, and return the response. Never raises, even if no server is reachable."""
     data = None if body is None else json.dumps(body).encode()
     prepared = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:

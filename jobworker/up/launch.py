@@ -1,4 +1,4 @@
-"""`jobworker up` itself: checks that nothing is in the way, starts everything in order, and stops it in order."""
+"""`jobworker up` itself: checks the preconditions, and starts and stops all services in order."""
 
 import contextlib
 import os
@@ -25,24 +25,24 @@ from jobworker.up.supervisor import StopStage, Supervisor
 
 REDIS_SERVICE = "redis"
 
-#: A big append-only file takes its time to load (s).
+#: Timeout of Redis's start, because a big append-only file takes time to load (s).
 _REDIS_START_TIMEOUT_SECONDS = 300.0
 
-#: Somebody may take the free port that was found before Redis listens on it.
+#: Maximum number of starts of Redis, because another program may take the free port before Redis listens on it.
 _MAX_REDIS_STARTS = 3
 
-#: A worker finishes the jobs it runs: 45 s were seen to be too few under load (s).
+#: Timeout in which a worker finishes its running jobs: 45 s were too few under load (s).
 _WORKER_STOP_TIMEOUT_SECONDS = 60.0
 
-#: What the Procfile calls beat.
+#: Name of beat in the Procfile.
 _BEAT_SERVICE = "beat"
 
-#: granian itself gives its streams 10 s (s).
+#: Timeout of a service's stop; granian itself gives its streams 10 s (s).
 _STOP_TIMEOUT_SECONDS = 20.0
 
 
 def run_all_services(settings: Settings, clock: Clock, demo: bool = False) -> int:
-    """Run everything until a signal says stop; the exit code."""
+    """Run all services until a stop signal; return the exit code."""
     settings.require_home()
     folder = Path.cwd()
     services = procfile.read(folder / "Procfile")
@@ -52,12 +52,12 @@ def run_all_services(settings: Settings, clock: Clock, demo: bool = False) -> in
     lock = HomeLock(settings.home)
     descriptor = lock.acquire(clock)
     try:
-        places = _make_endpoints(settings, names)
+        endpoints = _make_endpoints(settings, names)
         _require_free_ports(settings, names)
         output = ProcessOutput(clock, [REDIS_SERVICE, *names], settings.home / "logs")
         with contextlib.closing(output), OrphanReaper(descriptor) as guardian:
             supervisor = Supervisor(guardian, output, clock, folder)
-            return _Launcher(settings, supervisor, output, clock, places).run(services, demo)
+            return _Launcher(settings, supervisor, output, clock, endpoints).run(services, demo)
     finally:
         lock.release()
 
@@ -83,7 +83,7 @@ def _require_free_ports(settings: Settings, names: list[str]) -> None:
 
 
 class _Launcher:
-    """One run of `jobworker up`."""
+    """A run of `jobworker up`."""
 
     def __init__(
         self, settings: Settings, supervisor: Supervisor, output: ProcessOutput, clock: Clock, endpoints: Endpoints
@@ -96,8 +96,8 @@ class _Launcher:
         self._stop_event = threading.Event()
 
     def run(self, services: list[Service], demo: bool) -> int:
-        """Start all, wait for a signal, stop all."""
-        gently = False
+        """Start all services, wait for a signal, stop all services; return the exit code."""
+        all_stopped = False
         try:
             redis_url = self._start_redis()
             environment = _build_environment(self._settings, redis_url)
@@ -109,26 +109,26 @@ class _Launcher:
             self._supervisor.wait_until(lambda: False)
         finally:
             self._stop_event.set()
-            gently = self._supervisor.stop(_plan_stop_stages(services))
+            all_stopped = self._supervisor.stop(_plan_stop_stages(services))
         self._output.write_message("stopped")
-        return 0 if gently else 1
+        return 0 if all_stopped else 1
 
     def _start_redis(self) -> str:
-        """Where Redis is: the one we were given, else our own."""
-        if given := os.environ.get("JOBWORKER_REDIS_URL"):
-            self._check_redis(given)
-            return given
+        """Return the URL of Redis: the configured one, else that of the embedded Redis, which is started."""
+        if configured_url := os.environ.get("JOBWORKER_REDIS_URL"):
+            self._check_redis(configured_url)
+            return configured_url
         embedded = EmbeddedRedis(self._settings.home)
         if not self._try_start(embedded) and not self._try_start_without_data(embedded):
             raise ConfigurationError(
-                f"the embedded Redis does not start; its own words are above (data: {embedded.folder})"
+                f"the embedded Redis does not start; its output is above (data: {embedded.folder})"
             )
         self._supervisor.enable_restart(REDIS_SERVICE)
         embedded.record_writer()
         return embedded.url or ""
 
     def _try_start(self, embedded: EmbeddedRedis) -> bool:
-        # Redis does not hide what its environment holds.
+        # JOBWORKER_* variables are left out, because Redis does not hide its environment.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
         for _ in range(_MAX_REDIS_STARTS):
             embedded.prepare()
@@ -144,7 +144,7 @@ class _Launcher:
         return False
 
     def _try_start_without_data(self, embedded: EmbeddedRedis) -> bool:
-        """Try an empty folder. If that does not help, the data were not to blame and stay where they are."""
+        """Start Redis in an empty folder; if it fails there, too, its data are not the cause and are restored."""
         if not embedded.has_data or not self._supervisor.has_failed(REDIS_SERVICE):
             return False
         aside, message = embedded.move_data_aside(self._clock.now())
@@ -159,7 +159,7 @@ class _Launcher:
         return started
 
     def _check_redis(self, redis_url: str) -> None:
-        """Refuse a Redis that will not do; one that is away may come."""
+        """Raise `ConfigurationError` for an unsuitable Redis; an unreachable one may become reachable."""
         with connect_redis(redis_url) as client:
             try:
                 check_server(client)
@@ -167,7 +167,7 @@ class _Launcher:
                 self._output.write_message(f"Redis at {mask_password(redis_url)} does not answer yet: {error}")
 
     def _upgrade_database(self, environment: Mapping[str, str]) -> None:
-        """In a process of its own, so that the supervisor stays small."""
+        """Upgrade the database in a separate process, so that the supervisor stays small."""
         if self._supervisor.stop_requested:
             return
         command = shlex.join([sys.executable, "-m", "jobworker.cli", "db", "upgrade"])
@@ -176,8 +176,8 @@ class _Launcher:
 
     def _start_banner(self, redis_url: str, demo: bool) -> None:
         if self._endpoints.api and not self._supervisor.stop_requested:
-            welcome = StartupBanner(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
-            threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
+            banner = StartupBanner(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
+            threading.Thread(target=banner.run, args=(demo,), name="banner", daemon=True).start()
 
 
 def _flower_password_path(settings: Settings) -> Path:
@@ -185,10 +185,10 @@ def _flower_password_path(settings: Settings) -> Path:
 
 
 def _build_environment(settings: Settings, redis_url: str) -> dict[str, str]:
-    """What the children are told, whatever the names of their folders."""
+    """Return the environment of the child processes, independent of their folders."""
     return {
         **os.environ,
-        # `celery`, `granian` and `jobworker` of this very installation, whether or not it is activated.
+        # The `celery`, `granian` and `jobworker` of this installation, whether or not it is activated.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "JOBWORKER_HOME": str(settings.home),
@@ -200,7 +200,7 @@ def _build_environment(settings: Settings, redis_url: str) -> dict[str, str]:
 
 
 def _plan_stop_stages(services: list[Service]) -> list[StopStage]:
-    """Who stops when: first what brings work, then who does it, then who records it, then who carries it."""
+    """Return the stages of the shutdown: submitting services, workers, relays, Redis."""
     names = [service.name for service in services]
     workers = tuple(name for name in names if name.startswith("worker"))
     relays = tuple(name for name in names if name.startswith("relay"))

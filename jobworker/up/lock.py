@@ -1,4 +1,4 @@
-"""One `jobworker up` per home: two would run two relays and two Redis servers on the same data."""
+"""The lock on a home: two `jobworker up` would run two relays and two Redis servers on the same data."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError
 
-#: One that was killed a moment ago still holds the lock until its processes are gone (s).
+#: Timeout for the lock: a `jobworker up` that was just killed holds it until its processes have ended (s).
 _ACQUIRE_TIMEOUT_SECONDS = 3.0
 
 
@@ -20,7 +20,7 @@ class HomeLock:
         self._file: int | None = None
 
     def acquire(self, clock: Clock) -> int:
-        """The descriptor that holds the lock; raises `Misconfigured` if somebody else has it."""
+        """Acquire the lock and return its descriptor; raises `ConfigurationError` if another process holds it."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -42,13 +42,13 @@ class HomeLock:
         return self._file
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def is_held(self) -> bool:
-        """True while some `jobworker up` runs in this home."""
+        """Return whether a `jobworker up` runs in this home."""
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:

@@ -1,21 +1,24 @@
-"""The files that keep all output of the processes, one for each, rotated by size."""
+"""Log files with all output of the processes, one for each, rotated by size."""
 
 import contextlib
 from pathlib import Path
 
 from jobworker.telemetry import logging
 
-#: A file that is larger (bytes) is renamed `….log.1` and begun anew; so many older ones are kept.
+#: Size (bytes) above which a file is renamed `….log.1` and begun anew, and number of older files that are kept.
 _MAX_SIZE, _MAX_BACKUPS = 10 * 1024 * 1024, 4
 
 
 class LogFile:
-    """Lines of one process. What cannot be written is dropped, and the loss is noted where it can be written again."""
+    """The log file of one process.
+
+    Lines that cannot be written are dropped, and the loss is noted when writing is possible again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.chmod(0o700)  # It may have been made with another mode.
+        path.parent.chmod(0o700)  # The folder may exist with another mode.
         self._stream = logging.open_lossy_stream(path)
         self._size = path.stat().st_size
 

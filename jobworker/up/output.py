@@ -1,8 +1,8 @@
-"""What `jobworker up` shows and keeps.
+"""Output of `jobworker up`, on the terminal and in files.
 
-All output of the processes goes to files. The terminal gets the supervisor's own lines, records of WARNING and above,
-and whatever is no record of a log, such as the traceback of a process that ends. Each line has the time and the process
-it comes from, each process in its colour.
+All output of the processes goes to files. The terminal shows the supervisor's own messages, log records of WARNING and
+above, and output that is not a log record, such as the traceback of a process that ends. Each line has the time and the
+name of its process, and each process its color.
 """
 
 import re
@@ -18,15 +18,15 @@ from jobworker.clock import Clock
 from jobworker.telemetry import plain_text
 from jobworker.up.log_files import LogFile
 
-#: The supervisor's own lines.
+#: Name of the supervisor in the output.
 SUPERVISOR_NAME = "up"
 
-#: How records begin that are not for the terminal: in text and in JSON.
+#: Beginning of records that the terminal does not show: in text and in JSON.
 _BELOW_WARNING = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[(debug|info) *\]" r'|\{(?=.*"level": "(debug|info)")')
 
 
 class _CurrentStdout:
-    """Standard output as it is at this moment: progress bars put themselves in its place."""
+    """The present standard output, which progress bars replace."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -39,7 +39,7 @@ class _CurrentStdout:
 
 
 class _OutputSource:
-    """One process: its file, and whether its latest record was shown."""
+    """The output of one process: its file, and whether its latest record was shown."""
 
     def __init__(self, file: LogFile, color: str | None) -> None:
         self.file = file
@@ -47,14 +47,14 @@ class _OutputSource:
         self._last_record_shown = True
 
     def is_shown(self, line: str) -> bool:
-        """Whether a line is for the terminal. Those that are indented belong to the record before them."""
+        """Return whether the terminal shows a line. Indented lines belong to the record before them."""
         if line[:1].strip():
             self._last_record_shown = _BELOW_WARNING.match(line) is None
         return self._last_record_shown
 
 
 class ProcessOutput:
-    """Keeps lines in `folder`, and prints those that matter."""
+    """The output of all processes: written to files in `folder`, and printed if it matters."""
 
     def __init__(self, clock: Clock, names: Iterable[str], folder: Path) -> None:
         self.folder = folder
@@ -64,7 +64,7 @@ class ProcessOutput:
         self._sources: dict[str, _OutputSource] = {}
 
     def write_lines(self, name: str, lines: Iterable[bytes | str]) -> None:
-        """Keep what `name` wrote; print it if it matters."""
+        """Write the lines of a process to its file; print those that matter."""
         source = self._get_source(name)
         for given in lines:
             text = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
@@ -74,13 +74,13 @@ class ProcessOutput:
                 self._print(name, source, line)
 
     def write_message(self, text: str) -> None:
-        """Print what the supervisor has to say, and keep it with the time."""
+        """Print a message of the supervisor, and write it to its file with the time."""
         source = self._get_source(SUPERVISOR_NAME)
         source.file.write(f"{self._clock.now().isoformat()} {text}")
         self._print(SUPERVISOR_NAME, source, text)
 
     def get_log_path(self, name: str) -> Path:
-        """Where all lines of a process are."""
+        """Return the path of a process's log file."""
         return self._get_source(name).file.path
 
     def close(self) -> None:

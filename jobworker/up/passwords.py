@@ -1,4 +1,4 @@
-"""Passwords that JobWorker makes up itself and keeps beside the data they protect."""
+"""Generated passwords, stored beside the data that they protect."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ from jobworker.domain.errors import ConfigurationError
 
 
 def get_or_create(path: Path) -> str:
-    """The password in `path`; made up and written there, readable by its owner only, if there is none yet."""
+    """Return the password in `path`; if the file is missing, generate and write it, readable by its owner only."""
     try:
         return _read(path) or _create(path)
     except OSError as error:
@@ -30,7 +30,7 @@ def _create(path: Path) -> str:
 
 
 def write_private_file(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole and never readable by others, not even for a moment."""
+    """Replace the content of `path` atomically; the file is never readable by other users."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -38,6 +38,6 @@ def write_private_file(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
         fresh.rename(path)
-    except OSError:  # A full disk.
+    except OSError:  # For example a full disk.
         fresh.unlink(missing_ok=True)
         raise

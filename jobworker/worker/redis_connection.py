@@ -1,4 +1,4 @@
-"""A process's line to Redis: the children of a pool open their own after the fork."""
+"""The Redis connection of a process; child processes of a pool open their own after the fork."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ from jobworker.transport.client import connect_redis
 
 
 class RedisConnection:
-    """The client of the present process, opened when first used."""
+    """The Redis client of the present process, opened at first use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -19,7 +19,7 @@ class RedisConnection:
 
     @property
     def client(self) -> redis.Redis:
-        """This process's Redis client."""
+        """The Redis client of this process."""
         if self._pid != os.getpid():
             with self._lock:
                 if self._pid != os.getpid():

@@ -1,4 +1,4 @@
-"""What this worker says of itself when it comes up."""
+"""The announcement that a worker sends when it starts."""
 
 import os
 import socket
@@ -11,19 +11,19 @@ from jobworker.transport.worker_registry import WorkerAnnouncement
 from jobworker.worker.attempt.runner import AttemptRunner
 from jobworker.worker.celery import pool
 
-#: Modules that did not import and are announced, and the length of each text (characters).
+#: Maximum number of announced modules that could not be imported, and maximum length of each text (characters).
 _MAX_BROKEN_MODULES, _MAX_BROKEN_LENGTH = 20, 250
 
 
 def make_worker_id(hostname: str, suffix: str) -> str:
-    """`celery@host` plus pid and chance: a restarted worker is another one."""
+    """Return the worker's id: `celery@host`, pid and a random suffix, so that a restarted worker gets another id."""
     return f"{hostname}:{os.getpid()}:{suffix}"
 
 
 def make_announcement(
     consumer: Any, runner: AttemptRunner, tasks: list[dict[str, Any]], clock: Clock
 ) -> WorkerAnnouncement:
-    """The announcement of the worker that `consumer` belongs to."""
+    """Return the announcement of the worker that `consumer` belongs to."""
     return WorkerAnnouncement(
         worker=runner.worker,
         host=socket.gethostname(),

@@ -1,8 +1,9 @@
-"""How a worker ends when it is told to.
+"""Shutdown of a worker by signals.
 
-SIGTERM: it takes nothing new and ends when its jobs have ended (warm). SIGQUIT: the same, but what still runs after
-`worker_soft_shutdown_timeout` is interrupted (soft), and at once if that is 0, or with a second SIGQUIT (cold). Threads
-cannot be interrupted, and neither can solo's one: there SIGQUIT is no more than SIGTERM.
+SIGTERM: the worker fetches nothing and ends when its jobs have ended (warm). SIGQUIT: the worker does that, too, but
+interrupts jobs that still run after `worker_soft_shutdown_timeout` (soft), or at once if that is 0 or a second SIGQUIT
+arrives (cold). Threads cannot be interrupted, and neither can the single thread of the solo pool: there SIGQUIT has the
+effect of SIGTERM.
 """
 
 import signal
@@ -20,12 +21,12 @@ logger = structlog.get_logger(__name__)
 
 SignalHandler = Callable[[int, FrameType | None], Any]
 
-#: The exit code of a worker that ends because it was told to.
+#: Exit code of a worker that ends on request.
 _EXIT_SUCCESS = 0
 
 
 def request_warm_shutdown() -> None:
-    """Have the worker end when its jobs have ended. May be said again, and in a signal handler."""
+    """Make the worker end when its jobs have ended. May be called repeatedly, and in a signal handler."""
     if state.should_stop is None and state.should_terminate is None:
         state.should_stop = _EXIT_SUCCESS
 
@@ -33,16 +34,16 @@ def request_warm_shutdown() -> None:
 def install_signal_handlers(consumer: Any) -> None:
     """Replace Celery's soft shutdown, once the worker is ready and Celery's own handlers are in place.
 
-    Celery sleeps in the signal handler: meanwhile nobody beats for the worker, so it is given up, and nobody takes note
-    of jobs that end, so they are interrupted although they are over.
+    Celery sleeps in the signal handler. Meanwhile the worker sends no heartbeats, so it is declared dead, and does not
+    notice that jobs end, so jobs that are over are interrupted.
     """
     worker = consumer.controller
-    patience = worker.app.conf.worker_soft_shutdown_timeout
+    timeout = worker.app.conf.worker_soft_shutdown_timeout
     worker.wait_for_soft_shutdown = _skip_soft_shutdown_wait
     for number in {signal.SIGQUIT, signal.SIGTERM} if REMAP_SIGTERM == "SIGQUIT" else {signal.SIGQUIT}:
         cold = signal.getsignal(number)
         signal.signal(
-            number, _make_soft_shutdown_handler(patience, cold) if is_prefork(worker.pool) else _handle_warm_shutdown
+            number, _make_soft_shutdown_handler(timeout, cold) if is_prefork(worker.pool) else _handle_warm_shutdown
         )
 
 
@@ -66,4 +67,4 @@ def _handle_warm_shutdown(*_: Any) -> None:
 
 
 def _skip_soft_shutdown_wait() -> None:
-    """For Celery, which would sleep."""
+    """Do nothing, where Celery would sleep."""

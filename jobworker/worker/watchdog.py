@@ -1,7 +1,7 @@
-"""Ends a worker that looks alive and does nothing, so that whatever supervises it starts another.
+"""The watchdog of a worker: ends a worker that is alive and fetches nothing, so that its supervisor starts another.
 
-Its heart beats and it answers pings, and yet it takes no work: such a worker is worse than a dead one, since
-nobody takes its place.
+Such a worker sends heartbeats and responds to pings, but fetches no messages. It is worse than a dead worker, because
+no other worker replaces it.
 """
 
 import faulthandler
@@ -20,10 +20,10 @@ from jobworker.transport.scripts.common import IS_BEHIND
 
 logger = structlog.get_logger(__name__)
 
-#: KEYS events stream. Answers 1 if the relay is behind, else nothing.
+#: KEYS: the event stream. Returns 1 if the relay is behind, else nothing.
 _IS_BEHIND = IS_BEHIND + "return is_behind(KEYS[1])"
 
-#: KEYS lists of messages. Answers 1 if something waits in one, else nothing. A key of another type is no work.
+#: KEYS: lists of messages. Returns 1 if a list holds a message, else nothing. A key of another type counts as empty.
 _IS_WORK_WAITING = """
 for _, list in ipairs(KEYS) do
   if redis.call('TYPE', list).ok == 'list' then return 1 end
@@ -32,9 +32,9 @@ end
 
 
 class Watchdog:
-    """Looks at one worker with every heartbeat.
+    """The check of one worker, made with every heartbeat.
 
-    `patience`: so long (s) there may be work waiting and a slot free, and nothing taken.
+    `timeout`: maximum time (s) in which messages may wait and a slot may be free while the worker fetches nothing.
     """
 
     def __init__(
@@ -49,30 +49,33 @@ class Watchdog:
         self._idle_since = clock.monotonic()
 
     def check_worker(self) -> None:
-        """End the worker if it has taken nothing for too long. Raises `redis.RedisError`."""
+        """End the worker if it has fetched nothing for longer than the timeout. Raises `redis.RedisError`."""
         taken, now = sum(state.total_count.values()), self._clock.monotonic()
         if taken != self._taken_count or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
             self._taken_count, self._idle_since = taken, now
         elif now - self._idle_since > self._timeout:
             logger.error(
-                "worker_takes_nothing", seconds=round(now - self._idle_since), why="work waits and a slot is free"
+                "worker_stalled", seconds=round(now - self._idle_since), why="messages wait and a slot is free"
             )
             self._end_worker()
 
     def arm_loop_timeout(self) -> None:
-        """For a beat of the event loop: end the process, with all its stacks on standard error, if none follows."""
+        """Arm a timer that ends the process unless the event loop beats again in time.
+
+        All stacks are written to standard error then.
+        """
         faulthandler.dump_traceback_later(self._timeout, exit=True, file=sys.__stderr__ or sys.stderr)
 
     @staticmethod
     def disarm_loop_timeout() -> None:
-        """The event loop stands still for good reason: it waits for Redis to come back, or for a new start."""
+        """Disarm the timer while the event loop waits for Redis, or for a restart."""
         faulthandler.cancel_dump_traceback_later()
 
     def _has_room(self) -> bool:
         return len(state.reserved_requests) < (self._consumer.pool.num_processes or 1)
 
     def _is_held_back(self) -> bool:
-        """Whether nothing new is begun because the relay is behind."""
+        """Return whether the worker starts nothing because the relay is behind."""
         return bool(self._client.eval(_IS_BEHIND, 1, keys.EVENTS))
 
     def _is_work_waiting(self) -> bool:

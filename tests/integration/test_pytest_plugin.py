@@ -88,7 +88,7 @@ def test_code_that_cannot_be_read_is_told(project: pytest.Pytester, monkeypatch:
     project.makepyfile("def test(simulate_schedules):\n    simulate_schedules('2026-03-28', '2026-03-29')")
     result = run(project)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Misconfigured: *schedules/nightly.py:5: schedule 'nightly': /rule/time: *"])
+    result.stdout.fnmatch_lines(["*ConfigurationError: *schedules/nightly.py:5: schedule 'nightly': /rule/time: *"])
 
 
 def test_who_does_not_use_it_pays_nothing(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,11 @@ def test_unlisted_images_and_networks_refused() -> None:
     for image in ("busybox", "registry.example/jobs/resize:1.4"):
         check_policy(image, images=listed)
     for image in ("busybox:1", "evil/busybox", "registry.example/jobs", "REGISTRY.example/jobs/a"):
-        with pytest.raises(Abort, match=f"{image} is none of the images that JOBWORKER_CONTAINER_IMAGES allows"):
+        with pytest.raises(Abort, match=f"{image} is not one of the images that JOBWORKER_CONTAINER_IMAGES allows"):
             check_policy(image, images=listed)
     check_policy("busybox", network="inner", images=listed, networks="inner outer")
     for network in ("host", "bridge"):
-        with pytest.raises(Abort, match=f"{network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows"):
+        with pytest.raises(
+            Abort, match=f"{network} is not one of the networks that JOBWORKER_CONTAINER_NETWORKS allows"
+        ):
             check_policy("busybox", network=network, images=listed, networks="inner")

@@ -28,11 +28,11 @@ def work(x: int = 1) -> int:
         ({"name": 7}, "/name: name must be a text, not 7"),
         (
             {"timelimit": 60},
-            "/timelimit: timelimit is no option of jobs or of Celery's tasks; did you mean time_limit?",
+            "/timelimit: timelimit is not an option of jobs or of Celery's tasks; did you mean time_limit?",
         ),
-        ({"qeue": "a"}, "/qeue: qeue is no option of jobs or of Celery's tasks; did you mean queue?"),
-        ({"xyzzy": 1}, "/xyzzy: xyzzy is no option of jobs or of Celery's tasks, nor is it an attribute of"),
-        ({"timeout": 5}, "/timeout: timeout is no option of jobs or of Celery's tasks; did you mean time_limit?"),
+        ({"qeue": "a"}, "/qeue: qeue is not an option of jobs or of Celery's tasks; did you mean queue?"),
+        ({"xyzzy": 1}, "/xyzzy: xyzzy is not an option of jobs or of Celery's tasks, nor is it an attribute of"),
+        ({"timeout": 5}, "/timeout: timeout is not an option of jobs or of Celery's tasks; did you mean time_limit?"),
         ({"rate_limit": "10/x"}, '/rate_limit: rate_limit must be like "10/s", "10/m" or "10/h"'),
         ({"rate_limit": "10/min"}, '/rate_limit: rate_limit must be like "10/s", "10/m" or "10/h"'),
         (

@@ -1,4 +1,4 @@
-"""Jobs that every worker has: `http.request`, `shell.run` and `container.run`."""
+"""The built-in jobs of every worker: `http.request`, `shell.run` and `container.run`."""
 
 import importlib
 
@@ -6,6 +6,6 @@ _MODULES = ("container", "http", "shell")
 
 
 def register_jobs() -> None:
-    """Make them tasks of every Celery app."""
+    """Register the built-in jobs as tasks of every Celery app."""
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")

@@ -1,4 +1,4 @@
-"""`container.run`: the command of an image, in a container that docker or podman runs."""
+"""`container.run`: a command of an image, in a container that docker or podman runs."""
 
 import contextlib
 import fnmatch
@@ -23,40 +23,40 @@ from jobworker.worker.isolation.program_job import ProgramLog
 
 logger = structlog.get_logger(__name__)
 
-#: The engines that are looked for, in this order.
+#: Container engines, in the order in which they are looked for.
 _ENGINES = ("podman", "docker")
 
-#: Where the container finds the folder in which it may leave its result, and how that is called.
+#: Path in the container of the folder for its result, and name of the result file.
 _MOUNT_PATH, _RESULT_NAME = "/jobworker", "result.json"
 
-#: Longest result that is read (bytes); how much is kept is not decided here.
+#: Maximum size of a result that is read (bytes); the size that is stored is limited elsewhere.
 _MAX_RESULT_SIZE = 64 * 1024 * 1024
 
-#: The exit code of an engine that could not start the container.
+#: Exit code of an engine that could not start the container.
 _EXIT_NOT_STARTED = 125
 
-#: The exit code of what was killed by SIGKILL.
+#: Exit code of a process that was killed by SIGKILL.
 _EXIT_KILLED = 137
 
 
 class ContainerFailed(Exception):
-    """The container's command failed, or it left a result that is none."""
+    """The container's command failed, or its result is invalid."""
 
 
 class ContainerNotStarted(Exception):
-    """The engine could not start the container: the image is missing, say."""
+    """The engine could not start the container, for example because the image is missing."""
 
 
 class EngineMissing(Exception):
-    """This worker has neither docker nor podman."""
+    """The worker has neither docker nor podman."""
 
 
 @job(name="container.run", bind=True)
 def container_run(self: Any, context: Context, **parameters: Any) -> Any:
-    """Run a container as `isolation` of the job's definition says.
+    """Run a container as `isolation` of the job's definition describes.
 
-    The parameters are JSON on its standard input, what it prints is the log, and exit code 0 is success. The result is
-    what it leaves in /jobworker/result.json.
+    The parameters are JSON on its standard input, its output is the log, and exit code 0 is success. The result is the
+    content of /jobworker/result.json.
     """
     policy, settings = self.get_job_isolation(), JobTask.get_job_runner().settings
     if not isinstance(policy, ContainerIsolation):
@@ -69,9 +69,9 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
         program = Program(
             _build_command(engine, [*_build_options(policy, context, name, folder), *settings.container_args], policy),
             stdin=json.dumps(parameters).encode(),
-            # conmon leaves a file `oom` where it works when memory was used up; the container must not reach it.
+            # conmon leaves a file `oom` in its working folder when memory was used up; the container must not reach it.
             folder=folder.parent,
-            # The engine keeps what it has started elsewhere, and ends it itself.
+            # The engine starts the container's processes elsewhere, and ends them itself.
             adopt=False,
             cleanup_commands=[[engine, "kill", name], [engine, "rm", "--force", name]],
         )
@@ -85,17 +85,19 @@ def check_policy(policy: ContainerIsolation, settings: Settings) -> None:
     if not settings.container_images:
         raise Abort("containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists the images that it may run")
     if not any(fnmatch.fnmatchcase(policy.image, pattern) for pattern in settings.container_images):
-        raise Abort(f"{policy.image} is none of the images that JOBWORKER_CONTAINER_IMAGES allows on this worker")
+        raise Abort(f"{policy.image} is not one of the images that JOBWORKER_CONTAINER_IMAGES allows on this worker")
     if policy.network not in ("none", *settings.container_networks):
-        raise Abort(f"{policy.network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker")
+        raise Abort(
+            f"{policy.network} is not one of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker"
+        )
 
 
 def _find_engine(settings: Settings) -> str:
-    wanted = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
-    for name in wanted:
+    engines = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
+    for name in engines:
         if found := shutil.which(name):
             return found
-    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(wanted)} on its PATH")
+    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH")
 
 
 def _build_command(engine: str, options: list[str], policy: ContainerIsolation) -> list[str]:
@@ -107,7 +109,7 @@ def _build_options(policy: ContainerIsolation, context: Context, name: str, fold
         "--rm", "--interactive", f"--name={name}", f"--network={policy.network}",
         "--read-only", "--tmpfs=/tmp", f"--volume={folder}:{_MOUNT_PATH}",
         "--cap-drop=all", "--security-opt=no-new-privileges", f"--pids-limit={policy.processes}",
-        # What it prints is kept with the execution, and nowhere else.
+        # The container's output is stored with the execution only.
         "--log-driver=none",
     ]  # fmt: skip
     options += [f"--env={name}={value}" for name, value in program_job.make_variables(context).items()]
@@ -120,7 +122,7 @@ def _build_options(policy: ContainerIsolation, context: Context, name: str, fold
 
 @contextlib.contextmanager
 def _temporary_folder(home: Path, name: str) -> Iterator[Path]:
-    """A folder that any user inside of the container can write to, and nobody else outside of it can reach."""
+    """Yield a folder that any user inside of the container can write to, and no other user outside can reach."""
     parent = home.absolute() / "containers"
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = parent / name
@@ -133,17 +135,17 @@ def _temporary_folder(home: Path, name: str) -> Iterator[Path]:
 
 
 def _check_end(end: ProgramEnd, policy: ContainerIsolation, last_line: str) -> None:
-    said = f": {last_line}" if last_line else ""
+    detail = f": {last_line}" if last_line else ""
     if end.exit_code == _EXIT_NOT_STARTED:
-        raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{said}")
+        raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{detail}")
     if end.exit_code == _EXIT_KILLED and policy.memory is not None:
         raise ContainerFailed(f"the container was killed, most likely for its memory limit of {policy.memory} bytes")
     if end.exit_code != 0:
-        raise ContainerFailed(f"{end}{said}")
+        raise ContainerFailed(f"{end}{detail}")
 
 
 def _read_result(path: Path) -> Any:
-    """What the container has left; None if it left nothing. It may have left anything: a link, a pipe."""
+    """Return the result of the container; None if it left no result. The path may be a link, a pipe, anything."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -152,7 +154,7 @@ def _read_result(path: Path) -> Any:
         raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} cannot be read: {error.strerror}") from None
     with open(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} is no file")
+            raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} is not a regular file")
         text = stream.read(_MAX_RESULT_SIZE + 1)
     if len(text) > _MAX_RESULT_SIZE:
         raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} has more than {_MAX_RESULT_SIZE} bytes")

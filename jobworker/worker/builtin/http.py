@@ -1,4 +1,4 @@
-"""`http.request`: one HTTP request, and what came back."""
+"""`http.request`: one HTTP request, and its response."""
 
 import contextlib
 import datetime as dt
@@ -22,31 +22,31 @@ from jobworker.worker.celery.task import JobTask
 
 logger = structlog.get_logger(__name__)
 
-#: How much of an answer is quoted when it is an error (characters).
+#: Maximum length of a response body that an error quotes (characters).
 _MAX_QUOTED_LENGTH = 500
 
-#: Headers by which a request could be taken for another one.
+#: Headers with which a request could be taken for another one.
 _FORBIDDEN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
-#: No server makes us wait for longer (s).
+#: Maximum wait that a server can request (s).
 _MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 
-#: Statuses that speak against the target itself, and those with which it may say when to come back.
+#: Statuses that count as failures of the target, and statuses with which it may request a wait.
 _TOO_MANY_REQUESTS = 429
 _FAILURE_STATUSES = frozenset({_TOO_MANY_REQUESTS, *range(500, 600)})
 _RETRY_AFTER_STATUSES = frozenset({_TOO_MANY_REQUESTS, 503})
 
 
 class RequestFailed(Exception):
-    """No answer came: no connection, no such host, a time-out, a broken answer."""
+    """No response was received: no connection, no such host, a timeout, an invalid response."""
 
 
 class UnexpectedStatus(Exception):
-    """An answer came, and its status is none of those that count as success."""
+    """A response was received, and its status is not one of `success_codes`."""
 
 
 @job(name="http.request", bind=True)
-def http_request(  # noqa: PLR0913  what a request takes
+def http_request(  # noqa: PLR0913  the parameters of a request
     self: Any,
     context: Context,
     url: str,
@@ -59,11 +59,11 @@ def http_request(  # noqa: PLR0913  what a request takes
 ) -> dict[str, Any]:
     """Send an HTTP request; the result is {"status", "headers", "body", "complete"}.
 
-    `body` is text, or `json` anything; `timeout` is how long (s) all of it may take, from the name of the host over
-    redirects to the end of the answer.
-    `success_codes` are statuses and ranges: "200-299,304". A 429 or 503 that says Retry-After is tried again then.
-    After some failures in a row of a host and port no execution of the job asks it for a while: they are put off and
-    use up no attempt. How many and how long is `circuit` of the job's definition.
+    `body` is text, `json` is any JSON value; `timeout` is the limit (s) of the whole exchange, from the lookup of the
+    host name over redirects to the end of the response. `success_codes` are statuses and ranges: "200-299,304". After a
+    429 or 503 with Retry-After the request is retried at that time. After several failures in a row of a host and port,
+    executions of the job do not contact it for a while: they are snoozed and use up no attempt. `circuit` of the job's
+    definition sets the number of failures and the pause.
     """
     target = _parse_target(url)
     expected = _parse_codes(success_codes)
@@ -76,32 +76,32 @@ def http_request(  # noqa: PLR0913  what a request takes
     for name in headers or {}:
         if str(name).lower() in _FORBIDDEN_HEADERS:
             raise Abort(f"headers must not have {name}: it follows from url and body")
-    sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
+    sent_headers = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
-        answer = http_exchange.send_request(HttpRequest(method, url, sent, content), timeout, egress)
+        response = http_exchange.send_request(HttpRequest(method, url, sent_headers, content), timeout, egress)
     except RequestNotAllowed as error:
         raise Abort(f"{method} {target}: {error}") from None
     except ValueError as error:
-        # Its text may quote a header, and that may be secret.
-        raise Abort(f"{method} {target} cannot be asked for: {type(error).__name__} in url, headers or body") from None
+        # The text of the error may quote a header, which may be secret.
+        raise Abort(f"{method} {target} cannot be sent: {type(error).__name__} in url, headers or body") from None
     except (HTTPError, OSError) as error:
         circuit.record_failure()
         raise RequestFailed(f"{method} {target}: {_describe_error(error)}") from None
-    circuit.record_failure() if answer.status in _FAILURE_STATUSES else circuit.record_success()
-    context.log.info("%s %s: %d", method, target, answer.status)
-    if answer.status in expected:
-        return _make_result(answer)
-    raise _make_status_error(answer, method, target)
+    circuit.record_failure() if response.status in _FAILURE_STATUSES else circuit.record_success()
+    context.log.info("%s %s: %d", method, target, response.status)
+    if response.status in expected:
+        return _make_result(response)
+    raise _make_status_error(response, method, target)
 
 
-# --- what is asked ------------------------------------------------------------------------------------------------
+# --- request ------------------------------------------------------------------------------------------------------
 
 
 def _parse_target(url: str) -> str:
     try:
         return http_exchange.parse_origin(url)
     except ValueError as error:
-        raise Abort(f"url is none: {error}") from None
+        raise Abort(f"url is invalid: {error}") from None
 
 
 def _parse_codes(text: str) -> frozenset[int]:
@@ -123,45 +123,47 @@ def _encode_content(body: str | None, json: Any) -> tuple[bytes | None, dict[str
 
 
 def _describe_error(error: BaseException) -> str:
-    """What went wrong, without the pool's own words around it."""
+    """Return the reason of an error, without the text that the connection pool adds."""
     reason = getattr(error, "reason", None)
     reason = reason if isinstance(reason, BaseException) else error
-    told = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
-    return told or type(reason).__name__
+    value = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
+    return value or type(reason).__name__
 
 
-# --- what came back -----------------------------------------------------------------------------------------------
+# --- response -----------------------------------------------------------------------------------------------------
 
 
-def _make_result(answer: HttpResponse) -> dict[str, Any]:
-    text, complete = _decode_body(answer), answer.complete
+def _make_result(response: HttpResponse) -> dict[str, Any]:
+    text, complete = _decode_body(response), response.complete
     while len(json_text.dumps(text)) > MAX_BODY_SIZE:
         text, complete = text[: len(text) * 3 // 4], False
-    return {"status": answer.status, "headers": answer.headers, "body": text, "complete": complete}
+    return {"status": response.status, "headers": response.headers, "body": text, "complete": complete}
 
 
-def _decode_body(answer: HttpResponse) -> str:
-    # Not by the charset that it names: nearly all is UTF-8, and what is not can still be read in part.
-    return answer.body.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+def _decode_body(response: HttpResponse) -> str:
+    # The declared charset is ignored: nearly all text is UTF-8, and other text can still be read in part.
+    return response.body.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _make_status_error(answer: HttpResponse, method: str, target: str) -> Exception:
-    error = UnexpectedStatus(f"{method} {target} answered {answer.status}: {_decode_body(answer)[:_MAX_QUOTED_LENGTH]}")
-    wait = _parse_retry_after(answer, SystemClock()) if answer.status in _RETRY_AFTER_STATUSES else None
+def _make_status_error(response: HttpResponse, method: str, target: str) -> Exception:
+    error = UnexpectedStatus(
+        f"{method} {target} responded with {response.status}: {_decode_body(response)[:_MAX_QUOTED_LENGTH]}"
+    )
+    wait = _parse_retry_after(response, SystemClock()) if response.status in _RETRY_AFTER_STATUSES else None
     if wait is None:
         return error
-    again = Retry(wait, f"{target} answered {answer.status} and asks to come back after {wait:g} s")
-    again.__cause__ = error
-    return again
+    retry = Retry(wait, f"{target} responded with {response.status} and requests a retry after {wait:g} s")
+    retry.__cause__ = error
+    return retry
 
 
-def _parse_retry_after(answer: HttpResponse, clock: Clock) -> float | None:
-    """How long (s) the server wants to be left alone; None if it does not say."""
-    told = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "").strip()
-    if told.isdecimal():
-        return min(float(told), _MAX_RETRY_AFTER_SECONDS)
+def _parse_retry_after(response: HttpResponse, clock: Clock) -> float | None:
+    """Return the wait (s) that the server requests; None if it requests none."""
+    value = next((value for name, value in response.headers.items() if name.lower() == "retry-after"), "").strip()
+    if value.isdecimal():
+        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
-        moment = email.utils.parsedate_to_datetime(told)
+        moment = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
     if moment.tzinfo is None:
@@ -169,11 +171,11 @@ def _parse_retry_after(answer: HttpResponse, clock: Clock) -> float | None:
     return min(max(0.0, (moment - clock.now()).total_seconds()), _MAX_RETRY_AFTER_SECONDS)
 
 
-# --- the circuit --------------------------------------------------------------------------------------------------
+# --- circuit breaker ----------------------------------------------------------------------------------------------
 
 
 class _TargetCircuit:
-    """The circuit of a job and a target. Without Redis there is none: then each execution just tries."""
+    """The circuit of a job and a target. Without Redis it does not exist, and each execution sends its request."""
 
     def __init__(self, job: str, target: str, policy: CircuitBreakerPolicy) -> None:
         self._target = target
@@ -182,7 +184,7 @@ class _TargetCircuit:
         self._circuits = CircuitBreaker(JobTask.get_job_runner().redis_connection.client)
 
     def check_closed(self, timeout: float) -> None:
-        """Raise `Snooze` if the target is to be left alone."""
+        """Raise `Snooze` if the circuit is open."""
         with _ignore_redis_errors():
             wait = self._circuits.acquire_permission(self._name, timeout * 2)
             if wait > 0:

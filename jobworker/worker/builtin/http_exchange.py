@@ -1,6 +1,6 @@
-"""One HTTP exchange: within a deadline, with the redirects that are safe to follow, to addresses that may be reached.
+"""HTTP exchange: with a deadline, safe redirects, and allowed addresses only.
 
-What comes back is read as far as it is kept.
+The response is read as far as it is stored.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from urllib3.util.url import parse_url
 
 from jobworker.domain.jobs.egress import EgressPolicy, is_nonstandard_ipv4
 
-#: Most of an answer that is kept: its text as JSON (bytes), its headers, and the text of each (characters).
+#: Maximum stored part of a response: the body as JSON (bytes), the number of headers, and the length of each
+#: (characters).
 MAX_BODY_SIZE = 48 * 1024
 _MAX_HEADERS, _MAX_HEADER_LENGTH = 50, 200
 
@@ -31,7 +32,7 @@ _MAX_REDIRECTS = 5
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _SEE_OTHER = 303
 
-#: Methods that another origin may be asked with, too: they carry no body.
+#: Methods without a body, with which a redirect to another origin may be followed.
 _BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -39,17 +40,17 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _URL_RULE = "it must begin with http:// or https:// and name a host, and a port, if any, by its number"
 
-#: What programs take for different things in a URL.
+#: Characters in a URL that programs interpret differently.
 _AMBIGUOUS_CHARACTERS = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 class RequestNotAllowed(Exception):
-    """The target, or the one that a redirect names, must not be asked."""
+    """The target, or the target of a redirect, must not be contacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came back; `complete` says whether the body is all of it."""
+    """An HTTP response; `complete` is True if the body is not truncated."""
 
     status: int
     headers: dict[str, str]
@@ -59,7 +60,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What is sent."""
+    """An HTTP request."""
 
     method: str
     url: str
@@ -67,16 +68,16 @@ class HttpRequest:
     body: bytes | None
 
     def follow_redirect(self, status: int, location: str) -> "HttpRequest":
-        """Return the request that a redirect asks for; raises `Refused` where that would tell another origin too much.
+        """Return the redirected request; raises `RequestNotAllowed` if it discloses too much to another origin.
 
-        Only the first origin gets the headers and the body: both may be meant for it alone.
+        Only the first origin gets the headers and the body, because both may be meant for it alone.
         """
         url = urljoin(self.url, location)
         before = parse_origin(self.url)
         try:
             after = parse_origin(url)
         except ValueError as error:
-            raise RequestNotAllowed(f"{before} redirects to what is no URL: {error}") from None
+            raise RequestNotAllowed(f"{before} redirects to an invalid URL: {error}") from None
         if status == _SEE_OTHER and self.method != "HEAD":
             headers = {name: value for name, value in self.headers.items() if not name.lower().startswith("content-")}
             moved = HttpRequest("GET", url, headers, None)
@@ -94,32 +95,32 @@ class HttpRequest:
 
 
 def parse_origin(url: str) -> str:
-    """Return scheme://host:port of a URL; what else stands there may be secret. Raises `ValueError` if it is no URL."""
+    """Return scheme://host:port of a URL; the rest of it may be secret. Raises `ValueError` for an invalid URL."""
     if _AMBIGUOUS_CHARACTERS.search(url):
         raise ValueError("it has a backslash or a control character in it")
     try:
-        # As the one who connects reads it: others find other hosts in the same text.
+        # Parsed by the library that connects, because other parsers find other hosts in such a text.
         parts = parse_url(url)
     except LocationParseError:
         raise ValueError(_URL_RULE) from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.host or parts.port == 0:
         raise ValueError(_URL_RULE)
     if parts.auth is not None:
-        raise ValueError("a name and a password do not belong into it: send them in a header")
+        raise ValueError("it must not contain a user name or a password: send them in a header")
     return f"{parts.scheme}://{parts.host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
 
 
 def send_request(request: HttpRequest, timeout: float, egress: EgressPolicy) -> HttpResponse:
-    """Send a request, follow redirects, and return the answer.
+    """Send a request, follow redirects, and return the response.
 
-    `timeout` (s) is for all of it. Raises `Refused`, `OSError` (`TimeoutError` among them), urllib3's `HTTPError`, and
-    `ValueError` for what cannot be sent.
+    `timeout` (s) applies to the whole exchange. Raises `RequestNotAllowed`, `OSError` (`TimeoutError` among them),
+    urllib3's `HTTPError`, and `ValueError` for a request that cannot be sent.
     """
     return _run_within(timeout, _ExchangeConnections(egress), lambda: _follow_redirects(request, timeout))
 
 
 class _ExchangeConnections:
-    """The connections of one exchange: made to what may be reached, and ended with it whatever they wait for."""
+    """The connections of one exchange: made to allowed addresses only, and closed at its end even if they block."""
 
     def __init__(self, egress: EgressPolicy) -> None:
         self._egress = egress
@@ -128,7 +129,7 @@ class _ExchangeConnections:
         self._closed = False
 
     def open(self, connection: HTTPConnection) -> socket.socket:
-        """Connect to the host of a connection, to an address that was looked at after it was looked up."""
+        """Connect to the host of a connection, to a resolved address that was checked."""
         host, port = connection._dns_host.strip("[]"), connection.port
         if is_nonstandard_ipv4(host):
             raise RequestNotAllowed(f"{host} is an unusual spelling of an address; write it like 192.0.2.1")
@@ -140,7 +141,7 @@ class _ExchangeConnections:
         allowed = [address for address in addresses if self._egress.is_allowed(host, port, address)]
         if not allowed:
             raise RequestNotAllowed(
-                f"{host}:{port} is no public address, and JOBWORKER_EGRESS of this worker does not list it"
+                f"{host}:{port} is not a public address, and JOBWORKER_EGRESS of this worker does not list it"
             )
         return self._track(_connect(connection, allowed))
 
@@ -149,12 +150,12 @@ class _ExchangeConnections:
             if self._closed:
                 connected.close()
                 raise TimeoutError("the request is over")
-            # A descriptor of our own: TLS takes the other one away.
+            # A duplicate of the descriptor, because TLS takes over the other one.
             self._sockets.append(connected.dup())
         return connected
 
     def close(self) -> None:
-        """End all connections, and refuse new ones."""
+        """Close all connections, and refuse new ones."""
         with self._lock:
             self._closed = True
             for each in self._sockets:
@@ -199,9 +200,9 @@ class _TrackedHttpsPool(HTTPSConnectionPool):
 
 
 def _run_within(seconds: float, connections: _ExchangeConnections, perform: Callable[[], HttpResponse]) -> HttpResponse:
-    """Return what `perform` returns or raise what it raises; raise `TimeoutError` if it takes longer than `seconds`.
+    """Return the result of `perform` or raise its exception; raise `TimeoutError` after `seconds`.
 
-    It runs in a thread: urllib3's time-outs are those of one read or connect, and looking up a name has none.
+    `perform` runs in a thread, because urllib3's timeouts apply to one read or connect, and name lookups have none.
     """
     outcome: Future[HttpResponse] = Future()
 
@@ -223,7 +224,7 @@ def _run_within(seconds: float, connections: _ExchangeConnections, perform: Call
 
 def _follow_redirects(request: HttpRequest, timeout: float) -> HttpResponse:
     retries = urllib3.Retry(total=None, connect=0, read=0, redirect=False, status=0, other=0)
-    # Only ends what `_Connections` cannot: a connection that is still being made.
+    # Ends only connections that `_ExchangeConnections` cannot close: those that are still being made.
     with urllib3.PoolManager(timeout=timeout + 1.0, retries=retries) as pool:
         pool.pool_classes_by_scheme = {"http": _TrackedHttpPool, "https": _TrackedHttpsPool}
         for _ in range(_MAX_REDIRECTS + 1):
@@ -245,7 +246,7 @@ def _follow_redirects(request: HttpRequest, timeout: float) -> HttpResponse:
 
 
 def _read_body(response: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
-    """Return as much of the body as is kept, and whether that is all of it."""
+    """Return the stored part of the body, and whether that is the whole body."""
     body = b""
     while len(body) <= MAX_BODY_SIZE and (piece := response.read1(MAX_BODY_SIZE)):
         body += piece

@@ -11,20 +11,20 @@ from jobworker.worker.isolation import program_job
 from jobworker.worker.isolation.program import Program, ResourceLimits
 from jobworker.worker.isolation.program_job import ProgramLog
 
-#: Nothing of the worker's own environment: secrets of others stand there.
+#: Environment of a program. It contains no variable of the worker, because these include secrets.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 class CommandFailed(Exception):
-    """The program ended with another exit code than 0, or was killed."""
+    """The program ended with an exit code other than 0, or was killed."""
 
 
 @job(name="shell.run", bind=True)
 def shell_run(self: Any, context: Context, command: list[str], input: str = "") -> dict[str, int]:
     """Run a program that JOBWORKER_SHELL of the worker allows, without a shell.
 
-    `command` is the program's absolute path and its arguments, `input` its standard input. What it prints is the log.
-    The result is {"exit_code": 0}; any other exit code is a failure.
+    `command` is the program's absolute path and its arguments, `input` its standard input. Its output is the log. The
+    result is {"exit_code": 0}; any other exit code is a failure.
     """
     _check_command(command, JobTask.get_job_runner().settings)
     policy = self.get_job_isolation()
@@ -51,4 +51,4 @@ def _check_command(command: Sequence[Any], settings: Settings) -> None:
     if not settings.shell:
         raise Abort("shell.run is off on this worker; JOBWORKER_SHELL lists the programs that it may run")
     if command[0] not in settings.shell:
-        raise Abort(f"{command[0]} is none of the programs that JOBWORKER_SHELL allows on this worker")
+        raise Abort(f"{command[0]} is not one of the programs that JOBWORKER_SHELL allows on this worker")

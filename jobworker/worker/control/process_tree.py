@@ -1,8 +1,9 @@
-"""A process of the pool and everything that descends from it: found, told to end, and killed.
+"""The process tree of a pool process: found, terminated and killed.
 
-Each process of the pool leads a session and a group of its own, so what its jobs start can be told apart from the
-rest of the worker. What has left the group is found through /proc where there is one: by its parents, and, once those
-are gone, by its session. Only what did both, lost its parents and opened a session of its own, has got away.
+Each process of the pool leads a session and a group of its own, so the processes that its jobs start can be
+distinguished from the rest of the worker. Processes that left the group are found through /proc, where it exists: by
+their parents and, once these have ended, by their session. Only a process that lost its parents and opened a session of
+its own is not found.
 """
 
 import contextlib
@@ -12,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-#: Rounds of looking and killing; what forks faster than that has got away.
+#: Maximum number of rounds of searching and killing; a process that forks faster escapes.
 _MAX_KILL_ROUNDS = 5
 
 _PROC = Path("/proc")
 
 
 class ProcessInfo(NamedTuple):
-    """A process as /proc shows it. `born` (ticks since boot) tells it from a later one with the same number."""
+    """A process as /proc shows it. `started_ticks` (since boot) distinguishes it from a later process with its pid."""
 
     pid: int
     parent: int
@@ -29,13 +30,13 @@ class ProcessInfo(NamedTuple):
 
 
 def start_session() -> None:
-    """Make this process the leader of a session and of a group of its own."""
-    with contextlib.suppress(PermissionError):  # It leads a group already.
+    """Make this process the leader of its own session and group."""
+    with contextlib.suppress(PermissionError):  # This process leads a group already.
         os.setsid()
 
 
 def find_members(leader: int) -> set[ProcessInfo]:
-    """What descends from `leader` or is in its session, without itself; empty where there is no /proc."""
+    """Return the descendants of `leader` and the processes in its session, without `leader`; empty without /proc."""
     everybody = list(_list_processes())
     found: set[ProcessInfo] = set()
     wanted = {leader}
@@ -51,15 +52,15 @@ def find_members(leader: int) -> set[ProcessInfo]:
 
 
 def terminate_tree(leader: int) -> set[ProcessInfo]:
-    """Send SIGTERM to `leader` and all its members; answers these, since they cannot be found when it is gone."""
+    """Send SIGTERM to `leader` and all its members; return these, because they cannot be found after its end."""
     found = find_members(leader)
-    # Whom the group reaches is not told twice: a process of the pool would take the second time for an emergency.
+    # Members of the group are not signaled twice, because a process of the pool treats the second signal as urgent.
     _send_signal(signal.SIGTERM, leader, (each for each in found if each.group != leader))
     return found
 
 
 def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
-    """Kill `leader`, its group, its members, and those that were members once (`former_members`)."""
+    """Kill `leader`, its group, its members, and processes that were members earlier (`former_members`)."""
     others = {
         each for each in former_members if (seen := _read_stat(each.pid)) and seen.started_ticks == each.started_ticks
     }
@@ -72,7 +73,7 @@ def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
 
 
 def kill_group(leader: int) -> None:
-    """Kill what is left of the group of a process that has ended."""
+    """Kill the remaining processes of the group of a process that has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -92,11 +93,11 @@ def _leads_group(leader: int) -> bool:
     try:
         return os.getpgid(leader) == leader
     except ProcessLookupError:
-        return True  # It is gone; its group may not be.
+        return True  # The leader has ended; its group may exist.
 
 
 def _list_processes() -> Iterator[ProcessInfo]:
-    """All processes that are alive: a zombie needs no signal."""
+    """Yield all processes that are alive; a zombie needs no signal."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(_PROC):
             if entry.isdecimal() and (seen := _read_stat(int(entry))):
@@ -104,12 +105,12 @@ def _list_processes() -> Iterator[ProcessInfo]:
 
 
 def _read_stat(pid: int) -> ProcessInfo | None:
-    """None if there is no such process (any more)."""
+    """Return the process; None if it does not exist (any more)."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    # The second field is the name, in brackets, and may hold anything, brackets too.
+    # The second field is the name, in parentheses, and may contain any characters, parentheses too.
     state, *fields = text.rpartition(b")")[2].split()
     if state in (b"Z", b"X"):
         return None

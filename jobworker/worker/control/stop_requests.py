@@ -1,4 +1,4 @@
-"""A worker that runs something looks once a second whether it has to stop some of it."""
+"""The poller of stop requests: a worker with running attempts reads its stop requests once a second."""
 
 from typing import Any
 
@@ -16,13 +16,14 @@ from jobworker.worker.periodic_step import PeriodicStep
 
 logger = structlog.get_logger(__name__)
 
-#: How often (s); and how many looks are left out after Redis was away, so that a frozen one does not stop the rest.
+#: Interval between polls (s), and number of polls skipped after a Redis error, so that a frozen Redis does not block
+#: the event loop each time.
 _POLL_INTERVAL_SECONDS = 1.0
 _POLLS_SKIPPED_ON_ERROR = 5
 
 
 class StopRequestPoller:
-    """Carries out the orders to one worker. `look` is called by a timer and must not raise."""
+    """The poller of the stop requests of one worker. `poll` is called by a timer and must not raise."""
 
     def __init__(self, runner: AttemptRunner, is_prefork: bool) -> None:
         self._runner = runner
@@ -31,24 +32,26 @@ class StopRequestPoller:
         self._polls_to_skip = 0
 
     def poll(self) -> None:
-        """Ask for orders, and carry them out."""
+        """Read the stop requests of this worker and carry them out."""
         if self._polls_to_skip:
             self._polls_to_skip -= 1
             return
-        held = {ticket.execution: ticket for ticket in [*self._runner.in_flight.delivered.values()] if ticket}
-        if not held:
+        claims = {claim.execution: claim for claim in [*self._runner.in_flight.delivered.values()] if claim}
+        if not claims:
             return
         try:
-            orders = self._stop_requests.list_for_worker(self._runner.worker)
-            mine = {each: held[each.execution] for each in orders if _is_for_claim(each, held.get(each.execution))}
-            if strange := [each for each in orders if each not in mine]:
-                self._stop_requests.delete(self._runner.worker, strange)
+            requests = self._stop_requests.list_for_worker(self._runner.worker)
+            current = {
+                each: claims[each.execution] for each in requests if _is_for_claim(each, claims.get(each.execution))
+            }
+            if outdated := [each for each in requests if each not in current]:
+                self._stop_requests.delete(self._runner.worker, outdated)
         except redis.RedisError as error:
-            logger.warning("orders_not_read", error=str(error))
+            logger.warning("stop_requests_not_read", error=str(error))
             self._polls_to_skip = _POLLS_SKIPPED_ON_ERROR
             return
-        for order, ticket in mine.items():
-            self._stop_attempt(order, ticket)
+        for request, claim in current.items():
+            self._stop_attempt(request, claim)
 
     def _stop_attempt(self, stop_request: StopRequest, claim: Claim) -> None:
         if not self._is_prefork:
@@ -66,10 +69,10 @@ def _has_claim(request: Any, claim: Claim) -> bool:
 
 
 class StopRequestStep(PeriodicStep):
-    """Looks for orders, and lets the event loop keep time limits."""
+    """The consumer step that polls for stop requests and attaches the time limits to the event loop."""
 
     def start(self, consumer: Any) -> None:
-        """Begin to look."""
+        """Begin to poll."""
         runner = JobTask.runner
         if runner is None:
             return

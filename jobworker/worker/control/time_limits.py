@@ -1,8 +1,8 @@
-"""Keeps the time limits of attempts that run in processes of the pool, and stops those that have to stop.
+"""Enforcement of time limits and stops for attempts that run in processes of the pool.
 
-The event loop looks after all of them at once: whose soft limit has passed, whose hard limit, who was cancelled and
-runs on. To stop an attempt is to send SIGTERM to its process and all that descends from it, and SIGKILL a little
-later. It has ended when its process has; whatever the job says after SIGTERM counts no more.
+The event loop checks all attempts: whether the soft limit or the hard limit has passed, and whether a cancelled attempt
+still runs. To stop an attempt, SIGTERM is sent to its process and all descendants, and SIGKILL a little later. The
+attempt has ended when its process has ended; anything that the job reports after SIGTERM is ignored.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from jobworker.worker.control.slots import ControlTable
 
 logger = structlog.get_logger(__name__)
 
-#: A job that is told of its cancellation has so long (s) to end by itself.
+#: Time in which a cancelled attempt may end by itself (s).
 CANCEL_TIMEOUT_SECONDS = 3.0
 
-#: After SIGTERM a process has so long (s) to clean up.
+#: Time for cleanup between SIGTERM and SIGKILL (s).
 TERMINATE_TIMEOUT_SECONDS = 2.0
 
-#: The event loop looks at least so often (s) while there is something to look after.
+#: Maximum interval between checks while attempts are watched (s).
 _MAX_CHECK_INTERVAL_SECONDS = 1.0
 
 _NEVER = float("inf")
 
 
 class LimitedAttempt(Protocol):
-    """What is to be known of an attempt. `token` is None for a plain Celery task; limits are in seconds.
+    """The part of an attempt that its limits need. A plain Celery task has no `token`; limits are in seconds.
 
-    `patience` is how long (s) it may take to end by itself once it is told that it is cancelled.
+    `cancel_timeout` is the time (s) in which a cancelled attempt may end by itself.
     """
 
     worker_pid: int
@@ -45,15 +45,16 @@ class LimitedAttempt(Protocol):
     cancel_timeout: float
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """A limit has passed."""
+        """Handle the passing of a limit."""
         ...
 
 
 @dataclass(slots=True)
 class ForcedStop:
-    """Why an attempt has to stop, and what has been done about it.
+    """The reason why an attempt is stopped by force, and the state of the stop.
 
-    `limit`: the hard limit (s) that passed; else `by` wants it cancelled. `signal`: the last one that was sent.
+    `limit`: the hard limit (s) that passed, or None after a cancellation by `requested_by`. `signal`: the last signal
+    that was sent.
     """
 
     limit: float | None
@@ -66,7 +67,10 @@ class ForcedStop:
 
 @dataclass(slots=True)
 class AttemptTimer:
-    """One attempt, the process that runs it, and since when. `struck`: the extension at its last soft limit."""
+    """A watched attempt, its process, and its start time (monotonic seconds).
+
+    `extension_at_soft_limit`: the extension (s) when the soft limit last passed.
+    """
 
     attempt: LimitedAttempt
     process: Any
@@ -76,7 +80,7 @@ class AttemptTimer:
 
 
 class TimeLimitEnforcer:
-    """The attempts that somebody has to look after, by the process that runs each."""
+    """The watched attempts, by the pid of the process that runs each."""
 
     def __init__(self, control_table: ControlTable, clock: Clock) -> None:
         self._control_table = control_table
@@ -87,19 +91,19 @@ class TimeLimitEnforcer:
         self._next_check_at = _NEVER
 
     def attach_to_loop(self, loop: Any, pool: Any) -> None:
-        """Work with this event loop and this pool (billiard's) from now on. Again after each reconnection."""
+        """Use this event loop and this pool (billiard's) from now on; called again after each reconnection."""
         self._loop, self._pool = loop, pool
         self._next_check_at = _NEVER
         if self._timers:
             self._check_all()
 
     def watch_attempt(self, attempt: LimitedAttempt, started_at: float) -> None:
-        """An attempt with limits has begun, `started_at` then (monotonic seconds)."""
+        """Watch an attempt with limits that began at `started_at` (monotonic seconds)."""
         if watched := self._add_timer(attempt, started_at):
             self._schedule_check(self._compute_due(watched))
 
     def stop_attempt(self, attempt: LimitedAttempt, requested_by: str) -> None:
-        """Somebody wants this attempt stopped: first by itself, then by force. Again changes nothing."""
+        """Cancel the attempt: cooperatively first, then by signals. Idempotent."""
         now = self._clock.monotonic()
         watched = self._timers.get(attempt.worker_pid) or self._add_timer(attempt, now)
         if watched is None or watched.stop is not None:
@@ -112,7 +116,7 @@ class TimeLimitEnforcer:
         self._schedule_check(watched.stop.term_at)
 
     def finish_attempt(self, attempt: LimitedAttempt) -> ForcedStop | None:
-        """The attempt has ended. How it was stopped, if it was by force; nothing that it started is left then."""
+        """Return how the attempt that has ended was stopped by force, else None; kill any process that it left."""
         watched = self._timers.get(attempt.worker_pid)
         if watched is None or watched.attempt is not attempt:
             return None
@@ -127,7 +131,7 @@ class TimeLimitEnforcer:
     def _add_timer(self, attempt: LimitedAttempt, started_at: float) -> AttemptTimer | None:
         process, _ = self._pool._process_by_pid(attempt.worker_pid)
         if process is None:
-            return None  # It is gone already; the pool will say so.
+            return None  # The process has ended already; the pool reports that.
         watched = self._timers[attempt.worker_pid] = AttemptTimer(attempt, process, started_at)
         return watched
 
@@ -138,7 +142,8 @@ class TimeLimitEnforcer:
                 self._check_limits(watched)
             if watched.stop is not None:
                 self._continue_stop(watched, watched.stop)
-        # What ends meanwhile is taken out: while the worker stops, the loop's timers run in a thread of their own.
+        # Attempts that end meanwhile are removed: while the worker stops, the loop's timers run in a thread of their
+        # own.
         if dues := [self._compute_due(watched) for watched in list(self._timers.values())]:
             self._schedule_check(min(dues))
 
@@ -163,19 +168,17 @@ class TimeLimitEnforcer:
     def _continue_stop(self, timer: AttemptTimer, stop: ForcedStop) -> None:
         now, pid = self._clock.monotonic(), timer.attempt.worker_pid
         if now >= stop.kill_at:
-            stop.signal, stop.kill_at = (
-                "SIGKILL",
-                now + TERMINATE_TIMEOUT_SECONDS,
-            )  # Again, should the first have failed.
+            # Sent again, in case the first SIGKILL failed.
+            stop.signal, stop.kill_at = "SIGKILL", now + TERMINATE_TIMEOUT_SECONDS
             process_tree.kill_tree(pid, stop.members)
         elif now >= stop.term_at:
             stop.signal, stop.term_at = "SIGTERM", _NEVER
-            timer.process._controlled_termination = True  # The pool does not take it for an accident.
+            timer.process._controlled_termination = True  # Keeps the pool from treating the end as a crash.
             stop.members = process_tree.terminate_tree(pid)
             logger.info("attempt_stopped_by_force", pid=pid, limit=stop.limit, by=stop.requested_by or None)
 
     def _compute_due(self, timer: AttemptTimer) -> float:
-        """When to look at it again (monotonic seconds)."""
+        """Return the time of the next check of an attempt (monotonic seconds)."""
         if timer.stop is not None:
             return min(timer.stop.term_at, timer.stop.kill_at)
         attempt, extended = timer.attempt, self._get_extension(timer)
@@ -194,6 +197,6 @@ class TimeLimitEnforcer:
             self._loop.call_later(max(0.0, due - now), self._on_timer, due)
 
     def _on_timer(self, due: float) -> None:
-        # One that was overtaken by an earlier one has nothing to do.
+        # A timer that an earlier one has replaced has nothing to do.
         if due == self._next_check_at:
             self._check_all()

@@ -1,7 +1,7 @@
-"""The process that one attempt has for itself: `python -m jobworker.worker.isolation.child`, started by `host`.
+"""The child process of one isolated attempt: `python -m jobworker.worker.isolation.child`, started by `parent`.
 
-It is a worker for one job: Celery's own tracer runs it, with everything that a job finds in a process of the pool. What
-differs is whom it speaks with: not Redis, but the process that started it.
+It is a worker for one job: Celery's own tracer runs the job, with the same environment as in a process of the pool. The
+difference is that it communicates with the process that started it, not with Redis.
 """
 
 import json
@@ -29,20 +29,20 @@ from jobworker.worker.control.slots import ControlSlot, ControlTable
 from jobworker.worker.isolation import subreaper
 from jobworker.worker.isolation.protocol import MessageWriter, RunRequest
 
-#: What `celery -A` is told when a worker is started.
+#: Argument of `celery -A` when a worker is started.
 _APP_MODULE = "jobworker"
 
 _SLOT = 0
 
 
 class ForwardingLogSender(LogSender):
-    """Passes on what the job says; whoever hears it bounds it."""
+    """A log sender that forwards log lines, progress and metadata to the parent process, which limits their size."""
 
     def __init__(self, messages: MessageWriter) -> None:
         self._messages = messages
 
     def add_entry(self, entry: StreamEntry, size: int, always: bool = False) -> bool:
-        """A line, or how many there were that no log can hold."""
+        """Forward a log line, or the number of lines that the log cannot hold."""
         data = json.loads(entry["data"])
         if "message" in data:
             self._messages.send("line", [data["message"], data["level"], data["logger"], data["at"]])
@@ -51,27 +51,27 @@ class ForwardingLogSender(LogSender):
         return True
 
     def add_source(self, source: StatusSource) -> None:
-        """Progress, or metadata."""
+        """Forward progress, or metadata."""
         for entry in source.take_updates():
             self._messages.send(entry["kind"], json.loads(entry["data"]))
 
     def is_own_thread(self) -> bool:
-        """It has none."""
+        """Return False, because this sender has no thread."""
         return False
 
     def flush(self) -> None:
-        """Everything has left."""
+        """Do nothing, because nothing is buffered."""
 
     def remove_source(self, source: StatusSource) -> None:
-        """Nothing is under way."""
+        """Do nothing, because no source is registered."""
 
     def reset_after_fork(self) -> None:
-        """Nothing waits here."""
+        """Reset the message writer; this sender has no state of its own."""
         self._messages.reset_after_fork()
 
 
 class _ForwardingControlSlot(ControlSlot):
-    """A seat whose occupant's wishes are passed on."""
+    """A control slot that forwards extensions of the time limits to the parent process."""
 
     __slots__ = ("_messages",)
 
@@ -85,7 +85,7 @@ class _ForwardingControlSlot(ControlSlot):
 
 
 class ForwardingControlTable(ControlTable):
-    """The desk of a process with one seat."""
+    """The control table of a process with one slot."""
 
     def __init__(self, messages: MessageWriter) -> None:
         super().__init__(slots=_SLOT + 1)
@@ -93,13 +93,13 @@ class ForwardingControlTable(ControlTable):
         self._token = ""
 
     def acquire(self, token: str) -> ControlSlot:
-        """The seat for the one attempt."""
+        """Return the slot for the one attempt."""
         self._token = token
         self.current_slot = _ForwardingControlSlot(self, token, self._messages)
         return self.current_slot
 
     def read_commands(self, commands: BinaryIO) -> None:
-        """Pass on what the worker says, until it is gone."""
+        """Apply the commands of the worker until the pipe is closed."""
         for line in commands:
             word, _, number = line.decode().strip().partition(" ")
             if word == "cancelled":
@@ -111,7 +111,7 @@ class ForwardingControlTable(ControlTable):
 
 
 class _ForwardingLogHandler(logging.Handler):
-    """Passes on what is logged while no job runs: it belongs into the log of the worker."""
+    """A handler that forwards records logged while no job runs, because they belong into the worker's log."""
 
     def __init__(self, messages: MessageWriter, table: ControlTable) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _ForwardingLogHandler(logging.Handler):
         self._table = table
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises."""
+        """Forward a record; never raise."""
         if self._table.current_slot is None:
             try:
                 self._messages.send("record", [self.format(record), record.levelno, record.name])
@@ -128,29 +128,33 @@ class _ForwardingLogHandler(logging.Handler):
 
 
 def main() -> None:
-    """Run the attempt that standard input tells of."""
+    """Run the attempt that standard input describes."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    words = _detach_stdin()
-    wire = MessageWriter(subreaper.MESSAGE_DESCRIPTOR)
+    commands = _detach_stdin()
+    messages = MessageWriter(subreaper.MESSAGE_DESCRIPTOR)
     os.set_inheritable(subreaper.MESSAGE_DESCRIPTOR, False)
-    order = RunRequest.from_line(words.readline())
-    desk = ForwardingControlTable(wire)
-    _prepare_process(order, wire, desk)
-    signal.signal(signal.SIGUSR1, desk.on_soft_limit)
-    threading.Thread(target=desk.read_commands, args=(words,), name="words", daemon=True).start()
-    wire.send("begun", True)
-    answer = tracer.run_plain(order.task, order.id, dict(order.request), order.payload, None, None)
+    run_request = RunRequest.from_line(commands.readline())
+    table = ForwardingControlTable(messages)
+    _prepare_process(run_request, messages, table)
+    signal.signal(signal.SIGUSR1, table.on_soft_limit)
+    threading.Thread(target=table.read_commands, args=(commands,), name="words", daemon=True).start()
+    messages.send("begun", True)
+    answer = tracer.run_plain(
+        run_request.task, run_request.id, dict(run_request.request), run_request.payload, None, None
+    )
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    wire.send("ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])})
+    messages.send(
+        "ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])}
+    )
 
 
 def _detach_stdin() -> BinaryIO:
-    """What comes from the worker is not for the job to read."""
-    words = os.fdopen(os.dup(0), "rb")
+    """Return the pipe from the worker, and give the job an empty standard input instead."""
+    commands = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return words
+    return commands
 
 
 def _prepare_process(run_request: RunRequest, messages: MessageWriter, table: ControlTable) -> None:
@@ -177,7 +181,7 @@ def _format_answer(answer: Any) -> str:
 
 
 def _make_missing_report(answer: Any) -> tuple[str, str]:
-    """The attempt never got as far as the job."""
+    """Return the report of an attempt that never reached the job."""
     ended = outcome.from_missing_report(getattr(answer, "exception", None))
     return ended.kind.value, json.dumps(ended.data)
 

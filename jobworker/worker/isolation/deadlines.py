@@ -1,22 +1,22 @@
-"""When a program is told that its time is over, and when it is ended: time limits and cancellation."""
+"""Deadlines of a program: when it is notified, terminated and killed for its time limits or a cancellation."""
 
 from collections.abc import Callable, Iterator
 from enum import Enum, StrEnum
 
 from jobworker.clock import Clock
 
-#: So long (s) a cancelled program may end by itself, before it is told by a signal.
+#: Time in which a cancelled program may end by itself, before it gets a signal (s).
 CANCEL_TIMEOUT_SECONDS = 3.0
 
-#: So long (s) a program that was told to end has for it, before it is killed.
+#: Time in which a terminated program may end, before it is killed (s).
 TERMINATE_TIMEOUT_SECONDS = 2.0
 
-#: So long (s) a job's own process may take until the job begins.
+#: Maximum time from the start of an isolated process until its job begins (s).
 STARTUP_TIMEOUT_SECONDS = 60.0
 
 
 class DeadlineAction(Enum):
-    """What is to be done now."""
+    """An action that is due."""
 
     NOTIFY_SOFT_LIMIT = "tell_soft_limit"
     NOTIFY_CANCELLED = "tell_cancelled"
@@ -25,7 +25,7 @@ class DeadlineAction(Enum):
 
 
 class StopReason(StrEnum):
-    """Why a program was told to end."""
+    """The reason why a program was terminated."""
 
     HARD_LIMIT = "hard time limit"
     CANCELLED = "cancelled"
@@ -33,7 +33,7 @@ class StopReason(StrEnum):
 
 
 class ProgramDeadlines:
-    """The times of one program; limits are in seconds. `cut` says why it has to end, if it has to."""
+    """The deadlines of one program; limits are in seconds. `stop_reason` is set when the program has to end."""
 
     def __init__(
         self,
@@ -51,29 +51,29 @@ class ProgramDeadlines:
         self._started_at: float | None = None
         self._cancel_notified_at: float | None = None
         self._end_at: float | None = None
-        #: The soft limit that has passed: another warning comes when it was extended since.
+        #: Soft limit of which the program was notified; if the limit is extended, the program is notified again.
         self._notified_soft_limit: float | None = None
 
     @property
     def soft_limit_passed(self) -> bool:
-        """Whether the soft limit has passed, and the program was told."""
+        """True if the soft limit has passed and the program was notified."""
         return self._notified_soft_limit is not None
 
     def start(self) -> None:
-        """The job begins: from now on its limits count."""
+        """Start the time limits, when the job begins."""
         self._started_at = self._clock.monotonic()
 
     def extend(self, seconds: float) -> None:
-        """Both limits come so much later."""
+        """Extend both limits by `seconds`."""
         self.soft = self.soft and self.soft + seconds
         self.hard = self.hard and self.hard + seconds
 
     def mark_ended(self) -> None:
-        """The job has ended, and its process is about to."""
+        """Record that the job has ended, so that its process has to end soon."""
         self._end_at = self._end_at or self._clock.monotonic() + TERMINATE_TIMEOUT_SECONDS
 
     def take_due_actions(self) -> Iterator[DeadlineAction]:
-        """What has become due since this was last asked."""
+        """Yield the actions that became due since the last call."""
         now = self._clock.monotonic()
         if self._end_at is not None:
             if now >= self._end_at:

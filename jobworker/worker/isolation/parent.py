@@ -1,4 +1,4 @@
-"""What a pool runs for an attempt that has a process of its own: starts the process, listens to it, and ends it."""
+"""The parent of an isolated attempt: starts the child process, reads its messages, and ends it."""
 
 import datetime as dt
 import json
@@ -32,28 +32,31 @@ from jobworker.worker.isolation.protocol import RunRequest
 
 _CHILD_MODULE = "jobworker.worker.isolation.child"
 
-#: Longest text about a result that Celery's own events and logs show (characters).
+#: Maximum length of a result in Celery's own events and logs (characters).
 _MAX_SHOWN_LENGTH = 1000
 
-#: What is ours to say about an attempt, and not the process's.
+#: Fields of a report that the parent sets, and ignores in the child's report.
 _PARENT_FIELDS = frozenset({"worker", "token", "runtime"})
 
 
 class ProcessCrashed(Exception):
-    """The job's process ended and did not say how the job did: it was killed, or left by `os._exit()`."""
+    """The job's process ended without a report on the job: it was killed, or ended by `os._exit()`."""
 
 
 class JobFailed(Exception):
-    """What Celery is told of a job that failed in a process of its own; history knows the error itself."""
+    """The exception that Celery gets for a job that failed in its own process; the history contains the job's error."""
 
 
 def run_isolated(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
-    """(failed, answer, runtime, report) of one attempt, as `trace.plain`."""
+    """Return (failed, answer, runtime, report) of one attempt, as `tracer.run_plain` does."""
     return tracer.run_with_report(_run_attempt, arguments)
 
 
 def run_apart(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
-    """The same of an attempt that may kill its worker: when its process goes instead, it is lost all the same."""
+    """Run an attempt that may kill its worker; return what `run_isolated` returns.
+
+    If the attempt's own process dies instead of the worker, the attempt is reported as lost.
+    """
     return tracer.run_with_report(_run_suspected_attempt, arguments)
 
 
@@ -70,24 +73,26 @@ def _run_suspected_attempt(name: str, id: str, request: dict[str, Any], *rest: A
 def _run_attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: Any) -> tuple[bool, Any, float]:
     task, runner, clock = current_app.tasks[name], JobTask.get_job_runner(), SystemClock()
     started = clock.monotonic()
-    # Neither Celery's tracer nor any hook of the task runs here: that is users' code, and all of it runs over there.
+    # Neither Celery's tracer nor any hook of the task runs here: that is users' code, which runs in the child process.
     task.push_request(request, args=payload[0], kwargs=payload[1], called_directly=False)
     try:
-        order = RunRequest(name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level)
+        run_request = RunRequest(
+            name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level
+        )
         delivery = task.get_job_delivery()
         policy = task.get_job_isolation()
         policy = policy if isinstance(policy, ProcessIsolation) else ProcessIsolation()
-        attempt = task.wrap_job_attempt(delivery, lambda: _run_in_own_process(order, policy, task))
+        attempt = task.wrap_job_attempt(delivery, lambda: _run_in_own_process(run_request, policy, task))
         runner.run_attempt(delivery, attempt, payload[1])
-    except ReportedOutcome as told:
-        return _to_celery_result(told.outcome, clock.monotonic() - started)
+    except ReportedOutcome as reported:
+        return _to_celery_result(reported.outcome, clock.monotonic() - started)
     finally:
         task.pop_request()
-    raise AssertionError("a job in a process of its own has no value here")
+    raise AssertionError("an isolated attempt ends with a reported outcome or an exception")
 
 
 def _to_celery_result(attempt_outcome: AttemptOutcome, runtime: float) -> tuple[bool, Any, float]:
-    """What Celery is told. Raises what stands for anything but success."""
+    """Return the result that Celery gets. Raises an exception for any outcome but success."""
     if attempt_outcome.kind is EventKind.SUCCEEDED:
         return False, json.dumps(attempt_outcome.data.get("result"))[:_MAX_SHOWN_LENGTH], runtime
     if attempt_outcome.kind is EventKind.RETRYING:
@@ -97,8 +102,8 @@ def _to_celery_result(attempt_outcome: AttemptOutcome, runtime: float) -> tuple[
 
 
 def _run_in_own_process(run_request: RunRequest, policy: ProcessIsolation, task: JobTask) -> None:
-    """Run the attempt in its process. Raises `Told`, `ProcessCrashed`."""
-    what = Program(
+    """Run the attempt in its own process. Raises `ReportedOutcome` or `ProcessCrashed`."""
+    spec = Program(
         [sys.executable, "-u", "-m", _CHILD_MODULE],
         stdin=run_request.to_line(),
         folder=JobTask.get_job_runner().start_folder,
@@ -106,12 +111,12 @@ def _run_in_own_process(run_request: RunRequest, policy: ProcessIsolation, task:
         has_message_pipe=True,
     )
     times = program_job.make_deadlines(task)
-    ear = _ChildListener(declare.current(), times)
-    end = program.run(what, times, ear)
-    if ear.reported_outcome is not None:
-        raise ReportedOutcome(_add_memory_reason(ear.reported_outcome, policy))
+    listener = _ChildListener(declare.current(), times)
+    end = program.run(spec, times, listener)
+    if listener.reported_outcome is not None:
+        raise ReportedOutcome(_add_memory_reason(listener.reported_outcome, policy))
     program_job.raise_for_end(end, times, task)
-    raise ProcessCrashed(_describe_crash(end, policy, ear.has_begun))
+    raise ProcessCrashed(_describe_crash(end, policy, listener.has_begun))
 
 
 def _add_memory_reason(ended: AttemptOutcome, policy: ProcessIsolation) -> AttemptOutcome:
@@ -131,7 +136,7 @@ def _describe_crash(end: ProgramEnd, policy: ProcessIsolation, has_begun: bool) 
 
 
 class _ChildListener(ProgramLog):
-    """Hears what the process says. Users' code runs there, so it may say anything."""
+    """The receiver of a child process's messages. Users' code runs there, so a message may contain anything."""
 
     def __init__(self, context: Context, times: ProgramDeadlines) -> None:
         super().__init__()
@@ -141,14 +146,14 @@ class _ChildListener(ProgramLog):
         self.reported_outcome: AttemptOutcome | None = None
 
     def on_message(self, message: dict[str, Any]) -> None:
-        """A message; what makes no sense is passed over."""
+        """Handle a message; invalid fields are logged and ignored."""
         for field, value in message.items():
-            hear = getattr(self, f"_handle_{field}", None)
-            if hear is not None:
+            handle = getattr(self, f"_handle_{field}", None)
+            if handle is not None:
                 try:
-                    hear(value)
+                    handle(value)
                 except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-                    self.log_line(f"its process said what makes no sense: {error}", logging.WARNING, "jobworker")
+                    self.log_line(f"its process sent an invalid message: {error}", logging.WARNING, "jobworker")
 
     def _handle_begun(self, _: Any) -> None:
         if not self.has_begun:
@@ -185,11 +190,11 @@ class _ChildListener(ProgramLog):
 
     def _handle_ended(self, payload: Mapping[str, Any]) -> None:
         kind, data = payload["report"]
-        told = json_values.parse_sanitized(data)
-        words = {name: told.pop(name) for name in ("progress", "metadata") if name in told}
-        self.on_message(words)
-        # What it says after it was told to end counts no more.
+        report = json_values.parse_sanitized(data)
+        updates = {name: report.pop(name) for name in ("progress", "metadata") if name in report}
+        self.on_message(updates)
+        # A report that arrives after the process was terminated is ignored.
         if self._times.stop_reason is None and self.reported_outcome is None:
-            ours = {name: value for name, value in told.items() if name not in _PARENT_FIELDS}
-            self.reported_outcome = outcome.verify_result(AttemptOutcome(EventKind(kind), ours))
+            fields = {name: value for name, value in report.items() if name not in _PARENT_FIELDS}
+            self.reported_outcome = outcome.verify_result(AttemptOutcome(EventKind(kind), fields))
             self._times.mark_ended()

@@ -1,24 +1,24 @@
-"""What comes out of a program's pipes: lines of a log and messages. Bounded, however much it is."""
+"""Readers of a program's pipes: log lines and messages, limited in size."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-#: Longest line (bytes); the rest of it becomes a line of its own.
+#: Maximum length of a line (bytes); the rest of it becomes another line.
 MAX_LINE_SIZE = 16 * 1024
 
-#: So much of what one program prints is kept (bytes). The rest is read, so that the program does not wait, and counted.
+#: Maximum stored output of one program (bytes). The rest is read, so that the program does not block, and counted.
 MAX_OUTPUT_SIZE = 10 * 1024 * 1024
 
-#: What a line costs beside its text (bytes): one that holds nothing is still a line in the database.
+#: Overhead of a line beside its text (bytes), because an empty line is still a row in the database.
 _LINE_OVERHEAD = 128
 
-#: Longest message (bytes); what is longer is none.
+#: Maximum length of a message (bytes); longer messages are ignored.
 MAX_MESSAGE_SIZE = 1024 * 1024
 
 
 class LineSplitter:
-    """Makes lines of the pieces that come out of a pipe."""
+    """A splitter of pipe output into lines."""
 
     def __init__(self, max_size: int = MAX_OUTPUT_SIZE) -> None:
         self._remaining_size = max_size
@@ -27,7 +27,7 @@ class LineSplitter:
         self._dropped_lines = 0
 
     def feed(self, piece: bytes) -> Iterator[str]:
-        """The lines that are complete with `piece`."""
+        """Yield the lines that `piece` completes."""
         if self._remaining_size <= 0:
             self._count_dropped(piece)
             return
@@ -39,7 +39,7 @@ class LineSplitter:
             yield from self._emit(unfinished)
 
     def finish(self) -> Iterator[str]:
-        """The last line if nothing ended it, and how much is missing."""
+        """Yield the last line if it has no line feed, and a line on the dropped output."""
         if self._partial_line:
             yield from self._emit(self._partial_line)
         if self._dropped_bytes:
@@ -60,14 +60,14 @@ class LineSplitter:
 
 
 class MessageParser:
-    """Makes JSON objects of the pieces that come out of a pipe. What is none is passed over: users' code runs there."""
+    """A parser of pipe output into JSON objects. Anything else is ignored, because users' code runs in the program."""
 
     def __init__(self) -> None:
         self._partial_line = b""
         self._too_long = False
 
     def feed(self, piece: bytes) -> Iterator[dict[str, Any]]:
-        """The messages that are complete with `piece`."""
+        """Yield the messages that `piece` completes."""
         *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
             if not self._too_long:

@@ -1,4 +1,4 @@
-"""A program that runs under a keeper: its pipes, its time, its end."""
+"""A program under a subreaper: its pipes, deadlines and end."""
 
 import contextlib
 import io
@@ -17,21 +17,21 @@ from jobworker.worker.isolation import subreaper
 from jobworker.worker.isolation.deadlines import DeadlineAction, ProgramDeadlines, StopReason
 from jobworker.worker.isolation.pipe_reader import LineSplitter, MessageParser
 
-#: Seconds between two looks at the deadlines and at whether somebody cancelled.
+#: Interval between checks of the deadlines and of a cancellation (s).
 _POLL_INTERVAL_SECONDS = 0.2
 
-#: How long the keeper may take to end what it keeps, and itself (s).
+#: Time in which the subreaper may kill the program's processes, and end (s).
 _SUBREAPER_EXIT_TIMEOUT_SECONDS = 10.0
 
 _CHUNK_SIZE = 64 * 1024
 
-#: Reads after the end. Each pipe holds less; what escaped its keeper may write for ever.
+#: Maximum number of reads after the end. Each pipe holds less; a process that escaped could write forever.
 _MAX_FINAL_READS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """What each process of a program may use: bytes of memory, seconds of CPU, open files. None: as the worker."""
+    """Limits for each process of a program: bytes of memory, seconds of CPU, open files. None: the worker's limit."""
 
     memory: int | None = None
     cpu: int | None = None
@@ -40,11 +40,12 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run.
+    """A program to run.
 
-    `wired`: it reads words from standard input to its end, and writes messages (lines of JSON) to `keeper.WIRE`.
-    `environment` and `folder` None are the worker's own. The keeper itself gets no environment: the program could read
-    that of its parent. `adopt` and `afterwards` are explained in `keeper`.
+    `has_message_pipe`: the program reads commands from standard input until its end, and writes messages (lines of
+    JSON) to `subreaper.MESSAGE_DESCRIPTOR`. `environment` and `folder` None are the worker's own. The subreaper itself
+    gets no environment, because the program could read the environment of its parent. `subreaper` explains `adopt` and
+    `cleanup_commands`.
     """
 
     argv: Sequence[str]
@@ -58,9 +59,9 @@ class Program:
 
 
 class ProgramEnd(NamedTuple):
-    """How a program ended: one of its exit code, the signal that killed it, and why it could not start.
+    """The end of a program: one of its exit code, the signal that killed it, and the reason why it did not start.
 
-    `cut`: it was told to end.
+    `stop_reason`: why the program was terminated, or None.
     """
 
     exit_code: int | None
@@ -77,30 +78,30 @@ class ProgramEnd(NamedTuple):
 
 
 class ProgramListener(Protocol):
-    """Who is told what a program prints and says."""
+    """The receiver of a program's output and messages."""
 
     def on_output(self, stream: str, line: str) -> None:
-        """A line on `stdout` or `stderr`."""
+        """Handle a line on `stdout` or `stderr`."""
         ...
 
     def on_message(self, message: dict[str, Any]) -> None:
-        """A message over the wire."""
+        """Handle a message from the message pipe."""
         ...
 
     def on_soft_limit(self, limit: float) -> None:
-        """Its soft time limit (s) has passed, and it was told."""
+        """Handle the passing of the soft time limit (s), of which the program was notified."""
         ...
 
 
 def get_signal_name(number: int) -> str:
-    """`SIGSEGV` for 11."""
+    """Return the name of a signal: `SIGSEGV` for 11."""
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
 
 
 def run(program: Program, deadlines: ProgramDeadlines, listener: ProgramListener) -> ProgramEnd:
-    """Run it to its end, whatever that takes. Nothing of it is left, also when this is left by an exception."""
+    """Run a program to its end. None of its processes is left, even if an exception ends this function."""
     running = _ProgramProcess(program, deadlines, listener)
     try:
         return running.wait()
@@ -109,7 +110,7 @@ def run(program: Program, deadlines: ProgramDeadlines, listener: ProgramListener
 
 
 class _ProgramProcess:
-    """One program, from the worker's side."""
+    """A running program, from the worker's side."""
 
     def __init__(self, program: Program, deadlines: ProgramDeadlines, listener: ProgramListener) -> None:
         self._program = program
@@ -124,17 +125,18 @@ class _ProgramProcess:
     # --- start ------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        with contextlib.ExitStack() as theirs:
-            stdin, self._stdin = _open_input_pipe(theirs)
-            self._report_pipe, report = _open_output_pipe(theirs)
-            self._message_pipe, wire = _open_output_pipe(theirs)
+        with contextlib.ExitStack() as child_ends:
+            stdin, self._stdin = _open_input_pipe(child_ends)
+            self._report_pipe, report = _open_output_pipe(child_ends)
+            self._message_pipe, message_descriptor = _open_output_pipe(child_ends)
             self._subreaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(subreaper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder, env={},
+                pass_fds=(stdin, report, message_descriptor), start_new_session=True, bufsize=0,
+                cwd=self._program.folder, env={},
             )  # fmt: skip
         self._register_pipes()
-        self._send_to_subreaper(json.dumps(self._build_request(stdin, report, wire)))
+        self._send_to_subreaper(json.dumps(self._build_request(stdin, report, message_descriptor)))
 
     def _build_request(self, stdin: int, report: int, message_descriptor: int) -> dict[str, Any]:
         program = self._program
@@ -166,7 +168,7 @@ class _ProgramProcess:
     # --- life -------------------------------------------------------------------------------------------------
 
     def wait(self) -> ProgramEnd:
-        """Pass on what it says, tell it what it has to know, until nothing of it is left."""
+        """Forward the program's output and perform due actions until no process of the program is left."""
         while not self._ended:
             self._poll(_POLL_INTERVAL_SECONDS)
             for step in self._deadlines.take_due_actions():
@@ -178,7 +180,7 @@ class _ProgramProcess:
         return ProgramEnd(report["exit"], report["signal"], report["error"], self._deadlines.stop_reason)
 
     def _poll(self, timeout: float) -> bool:
-        """Whether anything happened."""
+        """Return whether a pipe was ready."""
         ready = self._selector.select(timeout)
         for key, _ in ready:
             if key.fileobj is self._stdin:
@@ -189,7 +191,7 @@ class _ProgramProcess:
 
     def _read(self, pipe: Any, handle: Callable[[bytes], None]) -> None:
         piece = pipe.read(_CHUNK_SIZE)
-        if piece is not None:  # None: it was too early.
+        if piece is not None:  # None: no data yet.
             handle(piece)
         if piece == b"":
             self._close_pipe(pipe)
@@ -209,7 +211,7 @@ class _ProgramProcess:
         self._selector.unregister(pipe)
         pipe.close()
 
-    # --- what it is told --------------------------------------------------------------------------------------
+    # --- commands to the program ------------------------------------------------------------------------------
 
     def _perform(self, action: DeadlineAction) -> None:
         if action is DeadlineAction.NOTIFY_SOFT_LIMIT:
@@ -233,7 +235,7 @@ class _ProgramProcess:
         with contextlib.suppress(BrokenPipeError):
             self._subreaper.stdin.write(word.encode() + b"\n")
 
-    # --- what it says -----------------------------------------------------------------------------------------
+    # --- output of the program --------------------------------------------------------------------------------
 
     def _make_output_handler(self, stream: str) -> Callable[[bytes], None]:
         lines = LineSplitter()
@@ -258,7 +260,7 @@ class _ProgramProcess:
 
         def take(piece: bytes) -> None:
             for message in messages.feed(piece):
-                # What could not start is told twice: why, and that nothing ran.
+                # A program that could not start is reported twice: with the reason, and as not run.
                 self._report = self._report or message
             self._ended = self._ended or not piece
 
@@ -267,7 +269,7 @@ class _ProgramProcess:
     # --- end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The keeper sees the end of its input, ends whatever is left, and then itself."""
+        """Close all pipes; the subreaper then kills the remaining processes, and ends."""
         assert self._subreaper.stdin is not None
         self._subreaper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -279,14 +281,14 @@ class _ProgramProcess:
 
 
 def _open_input_pipe(child_ends: contextlib.ExitStack) -> tuple[int, io.FileIO]:
-    """Their end for reading, which is closed with `child_ends`, and ours for writing."""
+    """Return the child's end for reading, which is closed with `child_ends`, and the worker's end for writing."""
     read, write = os.pipe()
     child_ends.callback(os.close, read)
     return read, io.FileIO(write, "wb")
 
 
 def _open_output_pipe(child_ends: contextlib.ExitStack) -> tuple[io.FileIO, int]:
-    """Our end for reading, and theirs for writing, which is closed with `child_ends`."""
+    """Return the worker's end for reading, and the child's for writing, which is closed with `child_ends`."""
     read, write = os.pipe()
     child_ends.callback(os.close, write)
     return io.FileIO(read, "rb"), write

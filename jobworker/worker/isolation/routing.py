@@ -1,4 +1,4 @@
-"""Which attempts run outside of the pool's own processes."""
+"""Selection of the attempts that run outside of the pool's own processes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,18 +7,18 @@ from jobworker.domain.jobs.isolation import CONTAINER_TASK, IsolationMode, Proce
 from jobworker.worker.celery import tracer
 from jobworker.worker.isolation import parent
 
-#: Tasks that start another program and look after it.
+#: Tasks that start another program and enforce its limits.
 _PROGRAM_TASKS = frozenset({CONTAINER_TASK, "shell.run"})
 
-#: Pools that keep no time limit and in which a job may wait for a process of its own.
+#: Pools that enforce no time limit and in which a job may wait for its own process.
 _BLOCKING_POOLS = frozenset({"threads", "solo"})
 
-#: The worker's parent process steps in so much later (s) than an attempt that looks after itself.
+#: Time by which the worker's parent process acts later (s) than an attempt that enforces its own limits.
 BACKSTOP_SECONDS = 15.0
 
 
 def select_tracer(task: str, header: Mapping[str, Any] | None, fast: bool, shared: bool) -> Callable[..., Any]:
-    """What a pool runs for a message; one that is about no attempt has no header.
+    """Return the function with which a pool runs a message; a plain Celery task's message has no header.
 
     `shared`: the jobs of this pool share a process.
     """
@@ -31,12 +31,12 @@ def select_tracer(task: str, header: Mapping[str, Any] | None, fast: bool, share
 
 
 def is_self_limiting(task: str, header: Mapping[str, Any] | None) -> bool:
-    """Whether an attempt looks after its time limits and its cancellation by itself, on whatever pool."""
+    """Return whether an attempt enforces its time limits and its cancellation by itself, on every pool."""
     return header is not None and (task in _PROGRAM_TASKS or _read_mode(header) is IsolationMode.PROCESS)
 
 
 def isolate_in_process(header: dict[str, Any], pool: str) -> bool:
-    """Give an attempt with limits a process of its own, on a pool that keeps none; False if that cannot be either."""
+    """Set process isolation for an attempt with limits, on a pool that enforces none; return whether the pool can."""
     if pool not in _BLOCKING_POOLS:
         return False
     header["policies"] = {**header.get("policies", {}), "isolation": ProcessIsolation().to_json()}

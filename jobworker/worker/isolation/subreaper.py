@@ -1,20 +1,20 @@
-"""Runs one program and lets nothing of it survive: neither the program's own end nor the worker's.
+"""The subreaper: runs one program and lets none of its processes survive the program's end or the worker's.
 
-The worker starts it by its path with a bare interpreter (`python -I -S keeper.py`), one for each program; it imports
-nothing but the standard library. On standard input comes first the order, one line of JSON:
+The worker starts it by its path with a bare interpreter (`python -I -S subreaper.py`), one for each program; it imports
+only the standard library. Standard input contains first the request, one line of JSON:
 
-    argv         what to run; `argv[0]` is looked for on PATH
-    environment  of the program, and of the commands that run afterwards
+    argv         the command; `argv[0]` is looked up on PATH
+    environment  of the program, and of the cleanup commands
     stdin        descriptor that becomes the program's standard input
     wire, wired  descriptor for messages, and whether it becomes the program's descriptor 3
-    report       descriptor to which the keeper writes how the program ended
-    limits       {"memory": bytes, "cpu": seconds, "open_files": number}, each of them may be missing
-    adopt        whether what the program leaves behind is killed, wherever it went
-    afterwards   commands to run when the program did not end by itself
+    report       descriptor to which the subreaper writes how the program ended
+    limits       {"memory": bytes, "cpu": seconds, "open_files": number}, each of them optional
+    adopt        whether processes that the program leaves are killed, even in another session
+    afterwards   cleanup commands, run when the program did not end by itself
 
-and then a word a line: a number is the signal that the program's process group is to get, `end` ends it. The end of
-standard input is the end of the worker, and has the program ended at once. The report is one line of JSON: {"exit": its
-code, "signal": what killed it, "error": why it could not start}, two of them null.
+and then control messages, one a line: a number is the signal to send to the program's process group, `end` kills the
+program. The end of standard input means the end of the worker, and the program is killed at once. The report is one
+line of JSON: {"exit": exit code, "signal": the signal that killed it, "error": why it did not start}, two of them null.
 """
 
 import contextlib
@@ -27,26 +27,27 @@ import signal
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-#: The descriptor at which a program finds the pipe for its messages.
+#: Descriptor at which a program finds the pipe for its messages.
 MESSAGE_DESCRIPTOR = 3
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-#: Pause between two rounds of killing (s): who forks while it is killed is seen in the next.
+#: Pause between two rounds of killing (s); a process that was forked meanwhile is found in the next round.
 _KILL_INTERVAL_SECONDS = 0.01
 
-#: Rounds before what cannot be killed (it hangs in the kernel, or belongs to another user) is left alone.
+#: Maximum number of rounds; a process that cannot be killed (it hangs in the kernel, or belongs to another user) is
+#: left.
 _MAX_KILL_ROUNDS = 500
 
-#: How long one command that cleans up may take (s).
+#: Timeout of one cleanup command (s).
 _CLEANUP_TIMEOUT_SECONDS = 30.0
 
 _CHUNK_SIZE = 64 * 1024
 
 
 class Subreaper:
-    """One program from its start to its last descendant's end."""
+    """The supervision of one program, from its start to the end of its last descendant."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
@@ -54,12 +55,12 @@ class Subreaper:
         self._wakeup_descriptor = _install_child_wakeup()
         self._status: int | None = None
         if request["adopt"]:
-            # What the program leaves behind becomes our child, also if it went into a session of its own.
+            # Orphans of the program become children of this process, even if they opened a session of their own.
             self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._pid = self._start()
 
     def supervise(self, control_messages: "ControlMessages") -> dict[str, Any]:
-        """Obey until the program has ended or has to; answers the report."""
+        """Send the requested signals until the program has ended or has to; return the report."""
         for word in control_messages.pending:
             self._send_signal(word)
         while self._status is None and not control_messages.ended:
@@ -80,20 +81,20 @@ class Subreaper:
             os.killpg(self._pid, int(number))
 
     def _start(self) -> int:
-        keeper = os.getpid()
+        own_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_program(keeper)
-        # What the program writes to ends with the program.
+            self._become_program(own_pid)
+        # The program's pipes are closed here, so that they end with the program.
         for descriptor in (self._request["stdin"], self._request["wire"]):
             os.close(descriptor)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
         return pid
 
     def _become_program(self, parent_pid: int) -> NoReturn:
-        order = self._request
+        request = self._request
         try:
             os.setsid()
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -103,19 +104,19 @@ class Subreaper:
             for number in _IGNORED_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             for name in ("stdin", "wire", "report"):
-                os.set_inheritable(order[name], False)
-            os.dup2(order["stdin"], 0)
-            _apply_limits(order["limits"])
-            if order["wired"]:
-                os.dup2(order["wire"], MESSAGE_DESCRIPTOR)
-            os.execvpe(order["argv"][0], order["argv"], order["environment"])
-        except BaseException as error:  # noqa: BLE001  whatever it is, this process must not go on as a keeper
+                os.set_inheritable(request[name], False)
+            os.dup2(request["stdin"], 0)
+            _apply_limits(request["limits"])
+            if request["wired"]:
+                os.dup2(request["wire"], MESSAGE_DESCRIPTOR)
+            os.execvpe(request["argv"][0], request["argv"], request["environment"])
+        except BaseException as error:  # noqa: BLE001  after any error this process must not continue as a subreaper
             why = getattr(error, "strerror", None) or str(error)
-            _write_report(order["report"], {"exit": None, "signal": None, "error": f"{order['argv'][0]}: {why}"})
+            _write_report(request["report"], {"exit": None, "signal": None, "error": f"{request['argv'][0]}: {why}"})
         os._exit(127)
 
     def _reap(self) -> bool:
-        """Take note of who has ended; False: nobody is left."""
+        """Reap the child processes that have ended; return False if no child is left."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeup_descriptor, _CHUNK_SIZE)
         try:
@@ -151,12 +152,12 @@ class Subreaper:
         return {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None, "error": None}
 
 
-#: What is meant for the worker, or comes from a program that signals whole groups, is not for the keeper.
+#: Signals for the worker, or from a program that signals whole groups, which the subreaper ignores.
 _IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
 
 
 def find_descendants(ancestor: int) -> list[int]:
-    """The ids of all processes below one, as far as the system tells."""
+    """Return the pids of all descendants of a process that the system shows."""
     below: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit():
@@ -172,7 +173,7 @@ def find_descendants(ancestor: int) -> list[int]:
 
 def _read_parent(pid: str) -> int:
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-        # The name, in parentheses, may hold anything.
+        # The name, in parentheses, may contain any characters.
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
@@ -188,12 +189,12 @@ def _wait_for_exit(pid: int, wakeup_descriptor: int) -> None:
 
 
 def _prctl() -> Any:
-    # Elsewhere the process group is all that can be ended.
+    # On other systems only the process group can be killed.
     return getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)
 
 
 def _install_child_wakeup() -> int:
-    """A descriptor that can be read when a child has ended."""
+    """Return a descriptor that becomes readable when a child has ended."""
     readable, writable = os.pipe()
     for descriptor in (readable, writable):
         os.set_blocking(descriptor, False)
@@ -207,7 +208,7 @@ def _install_child_wakeup() -> int:
 def _apply_limits(limits: Mapping[str, Any]) -> None:
     _set_limit(resource.RLIMIT_CORE, 0)
     if limits.get("memory"):
-        # What the program itself takes; libraries that it maps and address space that it only reserves do not count.
+        # The program's own data; mapped libraries and address space that is only reserved do not count.
         _set_limit(resource.RLIMIT_DATA, limits["memory"])
     if limits.get("open_files"):
         _set_limit(resource.RLIMIT_NOFILE, limits["open_files"])
@@ -218,13 +219,16 @@ def _apply_limits(limits: Mapping[str, Any]) -> None:
 def _set_limit(which: int, limit: int) -> None:
     _, allowed = resource.getrlimit(which)
     bound = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
-    # Of CPU time: SIGXCPU comes at the soft limit, and says more than SIGKILL, which comes at the hard one.
+    # CPU time: SIGXCPU comes at the soft limit and names the cause; SIGKILL, which comes at the hard limit, does not.
     spare = 1 if which == resource.RLIMIT_CPU and bound != allowed else 0
     resource.setrlimit(which, (bound, bound + spare))
 
 
 class ControlMessages:
-    """The lines of standard input. `ended`: the worker said `end`, or is gone. `early`: what came with the order."""
+    """The lines of standard input.
+
+    `ended`: the worker sent `end`, or has ended. `pending`: messages that arrived with the request.
+    """
 
     def __init__(self) -> None:
         self._partial_line = b""
@@ -232,7 +236,7 @@ class ControlMessages:
         self.pending: list[str] = []
 
     def read(self) -> list[str]:
-        """The words that have come; waits for the first piece."""
+        """Return the messages that have arrived; waits for the first piece."""
         chunk = os.read(0, _CHUNK_SIZE)
         *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
         words = [line.decode() for line in lines]
@@ -242,12 +246,12 @@ class ControlMessages:
         return words
 
     def read_request(self) -> dict[str, Any] | None:
-        """The first line; None if the worker is gone before it gave one."""
+        """Return the request, which is the first line; None if the worker ended before it sent one."""
         while not self.ended:
             first, *self.pending = self.read() or [""]
             if first:
-                order: dict[str, Any] = json.loads(first)
-                return order
+                request: dict[str, Any] = json.loads(first)
+                return request
         return None
 
 
@@ -257,11 +261,11 @@ def _write_report(descriptor: int, report: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the order, run the program, report."""
-    words = ControlMessages()
-    order = words.read_request()
-    if order is not None:
-        _write_report(order["report"], Subreaper(order).supervise(words))
+    """Read the request, run the program, write the report."""
+    messages = ControlMessages()
+    request = messages.read_request()
+    if request is not None:
+        _write_report(request["report"], Subreaper(request).supervise(messages))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: CommandRunne
 
     assert jobworker("schedules", "apply").stdout == planned.stdout
     same = jobworker("schedules", "plan", "--exit-code")
-    assert (same.exit_code, same.stdout) == (0, "everything is as code says\n")
+    assert (same.exit_code, same.stdout) == (0, "no changes: the database matches the code\n")
 
     write_schedules(folder, _NIGHTLY.replace("02:00", "03:00").replace("90", "30"))
     assert jobworker("schedules", "plan").stdout.splitlines()[:3] == [
@@ -239,7 +239,7 @@ def test_simulate_code_needs_no_database(jobworker: CommandRunner, folder: Path)
     done = jobworker("simulate", *span, "--code", **none)
     assert done.exit_code == 0, done.stderr
     assert "1 occurrences: 1 fired" in done.stdout
-    assert "not known, taken as jobs that accept every parameter: clean" in done.stdout
+    assert "unknown jobs, assumed to accept every parameter: clean" in done.stdout
     assert f"without a database: there is no database {file} yet" in done.stderr
     refused = jobworker("simulate", *span, **none)
     assert (refused.exit_code, "run jobworker db upgrade" in refused.stderr) == (2, True)

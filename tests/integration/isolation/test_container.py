@@ -158,7 +158,7 @@ def test_failures_say_why(engine: Engine, define: Any) -> None:
     assert "/bin/nothing" in ends["no program"][1]
     assert ends["no json"][0] == "ContainerFailed"
     assert "is not JSON" in ends["no json"][1]
-    assert ends["no file"] == ("ContainerFailed", "/jobworker/result.json is no file")
+    assert ends["no file"] == ("ContainerFailed", "/jobworker/result.json is not a regular file")
     assert ends["memory"][0] == "ContainerFailed"
     assert not Path("oom").exists(), "conmon writes it to its working folder"
     assert ends["undefined"][0] == "Abort"

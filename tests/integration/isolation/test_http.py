@@ -181,11 +181,12 @@ def test_failures_say_why(engine: Engine, site: HttpTestServer) -> None:
             ["scheme", "no host", "port", "codes", "both", "timeout", "header", "private", "disguised"], "Abort"
         ),
     }
-    assert ends["status"]["message"] == f"GET {site.url} answered 404: nothing here"
+    assert ends["status"]["message"] == f"GET {site.url} responded with 404: nothing here"
     assert "Connection refused" in ends["nobody"]["message"]
     assert "timed out" in ends["silent"]["message"].lower()
     assert ends["private"]["message"] == (
-        "GET http://10.0.0.1:80: 10.0.0.1:80 is no public address, and JOBWORKER_EGRESS of this worker does not list it"
+        "GET http://10.0.0.1:80: 10.0.0.1:80 is not a public address, "
+        "and JOBWORKER_EGRESS of this worker does not list it"
     )
     assert "lines" not in ends["header"]["message"]
     assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
@@ -196,7 +197,7 @@ def test_it_comes_back_when_the_server_says(engine: Engine, site: HttpTestServer
     row = engine.wait_until_final(again)
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), row.error
     first, _ = executions.list_attempts(engine.database, again).items
-    assert first.reason == f"{site.url} answered 503 and asks to come back after 1 s"
+    assert first.reason == f"{site.url} responded with 503 and requests a retry after 1 s"
 
 
 def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: HttpTestServer) -> None:

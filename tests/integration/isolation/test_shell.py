@@ -55,8 +55,8 @@ def test_failures_say_why(engine: Engine) -> None:
     assert {name: (get_error(row)["type"], get_error(row)["message"]) for name, row in rows.items()} == {
         "fails": ("CommandFailed", f"{SH}: it ended with exit code 3"),
         "killed": ("CommandFailed", f"{SH}: it was killed by SIGKILL"),
-        "not allowed": ("Abort", "/usr/bin/env is none of the programs that JOBWORKER_SHELL allows on this worker"),
-        "not a path": ("Abort", "sh is none of the programs that JOBWORKER_SHELL allows on this worker"),
+        "not allowed": ("Abort", "/usr/bin/env is not one of the programs that JOBWORKER_SHELL allows on this worker"),
+        "not a path": ("Abort", "sh is not one of the programs that JOBWORKER_SHELL allows on this worker"),
         "no text": ("Abort", "command must be a list of texts: the program's absolute path, and its arguments"),
         "empty": ("Abort", "command must be a list of texts: the program's absolute path, and its arguments"),
     }
@@ -88,4 +88,4 @@ def test_cancelled_while_it_runs(engine: Engine, stubborn: bool) -> None:
     row = engine.wait_until_final(execution)
     assert row.state is ExecutionState.CANCELLED
     by_force = "it did not stop by itself and was ended by SIGKILL"
-    assert row.reason == (by_force if stubborn else "the program was told to end, and did")
+    assert row.reason == (by_force if stubborn else "the program ended on request")

@@ -27,7 +27,7 @@ def test_worker_that_fetches_nothing_is_ended(driver: TransportDriver, pool: str
     first = driver.publish()
     until(lambda: [kind for kind, _, _ in driver.list_events()] == ["running", "succeeded"])
     driver.publish()
-    _expect_end(driver, deaf, "worker_takes_nothing")
+    _expect_end(driver, deaf, "worker_stalled")
     assert len(driver.engine.count_starts()) == len(first)
 
 

@@ -83,9 +83,9 @@ def test_what_lived_a_while_starts_afresh(make: SupervisorFactory, capsys: Outpu
     supervisor = make(RestartBackoff(first_delay=0.01, healthy_after=0.0))
     supervisor.start(_make_python_service("web", "pass"), os.environ)
 
-    said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it", times=3)
+    said = _turn_until(supervisor, capsys, "ended unexpectedly", times=3)
 
-    assert said.count("restarting at once") == said.count("ended, and nobody had stopped it")
+    assert said.count("restarting at once") == said.count("ended unexpectedly")
 
 
 def test_a_signal_that_killed_it_is_named(make: SupervisorFactory, capsys: OutputCapture) -> None:
@@ -133,7 +133,7 @@ def test_children_that_a_dead_process_left_are_swept_away(make: SupervisorFactor
     supervisor = make(RestartBackoff(first_delay=600.0))
     supervisor.start(_make_python_service("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
 
-    said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it")
+    said = _turn_until(supervisor, capsys, "ended unexpectedly")
 
     group = int(said.partition("(pid ")[2].partition(")")[0])
     assert supervisor.wait_until(lambda: not list_group_members(group), TIMEOUT_SECONDS)
