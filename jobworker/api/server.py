@@ -203,7 +203,7 @@ class BodyReceiver:
         return body, None
 
     def _count_bytes(self, deadline: asyncio.Timeout, size: int) -> int:
-        """Count bytes that arrived, drop the oldest bodies above the limits, and return the size of this body so far."""
+        """Count arrived bytes, drop the oldest bodies above the limits, and return the size of this body so far."""
         if deadline not in self._arriving:
             return 0  # This body was dropped; its coroutine ends when the event loop resumes it.
         received = self._arriving[deadline] + size
@@ -246,7 +246,7 @@ class _RequestThreads:
             threading.Thread(target=self._run_calls, name=f"request-{number}", daemon=True).start()
 
     async def run(self, call: Callable[..., CallResult], *arguments: Any) -> CallResult:
-        """Return the result of `call`, or raise its exception. None may be returned up to the resolve interval later."""
+        """Return the result of `call`, or raise its exception. None may be returned a resolve interval later."""
         future: asyncio.Future[CallResult] = self._loop.create_future()
         self._resolve_finished()
         self._running += 1

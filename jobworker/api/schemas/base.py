@@ -105,7 +105,7 @@ def make_page_schema(item_schema: type[StrictSchema]) -> StrictSchema:
         "next": text_field("Cursor of the next page; null on the last page.", allow_none=True),
         "unreadable": fields.List(
             fields.Nested(UnreadableSchema),
-            metadata={"description": "Rows of the database that are not readable; absent if there are none."},
+            metadata={"description": "Rows that are not readable in the database; absent if all are readable."},
         ),
     }
     schema: StrictSchema = type(f"{item}PageSchema", (ResponseSchema,), {"__doc__": f"Page of {item}.", **members})()

@@ -74,7 +74,7 @@ class OccurrenceBaseSchema(ResponseSchema):
 class OccurrenceSchema(OccurrenceBaseSchema):
     """Occurrence of a schedule."""
 
-    execution_id = text_field("Id of its execution.", allow_none=True)
+    execution_id = text_field("Id of the execution.", allow_none=True)
     recorded_at = datetime_field("Time when the occurrence was recorded; null: it is upcoming.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
@@ -97,7 +97,9 @@ class FiredSchema(ResponseSchema):
 
     occurrence = fields.Nested(OccurrenceSchema)
     execution = fields.Nested(
-        ExecutionSchema, allow_none=True, metadata={"description": "Its execution; null: the occurrence was skipped."}
+        ExecutionSchema,
+        allow_none=True,
+        metadata={"description": "Execution of the occurrence; null: the occurrence was skipped."},
     )
 
 
@@ -136,7 +138,7 @@ class FilledOccurrenceSchema(ResponseSchema):
 
     scheduled_for = datetime_field("Nominal time.")
     was = text_field("Outcome recorded before the backfill; null: none.", allow_none=True)
-    execution_id = text_field("Id of its execution; null in a dry run.", allow_none=True)
+    execution_id = text_field("Id of the execution; null in a dry run.", allow_none=True)
 
 
 class NotFilledSchema(ResponseSchema):

@@ -43,8 +43,8 @@ POLICY_METADATA: Mapping[str, Mapping[str, Any]] = {
     },
     "unique": {
         "description": "Unique executions: only one with a given key (without a key: with given parameters) until "
-        "it has started or finished (until), or for a number of seconds (for). on_conflict: reject the second, return the "
-        "first, or replace the first while it has not started.",
+        "it has started or finished (until), or for a number of seconds (for). on_conflict: reject the second, return "
+        "the first, or replace the first while it has not started.",
         "example": {"key": "report:{month}", "until": "finished", "on_conflict": "return"},
     },
 }

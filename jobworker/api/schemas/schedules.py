@@ -259,7 +259,7 @@ class ScheduleSchema(ResponseSchema):
         validate=ma.validate.OneOf([each.value for each in ScheduleStatus]),
     )
     paused = fields.Nested(SchedulePauseSchema, allow_none=True)
-    next_at = datetime_field("Nominal time of the next occurrence; null: there is none.", allow_none=True)
+    next_at = datetime_field("Nominal time of the next occurrence; null: no occurrence follows.", allow_none=True)
     settled_until = datetime_field("Time up to which all occurrences have been evaluated and recorded.")
     expected_by = datetime_field(
         "Latest time by which the next occurrence is recorded; null: none is expected.", allow_none=True
