@@ -55,7 +55,7 @@ blueprint = Blueprint(
     "calendars",
     __name__,
     url_prefix=serializers.ROOT,
-    description="Calendars: working time with holidays, or lists of dates. Schedules run only or never in their times.",
+    description="Calendars: working time with holidays, or lists of dates. Schedules require or exclude their times.",
 )
 
 

@@ -37,7 +37,7 @@ blueprint = Blueprint(
     "executions",
     __name__,
     url_prefix=f"{serializers.ROOT}/executions",
-    description="Executions, with their attempts, transitions, logs and results.",
+    description="Executions, with their attempts, transitions, logs and results. They are kept.",
 )
 
 

@@ -10,7 +10,7 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.context import get_context
 from jobworker.api.responses import make_json_response
 from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
-from jobworker.api.schemas.executions import KeptFileSchema
+from jobworker.api.schemas.files import KeptFileSchema
 from jobworker.domain.errors import ExecutionNotFound, FileNotFound, FileOnOtherHost
 from jobworker.services import files
 

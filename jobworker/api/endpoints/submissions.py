@@ -30,7 +30,7 @@ blueprint = Blueprint(
     "submissions",
     __name__,
     url_prefix=serializers.ROOT,
-    description="Submissions. A response with a 2xx status means that the executions are committed to the database.",
+    description="Submissions. After a 2xx response the executions are committed to the database and will run.",
 )
 
 _LOCATION = {"Location": {"description": "URL of the execution.", "schema": {"type": "string"}}}

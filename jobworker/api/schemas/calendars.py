@@ -46,7 +46,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "closed": {
         **_NAMED_DATES,
-        "description": "Kind business: other days without working time: an object from dates to names, or dates.",
+        "description": "Kind business: other days without working time, as an object from dates to names or as dates.",
         "example": {"2026-12-24": "Christmas Eve"},
     },
     "opened": {
@@ -63,7 +63,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "days": {
         **_NAMED_DATES,
-        "description": "Kind dates: days: an object from dates to names, or dates.",
+        "description": "Kind dates: days, as an object from dates to names or as a list of dates.",
         "example": {"2026-06-30": "closing"},
     },
     "windows": {

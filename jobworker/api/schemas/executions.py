@@ -16,6 +16,7 @@ from jobworker.api.schemas.base import (
     number_field,
     text_field,
 )
+from jobworker.api.schemas.files import ResultFileSchema
 from jobworker.api.schemas.filters import ExecutionFilterSchema, check_id, check_text
 from jobworker.api.schemas.policies import policy_field
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
@@ -194,28 +195,6 @@ class ProgressSchema(ResponseSchema):
     done = fields.Float(allow_none=True)
     total = fields.Float(allow_none=True)
     message = fields.String(allow_none=True)
-
-
-class ResultFileSchema(ResponseSchema):
-    """Result that is too long for the database."""
-
-    name = fields.String()
-    size = integer_field("Size of the JSON text in bytes.")
-    sha256 = text_field("SHA-256 of the file in hexadecimal.")
-    host = text_field("Host on which the worker wrote the file.")
-    url = text_field("URL of the file, available if the host of the API has it.")
-
-
-class KeptFileSchema(ResponseSchema):
-    """File that a job stored."""
-
-    name = fields.String()
-    size = integer_field("Size in bytes.")
-    sha256 = text_field("SHA-256 in hexadecimal; only of results.", allow_none=True)
-    modified_at = datetime_field("Time when the file was written; null: the file is not on this host.", allow_none=True)
-    host = text_field("Host that has the file.")
-    here = fields.Boolean(metadata={"description": "Whether the host of the API has the file."})
-    links = fields.Dict(values=fields.String())
 
 
 class ExecutionSchema(ResponseSchema):
