@@ -1,5 +1,5 @@
-"""Figures beside stock Celery, taken in turns in the same run: `python -m bench [system | transport]`.
+"""Benchmarks against stock Celery, both measured in turns in one run: `python -m bench [system | transport]`.
 
-`system` measures what a user gets, from an HTTP request to a row in SQL; `transport` measures what carries
-messages between relay and workers. Both start their servers with `rig` and print with `table`.
+`system` measures from an HTTP request to a row in SQL; `transport` measures the message transport between relay and
+workers. Both start their servers with `harness` and print with `report`.
 """

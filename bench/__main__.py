@@ -1,6 +1,6 @@
-"""`python -m bench [system | transport | engine | scheduling] [options] [measure …]`; `--help` tells more.
+"""Command `python -m bench [system | transport | engine | scheduling] [options] [measure …]`; see `--help`.
 
-Without the name of a suite it runs `system`.
+The default suite is `system`.
 """
 
 import signal
@@ -21,7 +21,7 @@ _SUITES: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main() -> None:
-    """Run one suite. However it ends, what it started ends with it."""
+    """Run one suite. SIGTERM exits normally, so that all started servers are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     arguments = sys.argv[1:]
     suite = arguments.pop(0) if arguments and arguments[0] in _SUITES else "system"

@@ -1,4 +1,4 @@
-"""Servers started for one measurement, and what their processes use. All of them end with it, whatever happens."""
+"""Servers started for one measurement, and the resource usage of their processes. All are killed at its end."""
 
 import contextlib
 import os
@@ -18,18 +18,19 @@ from tests.servers import find_free_port
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
-#: Holds one end of a pipe and kills a process group when the other end closes: when the bench itself is killed.
+#: Command that holds one end of a pipe and kills a process group when the other end closes, also when the benchmark
+#: itself is killed.
 _REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """A process and its children."""
+    """Resource usage of a process and its descendants."""
 
     pid: int
 
     def list_pids(self) -> list[int]:
-        """The process and everything below it."""
+        """List the process and its descendants."""
         pids = [self.pid]
         for pid in pids:
             with contextlib.suppress(OSError):
@@ -38,11 +39,11 @@ class ProcessUsage:
         return pids
 
     def measure_cpu(self) -> float:
-        """Seconds of CPU used so far by what lives now, and by children that were waited for."""
+        """Return the CPU time (s) used so far by the live processes and by reaped children."""
         return sum(self._read_cpu(pid) for pid in self.list_pids())
 
     def measure_pss(self) -> float:
-        """Proportional set size, MiB."""
+        """Return the proportional set size (MiB)."""
         total = 0
         for pid in self.list_pids():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -59,7 +60,7 @@ class ProcessUsage:
 
 
 class _ServerProcess:
-    """One server, leader of a process group of its own."""
+    """Server process that leads its own process group."""
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
         with log.open("wb") as output:
@@ -72,7 +73,7 @@ class _ServerProcess:
         )
 
     def kill(self) -> None:
-        """`kill -9` of the whole group."""
+        """Kill the whole process group with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._server.wait()
@@ -82,14 +83,14 @@ class _ServerProcess:
 
 @dataclass
 class Harness:
-    """Named servers in one folder; a context manager that ends them."""
+    """Named servers in one folder; a context manager that kills them."""
 
     folder: Path
     usage: dict[str, ProcessUsage] = field(default_factory=dict)
     _processes: dict[str, _ServerProcess] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        """Start what belongs to it; what did start ends again if something does not."""
+        """Start the servers; if one does not start, kill the others."""
         self.folder.mkdir(parents=True)
         try:
             self.start()
@@ -105,7 +106,7 @@ class Harness:
         self.stop()
 
     def start(self) -> None:
-        """What a kind of rig consists of from the beginning."""
+        """Start the initial servers of the subclass."""
 
     def start_redis(self, name: str) -> redis.Redis:
         """Start a Redis with an append-only file, as `jobworker up` does."""
@@ -124,17 +125,17 @@ class Harness:
         self._start(name, [sys.executable, *arguments], environment)
 
     def kill(self, name: str) -> None:
-        """`kill -9` of a server and its children."""
+        """Kill a server and its children with SIGKILL."""
         del self.usage[name]
         self._processes.pop(name).kill()
 
     def stop(self) -> None:
-        """End everything, the youngest first. Nothing that was measured is needed any more, so nothing is asked."""
+        """Kill all servers, latest first. SIGKILL is enough because their data are no longer needed."""
         for name in reversed(list(self._processes)):
             self.kill(name)
 
     def print_logs(self) -> None:
-        """The last that each process said, on stderr: the folder is gone when the bench ends."""
+        """Print the last lines of each log to stderr, because the folder is deleted when the benchmark ends."""
         for log in sorted(self.folder.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-20:]
             print(f"--- {log.stem}", *lines, sep="\n", file=sys.stderr)
@@ -145,12 +146,12 @@ class Harness:
 
 
 def get_redis_url(client: redis.Redis) -> str:
-    """The URL of a Redis that a rig started."""
+    """Return the URL of a Redis that a harness started."""
     return f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
 
 
 def wait_until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01, what: str = "") -> None:
-    """Wait; a measurement that cannot be taken is an error."""
+    """Wait until the condition is true; raises `TimeoutError`."""
     deadline = time.monotonic() + within
     while True:
         with contextlib.suppress(KeyError, redis.ConnectionError):
@@ -162,13 +163,13 @@ def wait_until(condition: Callable[[], Any], within: float = 120.0, every: float
 
 
 def measure_machine_cpu() -> float:
-    """Seconds of CPU that all processes of this machine have used, and that other machines have taken from it."""
+    """Return the CPU time (s) used by all processes of this machine, plus the time stolen by other virtual machines."""
     user, nice, system, _idle, _waiting, *interrupts_and_stolen = Path("/proc/stat").read_text().split()[1:9]
     return sum(int(value) for value in (user, nice, system, *interrupts_and_stolen)) / _TICKS_PER_SECOND
 
 
 def pace(per_second: int, seconds: int) -> Iterator[int]:
-    """Numbers at a steady rate."""
+    """Yield numbers at a steady rate."""
     started_at = time.perf_counter()
     for number in range(per_second * seconds):
         time.sleep(max(0.0, started_at + number / per_second - time.perf_counter()))
@@ -176,5 +177,5 @@ def pace(per_second: int, seconds: int) -> Iterator[int]:
 
 
 def compute_p99(ordered: list[float]) -> float:
-    """The value that one in a hundred exceeds."""
+    """Return the value that one in a hundred exceeds."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]

@@ -1,4 +1,4 @@
-"""What jobs note down while they are measured, in a Redis that neither side uses as its broker."""
+"""Records that jobs write during a measurement, in a Redis that neither system uses as its broker."""
 
 import json
 import os
@@ -15,12 +15,12 @@ _ARRIVALS = "arrivals"
 _STARTS = "starts"
 _RELEASED = "released"
 
-#: No job waits longer for its release (s).
+#: Maximum time (s) that a job waits for its release.
 _RELEASE_TIMEOUT_SECONDS = 120
 
 
 class JobStart(NamedTuple):
-    """One run of a job's body began."""
+    """Start of a job's body."""
 
     execution: str
     attempt: int
@@ -30,51 +30,51 @@ class JobStart(NamedTuple):
 
 
 def record_arrival(sent_at: float) -> None:
-    """For jobs: this was sent at `sent_at` and runs now."""
+    """Record, in a job, that its message was sent at `sent_at` and runs now."""
     _get_client().rpush(_ARRIVALS, time.time() - sent_at)
 
 
 def record_start(execution: str, attempt: int, worker: str) -> None:
-    """For jobs: the body of this attempt runs on this worker."""
+    """Record, in a job, the start of an attempt on a worker."""
     _get_client().rpush(_STARTS, json.dumps(JobStart(execution, attempt, worker, os.getpid(), time.time())))
 
 
 def wait_for_release() -> None:
-    """For jobs: wait until `Diary.release`."""
+    """Wait, in a job, until `JobProbe.release_jobs` is called."""
     deadline = time.monotonic() + _RELEASE_TIMEOUT_SECONDS
     while not _get_client().exists(_RELEASED) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 class JobProbe:
-    """For the bench: reads what was noted."""
+    """Reader of the records, for the benchmark."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     def clear(self) -> None:
-        """Begin a new page."""
+        """Delete all records."""
         self._client.flushdb()
 
     def release_jobs(self) -> None:
-        """Let go every job that waits for it."""
+        """Release all jobs in `wait_for_release`."""
         self._client.set(_RELEASED, 1)
 
     def count_starts(self) -> int:
-        """How many bodies began."""
+        """Return the number of starts."""
         return int(self._client.llen(_STARTS))
 
     def get_starts(self) -> list[JobStart]:
-        """Every beginning, in the order in which they were noted."""
+        """Return all starts in the order of their records."""
         texts: Any = self._client.lrange(_STARTS, 0, -1)
         return [JobStart(*json.loads(text)) for text in texts]
 
     def count_arrivals(self) -> int:
-        """How many arrivals were noted."""
+        """Return the number of arrivals."""
         return int(self._client.llen(_ARRIVALS))
 
     def get_latencies(self) -> list[float]:
-        """Seconds from sent to running, in the order in which they ran."""
+        """Return the times (s) from sent to running, in the order in which the jobs ran."""
         texts: Any = self._client.lrange(_ARRIVALS, 0, -1)
         return [float(text) for text in texts]
 
@@ -87,6 +87,6 @@ def _get_client() -> redis.Redis:
     return _connection
 
 
-# Opened by the first job of each process, so after the fork.
+# Opened by the first job of each process, and therefore after the fork.
 _connection: redis.Redis | None = None
 _connection_lock = threading.Lock()

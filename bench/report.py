@@ -1,4 +1,4 @@
-"""What was measured, and the one table that every run ends with."""
+"""Measurements, their targets, and the table that every run prints at its end."""
 
 import statistics
 import sys
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure is asked to reach: the median over the rounds of something made of ours and stock's."""
+    """Target of a measurement: a limit for the median over the rounds of a value computed from (ours, stock)."""
 
     description: str
     compute: Callable[[float, float], float]
@@ -16,28 +16,28 @@ class Target:
     higher_is_better: bool = False
 
     def is_reached(self, pairs: Iterable[tuple[float, float]]) -> bool:
-        """Whether it is, by (ours, stock's) of each round."""
+        """Return whether the target is reached, given (ours, stock) of each round."""
         value = statistics.median(self.compute(ours, stock) for ours, stock in pairs)
         return value >= self.limit if self.higher_is_better else value <= self.limit
 
 
 def expect_ratio_at_least(limit: float) -> Target:
-    """Ours must be so many times stock's, or more."""
+    """Return a target for a minimum ratio of ours to stock."""
     return Target(f"≥ {limit:g} ×", _compute_ratio, limit, higher_is_better=True)
 
 
 def expect_ratio_at_most(limit: float) -> Target:
-    """Ours must be this part of stock's, or less."""
+    """Return a target for a maximum ratio of ours to stock."""
     return Target(f"≤ {limit:g} ×", _compute_ratio, limit)
 
 
 def expect_excess_at_most(limit: float) -> Target:
-    """Ours may be so much more than stock's."""
+    """Return a target for a maximum difference of ours from stock."""
     return Target(f"≤ stock + {limit:g}", lambda ours, stock: ours - stock, limit)
 
 
 def expect_at_most(limit: float) -> Target:
-    """Ours must not be more, whatever stock does."""
+    """Return a target for a maximum of ours, independent of stock."""
     return Target(f"≤ {limit:g}" if limit else "0", lambda ours, _: ours, limit)
 
 
@@ -47,7 +47,7 @@ def _compute_ratio(ours: float, stock: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One thing measured once. `stock` holds a value for each way in which stock Celery was run; none if it cannot."""
+    """Measurement of one round. `stock` has a value for each configuration of stock Celery, or is empty."""
 
     name: str
     unit: str
@@ -57,13 +57,13 @@ class Measurement:
 
 
 class Report:
-    """Collects figures and prints their medians."""
+    """Collection of measurements, printed as a table of medians."""
 
     def __init__(self) -> None:
         self._measurements: dict[str, list[Measurement]] = {}
 
     def add(self, measurement: Measurement) -> None:
-        """Keep a figure, and show on stderr how the run goes."""
+        """Add a measurement and print it to stderr as progress."""
         self._measurements.setdefault(measurement.name, []).append(measurement)
         stock = ", ".join(f"stock {how} {value:.2f}".replace("  ", " ") for how, value in measurement.stock.items())
         print(
@@ -73,7 +73,7 @@ class Report:
         )
 
     def print(self) -> None:
-        """One line for each thing measured, in markdown: medians of the rounds, and the median of their ratios."""
+        """Print a Markdown table of the medians over the rounds and the medians of their ratios."""
         print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
         for what, measurements in self._measurements.items():
             print(f"| {what} | {' | '.join(_format_cells(measurements))} |")
@@ -83,7 +83,7 @@ def _format_cells(measurements: list[Measurement]) -> list[str]:
     ours = statistics.median(figure.ours for figure in measurements)
     how, stock = _choose_best_baseline(measurements) or ("", 0.0)
     pairs = [(figure.ours, figure.stock.get(how, 0.0)) for figure in measurements]
-    # Of each round, since both were measured in the same minutes.
+    # The ratio is computed for each round, because both sides were measured in the same minutes.
     ratio = f"{statistics.median(mine / theirs for mine, theirs in pairs):.2f}" if stock else "–"
     baseline_text = f"{stock:.1f}{f' ({how})' if how else ''}" if measurements[0].stock else "–"
     bar = measurements[0].target
@@ -92,7 +92,7 @@ def _format_cells(measurements: list[Measurement]) -> list[str]:
 
 
 def _choose_best_baseline(measurements: list[Measurement]) -> tuple[str, float] | None:
-    """Of several ways to run stock Celery the one that does best here, so that nothing is gained by its settings."""
+    """Return the best configuration of stock Celery and its median, so that its settings are no advantage for ours."""
     medians = {how: statistics.median(figure.stock[how] for figure in measurements) for how in measurements[0].stock}
     if not medians:
         return None

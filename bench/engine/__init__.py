@@ -1,1 +1,1 @@
-"""What limits and order cost, on the whole house."""
+"""Benchmarks of limits and priorities on a complete installation."""

@@ -1,4 +1,7 @@
-"""`python -m bench engine …`: what limits cost the relay, and how soon urgent work starts. Stock Celery has neither."""
+"""Command `python -m bench engine …`: cost of limits in the relay, and latency of urgent executions.
+
+Stock Celery has no counterpart of either.
+"""
 
 import argparse
 import tempfile
@@ -10,7 +13,7 @@ from bench.report import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the measures that were asked for, each on servers of its own, and print one table."""
+    """Run the chosen measures, each on servers of its own, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")

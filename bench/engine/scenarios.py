@@ -1,4 +1,4 @@
-"""What is measured of limits and order. Each function starts what it needs in a folder and answers figures."""
+"""Scenarios for limits and priorities. Each function starts its servers in a folder and returns measurements."""
 
 import contextlib
 import datetime as dt
@@ -37,7 +37,7 @@ _ROUND_COUNT = 20
 
 
 def measure_limit_cost(folder: Path) -> list[Measurement]:
-    """CPU of the relay for one execution, ready → final in SQL: without limits, and with 100 keys of one place each."""
+    """Measure the relay's CPU per execution, ready → final in SQL: without limits, and with 100 keys of one slot."""
     with JobWorkerStack(folder) as ours:
         free = _measure_cpu_per_execution(ours, "noop", 10_000)
         few = _measure_cpu_per_execution(ours, "limited", 1_000)
@@ -52,7 +52,7 @@ def measure_limit_cost(folder: Path) -> list[Measurement]:
 
 
 def measure_blocked_rounds(folder: Path) -> list[Measurement]:
-    """One round of the dispatcher, in this process, while every key is full: nothing may go, and it has to see that."""
+    """Measure a round of the dispatcher in this process while every key is full, so that it dispatches nothing."""
     figures = []
     with Harness(folder) as rig:
         client = rig.start_redis("redis")
@@ -68,7 +68,7 @@ def measure_blocked_rounds(folder: Path) -> list[Measurement]:
 
 
 def measure_urgent_latency(folder: Path) -> list[Measurement]:
-    """How soon an execution with priority 9 starts while 100,000 with the usual priority wait, of 20 ms each."""
+    """Measure how soon an execution with priority 9 starts while 100,000 of default priority and 20 ms each wait."""
     with JobWorkerStack(folder) as ours:
         _submit_jobs(ours, "brief", 100_000)
         wait_until(lambda: ours.count_final() > 100)
@@ -99,7 +99,7 @@ def _measure_cpu_per_execution(ours: JobWorkerStack, job: str, count: int) -> fl
 
 
 class Backlog:
-    """A database in which one execution of each key runs, and others wait for it to end."""
+    """Database in which one execution of each key runs and others wait for it to end."""
 
     def __init__(self, path: Path) -> None:
         migrate.upgrade(f"sqlite:///{path}")
@@ -117,14 +117,14 @@ class Backlog:
             connection.execute(sa.update(core.executions).values(state="Running", worker="bench"))
 
     def grow_to(self, count: int) -> None:
-        """Let so many wait."""
+        """Insert waiting executions until there are `count`."""
         rows = [self._make_execution(number % _KEY_COUNT) for number in range(self._count, count)]
         self._count = count
         with self.database.write() as connection:
             executions.insert(connection, rows, "bench", self._clock.now())
 
     def measure_blocked_round(self, client: redis.Redis) -> float:
-        """Seconds of CPU that a round takes."""
+        """Return the CPU time (s) of one round."""
         ageing, now = dt.timedelta(seconds=60), self._clock.now()
         clock, problems = self._clock, RelayProblems(self._clock)
         publisher, claims = Publisher(client), Claims(client)
@@ -173,7 +173,7 @@ def _submit_jobs(ours: JobWorkerStack, job: str, count: int) -> None:
 
 def _request(ours: JobWorkerStack, method: str, path: str, body: Any = None) -> Any:
     status, answer = ours.http.request(method, path, body)
-    if status == 0:  # The connection was closed while it was idle.
+    if status == 0:  # The server closed the idle connection.
         status, answer = ours.http.request(method, path, body)
     if status not in (200, 202):
         raise RuntimeError(f"{method} {path}: {status} {answer}")
@@ -181,7 +181,7 @@ def _request(ours: JobWorkerStack, method: str, path: str, body: Any = None) -> 
 
 
 def _query_latencies(ours: JobWorkerStack, ids: list[str]) -> list[float]:
-    """Seconds from accepted to started, of those of these that have started."""
+    """Return the time (s) from accepted to started of those executions in `ids` that have started."""
     query = (
         "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions WHERE started_at IS NOT NULL"
     )

@@ -1,4 +1,4 @@
-"""The jobs that are measured, as JobWorker runs them. Stock Celery has the same in `transport/baseline.py`."""
+"""Jobs of the benchmarks for JobWorker. `transport/baseline.py` has their counterparts for stock Celery."""
 
 import time
 
@@ -8,12 +8,12 @@ from jobworker import Context, job
 
 @job
 def noop(number: int = 0) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 @job(concurrency={"limit": 1, "key": "{key}"})
 def limited(key: int) -> None:
-    """Nothing, but one at a time of each key."""
+    """Do nothing, with a concurrency limit of one for each key."""
 
 
 @job
@@ -24,25 +24,25 @@ def brief() -> None:
 
 @job
 def stamp(sent_at: float) -> None:
-    """Note how long this took to arrive."""
+    """Record the latency of this message."""
     probe.record_arrival(sent_at)
 
 
 @job
-def note(context: Context, number: int) -> None:  # noqa: ARG001  messages as long as those of the peer
-    """Note that this started, and where."""
+def note(context: Context, number: int) -> None:  # noqa: ARG001  for messages of the length of the peer's
+    """Record the start of this execution and its worker."""
     probe.record_start(context.execution_id, context.attempt, context.worker)
 
 
 @job
 def hold(context: Context) -> None:
-    """Note that this started, and keep the slot busy until the bench lets go."""
+    """Record the start of this execution and run until the benchmark releases it."""
     probe.record_start(context.execution_id, context.attempt, context.worker)
     probe.wait_for_release()
 
 
 @job
 def floods(lines: int, length: int) -> None:
-    """Print, as fast as it can."""
+    """Print lines as fast as possible."""
     for number in range(lines):
         print(f"{number:010} " + "x" * (length - 11))

@@ -1,1 +1,1 @@
-"""What schedules cost: ours from beat over the relay to the queue, beside stock RedBeat."""
+"""Benchmarks of schedules, from beat over the relay to the queue, against stock RedBeat."""

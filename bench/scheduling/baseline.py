@@ -1,4 +1,7 @@
-"""Stock Celery with stock RedBeat as the peer. `celery -A bench.scheduling.baseline beat`; `BENCH_BROKER` is its Redis."""
+"""Baseline: stock Celery with stock RedBeat, run by `celery -A bench.scheduling.baseline beat`.
+
+`BENCH_BROKER` is the URL of its Redis.
+"""
 
 import datetime as dt
 import json
@@ -17,7 +20,7 @@ _BATCH_SIZE = 1000
 
 
 def make_app(broker: str) -> Celery:
-    """The app with RedBeat's own scheduler and its defaults."""
+    """Return the app with RedBeat's scheduler and its defaults."""
     celery_app = Celery("stock", broker=broker, set_as_current=False)
     celery_app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
@@ -30,7 +33,7 @@ def make_app(broker: str) -> Celery:
 
 
 def insert_schedules(client: redis.Redis, every: float, due: Iterable[dt.datetime]) -> None:
-    """Write an entry that RedBeat would have saved for each of these times, due then and every so many seconds."""
+    """Write an entry as RedBeat saves it for each time in `due`, with the interval `every` (s)."""
     times = list(due)
     for start in range(0, len(times), _BATCH_SIZE):
         with client.pipeline(transaction=False) as pipeline:

@@ -1,4 +1,4 @@
-"""`python -m bench scheduling …`: many schedules at once, none, and very many, beside stock RedBeat."""
+"""Command `python -m bench scheduling …`: many schedules due at once, none due, and very many, against RedBeat."""
 
 import argparse
 import tempfile
@@ -10,11 +10,11 @@ from bench.scheduling import rules, scenarios
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the measures that were asked for, each on servers of its own, and print one table."""
+    """Run the chosen measures, each on servers of its own, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench scheduling", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--many", type=int, default=10_000, help="schedules of `burst` and `idle`")
-    parser.add_argument("--stored", type=int, default=100_000, help="schedules of `stored`")
+    parser.add_argument("--many", type=int, default=10_000, help="number of schedules of `burst` and `idle`")
+    parser.add_argument("--stored", type=int, default=100_000, help="number of schedules of `stored`")
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
     options = parser.parse_args(arguments)
     table = Report()

@@ -1,4 +1,4 @@
-"""What it costs to find the next moment of a rule, beside croniter where it knows the rule."""
+"""Benchmark of the search for the next time of a rule, against croniter where it supports the rule."""
 
 import datetime as dt
 import statistics
@@ -35,7 +35,7 @@ _RULES: dict[str, dict[str, Any]] = {
 
 
 def measure_rules() -> list[Measurement]:
-    """µs of CPU for a call, the median; and the dearest one, the first of a zone and year among them."""
+    """Measure the CPU time of a call (µs): the median and the maximum, including the first call of a zone and year."""
     figures = []
     for name, rule in _RULES.items():
         times = [each for zone in _ZONES for each in _time_timetable(rule, zone)]

@@ -1,4 +1,4 @@
-"""What is measured of schedules. Each function starts what it needs in a folder and answers figures."""
+"""Scenarios for schedules. Each function starts its servers in a folder and returns measurements."""
 
 import datetime as dt
 import time
@@ -19,18 +19,18 @@ from jobworker.transport.celery_settings import build_celery_settings
 
 _HOUR_SECONDS = 3600.0
 
-#: From the moment when schedules are written to the one at which they are due (s): everything has started by then.
+#: Time (s) between writing schedules and their due time, in which all servers start.
 _STARTUP_SECONDS = 45
 
 _TICK_COUNT = 500
 
-#: How long is looked at many schedules (minutes), of which one in a hundred is due in each.
+#: Duration (minutes) of the observation of stored schedules, of which one in a hundred is due per minute.
 _OBSERVED_MINUTES = 2
 _INTERVAL_SECONDS = 6000.0
 
 
 def measure_burst(folder: Path, count: int) -> list[Measurement]:
-    """So many schedules are due in the same second: until the last is in the queue."""
+    """Measure `count` schedules that are due in one second, until the last is in the queue."""
     with JobWorkerScheduling(folder / "ours") as ours:
         due = _compute_due_time()
         ours.insert_schedules(_HOUR_SECONDS, [due] * count)
@@ -65,7 +65,7 @@ def measure_burst(folder: Path, count: int) -> list[Measurement]:
 
 
 def measure_idle_tick(folder: Path, count: int) -> list[Measurement]:
-    """A tick of either scheduler, in this process, while nothing of `count` entries is due."""
+    """Measure a tick of either scheduler in this process while none of `count` entries is due."""
     with Harness(folder) as rig:
         mine, theirs = rig.start_redis("ours"), rig.start_redis("stock")
         later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
@@ -86,7 +86,7 @@ def measure_idle_tick(folder: Path, count: int) -> list[Measurement]:
 
 
 def measure_stored(folder: Path, count: int) -> list[Measurement]:
-    """So many schedules, of which one in a hundred is due in a minute: what it costs, and how late they start."""
+    """Measure cost and lateness of `count` schedules, of which one in a hundred is due per minute."""
     figures = []
     with JobWorkerScheduling(folder / "ours") as ours, CeleryScheduling(folder / "stock") as other:
         first = _compute_due_time(dt.timedelta(seconds=60 + count / 500))
@@ -129,7 +129,7 @@ def _compute_due_time(ahead: dt.timedelta = dt.timedelta(seconds=_STARTUP_SECOND
 
 
 def _measure_cpu_before(rig: Harness, due: dt.datetime) -> dict[str, float]:
-    """Wait until shortly before `due`; the CPU that each process has used by then."""
+    """Wait until shortly before `due` and return the CPU time that each process has used by then."""
     left = due.timestamp() - time.time() - 0.5
     if left < 0:
         raise TimeoutError("everything should have started before the schedules are due")
@@ -146,14 +146,14 @@ def _measure_cpu_per_schedule(rig: Harness, before: dict[str, float], count: int
 
 
 def _measure_ticks(scheduler: Any, client: Any) -> tuple[float, float, float]:
-    """µs of CPU here, µs of CPU of Redis, and requests, for one tick."""
+    """Return the CPU time (µs) of this process, the CPU time (µs) of Redis, and the requests of one tick."""
     scheduler.tick()
     before, used = _read_redis_usage(client), time.process_time()
     for _ in range(_TICK_COUNT):
         scheduler.tick()
     used = time.process_time() - used
     cpu, reads = (later - earlier for earlier, later in zip(before, _read_redis_usage(client), strict=True))
-    # The second question about these figures was one of the requests.
+    # The second `INFO` was one of the requests.
     return used / _TICK_COUNT * 1e6, cpu / _TICK_COUNT * 1e6, (reads - 1) / _TICK_COUNT
 
 

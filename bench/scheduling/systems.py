@@ -1,4 +1,4 @@
-"""Both systems with schedules: what is due goes into a queue. JobWorker has relay, beat and SQLite."""
+"""Compared systems with schedules whose executions go into a queue. JobWorker has relay, beat and SQLite."""
 
 import contextlib
 import datetime as dt
@@ -22,17 +22,17 @@ from jobworker.transport.beat import entry_format
 from jobworker.transport.publisher import get_list_names
 from jobworker.transport.worker_registry import WorkerAnnouncement, WorkerRegistry
 
-#: The relay believes in a worker that nobody started, and publishes all that there is.
+#: Lease (s) of a fake worker and size of the feed, so that the relay publishes all executions although no worker runs.
 _LEASE_SECONDS, _FEED_SIZE = 3600, 1_000_000
 
 _BATCH_SIZE = 10_000
 
 
 class JobWorkerScheduling(Harness):
-    """JobWorker's Redis and database; relay and beat are started by name, with a worker if one is wanted."""
+    """JobWorker's Redis and database; relay, beat and worker are started on request."""
 
     def start(self) -> None:
-        """Redis, and a database with the job."""
+        """Start Redis and create the database."""
         self.broker = self.start_redis("redis")
         self.path = self.folder / "jobworker.db"
         migrate.upgrade(f"sqlite:///{self.path}")
@@ -46,7 +46,7 @@ class JobWorkerScheduling(Harness):
         }
 
     def insert_schedules(self, every: float, due: Iterable[dt.datetime]) -> None:
-        """Write a schedule for each of these times, due then and every so many seconds."""
+        """Write a schedule for each time in `due`, with the interval `every` (s), and the job."""
         ids, now = IdFactory(), dt.datetime.now(dt.UTC)
         with self._database.write() as connection:
             tasks.upsert(connection, TaskRow("noop", "", (), {}, "bench", now))
@@ -79,7 +79,7 @@ class JobWorkerScheduling(Harness):
         self._database.dispose()
 
     def register_fake_worker(self) -> None:
-        """Let the relay believe in a worker, so that it publishes; nobody takes what it publishes."""
+        """Register a worker that does not run, so that the relay publishes and no message is fetched."""
         self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE_SECONDS), "JOBWORKER_FEED": str(_FEED_SIZE)}
         registry = WorkerRegistry(self.broker, _LEASE_SECONDS)
         now = dt.datetime.now(dt.UTC)
@@ -103,28 +103,28 @@ class JobWorkerScheduling(Harness):
         self.start_python("worker", command, **self._environment)
 
     def count_known_schedules(self) -> int:
-        """How many schedules beat knows."""
+        """Return the number of schedules that beat has."""
         return int(self.broker.zcard(entry_format.SCHEDULE_KEY))
 
     def has_leading_beat(self) -> bool:
-        """Whether a beat is at work."""
+        """Return whether a beat is the leader."""
         return bool(self.broker.exists(keys.BEAT))
 
     def count_fired_occurrences(self) -> int:
-        """How many occurrences have their row, and so their execution."""
+        """Return the number of occurrences that are recorded as fired, and therefore have an execution."""
         return self.query_number("SELECT count(*) FROM occurrences WHERE outcome = 'fired'")
 
     def count_published(self) -> int:
-        """How many messages wait in Redis."""
+        """Return the number of messages that wait in Redis."""
         return sum(int(self.broker.llen(name)) for name in get_list_names(DEFAULT_QUEUE))
 
     def query_number(self, query: str) -> int:
-        """One number from SQL."""
+        """Return a number from SQL."""
         with self._connect() as connection:
             return int(connection.execute(query).fetchone()[0] or 0)
 
     def query_lateness(self) -> list[float]:
-        """Seconds from the nominal time to the start, of every execution that started."""
+        """Return the times (s) from nominal time to start of all started executions, sorted."""
         query = "SELECT (julianday(started_at) - julianday(scheduled_for)) * 86400 FROM executions"
         with self._connect() as connection:
             rows = connection.execute(f"{query} WHERE started_at IS NOT NULL").fetchall()
@@ -137,14 +137,14 @@ class JobWorkerScheduling(Harness):
 
 
 class CeleryScheduling(Harness):
-    """Stock Celery's Redis; its beat publishes at once."""
+    """Stock Celery's Redis; its beat publishes directly."""
 
     def start(self) -> None:
-        """Only the Redis."""
+        """Start Redis only."""
         self.broker = self.start_redis("redis")
 
     def insert_schedules(self, every: float, due: Iterable[dt.datetime]) -> None:
-        """Write an entry for each of these times."""
+        """Write an entry for each time in `due`, with the interval `every` (s)."""
         baseline.insert_schedules(self.broker, every, due)
 
     def start_beat(self) -> None:
@@ -153,9 +153,9 @@ class CeleryScheduling(Harness):
         self.start_python("beat", command, **{**os.environ, "BENCH_BROKER": get_redis_url(self.broker)})
 
     def has_leading_beat(self) -> bool:
-        """Whether its beat is at work."""
+        """Return whether its beat is the leader."""
         return bool(self.broker.exists("redbeat::lock"))
 
     def count_published(self) -> int:
-        """How many messages wait in Redis."""
+        """Return the number of messages that wait in Redis."""
         return int(self.broker.llen(baseline.QUEUE))

@@ -1,4 +1,4 @@
-"""The whole house beside bare Celery: from an HTTP request to a row in SQL.
+"""Benchmarks of a complete installation against bare Celery, from an HTTP request to a row in SQL.
 
-Empty: the peer's workers import it, and should carry nothing of ours.
+This module is empty because the workers of the baseline import it and must not load JobWorker.
 """

@@ -1,4 +1,7 @@
-"""Bare Celery with its defaults, no result backend and no history: the peer. `celery -A bench.system.baseline worker`."""
+"""Baseline: bare Celery with its defaults, no result backend and no history.
+
+Run by `celery -A bench.system.baseline worker`.
+"""
 
 import os
 import time
@@ -14,12 +17,12 @@ app.conf.update(
 
 @app.task(name="noop")
 def noop(number: int = 0) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 @app.task(name="stamp")
 def stamp(sent_at: float) -> None:
-    """Say how long this took to arrive."""
+    """Record the latency of this message."""
     _get_client().rpush("bare:latencies", time.time() - sent_at)
 
 

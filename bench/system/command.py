@@ -1,4 +1,4 @@
-"""`python -m bench [system] …`: which measures there are, and one table of them."""
+"""Command `python -m bench [system] …`: the available measures, and one table of their results."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ from bench.system.systems import CeleryStack, JobWorkerStack
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the measures that were asked for and print one table."""
+    """Run the chosen measures and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench system", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=5000)
@@ -42,5 +42,5 @@ _MEASURES: dict[str, Callable[[JobWorkerStack, CeleryStack, int], list[Measureme
     "hostile": lambda ours, _bare, _jobs: measure_hostile_clients(ours),
 }
 
-#: The others leave the database as small as it was.
+#: Measures that run by default; `hostile` is excluded because it makes the database much larger.
 _DEFAULT_MEASURES = [name for name in _MEASURES if name != "hostile"]

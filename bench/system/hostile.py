@@ -1,6 +1,7 @@
-"""What other clients of the HTTP service notice of slow, numerous and expensive ones.
+"""Benchmark of the effect of slow, numerous and expensive HTTP clients on other clients.
 
-`python -m bench.system.hostile KIND PORT` is such a client: a process of its own, until it is killed.
+`python -m bench.system.hostile KIND PORT EXECUTION` is such a hostile client: a separate process that runs until it
+is killed.
 """
 
 import contextlib
@@ -17,10 +18,10 @@ from bench.harness import compute_p99, pace
 from bench.report import Measurement
 from bench.system.systems import HttpClient, JobWorkerStack
 
-#: Paced requests of the other client, half of each kind.
+#: Rate (1/s) and duration (s) of the paced requests of the well-behaved client, half to each URL.
 _REQUESTS_PER_SECOND, _DURATION_SECONDS = 40, 10
 
-#: How many names a name is looked for among, and how many executions a filter that finds nothing looks through.
+#: Number of jobs among which a name is searched, and number of executions that a filter without matches scans.
 _JOB_COUNT, _EXECUTION_COUNT = 100_000, 200_000
 
 _JSON_HEADERS = {"Content-Type": "application/json"}
@@ -28,7 +29,7 @@ _BATCH_PATH = "/api/v1/executions/batch"
 
 
 def measure_hostile_clients(ours: JobWorkerStack) -> list[Measurement]:
-    """Median and p99 of `GET /healthz` and `GET /jobs/{name}`: alone, and beside each kind of hostile client."""
+    """Measure median and p99 of `GET /healthz` and `GET /jobs/{name}`: alone, and with each kind of hostile client."""
     execution = _insert_data(ours)
     rows = []
     for kind in ("alone", *_CLIENT_KINDS):
@@ -72,7 +73,7 @@ def _run_hostile_client(kind: str, port: int, execution: str) -> Iterator[None]:
         return
     with subprocess.Popen([sys.executable, "-m", "bench.system.hostile", kind, str(port), execution]) as client:
         try:
-            time.sleep(1)  # Its connections are open by then.
+            time.sleep(1)  # Time to open its connections.
             if client.poll() is not None:
                 raise RuntimeError(f"the hostile client ended: {kind}")
             yield
@@ -81,7 +82,7 @@ def _run_hostile_client(kind: str, port: int, execution: str) -> Iterator[None]:
 
 
 def _repeat_requests(port: int, clients: int, requests: Callable[[int], tuple[str, str, bytes | None]]) -> None:
-    """Send the requests that `requests` makes of numbers over some connections, each as fast as it is answered."""
+    """Send the requests that `requests` creates from numbers over `clients` connections, each without a pause."""
     numbers = itertools.count()
 
     def send() -> None:
@@ -98,7 +99,7 @@ def _repeat_requests(port: int, clients: int, requests: Callable[[int], tuple[st
 
 
 def _hold_connections(port: int, count: int, head: str) -> None:
-    """Keep `count` connections open that have sent `head`; one that ends is opened again."""
+    """Keep `count` connections open that have sent `head`; reopen those that end."""
 
     def hold() -> None:
         while True:
@@ -123,7 +124,7 @@ _UNFINISHED_REQUEST = (
 )
 _MANY_ARRAYS = b"[" + b",".join([b"[]"] * 5_000_000) + b"]"
 
-#: What each kind of hostile client does, by (port, an execution).
+#: Behavior of each kind of hostile client, as a function of (port, id of an execution).
 _CLIENT_KINDS: dict[str, Callable[[int, str], None]] = {
     "150-unfinished-bodies": lambda port, _: _hold_connections(port, 150, _UNFINISHED_REQUEST),
     "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat_requests(

@@ -1,4 +1,4 @@
-"""What is measured end to end. Each function takes both sides, started, and answers figures."""
+"""End-to-end scenarios. Each function accepts both started systems and returns measurements."""
 
 import statistics
 import threading
@@ -13,7 +13,7 @@ _SUBMIT_PATH = "/api/v1/jobs/noop/executions"
 
 
 def measure_drain(ours: JobWorkerStack, bare: CeleryStack, count: int) -> list[Measurement]:
-    """No-ops from all accepted to all final in SQL, and from all queued to all acknowledged."""
+    """Measure no-ops from all accepted to all final in SQL, against all queued to all acknowledged."""
     before, cpu = ours.count_final(), _measure_cpu(ours)
     _submit_batch(ours, count)
     began = time.perf_counter()
@@ -35,7 +35,7 @@ def _measure_bare_drain(bare: CeleryStack, count: int) -> tuple[float, dict[str,
         for number in range(count):
             bare.app.noop.apply_async((number,), queue="staged", producer=producer)
     cpu = _measure_cpu(bare)
-    # All at once into the queue that the worker watches, so that publishing is not part of the figure.
+    # All messages enter the worker's queue at once, so that publishing is not measured.
     bare.broker.rename("staged", "bare")
     began = time.perf_counter()
     wait_until(bare.is_done, every=0.02)
@@ -44,7 +44,7 @@ def _measure_bare_drain(bare: CeleryStack, count: int) -> tuple[float, dict[str,
 
 
 def measure_submissions(ours: JobWorkerStack, bare: CeleryStack, count: int) -> list[Measurement]:
-    """Single submissions over HTTP by eight clients, beside `apply_async` in a loop; CPU until all are final."""
+    """Measure single submissions by eight HTTP clients against `apply_async` in a loop, and CPU until all are final."""
     before, cpu = ours.count_final(), _measure_cpu(ours)
     began = time.perf_counter()
     threads = [threading.Thread(target=_submit_singles, args=(ours.http.port, count // 8)) for _ in range(8)]
@@ -64,7 +64,7 @@ def measure_submissions(ours: JobWorkerStack, bare: CeleryStack, count: int) -> 
 
 
 def measure_bulk(ours: JobWorkerStack, bare: CeleryStack, count: int) -> list[Measurement]:
-    """One request with `count` executions, beside as many `apply_async`."""
+    """Measure one request with `count` executions against as many calls of `apply_async`."""
     began = time.perf_counter()
     _submit_batch(ours, count)
     rate = count / (time.perf_counter() - began)
@@ -73,7 +73,7 @@ def measure_bulk(ours: JobWorkerStack, bare: CeleryStack, count: int) -> list[Me
 
 
 def measure_latency(ours: JobWorkerStack, bare: CeleryStack, per_second: int, seconds: int) -> list[Measurement]:
-    """Accepted → started at a steady rate, beside published → body."""
+    """Measure accepted → started at a steady rate, against published → body."""
     final_before = ours.count_final()
     for _ in pace(per_second, seconds):
         ours.http.submit(_SUBMIT_PATH, {"parameters": {}})
@@ -92,7 +92,7 @@ def measure_latency(ours: JobWorkerStack, bare: CeleryStack, per_second: int, se
 
 
 def measure_flood(ours: JobWorkerStack) -> list[Measurement]:
-    """From a submission to its end in SQL: alone, while another job prints a gibibyte, and while one fills its log."""
+    """Measure submission → final in SQL: alone, while another job prints 1 GiB, and while another job fills its log."""
     quiet = _FloodResult("alone", _measure_round_trips(ours, seconds=10))
     gibibyte = _measure_beside_flood(ours, "while another job prints 1 GiB", lines=128 * 1024, length=8 * 1024)
     short = _measure_beside_flood(ours, "while another job writes short lines", lines=45_000, length=200)
@@ -112,7 +112,7 @@ def measure_flood(ours: JobWorkerStack) -> list[Measurement]:
 
 @dataclass(frozen=True, slots=True)
 class _FloodResult:
-    """Round trips (s) and how much each process grew meanwhile (MiB)."""
+    """Round trips (s), and memory growth of each process meanwhile (MiB)."""
 
     condition: str
     round_trips: list[float]
@@ -142,7 +142,7 @@ def _measure_round_trips(ours: JobWorkerStack, seconds: int) -> list[float]:
 
 
 def measure_memory(ours: JobWorkerStack, bare: CeleryStack) -> list[Measurement]:
-    """Proportional set size of each process with its children."""
+    """Measure the proportional set size of each process with its children."""
     return [
         _make_measurement(
             f"memory (PSS), {name}",

@@ -1,4 +1,4 @@
-"""Both systems as one machine runs them: JobWorker with web, relay and worker, and Celery with a worker."""
+"""Compared systems on one machine: JobWorker with web, relay and worker, and Celery with a worker."""
 
 import contextlib
 import http.client
@@ -14,10 +14,10 @@ from tests.servers import find_free_port
 
 
 class JobWorkerStack(Harness):
-    """JobWorker as one machine runs it: web, relay, worker, SQLite."""
+    """JobWorker on one machine: web, relay, worker and SQLite."""
 
     def start(self) -> None:
-        """Start and wait until a no-op can be submitted."""
+        """Start all processes and wait until a no-op can be submitted."""
         self.broker = self.start_redis("redis")
         port = find_free_port()
         self.database = self.folder / "jobworker.db"
@@ -38,13 +38,13 @@ class JobWorkerStack(Harness):
         wait_until(lambda: self.http.request("GET", "/api/v1/jobs/noop")[0] == 200)
 
     def count_final(self) -> int:
-        """How many executions SQL knows to be final."""
+        """Return the number of executions that are Succeeded in SQL."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             query = "SELECT count(*) FROM executions WHERE state = 'Succeeded'"
             return int(connection.execute(query).fetchone()[0])
 
     def query_latencies(self) -> list[float]:
-        """Seconds from accepted to started, of every execution."""
+        """Return the times (s) from accepted to started of all executions."""
         query = "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions"
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             return [float(row[0]) for row in connection.execute(query)]
@@ -54,35 +54,35 @@ class CeleryStack(Harness):
     """Celery alone."""
 
     def start(self) -> None:
-        """Start and wait until the worker answers."""
+        """Start Redis and the worker, and wait until the worker responds."""
         self.broker = self.start_redis("redis")
         environment = {"BARE_BROKER": get_redis_url(self.broker)}
         self.start_python("worker", _make_worker_command("bench.system.baseline"), **environment)
         os.environ.update(environment)
-        from bench.system import baseline  # Reads the broker's address when it is imported.
+        from bench.system import baseline  # The module reads the broker's address on import.
 
         self.app = baseline
         wait_until(lambda: baseline.app.control.ping(timeout=1))
 
     def is_done(self) -> bool:
-        """Whether nothing is queued or in flight."""
+        """Return whether no message is queued or in flight."""
         return self.broker.llen("bare") == 0 and self.broker.hlen("unacked") == 0
 
 
 def _make_worker_command(app: str) -> list[str]:
-    """The same worker for both: two processes, quiet."""
+    """Return the command of a worker for either system: two processes, few logs."""
     return ["-m", "celery", "-A", app, "worker", "--concurrency", "2", "--loglevel", "WARNING"]
 
 
 class HttpClient:
-    """One kept-alive HTTP connection."""
+    """HTTP client with one persistent connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def request(self, method: str, path: str, body: Any = None, **more: str) -> tuple[int, Any]:
-        """Status and JSON of the answer; (0, {}) while nobody listens. `more` are headers."""
+        """Send a request with the headers `more`; return status and JSON of the response, or (0, {}) if it failed."""
         content = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json", **more} if content else more
         try:
@@ -94,7 +94,7 @@ class HttpClient:
             return 0, {}
 
     def submit(self, path: str, body: Any) -> None:
-        """POST and insist on 202; a connection that was closed while it was idle is opened again."""
+        """Send a POST, again if the server closed the idle connection; raises `RuntimeError` unless it gets 202."""
         status, answer = self.request("POST", path, body)
         if status == 0:
             status, answer = self.request("POST", path, body)
@@ -102,7 +102,7 @@ class HttpClient:
             raise RuntimeError(f"the submission was refused: {status} {answer}")
 
     def submit_and_wait(self, path: str, body: Any) -> None:
-        """POST, and insist on an end within the time that a request may wait."""
+        """Send a POST; raises `RuntimeError` unless the execution ends within the maximum wait of a request."""
         status, answer = self.request("POST", path, body, Prefer="wait=30")
         if status != 200:
             raise RuntimeError(f"the execution did not end in time: {status} {answer}")

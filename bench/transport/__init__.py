@@ -1,5 +1,6 @@
-"""What carries messages between relay and workers, ours beside stock Celery's.
+"""Benchmarks of the message transport between relay and workers, against stock Celery's.
 
-One module for each thing that is measured; `sides` are what they compare, `stock` is the peer's Celery app,
-`command` puts them together. Empty: the peer's workers import it, and should carry nothing of ours.
+There is one module for each measure. `systems` are the compared systems, `baseline` is the app of stock Celery, and
+`command` runs the measures. This module is empty because the workers of the baseline import it and must not load
+JobWorker.
 """

@@ -1,6 +1,6 @@
-"""Stock Celery as the peer of the transport: late acknowledgement, no events, no results. `celery -A …`.
+"""Baseline of the transport: stock Celery with late acknowledgement, no events, no results, run by `celery -A …`.
 
-`BENCH_BROKER` is its Redis; `BENCH_VISIBILITY` (s) makes it give back quickly what a dead worker held.
+`BENCH_BROKER` is the URL of its Redis; a short `BENCH_VISIBILITY` (s) returns the messages of a dead worker quickly.
 """
 
 import os
@@ -14,7 +14,7 @@ QUEUE = "celery"
 
 
 def make_app(broker: str, visibility: str | None = None) -> Celery:
-    """The app with the same tasks that JobWorker runs."""
+    """Return the app with the counterparts of JobWorker's tasks."""
     celery_app = Celery("stock", broker=broker, set_as_current=False)
     celery_app.conf.update(
         task_acks_late=True, task_ignore_result=True, broker_connection_retry_on_startup=True, result_expires=None
@@ -32,7 +32,7 @@ def make_app(broker: str, visibility: str | None = None) -> Celery:
 
 
 def _noop(number: int = 0) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def _stamp(sent_at: float) -> None:

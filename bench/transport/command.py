@@ -1,4 +1,4 @@
-"""`python -m bench transport …`: which measures there are, and one table of them."""
+"""Command `python -m bench transport …`: the available measures, and one table of their results."""
 
 import argparse
 import tempfile
@@ -22,14 +22,16 @@ _MEASURES: dict[str, Callable[[TransportContext], list[Measurement]]] = {
     "kill": kill.measure_kills,
 }
 
-#: Taken once, however many rounds there are: 25 kills are rounds enough.
+#: Measures that run in the first round only, because their 25 kills are enough.
 _SINGLE_ROUND_MEASURES = frozenset({"kill"})
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the measures that were asked for and print one table."""
+    """Run the chosen measures and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench transport", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="medians of so many; default %(default)s")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of rounds, of which medians are printed; default %(default)s"
+    )
     parser.add_argument(
         "--transport", choices=("batched", "stock"), default="batched", help="JOBWORKER_TRANSPORT of our side"
     )

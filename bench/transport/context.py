@@ -1,4 +1,4 @@
-"""What every measure of the transport is handed."""
+"""Context of the transport measures."""
 
 import itertools
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bench.transport.systems import CeleryTransport, JobWorkerTransport
 
 @dataclass
 class TransportContext:
-    """Makes sides, each in a folder of its own. `environment` goes to the processes of both."""
+    """Factory of the compared systems, each in its own folder. `environment` is passed to the processes of both."""
 
     folder: Path
     probe: JobProbe
@@ -19,12 +19,12 @@ class TransportContext:
     _folder_numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def make_jobworker(self, **settings: str) -> JobWorkerTransport:
-        """JobWorker's side, with JOBWORKER_* settings by their short names."""
+        """Return a JobWorker system, with JOBWORKER_* settings by their short names."""
         environment = {f"JOBWORKER_{name.upper()}": value for name, value in settings.items()}
         return JobWorkerTransport(self._make_folder_path("ours"), {**self.environment, **environment})
 
     def make_celery(self, visibility: str | None = None) -> CeleryTransport:
-        """Stock Celery's side."""
+        """Return a stock Celery system."""
         return CeleryTransport(self._make_folder_path("stock"), self.environment, visibility)
 
     def _make_folder_path(self, side: str) -> Path:

@@ -1,7 +1,7 @@
-"""No-ops that lie in the queue already: how fast they go, and what each costs. Ours reports, stock does not.
+"""Benchmark of draining queued no-ops: rate, and CPU of each. JobWorker reports attempts, stock Celery does not.
 
-All workers are up during a round and drain a slice each in turns, so that whatever else the machine does meets all
-of them alike. Who is not draining is idle.
+All workers are up during a round and drain one slice each in turns, so that other load on the machine affects all of
+them alike. Workers that do not drain are idle.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ from bench.report import Measurement, Target, expect_ratio_at_least, expect_rati
 from bench.transport.context import TransportContext
 from bench.transport.systems import PREFORK, THREADS, JobWorkerTransport, TransportSystem
 
-#: No-ops in one slice, and slices in one round: five seconds or more of either side.
+#: No-ops per slice, and slices per round: five seconds or more for either system.
 _JOBWORKER_SLICE_SIZE = 3_000
 _CELERY_SLICE_SIZE = 1_000
 _SLICE_COUNT = 6
 
-#: Run before the clock starts, so that everything is loaded and connected.
+#: Number of no-ops before the measurement, so that all code is loaded and connections are open.
 _WARM_UP_JOBS = 500
 
-#: How far stock Celery may fetch ahead, per process or thread: its default, and what suits it best.
+#: Prefetch multipliers of stock Celery, per process or thread: its default, and its best value.
 _PREFETCH_MULTIPLIERS = ("4", "64")
 
-#: More than this part of a core taken by strangers is worth a word.
+#: Share of a core used by other processes above which a warning is printed.
 _MAX_FOREIGN_CPU_SHARE = 0.1
 
 
 def measure_prefork(bench: TransportContext) -> list[Measurement]:
-    """Two processes."""
+    """Measure the drain with two processes."""
     return _measure_drain(bench, "prefork × 2", PREFORK, expect_ratio_at_least(3), expect_ratio_at_most(0.45))
 
 
 def measure_threads(bench: TransportContext) -> list[Measurement]:
-    """Eight threads."""
+    """Measure the drain with eight threads."""
     return _measure_drain(bench, "threads × 8", THREADS, expect_ratio_at_least(3.5), expect_ratio_at_most(0.35))
 
 
@@ -65,7 +65,7 @@ def _measure_drain(
 
 
 class _DrainUsage:
-    """What the slices of one side took: jobs, seconds, and CPU seconds of each of its processes and of strangers."""
+    """Usage of the slices of one system: jobs, time (s), and CPU time (s) of each of its processes and of others."""
 
     def __init__(self) -> None:
         self.jobs = 0
@@ -73,7 +73,7 @@ class _DrainUsage:
         self.cpu: Counter[str] = Counter()
 
     def drain(self, side: TransportSystem, count: int) -> None:
-        """One slice."""
+        """Drain one slice."""
         side.stage("noop", count)
         before, began = self._measure_cpu(side), time.perf_counter()
         side.release_staged()
@@ -86,7 +86,7 @@ class _DrainUsage:
         return self.jobs / self.seconds
 
     def compute_cpu_per_job(self, name: str) -> float:
-        """CPU in µs."""
+        """Return the CPU time per job (µs)."""
         return self.cpu[name] / self.jobs * 1e6
 
     @staticmethod
@@ -120,7 +120,7 @@ def _make_cost_measurement(
 
 
 def _check_reported_ends(ours: JobWorkerTransport) -> None:
-    """A drain counts only if each attempt was reported Running once and ended once."""
+    """Raise `RuntimeError` unless each attempt was reported as running once and as succeeded once."""
     expected = _WARM_UP_JOBS + _SLICE_COUNT * _JOBWORKER_SLICE_SIZE
     kinds = Counter(fields["kind"] for fields in ours.read_events())
     if kinds != {"running": expected, "succeeded": expected}:

@@ -1,4 +1,4 @@
-"""What a worker costs that has nothing to do."""
+"""Benchmark of an idle worker."""
 
 import time
 
@@ -9,12 +9,12 @@ from bench.transport.systems import TransportSystem
 
 _DURATION_SECONDS = 20
 
-#: Until start-up has passed and nothing is left to do (s).
+#: Time (s) until the start is complete and the worker is idle.
 _SETTLE_SECONDS = 8
 
 
 def measure_idle(bench: TransportContext) -> list[Measurement]:
-    """CPU and memory of both at the same time: neither keeps the other from anything."""
+    """Measure CPU and memory of both systems at the same time, which is possible because neither disturbs the other."""
     with bench.make_jobworker() as ours, bench.make_celery() as stock:
         for side in (ours, stock):
             _warm_up(side)

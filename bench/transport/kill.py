@@ -1,6 +1,6 @@
-"""kill -9 under load: what is lost, and what runs twice. Nobody mends anything: there is no relay.
+"""Benchmark of kill -9 under load: lost and duplicate attempts. There is no relay that rescues executions.
 
-A second worker lives through it all: it takes what the dead one leaves and drains the rest at the end.
+A second worker survives all kills: it fetches the messages of the dead workers and drains the rest at the end.
 """
 
 import json
@@ -19,21 +19,21 @@ from bench.transport.systems import JobWorkerTransport, TransportSystem
 _KILL_COUNT = 25
 _MESSAGES_PER_KILL = 1_500
 
-#: The victim dies when so many of its 1,500 were started, by both workers together.
+#: Range of the number of its 1,500 messages that both workers have started when the victim is killed.
 _MIN_STARTS_BEFORE_KILL, _MAX_STARTS_BEFORE_KILL = 50, 800
 
-#: The worker that is never killed.
+#: Name of the worker that is never killed.
 _SURVIVOR_NAME = "survivor"
 
-#: For both: so long (s) a dead worker keeps what it held.
+#: Time (s) after which the messages of a dead worker are returned, in both systems.
 _LEASE_SECONDS = "2"
 
-#: Kinds of events after which an attempt does not run any more.
+#: Kinds of events that end an attempt.
 _FINAL_KINDS = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "rejected"})
 
 
 def measure_kills(bench: TransportContext) -> list[Measurement]:
-    """Both sides lose 25 workers over 37,500 messages."""
+    """Measure the losses when 25 workers are killed over 37,500 messages, in both systems."""
     with bench.make_jobworker(worker_lease=_LEASE_SECONDS) as ours:
         published = _kill_workers(bench, ours)
         wait_until(lambda: _is_drained(ours), within=180, what="the survivor to drain everything")
@@ -41,22 +41,22 @@ def measure_kills(bench: TransportContext) -> list[Measurement]:
     with bench.make_celery(visibility=_LEASE_SECONDS) as stock:
         published = _kill_workers(bench, stock)
         wait_until(stock.is_done, within=300, every=0.1, what="the survivor to drain everything")
-        time.sleep(1)  # One that was popped and not yet written down is on its way, not lost.
+        time.sleep(1)  # A message that was popped and not yet recorded as unacknowledged is not lost.
         theirs = _count_celery_deliveries(published, bench.probe.get_starts())
     return _make_measurements(mine, theirs)
 
 
 @dataclass
 class DeliveryCounts:
-    """What became of the attempts; below `again` what only our side can tell."""
+    """Numbers of attempts by outcome. Fields after `duplicates` are counted for JobWorker only."""
 
-    #: Neither ended nor reported as gone down with its worker.
+    #: Neither ended nor reported as lost with its worker.
     lost: int = 0
-    #: Started again although its first worker lived or had reported it.
+    #: Started again although its first worker was alive or had reported the start.
     duplicates: int = 0
-    #: Started again because its worker died before it had reported that.
+    #: Started again because its worker died before it reported the start.
     unreported_duplicates: int = 0
-    #: Reported as gone down with its worker, for the relay to start the next attempt: it had started, or it only might.
+    #: Reported as lost with its worker, so that the relay starts the next attempt: it had started, or only might have.
     reported_lost_started: int = 0
     reported_lost_unstarted: int = 0
     ended_twice: int = 0
@@ -80,7 +80,7 @@ def _kill_workers(bench: TransportContext, side: TransportSystem) -> list[str]:
 
 
 def _is_drained(ours: JobWorkerTransport) -> bool:
-    """Only the survivor is left, and nothing is queued or in flight."""
+    """Return whether only the survivor is left and no message is queued or in flight."""
     survivors = [worker for worker in ours.list_worker_ids() if _is_survivor(worker)]
     return ours.list_worker_ids() == survivors and ours.is_drained()
 
@@ -91,7 +91,7 @@ def _is_survivor(worker: str) -> bool:
 
 @dataclass
 class _ExecutionEvents:
-    """What our workers said of one execution."""
+    """Events that JobWorker's workers reported for one execution."""
 
     running: set[str] = field(default_factory=set)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -102,7 +102,7 @@ class _ExecutionEvents:
 
     @property
     def is_reported_lost(self) -> bool:
-        """Whether the relay learns that the attempt ran, or was about to, on a worker that died."""
+        """True if the relay can detect that the attempt ran, or was about to run, on a worker that died."""
         return bool(self.kinds["lost"]) or any(not _is_survivor(worker) for worker in self.running)
 
 

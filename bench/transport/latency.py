@@ -1,4 +1,4 @@
-"""From published to running at a steady rate, when there is room."""
+"""Benchmark of the latency from published to running, at a steady rate below the capacity of the workers."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ _DURATION_SECONDS = 20
 
 
 def measure_latency(bench: TransportContext) -> list[Measurement]:
-    """The time from before the message is made to the first line of the job's body."""
+    """Measure the time from before the message is created to the first line of the job's body."""
     with bench.make_jobworker() as ours:
         mine = _measure_system(bench, ours)
     with bench.make_celery() as stock:

@@ -1,4 +1,4 @@
-"""What it costs the publisher to send one message; nobody takes them."""
+"""Benchmark of the publisher's cost of one message, without consumers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _CELERY_MESSAGES = 3_000
 
 
 def measure_publish(bench: TransportContext) -> list[Measurement]:
-    """CPU of this process, from parameters to sent; ours in the relay's batches, stock one by one."""
+    """Measure the CPU of this process from parameters to sent: JobWorker in the relay's batches, stock one by one."""
     with bench.make_jobworker() as ours:
         mine = _measure_cpu_per_message(
             lambda count: ours.publish("noop", _make_parameters(count)), _JOBWORKER_MESSAGES
@@ -25,7 +25,7 @@ def measure_publish(bench: TransportContext) -> list[Measurement]:
 
 
 def _measure_cpu_per_message(send: Callable[[int], object], count: int) -> float:
-    send(100)  # Connects, and renders what is rendered once.
+    send(100)  # Connects and fills the publisher's caches.
     started_at = time.process_time()
     send(count)
     return (time.process_time() - started_at) / count * 1e6

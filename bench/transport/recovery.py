@@ -1,4 +1,4 @@
-"""How long it takes until the work of a killed worker runs elsewhere; with relay and SQLite, as a user has it."""
+"""Benchmark of the time until the work of a killed worker runs on another worker, with relay and SQLite."""
 
 import os
 import subprocess
@@ -19,16 +19,16 @@ from jobworker.services.submissions import submission
 from jobworker.store import jobs
 from jobworker.store.engine.database import Database
 
-#: The default lease, and what the rest may take (s).
+#: Default lease of a worker, and maximum time for the other steps (s).
 _LEASE_SECONDS = 15
 _GRACE_SECONDS = 2
 
-#: The victim runs one of these and has fetched the others (as far as it fetches ahead).
+#: Number of jobs, of which the victim runs one and has fetched the others (up to its prefetch limit).
 _JOB_COUNT = 4
 
 
 def measure_recovery(bench: TransportContext) -> list[Measurement]:
-    """One worker holds a running job and fetched ones; seconds from its kill -9 until the other runs them."""
+    """Measure the time from kill -9 of a worker with running and fetched jobs until another worker runs them."""
     with bench.make_jobworker(worker_lease=str(_LEASE_SECONDS)) as ours:
         service = _RelayService(ours)
         try:
@@ -39,7 +39,7 @@ def measure_recovery(bench: TransportContext) -> list[Measurement]:
 
 
 class _RelayService:
-    """Relay and database beside the worker."""
+    """Relay and database in addition to the worker."""
 
     def __init__(self, ours: JobWorkerTransport) -> None:
         address = f"sqlite:///{Path(ours.folder, 'jobworker.db')}"
@@ -50,7 +50,7 @@ class _RelayService:
         self.database = Database(address)
 
     def submit(self) -> list[str]:
-        """Accept what holds the worker."""
+        """Submit the jobs that keep the worker busy."""
         wait_until(self._is_job_defined, what="a definition of the job")
         requests = [Submission(job="hold", parameters={})] * _JOB_COUNT
         return list(submission.submit_batch(self.database, SystemClock(), requests, "bench").execution_ids)
@@ -60,7 +60,7 @@ class _RelayService:
             return jobs.get(connection, "hold") is not None
 
     def are_all_final(self, ids: list[str]) -> bool:
-        """Whether everything has ended."""
+        """Return whether all executions have ended."""
         return all(executions.get(self.database, each).state in FINAL_STATES for each in ids)
 
 
@@ -68,7 +68,7 @@ def _measure_after_kill(bench: TransportContext, ours: JobWorkerTransport, servi
     bench.probe.clear()
     ids = service.submit()
     wait_until(lambda: bench.probe.count_starts() == 1, what="the victim to run one job")
-    # With a free process for each job: what it does not start now is held by the victim.
+    # The heir has a free process for each job, so the victim holds all jobs that the heir does not start now.
     ours.start_worker("heir", ("--concurrency", str(_JOB_COUNT)))
     wait_until(lambda: not ours.broker.llen(ours.get_waiting_list()), what="an empty queue")
     time.sleep(1)

@@ -1,6 +1,6 @@
-"""The two that are compared: a Redis and the workers on it, ours or stock Celery's. No relay, no database.
+"""Compared systems: a Redis with workers of JobWorker or of stock Celery, without relay and database.
 
-Each is started for one measurement and killed afterwards, so that nothing else runs while one is measured.
+Each system is started for one measurement and killed afterwards, so that it does not disturb others.
 """
 
 import abc
@@ -19,7 +19,7 @@ from jobworker.domain.jobs.definition import DEFAULT_QUEUE
 from jobworker.transport import keys
 from jobworker.transport.publisher import Message, Publisher, get_list_name
 
-#: How workers are started: Celery's own options.
+#: Options of Celery workers.
 PREFORK = ("--concurrency", "2")
 THREADS = ("--pool", "threads", "--concurrency", "8")
 
@@ -28,52 +28,52 @@ _BATCH_SIZE = 500
 
 
 class TransportSystem(Harness, abc.ABC):
-    """What the measures ask of either side."""
+    """Interface of a compared system."""
 
-    #: What `celery -A` is given, the queue of its workers, and the Redis list in which messages wait.
+    #: Argument of `celery -A`, and queue of the workers.
     app: str
     queue: str
 
-    #: Environment of its processes.
+    #: Environment of the processes.
     environment: dict[str, str]
 
     def start(self) -> None:
-        """Only the Redis; workers are started by name."""
+        """Start Redis only; workers are started on request."""
         self.broker = self.start_redis("redis")
         self._control = Celery("control", broker=get_redis_url(self.broker), set_as_current=False).control
 
     def start_worker(self, name: str = "worker", options: Sequence[str] = PREFORK) -> None:
-        """Start a worker and wait until it takes part."""
+        """Start a worker and wait until it is ready."""
         command = ["-m", "celery", "-A", self.app, "worker", "--loglevel", "WARNING", "-n", f"{name}@bench", *options]
         self.start_python(name, command, **self.environment)
         wait_until(lambda: self._is_worker_ready(f"{name}@bench"), what=f"worker {name}")
 
     @abc.abstractmethod
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
-        """Send one message for each, to the workers' queue by default; answers what the diary will call them."""
+        """Send a message for each item of `parameters`, by default to the workers' queue; return their probe ids."""
 
     @abc.abstractmethod
     def get_waiting_list(self, queue: str = "") -> str:
-        """The Redis list in which published messages wait."""
+        """Return the Redis list in which published messages wait."""
 
     def stage(self, task: str, count: int) -> None:
-        """Publish where no worker looks."""
+        """Publish messages to a queue without workers."""
         self.publish(task, ({"number": number} for number in range(count)), _STAGED_QUEUE)
 
     def release_staged(self) -> None:
-        """Give the workers all that was staged at once, so that publishing is not part of what is measured."""
+        """Move all staged messages to the workers' queue at once, so that publishing is not measured."""
         self.broker.rename(self.get_waiting_list(_STAGED_QUEUE), self.get_waiting_list())
 
     @abc.abstractmethod
     def is_done(self) -> bool:
-        """Whether nothing is queued or in flight and everything is reported."""
+        """Return whether no message is queued or in flight and all reports are sent."""
 
     def _is_worker_ready(self, hostname: str) -> bool:
         return bool(self._control.ping(destination=[hostname], timeout=1, limit=1))
 
 
 class JobWorkerTransport(TransportSystem):
-    """JobWorker's worker; nobody reads what it reports."""
+    """JobWorker's workers, whose reports are not consumed."""
 
     app = "jobworker"
     queue = DEFAULT_QUEUE
@@ -85,7 +85,7 @@ class JobWorkerTransport(TransportSystem):
         self._published = 0
 
     def start(self) -> None:
-        """Redis, and what is put into it and read from it."""
+        """Start Redis and create its publisher."""
         super().start()
         self.environment = {
             "JOBWORKER_HOME": str(self.folder),
@@ -97,7 +97,7 @@ class JobWorkerTransport(TransportSystem):
         self._publisher = Publisher(self.broker)
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
-        """By the relay's publisher, in batches as it does."""
+        """Publish messages with the relay's publisher, in batches."""
         messages = [self._make_message(task, each, queue or self.queue) for each in parameters]
         for first in range(0, len(messages), _BATCH_SIZE):
             self._publisher.publish(messages[first : first + _BATCH_SIZE])
@@ -105,11 +105,11 @@ class JobWorkerTransport(TransportSystem):
         return [message.execution for message in messages]
 
     def get_waiting_list(self, queue: str = "") -> str:
-        """One list for each queue and priority."""
+        """Return the list of the queue with the default priority."""
         return get_list_name(queue or self.queue, DEFAULT_PRIORITY)
 
     def _make_message(self, task: str, parameters: Mapping[str, Any], queue: str) -> Message:
-        # A first attempt, as the relay makes it of a row.
+        # The message of a first attempt, as the relay creates it from a row.
         return Message(
             execution=self._ids.create_id(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
             queue=queue, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
@@ -117,30 +117,30 @@ class JobWorkerTransport(TransportSystem):
         )  # fmt: skip
 
     def release_staged(self) -> None:
-        """What was staged, and the wake-up token that goes with a publication."""
+        """Move the staged messages and send the wake-up token of a publication."""
         super().release_staged()
         self.broker.lpush(keys.READY.format(queue=self.queue), 1)
 
     def is_done(self) -> bool:
-        """Nothing queued, nothing in flight, and Running and the end of each are in the stream."""
+        """Return whether no message is queued or in flight, and the stream has the start and end of each execution."""
         return self.broker.xlen(keys.EVENTS) >= 2 * self._published and self.is_drained()
 
     def is_drained(self) -> bool:
-        """Nothing queued, nothing in flight."""
+        """Return whether no message is queued or in flight."""
         if self.broker.llen(self.get_waiting_list()):
             return False
         client: Any = self.broker
         held = (client.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.list_worker_ids())
-        # Messages have numbers; the other fields are the worker's book-keeping.
+        # Fields of messages are numbers; the worker uses other fields for its own data.
         return not any(tag.isdecimal() for tags in held for tag in tags)
 
     def list_worker_ids(self) -> list[str]:
-        """The ids of the workers that are counted as living."""
+        """Return the ids of the live workers."""
         worker_ids: Any = self.broker.zrange(keys.WORKERS, 0, -1)
         return list(worker_ids)
 
     def read_events(self) -> Iterable[Mapping[str, str]]:
-        """Everything that was reported, in order."""
+        """Yield all reported events in order."""
         client: Any = self.broker
         last = "-"
         while page := client.xrange(keys.EVENTS, min=last, count=1000):
@@ -149,7 +149,7 @@ class JobWorkerTransport(TransportSystem):
 
 
 class CeleryTransport(TransportSystem):
-    """Stock Celery."""
+    """Workers of stock Celery."""
 
     app = "bench.transport.baseline"
     queue = baseline.QUEUE
@@ -159,13 +159,13 @@ class CeleryTransport(TransportSystem):
         self._extra_environment = {**environment, **({"BENCH_VISIBILITY": visibility} if visibility else {})}
 
     def start(self) -> None:
-        """Redis, and the app with which the bench publishes."""
+        """Start Redis and create the app that publishes."""
         super().start()
         self.environment = {"BENCH_BROKER": get_redis_url(self.broker), **self._extra_environment}
         self.celery = baseline.make_app(get_redis_url(self.broker))
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
-        """By `apply_async`, one by one: there is no other way."""
+        """Publish messages with `apply_async`, one by one because Celery has no batches."""
         probe_ids = []
         for each in parameters:
             self.celery.tasks[task].apply_async(kwargs=each, queue=queue or None)
@@ -173,9 +173,9 @@ class CeleryTransport(TransportSystem):
         return probe_ids
 
     def get_waiting_list(self, queue: str = "") -> str:
-        """The list has the name of the queue."""
+        """Return the list, which has the name of the queue."""
         return queue or self.queue
 
     def is_done(self) -> bool:
-        """Nothing queued and nothing un-acknowledged."""
+        """Return whether no message is queued or unacknowledged."""
         return self.broker.llen(self.get_waiting_list()) == 0 and self.broker.hlen("unacked") == 0

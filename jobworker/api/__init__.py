@@ -1,1 +1,1 @@
-"""HTTP: what clients may ask, how it is said, and how every error looks. Decisions are made in `services`."""
+"""HTTP API: endpoints, request and response schemas, and error responses. Use cases are in `services`."""

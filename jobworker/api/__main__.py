@@ -1,4 +1,4 @@
-"""`python -m jobworker.api > docs/openapi.json` freezes the description of the API anew."""
+"""Generator of the OpenAPI document: `python -m jobworker.api > docs/openapi.json`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""flask-smorest's Blueprint, made strict.
+"""Strict version of flask-smorest's Blueprint.
 
-Unknown query parameters, and bodies where there should be none, are errors; every problem is documented.
+Unknown query parameters and unexpected bodies are errors. Every problem response is documented.
 """
 
 import functools
@@ -30,7 +30,7 @@ from jobworker.domain.errors import (
 
 ViewFunction = Callable[..., Any]
 
-#: What marshmallow says, with our codes. What is not here gets `invalid`.
+#: Codes and texts for marshmallow's error messages. Messages that are missing here get the code `not_allowed`.
 _CODED_MESSAGES: Mapping[str, CodedMessage] = {
     "Missing data for required field.": CodedMessage("missing", "is required"),
     "Field may not be null.": CodedMessage("null", "must not be null"),
@@ -45,36 +45,36 @@ _CODED_MESSAGES: Mapping[str, CodedMessage] = {
 #: Largest body (bytes) of a view that is not `large`; a selection of 10,000 ids has some 400 kB.
 _MAX_BODY_BYTES = 1024 * 1024
 
-#: The type of files, whatever is in them.
+#: Media type of files of any content.
 BINARY_MEDIA_TYPE = "application/octet-stream"
 
-#: What a request without a body may have in its place (bytes): `{}` and white space.
+#: Maximum size (bytes) of an empty body: `{}` and white space.
 _MAX_EMPTY_BODY_BYTES = 16
 
 _UNKNOWN_BY_LOCATION: dict[str, str | None] = {"json": ma.RAISE, "query": ma.RAISE}
 
 
 class ExecutionIdConverter(BaseConverter):
-    """A segment of a path that is an id of an execution, not an action on executions."""
+    """Path segment that is the id of an execution, not an action on executions."""
 
     regex = r"(?!(?:batch|cancel)\Z)[^/]+"
     part_isolating = True
 
 
 class ScheduleNameConverter(BaseConverter):
-    """A segment of a path that is the name or the id of a schedule, not an action on schedules."""
+    """Path segment that is the name or the id of a schedule, not an action on schedules."""
 
     regex = r"(?!preview\Z)[^/]+"
     part_isolating = True
 
 
-#: What routes are written with, besides Werkzeug's own. A literal segment beside a variable one is excluded from it:
-#: else `Allow` would list, and routing would choose, methods of the variable one.
+#: Converters for routes, in addition to Werkzeug's own. A variable segment excludes the literal segments at its place:
+#: otherwise `Allow` would list, and routing would choose, methods of the variable route.
 URL_CONVERTERS = {"execution": ExecutionIdConverter, "schedule": ScheduleNameConverter}
 
 
 class _StrictParser(FlaskParser):
-    """Reads bodies and queries strictly, and complains in our own errors."""
+    """Strict parser of bodies and query strings that raises this package's errors."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = _UNKNOWN_BY_LOCATION
 
@@ -89,7 +89,7 @@ class _StrictParser(FlaskParser):
         return req.args.to_dict()
 
     def handle_error(self, error: ma.ValidationError, req: Request, schema: ma.Schema, **_: Any) -> NoReturn:
-        # webargs has sorted the messages by location; an endpoint reads one location at a time.
+        # webargs groups messages by location; an endpoint reads one location at a time.
         assert isinstance(error.messages, dict)
         [(location, messages)] = error.messages.items()
         problems = list(_flatten_messages(messages, ""))
@@ -99,7 +99,7 @@ class _StrictParser(FlaskParser):
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """Routes about one noun."""
+    """Routes of one resource."""
 
     ARGUMENTS_PARSER = _StrictParser()
 
@@ -110,21 +110,21 @@ class Blueprint(flask_smorest.Blueprint):
     def add_url_rule(
         self, rule: str, endpoint: str | None = None, view_func: ViewFunction | None = None, *args: Any, **options: Any
     ) -> None:
-        """Add a route, whose operation gets the name of its function."""
+        """Add a route; its operationId is the name of the view function."""
         assert view_func is not None
         strict = _make_strict(view_func)
         documented = self.doc(operationId=view_func.__name__)(strict)
         super().add_url_rule(rule, endpoint, documented, *args, **options)
 
     def accept_query(self, schema: ma.Schema) -> Callable[[ViewFunction], ViewFunction]:
-        """The view takes these query parameters."""
+        """Declare the query parameters that the view accepts."""
         decorate: Callable[[ViewFunction], ViewFunction] = self.arguments(schema, location="query")
         return decorate
 
     def document_response(
         self, status: int, schema: ma.Schema | Mapping[str, Any] | None, description: str, **options: Any
     ) -> Callable[[ViewFunction], ViewFunction]:
-        """Describe an answer. The view writes it itself: dumping through a schema costs ten times as much."""
+        """Document a response. The view serializes it because dumping through a schema costs ten times as much."""
         decorate: Callable[[ViewFunction], ViewFunction] = self.response(
             status, schema, description=description, **options
         )
@@ -132,32 +132,32 @@ class Blueprint(flask_smorest.Blueprint):
 
     @staticmethod
     def document_problems(*kinds: type[JobWorkerError]) -> Callable[[ViewFunction], ViewFunction]:
-        """Describe errors that the view may answer besides those that its arguments imply."""
+        """Document errors of the view in addition to those that its arguments imply."""
         return _add_documentation("problems", kinds)
 
     @staticmethod
     def document_headers(*described: Mapping[str, Any]) -> Callable[[ViewFunction], ViewFunction]:
-        """Describe request headers that the view looks at."""
+        """Document request headers that the view reads."""
         return _add_documentation("request_headers", described)
 
     @staticmethod
     def accept_file(description: str) -> Callable[[ViewFunction], ViewFunction]:
-        """The view reads the body itself (`body.file`): a file, not JSON.
+        """Declare that the body is a file, not JSON; the view reads it with `json_body.read_file`.
 
-        It is described as bytes: client generators leave out operations whose bodies are of other types.
+        The body is documented as bytes because client generators omit operations with bodies of other types.
         """
         content = {BINARY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
         return _add_documentation("file_body", [{"required": True, "description": description, "content": content}])
 
     @staticmethod
     def allow_large_body() -> Callable[[ViewFunction], ViewFunction]:
-        """The view takes bodies up to JOBWORKER_MAX_BODY, a few of them at a time."""
+        """Allow bodies up to JOBWORKER_MAX_BODY; the number of concurrent large bodies is limited."""
         return _add_documentation("large", [True])
 
     @staticmethod
     def _prepare_problems_doc(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         doc.setdefault("parameters", []).extend(doc_info.get("request_headers", ()))
-        # Any operation refuses query parameters and bodies that it does not know.
+        # Every operation rejects unknown query parameters and unexpected bodies.
         kinds: list[type[JobWorkerError]] = [
             *doc_info.get("problems", ()),
             InvalidInput,
@@ -173,7 +173,7 @@ class Blueprint(flask_smorest.Blueprint):
             kinds += [MalformedBody, UnsupportedMediaType, _BodyTooLarge]
         if any(parameter.get("name") == "cursor" for parameter in doc["parameters"]):
             kinds.append(InvalidCursor)
-        # flask-smorest's own idea of errors, by number or by default, makes room for ours.
+        # Drop flask-smorest's own error responses (by status or `default`); the problems below replace them.
         answers = {str(status) for status in doc_info.get("response", {}).get("responses", ())}
         responses = {str(status): each for status, each in doc["responses"].items() if str(status) in answers}
         for status, about in _group_by_status(kinds).items():
@@ -190,7 +190,7 @@ def _describe_problem_response(description: str) -> dict[str, Any]:
 
 
 class _BodyTooLarge(JobWorkerError):
-    """Stands for Werkzeug's error in the documentation."""
+    """Placeholder for Werkzeug's error in the documentation."""
 
     code = "body_too_large"
 
@@ -214,7 +214,7 @@ def _add_documentation(key: str, values: Iterable[Any]) -> Callable[[ViewFunctio
 
 
 def _make_strict(view: ViewFunction) -> ViewFunction:
-    """The view, refusing a query or a body if it was declared with none: a typing error must not pass silently."""
+    """Return a view that rejects a query or body it does not declare, so that a typing error does not pass silently."""
     documentation = getattr(view, "_apidoc", {})
     locations = {each["in"] for each in documentation.get("arguments", {}).get("parameters", ())}
     takes_body = "json" in locations or "file_body" in documentation
@@ -238,7 +238,7 @@ def _make_strict(view: ViewFunction) -> ViewFunction:
 
 
 def _reject_body() -> None:
-    """Refuse a body where there is none; one that is announced is not waited for."""
+    """Raise `InvalidInput` if the request has a body; a large or chunked body is not read first."""
     announced = request.content_length or 0
     chunked = "Transfer-Encoding" in request.headers
     if chunked or announced > _MAX_EMPTY_BODY_BYTES or (announced and request.get_data().strip() not in (b"", b"{}")):
@@ -250,7 +250,7 @@ def _raise_invalid_input(problems: list[FieldError]) -> NoReturn:
 
 
 def _flatten_messages(messages: Any, path: str) -> Iterator[FieldError]:
-    """marshmallow's tree of messages as a list of places."""
+    """Yield the messages of marshmallow's tree, each with its place."""
     if isinstance(messages, Mapping):
         for key, nested in messages.items():
             yield from _flatten_messages(nested, path if key == ma.exceptions.SCHEMA else path + format_pointer(key))

@@ -1,4 +1,4 @@
-"""What the endpoints work with: made once by `web.create_app`, found through the Flask application."""
+"""Shared objects of the endpoints: created once by `web.create_app` and stored in the Flask application."""
 
 import contextlib
 import threading
@@ -21,23 +21,23 @@ from jobworker.transport.notifier import Notifier
 
 logger = structlog.get_logger(__name__)
 
-#: Who the store says did it. Without accounts, whoever can reach the API is one and the same.
+#: Actor recorded for changes over the API. There are no accounts, so all clients are one actor.
 ACTOR = "api"
 
-#: Each stream and each waiting request keeps one thread of the server busy. Together they must leave
-#: threads for everybody else, so `jobworker web` starts with more threads than this.
+#: Maximum numbers of live streams and of waiting requests. Each occupies one thread of the server, and threads must
+#: remain for other requests, so `jobworker web` starts more threads than the sum of both.
 MAX_STREAMS = 64
 MAX_WAITING_REQUESTS = 16
 
-#: So many requests at a time may have a body of more than 1 MiB: each may take some 100 MB while it is read.
+#: Maximum number of concurrent requests with a body of more than 1 MiB: reading each may take some 100 MB.
 MAX_LARGE_BODIES = 4
 
-#: One client address may have so many streams: half of them, as behind a proxy all clients have one address.
+#: Maximum number of streams of one client address: half of all, because behind a proxy all clients share one address.
 MAX_STREAMS_PER_CLIENT = MAX_STREAMS // 2
 
 
 class StreamLimiter:
-    """The places for live streams, counted in all and by client address."""
+    """Limit of open live streams, in total and by client address."""
 
     def __init__(self, maximum: int, maximum_per_client: int) -> None:
         self._maximum = maximum
@@ -46,17 +46,19 @@ class StreamLimiter:
         self._lock = threading.Lock()
 
     def acquire(self, address: str) -> None:
-        """Take a place; raises `TooManyStreams` if this client has enough, `Busy` if there is none."""
+        """Count a stream as open; raises `TooManyStreams` at the client's limit, `ServiceBusy` at the total limit."""
         with self._lock:
             if self._open[address] >= self._maximum_per_client:
-                message = f"{address} has {self._maximum_per_client} live streams open, the most for one client; close one first"
+                message = (
+                    f"{address} has {self._maximum_per_client} live streams open, the maximum per client; close one"
+                )
                 raise TooManyStreams(message)
             if self._open.total() >= self._maximum:
                 raise ServiceBusy("too many live streams are open; try again soon, or read the execution instead")
             self._open[address] += 1
 
     def release(self, address: str) -> None:
-        """Give a place back."""
+        """Count a stream as closed."""
         with self._lock:
             self._open[address] -= 1
             if not self._open[address]:
@@ -65,7 +67,7 @@ class StreamLimiter:
 
 @dataclass
 class ApiContext:
-    """The furniture of one web process."""
+    """Shared objects of one web process."""
 
     settings: Settings
     database: Database
@@ -81,40 +83,40 @@ class ApiContext:
 
     @contextlib.contextmanager
     def reserve_large_body(self) -> Iterator[None]:
-        """Keep a place for a request with a large body; raises `Busy` if there is none."""
+        """Reserve one of the slots for requests with large bodies; raises `ServiceBusy` if none is free."""
         if not self.large_body_slots.acquire(blocking=False):
-            raise ServiceBusy(f"{MAX_LARGE_BODIES} large bodies are being worked off; send this one again soon")
+            raise ServiceBusy(f"{MAX_LARGE_BODIES} large bodies are being processed; send this request again soon")
         try:
             yield
         finally:
             self.large_body_slots.release()
 
     def notify_change(self) -> None:
-        """Something was committed that the relay should look at."""
+        """Wake the relay after a committed change."""
         self.notifier.notify_soon()
 
     def notify_cancellation(self) -> None:
-        """Somebody wants something cancelled, and that is committed."""
+        """Wake the relay after a committed cancellation request."""
         self.notifier.notify_soon(cancelled=True)
 
     def record_submissions(self, count: int) -> None:
-        """So many executions were accepted and committed."""
+        """Count `count` accepted and committed executions in the metrics and wake the relay."""
         self.metrics.submissions.inc(count)
         self.notify_change()
 
     def check_schema(self) -> None:
-        """Refuse work until the database has the schema of this code; asked until it has once."""
+        """Raise `ServiceBusy` until the database has the schema of this code; checked until it succeeds once."""
         if self._is_schema_current:
             return
         try:
             migrate.check_revision(self.database)
         except ConfigurationError as error:
             logger.error("database_unusable", detail=error.detail)
-            raise ServiceBusy("the database cannot be used by this version at present; /readyz says why") from error
+            raise ServiceBusy("this version cannot use the database at present; /readyz shows the reason") from error
         self._is_schema_current = True
 
 
 def get_context() -> ApiContext:
-    """The room of the application that serves this request."""
+    """Return the context of the application that serves this request."""
     context: ApiContext = current_app.extensions["jobworker"]
     return context

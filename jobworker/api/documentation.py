@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: the interface described by itself. Everything is served from here, nothing from a CDN."""
+"""OpenAPI document (/openapi.json) and its viewer (/docs). All files are served from here, none from a CDN."""
 
 from importlib import resources
 from typing import Any
@@ -26,15 +26,15 @@ from jobworker.api.endpoints import (
 )
 from jobworker.api.schemas.base import ProblemSchema
 
-#: The package is taken for its copy of Swagger UI only.
+#: The package is used only for its copy of Swagger UI.
 _VIEWER = resources.files("flask_swagger_ui") / "dist"
 _VIEWER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
-_DESCRIPTION = """Submit work, and know for ever what happened to it.
+_DESCRIPTION = """Submit jobs, and look up the history of every execution at any later time.
 
 Every error is `application/problem+json` (RFC 9457) with a stable `code`. Lists have opaque cursors: pass `next` on as
 `cursor` with the same filters. Times are RFC 3339 in UTC. Unknown fields and query parameters are errors.
-`X-Request-ID` is taken over and returned."""
+The `X-Request-ID` of a request is used in logs and returned in the response."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -58,25 +58,25 @@ _SCRIPT = """SwaggerUIBundle({
 });
 """
 
-#: The viewer writes styles into its elements and draws icons from data: URLs. Nothing else may be loaded from anywhere.
+#: The viewer sets styles on its elements and draws icons from data: URLs. Everything else must come from this origin.
 _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 )
 
-#: A viewer file changes only with the package (s).
+#: Cache lifetime of viewer files (s), which change only with the package.
 _CACHE_SECONDS = 24 * 3600
 
 blueprint = Blueprint("documentation", __name__)
 
 
 class _OpenApi(flask_smorest.Api):
-    """flask-smorest without its own form of errors: each operation names its problems."""
+    """flask-smorest's API without its default error responses: each operation documents its problems."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
 
 
 def register(app: Flask) -> None:
-    """Describe and mount the whole interface."""
+    """Register all blueprints in `app` and build the OpenAPI document."""
     app.config.update(
         API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_make_spec_options()
     )
@@ -101,7 +101,7 @@ def register(app: Flask) -> None:
 
 
 def describe() -> bytes:
-    """The description alone, as it is frozen in docs/openapi.json."""
+    """Return the OpenAPI document as it is stored in docs/openapi.json."""
     app = Flask("description", static_folder=None)
     register(app)
     frozen: bytes = app.test_client().get("/openapi.json").data
@@ -110,19 +110,19 @@ def describe() -> bytes:
 
 @blueprint.get("/docs")
 def get_docs_page() -> Response:
-    """The interactive documentation."""
+    """Return the page with the interactive documentation."""
     return Response(_PAGE, mimetype="text/html", headers={"Content-Security-Policy": _CONTENT_SECURITY_POLICY})
 
 
 @blueprint.get("/docs/start.js")
 def get_docs_script() -> Response:
-    """What starts the viewer; a file of its own, so that the page needs no inline script."""
+    """Return the script that starts the viewer; a separate file, so that the page needs no inline script."""
     return Response(_SCRIPT, mimetype="text/javascript")
 
 
 @blueprint.get("/docs/<string:name>")
 def get_docs_file(name: str) -> Response:
-    """The viewer's own files."""
+    """Return a file of the viewer."""
     if name not in _VIEWER_FILES:
         abort(404)
     return send_from_directory(str(_VIEWER), name, max_age=_CACHE_SECONDS)
@@ -133,7 +133,7 @@ def _make_spec_options() -> dict[str, Any]:
 
 
 def _remove_unused_components(document: dict[str, Any]) -> dict[str, Any]:
-    """Drop components that flask-smorest adds for its own ways of paging and of showing errors, and null from URLs."""
+    """Drop flask-smorest's components for its own pagination and errors, and null from the types of parameters."""
     components = document["components"]
     for unused in ("responses", "headers"):
         components.pop(unused, None)
@@ -147,7 +147,7 @@ def _remove_unused_components(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remove_null(schema: dict[str, Any]) -> None:
-    """Describe a parameter that may be left out, which marshmallow does by null: a URL has no null."""
+    """Remove null from the schema of an optional parameter: marshmallow adds it, but a URL has no null."""
     if isinstance(schema.get("type"), list):
         [schema["type"]] = [each for each in schema["type"] if each != "null"]
     if "enum" in schema:

@@ -1,4 +1,4 @@
-"""Marshmallow fields that take exactly what they say: no "yes" for true, no "5" for 5, no time without an offset."""
+"""Strict marshmallow fields: they reject "yes" for true, "5" for 5, and times without an offset."""
 
 import datetime as dt
 import re
@@ -17,23 +17,23 @@ _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 
 
 class CodedMessage(str):
-    """A message with the stable code of what it complains about. It says what must be, after the field's name."""
+    """Error message with a stable code. The text follows the name of the field and states the requirement."""
 
     __slots__ = ("code",)
     code: str
 
     def __new__(cls, code: str, text: str) -> "CodedMessage":
-        """Text that knows its code."""
+        """Create a message with its code."""
         message = super().__new__(cls, text)
         message.code = code
         return message
 
     def __deepcopy__(self, memo: object) -> "CodedMessage":
-        """Itself: it never changes, and flask-smorest copies schemas with everything in them."""
+        """Return this object: it is immutable, and flask-smorest copies schemas deeply."""
         return self
 
     def format(self, *args: object, **kwargs: object) -> "CodedMessage":
-        """Itself: marshmallow formats every message, and would lose the code."""
+        """Return this object: marshmallow formats every message, and a formatted copy would lose the code."""
         return self
 
 
@@ -53,7 +53,7 @@ _DATETIME_MESSAGES: ErrorMessages = {
 
 
 class StrictBooleanField(fields.Boolean):
-    """true or false."""
+    """JSON boolean."""
 
     default_error_messages = _wrong_type_message("must be true or false")
 
@@ -64,7 +64,7 @@ class StrictBooleanField(fields.Boolean):
 
 
 class StrictIntegerField(fields.Integer):
-    """A JSON integer."""
+    """JSON integer."""
 
     default_error_messages = _wrong_type_message("must be an integer")
 
@@ -75,7 +75,7 @@ class StrictIntegerField(fields.Integer):
 
 
 class DurationField(fields.Field[float]):
-    """Seconds or an ISO 8601 duration; seconds inside."""
+    """Duration in seconds or in ISO 8601; deserialized to seconds."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
         try:
@@ -85,7 +85,7 @@ class DurationField(fields.Field[float]):
 
 
 class DateTimeField(fields.Field[dt.datetime]):
-    """An RFC 3339 time with its offset; UTC inside."""
+    """RFC 3339 time with an offset; deserialized to UTC."""
 
     default_error_messages = _DATETIME_MESSAGES
 
@@ -102,7 +102,7 @@ class DateTimeField(fields.Field[dt.datetime]):
 
 
 class DateField(fields.Field[dt.date]):
-    """A date."""
+    """ISO 8601 date."""
 
     default_error_messages = _wrong_type_message("must be a date such as 2026-01-31")
 
@@ -112,15 +112,17 @@ class DateField(fields.Field[dt.date]):
         try:
             return dt.date.fromisoformat(value)
         except ValueError:
-            raise ma.ValidationError(CodedMessage("not_allowed", f"is no day: there is no {value}")) from None
+            raise ma.ValidationError(
+                CodedMessage("not_allowed", f"must be a date that exists; there is no {value}")
+            ) from None
 
 
 class LimitField(fields.Integer):
-    """How many items a page has, out of a URL."""
+    """Maximum number of items of a page, parsed from a URL."""
 
     def __init__(self, default: int | None, maximum: int) -> None:
         self._maximum = maximum
-        description = f"At most so many items, 1 to {maximum}."
+        description = f"Maximum number of items, 1 to {maximum}."
         metadata = {"minimum": 1, "maximum": maximum, "description": description}
         super().__init__(load_default=default, metadata=metadata)
 

@@ -1,4 +1,4 @@
-"""Reading JSON strictly: what cannot be stored, compared and shown again unchanged does not get in."""
+"""Strict reader of JSON bodies: values that cannot be stored, compared and returned unchanged are rejected."""
 
 import re
 from typing import Any, NoReturn
@@ -12,25 +12,28 @@ from jobworker.domain.errors import FieldError
 from jobworker.domain.json import json_values
 from jobworker.domain.json.json_values import UnacceptableValue
 
-#: So many of these characters bound the values of a body: each takes some 100 bytes of memory once it is read.
+#: Separators, whose count bounds the number of values of a body: each value takes some 100 bytes of memory when read.
 _SEPARATORS = (b",", b"[", b"{")
 _MAX_SEPARATORS = 500_000
 
-#: Levels of a body around parameters and other values that are kept: `{"executions": [{"parameters": …}]}` has three.
+#: Maximum nesting levels around parameters and other stored values: `{"executions": [{"parameters": …}]}` has three.
 _MAX_WRAPPER_LEVELS = 8
 
-#: So much of a body (bytes) is looked through at a time.
+#: Size (bytes) of the parts in which a body is searched.
 _CHUNK_BYTES = 1024 * 1024
 
-#: What JavaScript and Python write where JSON has nothing.
+#: Numbers that JavaScript and Python write but JSON does not have.
 _NON_JSON_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 
-#: Fewer digits fit into 64 bits, and need no second look.
+#: Digits of an integer that may exceed 64 bits; shorter ones always fit.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 def read(request: Request, required: bool) -> Any:
-    """The body of a request, `{}` if there may be none; raises `MalformedBody` or `UnsupportedMediaType`."""
+    """Return the body of a request, or `{}` if it is optional and missing.
+
+    Raises `MalformedBody` or `UnsupportedMediaType`.
+    """
     raw = _read_all(request)
     if not raw:
         if not required:
@@ -50,13 +53,13 @@ def read_file(request: Request, *media_types: str) -> bytes:
 
 
 def parse(raw: bytes) -> Any:
-    """The value that `raw` says, if every part of it can be kept as it is."""
+    """Return the value of a JSON text; raises `MalformedBody` if a part of it cannot be stored unchanged."""
     if _has_too_many_values(raw):
         raise MalformedBody(f"the body has more than {_MAX_SEPARATORS:,} of the characters , [ and {{; split it")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        # NaN and Infinity, numbers that are infinite, bytes that are no UTF-8 and half surrogates end here too.
+        # This includes NaN, Infinity, numbers that overflow to infinity, bytes that are not UTF-8, and lone surrogates.
         hint = "; JSON has no NaN and no Infinity" if _NON_JSON_NUMBER.search(raw) else ""
         raise MalformedBody(f"the body is not valid JSON: {error}{hint}") from None
     try:
@@ -69,7 +72,7 @@ def parse(raw: bytes) -> Any:
 
 
 def _has_too_many_values(raw: bytes) -> bool:
-    """Return whether a body has too many separators. Counted part by part, because other threads wait meanwhile."""
+    """Return whether a body has too many separators. Counts in parts because other threads wait during each."""
     if len(raw) <= _MAX_SEPARATORS:
         return False
     count = 0
@@ -81,9 +84,9 @@ def _has_too_many_values(raw: bytes) -> bool:
 
 
 def _may_lose_data(raw: bytes, value: Any) -> bool:
-    """Whether `raw` may hold what orjson drops without a word: a key that is repeated, digits beyond 64 bits.
+    """Return whether `raw` may contain data that orjson drops silently: a repeated key, or digits beyond 64 bits.
 
-    Each key has one colon, so a colon is missing in `value` for each that was dropped, unless others were escaped.
+    Each key has one colon, so each dropped key leaves one colon fewer in `value`, unless colons were escaped.
     """
     colons = raw.count(b":") - orjson.dumps(value).count(b":")
     return bool(colons or b"\\u003" in raw or _LONG_NUMBER.search(raw))
@@ -96,7 +99,7 @@ def _raise_malformed(error: UnacceptableValue) -> NoReturn:
 
 def _read_all(request: Request) -> bytes:
     raw = request.get_data(cache=True)
-    # A body that came in chunks is silently cut at the limit; one that announced its length was refused before.
+    # A chunked body is silently cut at the limit; a body with a Content-Length was already rejected if too large.
     if request.content_length is None and len(raw) >= (request.max_content_length or len(raw) + 1):
         raise RequestEntityTooLarge
     return raw

@@ -1,8 +1,8 @@
-"""The host that a request is for and the site that it comes from, checked before its body is read.
+"""Checks of the target host and the originating site of a request, before its body is read.
 
-A web page of another site can send requests here from the browser of somebody who reaches the API, and can let a name
-of its own point here. Browsers tell both: by `Sec-Fetch-Site` or `Origin`, and by `Host`. Other clients send no more
-than `Host`.
+A web page of another site can send requests from the browser of a user who reaches the API, and can make a DNS name
+of its own resolve to this service. Browsers reveal the first by `Sec-Fetch-Site` or `Origin` and the second by `Host`.
+Other clients send `Host` only.
 """
 
 from collections.abc import Iterable
@@ -10,41 +10,41 @@ from typing import Protocol
 
 from jobworker.domain.errors import JobWorkerError
 
-#: Names by which only programs on this machine reach it.
+#: Host names by which only programs on this machine reach the service.
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
-#: The load balancer that asks whether the process lives knows it by an address; the answer tells nothing.
+#: Path without a check of the host: load balancers request it by address, and its response reveals nothing.
 _HOST_EXEMPT_PATH = "/healthz"
 
-#: Values of `Sec-Fetch-Site`: a page of this site, or the user by the address bar, a bookmark or a link elsewhere.
+#: Allowed values of `Sec-Fetch-Site`: a page of this origin, or the user (address bar, bookmark, link in a program).
 _SAME_SITE_VALUES = frozenset({"same-origin", "none"})
 
-#: Methods that change nothing.
+#: Methods without side effects.
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class UnknownHost(JobWorkerError):
-    """The request is for a host that is none of this service's names."""
+    """Error for a request to a host that is not a name of this service."""
 
     code = "unknown_host"
 
 
 class CrossSiteRequest(JobWorkerError):
-    """The request was sent by a web page of another site."""
+    """Error for a request that a web page of another site sent."""
 
     code = "cross_site"
 
 
 class RequestHeaders(Protocol):
-    """Headers of a request; names in lower case."""
+    """Headers of a request, with names in lower case."""
 
     def get(self, name: str, /) -> str | None: ...
 
 
 class OriginPolicy:
-    """Decides by method, path and headers whether a request may be answered.
+    """Policy that allows or rejects a request by its method, path and headers.
 
-    `hosts` are the names of this service beside those of loopback: `name`, which is one at any port, `name:port`, or
+    `hosts` are the names of this service in addition to those of loopback: `name` (any port), `name:port`, or
     `*.domain` for all names below a domain.
     """
 
@@ -54,11 +54,11 @@ class OriginPolicy:
         self._domains = tuple(host[1:] for host in lowercase_hosts if host.startswith("*."))
 
     def check(self, method: str, path: str, headers: RequestHeaders) -> None:
-        """Raise `UnknownHost` or `CrossSite` for a request that must not be answered."""
+        """Raise `UnknownHost` or `CrossSiteRequest` if the request must be rejected."""
         host = (headers.get("host") or "").lower()
         if path != _HOST_EXEMPT_PATH and not self._is_known(host):
             if not host:
-                raise UnknownHost("the request has no Host header; it names the service that is asked")
+                raise UnknownHost("the request has no Host header; it must name this service")
             raise UnknownHost(
                 f"this service is not known as {host!r}; if clients are to call it by this name, its operator adds it "
                 "to JOBWORKER_HOSTS"
@@ -68,7 +68,7 @@ class OriginPolicy:
             return
         if site is not None:
             if method in _SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate":
-                return  # A link to this page.
+                return  # The user followed a link.
             raise CrossSiteRequest(_CROSS_SITE_MESSAGE)
         origin = headers.get("origin")
         if (
@@ -87,5 +87,5 @@ class OriginPolicy:
 
 
 _CROSS_SITE_MESSAGE = (
-    "a web page of another site has sent this; only pages of this service may, and programs that are no browser"
+    "a web page of another site sent this request; only pages of this service and programs other than browsers may"
 )

@@ -1,4 +1,4 @@
-"""Every error as application/problem+json (RFC 9457). The one table that gives HTTP statuses is here."""
+"""Error responses as application/problem+json (RFC 9457), with the only table of HTTP statuses."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,41 +16,41 @@ logger = structlog.get_logger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
-#: When to ask again (s) after "busy".
+#: Value of `Retry-After` (s) in responses with status 429 and 503.
 _RETRY_AFTER_SECONDS = 2
 
 
 class MalformedBody(JobWorkerError):
-    """The body is not JSON that we take."""
+    """Error for a body that is not acceptable JSON."""
 
     code = "invalid_json"
 
 
 class UnsupportedMediaType(JobWorkerError):
-    """The body is said to be something else than JSON."""
+    """Error for a body whose declared media type the endpoint does not accept."""
 
     code = "unsupported_media_type"
 
 
 class BodyTooSlow(JobWorkerError):
-    """The body did not arrive in time."""
+    """Error for a body that did not arrive in time."""
 
     code = "body_too_slow"
 
 
-#: What each error means in HTTP, and in few words. A class without a line here is like its base.
+#: HTTP status and title of each error. A class that is missing here has those of its base.
 STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     JobWorkerError: (500, "Unexpected error"),
     MalformedBody: (400, "The body is not valid JSON"),
     UnsupportedMediaType: (415, "The body must be application/json"),
-    UnknownHost: (421, "Not a name of this service"),
-    CrossSiteRequest: (403, "A request of another site"),
+    UnknownHost: (421, "Unknown host"),
+    CrossSiteRequest: (403, "The request comes from another site"),
     BodyTooSlow: (408, "The body did not arrive in time"),
-    errors.InvalidInput: (422, "The request is wrong"),
+    errors.InvalidInput: (422, "The request is invalid"),
     errors.InvalidParameters: (422, "The parameters do not fit the task"),
     errors.InvalidDependency: (422, "The execution cannot depend on this"),
     errors.UnknownQueue: (422, "There is no such queue"),
-    errors.InvalidCursor: (422, "The cursor belongs to no list"),
+    errors.InvalidCursor: (422, "The cursor does not belong to this list"),
     errors.IdempotencyKeyReused: (422, "The Idempotency-Key was used for another request"),
     errors.NotFound: (404, "Not found"),
     errors.JobNotFound: (404, "There is no such job"),
@@ -63,7 +63,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.CalendarNotFound: (404, "There is no such calendar"),
     errors.QueueNotFound: (404, "There is no such queue"),
     errors.BatchNotFound: (404, "There is no such batch"),
-    errors.Conflict: (409, "The request does not fit the present state"),
+    errors.Conflict: (409, "The request conflicts with the current state"),
     errors.JobExists: (409, "The job exists already"),
     errors.JobOwnedByCode: (409, "The job is defined in code"),
     errors.CalendarExists: (409, "The calendar exists already"),
@@ -75,21 +75,21 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.QueueInUse: (409, "The queue is in use"),
     errors.ScheduleExists: (409, "The schedule exists already"),
     errors.ScheduleOwnedElsewhere: (409, "The schedule is edited elsewhere"),
-    errors.UniqueKeyConflict: (409, "Another execution has the unique key"),
+    errors.UniqueKeyConflict: (409, "Another execution holds the unique key"),
     errors.ExecutionNotFinished: (409, "The execution has not ended"),
-    errors.ExecutionNotCancellable: (409, "The execution cannot be cancelled any more"),
-    errors.NotADeadLetter: (409, "The execution is no open dead letter"),
-    errors.UnreadableRow: (409, "It cannot be read"),
+    errors.ExecutionNotCancellable: (409, "The execution can no longer be cancelled"),
+    errors.NotADeadLetter: (409, "The execution is not an open dead letter"),
+    errors.UnreadableRow: (409, "The stored row is not readable"),
     errors.PreconditionRequired: (428, "If-Match is required"),
-    errors.PreconditionFailed: (412, "Not the current revision"),
+    errors.PreconditionFailed: (412, "The revision is not the current one"),
     errors.TooManyStreams: (429, "Too many live streams"),
-    errors.ServiceBusy: (503, "Not now"),
+    errors.ServiceBusy: (503, "The service is busy"),
     errors.DatabaseBusy: (503, "The database is busy"),
-    errors.QueryTooSlow: (503, "It takes too long"),
-    errors.ConfigurationError: (503, "The service is not set up"),
+    errors.QueryTooSlow: (503, "The query takes too long"),
+    errors.ConfigurationError: (503, "The service is misconfigured"),
 }
 
-#: Codes of errors that Flask and Werkzeug find.
+#: Codes of errors that Flask and Werkzeug raise.
 _HTTP_CODES: Mapping[int, str] = {
     400: "bad_request",
     404: "route_not_found",
@@ -102,27 +102,27 @@ _HTTP_CODES: Mapping[int, str] = {
 }
 
 _HTTP_DETAILS: Mapping[int, str] = {
-    404: "there is nothing at this URL; /docs lists what there is",
-    405: "this resource does not have this method; the header Allow lists those it has",
-    413: "the body is larger than this resource takes (1 MiB; batches and workflows: JOBWORKER_MAX_BODY); split it",
+    404: "no resource has this URL; /docs lists the resources",
+    405: "this resource does not support this method; the header Allow lists the supported methods",
+    413: "the body is larger than this resource accepts (1 MiB; batches and workflows: JOBWORKER_MAX_BODY); split it",
 }
 
 
 _QUERY_TOO_SLOW_DETAIL = (
-    "finding this takes too long, or too many such requests are being worked off; filter by job, correlation_id, "
-    "batch_id or schedule, or by created_after and created_before that are closer together"
+    "this query takes too long, or too many such queries are running; filter by job, correlation_id, batch_id or "
+    "schedule, or by created_after and created_before that are closer together"
 )
 
 
 def get_status(error_type: type[JobWorkerError]) -> tuple[int, str]:
-    """Status and title of an error, or of the nearest base that has them."""
+    """Return status and title of an error, or those of its nearest base in `STATUSES`."""
     return next(STATUSES[base] for base in error_type.__mro__ if base in STATUSES)
 
 
 def make_problem_response(
     status: int, title: str, code: str, detail: str, field_errors: Iterable[FieldError] = ()
 ) -> Response:
-    """The answer for one error."""
+    """Return the response for an error."""
     body = {
         "type": f"urn:jobworker:problem:{code}",
         "title": title,
@@ -139,7 +139,7 @@ def make_problem_response(
 
 
 def register(app: Flask) -> None:
-    """Make this module answer for everything that goes wrong in `app`."""
+    """Register the error handlers of this module in `app`."""
     app.register_error_handler(JobWorkerError, _handle_jobworker_error)
     app.register_error_handler(HTTPException, _handle_http_error)
     for kind in set(UNAVAILABLE) - {errors.DatabaseBusy}:
@@ -158,7 +158,7 @@ def _handle_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     detail = _HTTP_DETAILS.get(status, error.description or error.name)
     response = make_problem_response(status, error.name, _HTTP_CODES.get(status, f"http_{status}"), detail)
-    # `Allow` of a 405, for instance, is part of the answer.
+    # The response keeps other headers of the error, such as `Allow` of a 405.
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
@@ -169,11 +169,11 @@ def _handle_database_error(error: Exception) -> Response:
     if is_too_slow(error):
         return _handle_jobworker_error(QueryTooSlow(_QUERY_TOO_SLOW_DETAIL))
     logger.error("database_unavailable", error=str(error))
-    detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
-    return make_problem_response(503, "Not now", "database_unavailable", detail)
+    detail = "the database does not respond; this request changed nothing unless its effect is visible later"
+    return make_problem_response(503, "The database is unavailable", "database_unavailable", detail)
 
 
 def _handle_unexpected_error(error: Exception) -> Response:
     logger.error("unexpected_error", exc_info=error)
-    detail = "this should not have happened; the log of the service has the details under this request_id"
+    detail = "an unexpected error occurred; the log of the service has the details under this request_id"
     return make_problem_response(500, "Unexpected error", JobWorkerError.code, detail)

@@ -1,4 +1,4 @@
-"""What is done for every request, whichever endpoint it is for: its id, its time, its count."""
+"""Steps before and after every request: request id, checks, metrics and common headers."""
 
 import re
 import uuid
@@ -13,24 +13,24 @@ from jobworker.domain.json import json_values
 
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=-]{0,127}\Z")
 
-#: Methods that metrics tell apart: a client can invent as many as it likes, and each would make series of its own.
+#: Methods that metrics distinguish. A client can invent others, and each would create a time series of its own.
 _COUNTED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-#: Route shown in metrics for a URL that leads nowhere: the URL itself would make a series of its own.
+#: Route label in metrics for an unknown URL: the URL itself would create a time series of its own.
 _NO_ROUTE = "none"
 
 
 def register(app: Flask) -> None:
-    """Put these steps around every request to `app`."""
+    """Register the steps in `app`."""
     app.url_value_preprocessor(_replace_nul_in_names)
     app.before_request(_start_request)
     app.after_request(_finish_request)
 
 
 def _replace_nul_in_names(_endpoint: str | None, values: dict[str, Any] | None) -> None:
-    """Replace NUL in what a path names, as Werkzeug does with bytes that are no text: PostgreSQL refuses to compare it.
+    """Replace NUL in names in the path, as Werkzeug does with undecodable bytes: PostgreSQL cannot compare it.
 
-    Nothing can have such a name, so each view answers as for any other name that does not exist.
+    No resource can have such a name, so each view responds as for any other unknown name.
     """
     if values:
         values.update({name: json_values.sanitize_text(each) for name, each in values.items() if isinstance(each, str)})

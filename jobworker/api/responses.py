@@ -1,4 +1,4 @@
-"""Writing answers: orjson for the body, and the headers that go with it."""
+"""JSON responses and entity tags."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ _JSON_MEDIA_TYPE = "application/json"
 
 
 def make_json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer. Times become RFC 3339 in UTC."""
+    """Return a JSON response. Times are RFC 3339 in UTC."""
     return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), status, headers, mimetype=_JSON_MEDIA_TYPE)
 
 
 def format_etag(revision: int) -> str:
-    """The entity tag of a revision."""
+    """Return the entity tag of a revision."""
     return f'"{revision}"'

@@ -1,4 +1,4 @@
-"""How our things look in JSON."""
+"""Serializers of rows and views to JSON."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -29,7 +29,8 @@ Row = TypeVar("Row", AttemptRow, TransitionRow, LogRow, ParentRow)
 
 ROOT = "/api/v1"
 
-#: A page has no more items than fit into this (bytes as JSON), or one: clients that do not read keep it in memory.
+#: Maximum size (bytes as JSON) of a page with more than one item, because a page stays in memory while a client does
+#: not read it.
 _MAX_PAGE_BYTES = 1024 * 1024
 
 _EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
@@ -39,7 +40,7 @@ _DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 
 def serialize_page(page: Page[Item], serialize: Callable[[Item], Any]) -> dict[str, Any]:
-    """Return a page of a list as JSON; a page of large items has fewer of them, and the next page follows on them."""
+    """Return a page of a list as JSON. A page of large items has fewer of them, and its cursor continues after them."""
     items: list[orjson.Fragment] = []
     size, next_cursor = 0, page.next
     for item in page.items:
@@ -56,12 +57,12 @@ def serialize_page(page: Page[Item], serialize: Callable[[Item], Any]) -> dict[s
 
 
 def serialize_row(row: Row) -> Row:
-    """Rows that are shown just as they are stored (orjson writes dataclasses)."""
+    """Return a row that is serialized as it is stored (orjson serializes dataclasses)."""
     return row
 
 
 def serialize_task(row: TaskRow) -> dict[str, Any]:
-    """A task."""
+    """Return a task as JSON."""
     return {
         "name": row.name,
         "description": row.description,
@@ -73,7 +74,7 @@ def serialize_task(row: TaskRow) -> dict[str, Any]:
 
 
 def serialize_job(job: JobView) -> dict[str, Any]:
-    """A job definition with what its task accepts."""
+    """Return a job definition as JSON, with the parameters of its task."""
     row = job.row
     url = f"{ROOT}/jobs/{row.definition.name}"
     return {
@@ -94,7 +95,7 @@ def serialize_job(job: JobView) -> dict[str, Any]:
 
 
 def serialize_revision(revision: JobRevisionView) -> dict[str, Any]:
-    """A definition as it was."""
+    """Return a revision of a job definition as JSON."""
     row = revision.row
     job_url = f"{ROOT}/jobs/{row.job}"
     return {
@@ -109,7 +110,7 @@ def serialize_revision(revision: JobRevisionView) -> dict[str, Any]:
 
 
 def serialize_changes(changes: ExecutionComparison) -> dict[str, Any]:
-    """How an execution differs from the last success before it."""
+    """Return the differences between an execution and the last success before it as JSON."""
     success, last_success = changes.last_success, None
     if success is not None:
         last_success = {name: getattr(success, name) for name in ("id", "job_revision", "code_version", "worker")}
@@ -119,7 +120,7 @@ def serialize_changes(changes: ExecutionComparison) -> dict[str, Any]:
 
 
 def serialize_retry_plan(planned_attempts: Sequence[PlannedAttempt]) -> dict[str, Any]:
-    """What a retry policy would do."""
+    """Return the preview of a retry policy as JSON."""
     attempts = [
         {
             "attempt": each.attempt,
@@ -138,7 +139,7 @@ def _serialize_span(bounds: tuple[float, float]) -> dict[str, float]:
 
 
 def serialize_execution(row: ExecutionRow) -> dict[str, Any]:
-    """An execution."""
+    """Return an execution as JSON."""
     url = f"{ROOT}/executions/{row.id}"
     result: dict[str, Any] = {name: getattr(row, name) for name in _EXECUTION_FIELDS}
     result["result_file"] = _serialize_result_file(row)
@@ -162,14 +163,14 @@ def serialize_execution(row: ExecutionRow) -> dict[str, Any]:
 
 
 def serialize_why(explanation: ExecutionBlockers) -> dict[str, Any]:
-    """What an execution waits for."""
+    """Return the blockers of an execution as JSON."""
     row = explanation.execution
     links = {"self": f"{ROOT}/executions/{row.id}/why", "execution": f"{ROOT}/executions/{row.id}"}
     return {"id": row.id, "state": row.state, "reasons": explanation.blockers, "links": links}
 
 
 def serialize_batch(accepted: SubmissionResult) -> dict[str, Any]:
-    """What became of a batch."""
+    """Return an accepted batch as JSON."""
     return {
         "batch_id": accepted.batch_id,
         "count": len(accepted.execution_ids),
@@ -182,11 +183,11 @@ def serialize_batch(accepted: SubmissionResult) -> dict[str, Any]:
 
 
 def serialize_batch_status(status: BatchStatus) -> dict[str, Any]:
-    """A batch, or a workflow, as it stands."""
+    """Return the status of a batch or workflow as JSON."""
     row, url = status.row, f"{ROOT}/batches/{status.row.id}"
     result: dict[str, Any] = {name: getattr(row, name) for name in _BATCH_FIELDS}
     counts = {state.value: status.counts.get(state, 0) for state in ExecutionState}
-    # None of its executions may be left, or readable.
+    # A batch may have no executions left, or none that are readable.
     progress = status.finished / status.total if status.total else 1.0
     steps = None if status.steps is None else [serialize_step(each) for each in status.steps]
     result |= {
@@ -205,12 +206,12 @@ def serialize_batch_status(status: BatchStatus) -> dict[str, Any]:
 
 
 def serialize_step(step: StepStatus) -> dict[str, Any]:
-    """One step of a workflow."""
+    """Return a step of a workflow as JSON."""
     return {**{name: getattr(step.row, name) for name in _STEP_FIELDS}, "needs": step.needs}
 
 
 def serialize_dead_letter(row: DeadLetterRow) -> dict[str, Any]:
-    """A dead letter."""
+    """Return a dead letter as JSON."""
     url = f"{ROOT}/executions/{row.id}"
     result: dict[str, Any] = {name: getattr(row, name) for name in _DEAD_LETTER_FIELDS}
     result["links"] = {"execution": url, "rerun": f"{url}/rerun", "discard": f"{url}/discard"}
@@ -218,7 +219,7 @@ def serialize_dead_letter(row: DeadLetterRow) -> dict[str, Any]:
 
 
 def serialize_group(group: DeadLetterGroup) -> dict[str, Any]:
-    """Dead letters with the same failure."""
+    """Return a group of dead letters with one fingerprint as JSON."""
     return {
         "fingerprint": group.fingerprint,
         "count": group.count,
@@ -230,7 +231,7 @@ def serialize_group(group: DeadLetterGroup) -> dict[str, Any]:
 
 
 def serialize_bulk_result(result: BulkResult) -> dict[str, Any]:
-    """What came of an action on many executions."""
+    """Return the result of a bulk action as JSON."""
     return {
         "dry_run": result.dry_run,
         "matched": sum(result.matched.values()),
@@ -246,7 +247,7 @@ def serialize_bulk_result(result: BulkResult) -> dict[str, Any]:
 
 
 def serialize_result(row: ExecutionRow) -> dict[str, Any]:
-    """What came of an execution."""
+    """Return the result or failure of an execution as JSON."""
     fields = {name: getattr(row, name) for name in ("id", "state", "reason", "result", "error", "finished_at")}
     return {**fields, "result_file": _serialize_result_file(row)}
 
@@ -256,7 +257,7 @@ def _serialize_result_file(row: ExecutionRow) -> dict[str, Any] | None:
 
 
 def serialize_file(execution_id: str, file: ExecutionFile) -> dict[str, Any]:
-    """A file of an execution."""
+    """Return a file of an execution as JSON."""
     return {**asdict(file), "links": {"self": _make_file_url(execution_id, file.name)}}
 
 

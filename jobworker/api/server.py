@@ -1,8 +1,8 @@
-"""The RSGI application that granian runs: a WSGI application whose requests take a thread when their body is there.
+"""RSGI application for granian: a WSGI application whose requests occupy a thread only after their body has arrived.
 
-Granian hands a WSGI request to a thread before its body has arrived and has no deadline for bodies, so a
-few clients that never finish theirs would hold every thread. Here bodies are received by the event loop,
-within limits of time and memory.
+Granian assigns a thread to a WSGI request before its body has arrived and has no deadline for bodies, so a few
+clients that never finish theirs would occupy every thread. Here the event loop receives bodies, within limits of time
+and memory.
 """
 
 import asyncio
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 CallResult = TypeVar("CallResult")
 _PendingCall = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
-#: Threads that run requests. Open streams and requests that wait keep some of them (`api/context.py`).
+#: Number of threads that run requests. Open streams and waiting requests occupy some of them (`api/context.py`).
 REQUEST_THREADS = 112
 
-#: A request whose response is written is let go within this time (s): waking the event loop for each would cost more
-#: than all else that it does.
+#: Maximum time (s) until the coroutine of a request is resumed after its response was written. Waking the event loop
+#: for each request would cost more than everything else that the loop does.
 _RESOLVE_INTERVAL_SECONDS = 0.02
 
-#: How often a process looks whether its parent is still there (s).
+#: Interval (s) between checks whether the parent process is alive.
 _PARENT_CHECK_SECONDS = 1.0
 
-#: Why a body was not received: `api/request_hooks.py` raises it.
+#: Key in the WSGI environment of the error that prevented receiving the body; `api/request_hooks.py` raises it.
 REJECTION_KEY = "jobworker.refused"
 
-#: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused: a client
-#: that is answered while it still sends may not read the answer.
+#: Maximum size (bytes) and time (s) for which a too large body is read and discarded before the request is rejected:
+#: a client that gets a response while it still sends may not read it.
 _MAX_DISCARDED_BYTES, _MAX_DISCARD_SECONDS = 64 * 1024 * 1024, 2.0
 
-#: Granian ends every body with an empty chunk, and one that breaks off with another one before it. So many tell.
+#: Number of empty chunks of a truncated body: granian ends every body with one, and sends another when it breaks off.
 _EMPTY_CHUNKS_WHEN_TRUNCATED = 2
 
-#: A response of known length up to this (bytes) is written in one piece.
+#: Maximum size (bytes) of a response of known length that is written in one piece.
 _MAX_UNSTREAMED_BYTES = 1024 * 1024
 
 _BASE_ENVIRON: dict[str, Any] = {
@@ -69,7 +69,7 @@ _BASE_ENVIRON: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """What bodies that are arriving may take: bytes each, bytes together, how many at once, seconds each."""
+    """Limits for arriving bodies: size of each, total size, number, and time for each."""
 
     max_body_bytes: int
     max_total_bytes: int = 128 * 1024 * 1024
@@ -78,7 +78,7 @@ class BodyLimits:
 
 
 class RsgiApplication:
-    """An RSGI application around a WSGI one."""
+    """RSGI application that wraps a WSGI application."""
 
     def __init__(
         self, app: "WSGIApplication", limits: BodyLimits, origins: OriginPolicy, threads: int = REQUEST_THREADS
@@ -89,12 +89,12 @@ class RsgiApplication:
         self._bodies = BodyReceiver(limits)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the threads; granian calls this in each of its processes."""
+        """Start the threads; granian calls this method in each of its processes."""
         self._threads.start(loop)
         loop.call_later(_PARENT_CHECK_SECONDS, _exit_with_parent, loop, os.getppid())
 
     async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
-        """Answer one request."""
+        """Handle one request."""
         body, rejection = b"", self._find_rejection(scope)
         if rejection is None and ("content-length" in scope.headers or "transfer-encoding" in scope.headers):
             body, rejection = await self._bodies.receive(scope.headers.get("content-length"), proto)
@@ -108,13 +108,13 @@ class RsgiApplication:
             while (chunk := await self._threads.run(next, iterator, None)) is not None:
                 await transport.send_bytes(chunk)
         except ProtocolClosed:
-            pass  # The client has left.
+            pass  # The client closed the connection.
         finally:
             await self._threads.run(_close_chunks, chunks)
 
     def _find_rejection(self, scope: "Scope") -> Exception | None:
         if len(scope.headers.get_all("host")) > 1:  # type: ignore[attr-defined]  # it is documented
-            return UnknownHost("the request has several Host headers; one names the service that is asked")
+            return UnknownHost("the request has several Host headers; it must have one that names this service")
         try:
             self._origins.check(scope.method, scope.path, scope.headers)
         except JobWorkerError as error:
@@ -124,7 +124,7 @@ class RsgiApplication:
     def _respond(
         self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, rejection: Exception | None
     ) -> tuple[int, list[tuple[str, str]], Iterable[bytes]] | None:
-        """Run the application and write its response; one without a known, small length is returned to be streamed."""
+        """Run the application and write its response; return a response of unknown or large length to be streamed."""
         status, headers = 500, list[tuple[str, str]]()
 
         def start_response(
@@ -148,15 +148,15 @@ class RsgiApplication:
 
 
 class BodySource(Protocol):
-    """A body in chunks."""
+    """Body in chunks."""
 
     def __aiter__(self) -> Any: ...
 
 
 class BodyReceiver:
-    """Receives bodies. When there are too many or too large, the one that has been arriving longest makes room.
+    """Receiver of bodies. When they exceed the limits together, the body that has been arriving longest is dropped.
 
-    So a client that sends its body at once is served however many there are that do not.
+    So a client that sends its body at once is served regardless of the number of clients that do not.
     """
 
     def __init__(self, limits: BodyLimits) -> None:
@@ -165,7 +165,7 @@ class BodyReceiver:
         self._total_bytes = 0
 
     async def receive(self, length: str | None, source: BodySource) -> tuple[bytes, Exception | None]:
-        """The body, or why there is none."""
+        """Return the body and None, or an empty body and the error."""
         announced = int(length) if length else None
         is_too_large = announced is not None and announced > self._limits.max_body_bytes
         deadline = asyncio.timeout(_MAX_DISCARD_SECONDS if is_too_large else self._limits.timeout_seconds)
@@ -203,9 +203,9 @@ class BodyReceiver:
         return body, None
 
     def _count_bytes(self, deadline: asyncio.Timeout, size: int) -> int:
-        """Count bytes that arrived, and let the oldest make room for them; the size of this body so far."""
+        """Count arrived bytes, drop the oldest bodies above the limits, and return the size of this body so far."""
         if deadline not in self._arriving:
-            return 0  # It had to make room, and ends when the event loop comes to it.
+            return 0  # This body was dropped; its coroutine ends when the event loop resumes it.
         received = self._arriving[deadline] + size
         self._arriving[deadline] = received
         self._total_bytes += size
@@ -220,20 +220,22 @@ class BodyReceiver:
     def _make_timeout_error(self, deadline: asyncio.Timeout) -> Exception:
         if deadline in self._arriving:
             return BodyTooSlow(f"the body did not arrive within {self._limits.timeout_seconds:g} s; send it again")
-        return ServiceBusy("too many requests whose bodies are not complete; this one had been arriving longest")
+        return ServiceBusy(
+            "too many request bodies are incomplete, and this one has been arriving longest; send it again soon"
+        )
 
 
 class _RequestThreads:
-    """A fixed number of threads that work off calls for the event loop.
+    """Thread pool of fixed size that runs calls for the event loop.
 
-    An executor of the standard library does the same with a lock, a condition and two futures for each call,
-    which costs a fifth of a short request.
+    An executor of the standard library uses a lock, a condition and two futures for each call, which costs a fifth of
+    a short request.
     """
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._calls: SimpleQueue[_PendingCall] = SimpleQueue()
-        #: Calls that returned None: their response is written, so the event loop need not be woken for each.
+        #: Futures of calls that returned None: their response is written, so the event loop is not woken for each.
         self._finished: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -244,7 +246,7 @@ class _RequestThreads:
             threading.Thread(target=self._run_calls, name=f"request-{number}", daemon=True).start()
 
     async def run(self, call: Callable[..., CallResult], *arguments: Any) -> CallResult:
-        """What `call` returns, or its exception. None may be returned `_SOON` later."""
+        """Return the result of `call`, or raise its exception. None may be returned a resolve interval later."""
         future: asyncio.Future[CallResult] = self._loop.create_future()
         self._resolve_finished()
         self._running += 1
@@ -276,11 +278,11 @@ class _RequestThreads:
                 self._finished.append(future)
             else:
                 self._loop.call_soon_threadsafe(_resolve_future, future, result, error)
-            del future, call, arguments, result, error  # A request that is over must not live until the next one.
+            del future, call, arguments, result, error  # Do not keep a finished request alive until the next one.
 
 
 def _exit_with_parent(loop: asyncio.AbstractEventLoop, parent: int) -> None:
-    """End this process when granian's main process was killed, which would have ended it: it keeps the port."""
+    """Terminate this process if granian's main process was killed and cannot do so: it would keep the port."""
     if os.getppid() == parent:
         loop.call_later(_PARENT_CHECK_SECONDS, _exit_with_parent, loop, parent)
     else:
@@ -303,11 +305,11 @@ def _close_chunks(chunks: Any) -> None:
 
 
 def _reject_write(_data: bytes) -> None:
-    raise NotImplementedError("responses are iterables here")
+    raise NotImplementedError("write() is not supported; return an iterable")
 
 
 def _make_environ(scope: "Scope", body: bytes) -> dict[str, Any]:
-    """The WSGI environment of a request."""
+    """Return the WSGI environment of a request."""
     host, _, port = scope.server.rpartition(":")
     environ = {
         **_BASE_ENVIRON,
@@ -324,13 +326,13 @@ def _make_environ(scope: "Scope", body: bytes) -> dict[str, Any]:
         key = _CGI_HEADERS.get(name) or "HTTP_" + name.upper().replace("-", "_")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     if environ.pop("HTTP_TRANSFER_ENCODING", None):
-        environ["CONTENT_LENGTH"] = str(len(body))  # It came in chunks, and is whole now.
+        environ["CONTENT_LENGTH"] = str(len(body))  # The chunked body is complete now.
     return environ
 
 
 _CGI_HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
-#: Headers that mean something here. Granian leaves out every value that is not ASCII.
+#: Headers that the API reads. Granian omits every value that is not ASCII.
 _ASCII_HEADERS = {
     name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")
 }

@@ -1,4 +1,4 @@
-"""/api/v1/batches and /api/v1/workflows: what was accepted together."""
+"""Endpoints of /api/v1/batches and /api/v1/workflows."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ blueprint = Blueprint(
     "batches",
     __name__,
     url_prefix=serializers.ROOT,
-    description="What was accepted together: batches, and workflows of steps that need each other.",
+    description="Executions that were submitted together: batches, and workflows whose steps depend on each other.",
 )
 
-_LOCATION = {"Location": {"description": "The workflow, as a batch.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "URL of the workflow as a batch.", "schema": {"type": "string"}}}
 
 
 @blueprint.post("/workflows")
 @blueprint.arguments(WorkflowBodySchema())
 @blueprint.allow_large_body()
-@blueprint.document_response(202, BatchStatusSchema(), "All steps are accepted.", headers=_LOCATION)
+@blueprint.document_response(202, BatchStatusSchema(), "All steps were accepted.", headers=_LOCATION)
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY)
 @blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
 def submit_workflow(workflow: Workflow) -> Response:
-    """Run steps that need each other: all are accepted, or none if one of them is wrong."""
+    """Submit a workflow. Either all steps are accepted or, if one is invalid, none."""
     accepted = workflows.submit(
         get_context().database, get_context().clock, workflow, ACTOR, headers.read_idempotency_key()
     )
@@ -60,18 +60,20 @@ def list_batches(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/batches/<string:batch_id>")
-@blueprint.document_response(200, BatchStatusSchema(), "The batch as it stands.")
+@blueprint.document_response(200, BatchStatusSchema(), "The batch and its progress.")
 @blueprint.document_problems(BatchNotFound)
 def get_batch(batch_id: str) -> Response:
-    """Read a batch or a workflow: how many executions are in which state."""
+    """Get a batch or workflow, with the number of executions in each state."""
     return make_json_response(serializers.serialize_batch_status(batches.get(get_context().database, batch_id)))
 
 
 @blueprint.post("/batches/<string:batch_id>/cancel")
-@blueprint.document_response(202, BatchStatusSchema(), "Nothing more of it starts; what has started is being stopped.")
+@blueprint.document_response(
+    202, BatchStatusSchema(), "Waiting executions do not start, and running ones are being stopped."
+)
 @blueprint.document_problems(BatchNotFound, ExecutionNotCancellable)
 def cancel_batch(batch_id: str) -> Response:
-    """Cancel all of a batch that has not ended. Asking again changes nothing."""
+    """Cancel all unfinished executions of a batch. Repeating the request changes nothing."""
     status = batches.cancel(get_context().database, get_context().clock, batch_id, ACTOR)
     get_context().notify_cancellation()
     return make_json_response(serializers.serialize_batch_status(status), 202)

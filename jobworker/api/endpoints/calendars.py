@@ -1,4 +1,4 @@
-"""/api/v1/calendars: which times are working time, and which dates are listed."""
+"""Endpoints of /api/v1/calendars and /api/v1/countries."""
 
 from typing import Any
 
@@ -42,29 +42,29 @@ from jobworker.store.schedules.calendar_rows import CalendarRow
 
 ROOT = f"{serializers.ROOT}/calendars"
 
-#: So many days are shown at once.
+#: Maximum number of days in a response.
 _MAX_DAYS = 366
 
-#: So many events are told that were left out.
+#: Maximum number of skipped events in the response to an import.
 _MAX_LISTED_EVENTS = 100
 
-#: What says that a body is an iCalendar file; the last is for clients that send files without knowing what they are.
+#: Media types of an iCalendar file; the last is for clients that send files without detecting their type.
 _ICALENDAR_MEDIA_TYPES = ("text/calendar", BINARY_MEDIA_TYPE)
 
 blueprint = Blueprint(
     "calendars",
     __name__,
     url_prefix=serializers.ROOT,
-    description="Calendars: working time with holidays, or lists of dates. Schedules are kept to them, or away.",
+    description="Calendars: working time with holidays, or lists of dates. Schedules require or exclude their times.",
 )
 
 
 @blueprint.post("/calendars")
 @blueprint.arguments(CalendarBodySchema())
-@blueprint.document_response(201, CalendarSchema(), "The calendar as created.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(201, CalendarSchema(), "The created calendar.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(CalendarExists)
 def create_calendar(document: dict[str, Any]) -> Response:
-    """Make a calendar."""
+    """Create a calendar."""
     row = calendar_changes.create(get_context().database, get_context().clock, document, ACTOR)
     response = make_calendar_response(row, 201)
     response.headers["Location"] = f"{ROOT}/{row.name}"
@@ -73,9 +73,9 @@ def create_calendar(document: dict[str, Any]) -> Response:
 
 @blueprint.get("/calendars")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(CalendarSummarySchema), "Calendars by name.")
+@blueprint.document_response(200, make_page_schema(CalendarSummarySchema), "Calendars, sorted by name.")
 def list_calendars(query: dict[str, Any]) -> Response:
-    """List the calendars, without their dates."""
+    """List calendars, without their dates."""
     page = calendars.list_page(get_context().database, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, _serialize_summary))
 
@@ -84,7 +84,7 @@ def list_calendars(query: dict[str, Any]) -> Response:
 @blueprint.document_response(200, CalendarSchema(), "The calendar.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(CalendarNotFound)
 def get_calendar(name: str) -> Response:
-    """Read a calendar; If-None-Match is honoured."""
+    """Get a calendar. If-None-Match is supported."""
     response = make_calendar_response(calendars.get(get_context().database, name), 200)
     response.make_conditional(request)
     return response
@@ -92,13 +92,13 @@ def get_calendar(name: str) -> Response:
 
 @blueprint.put("/calendars/<string:name>")
 @blueprint.arguments(CalendarReplacementBodySchema())
-@blueprint.document_response(200, CalendarSchema(), "The calendar as changed.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(200, CalendarSchema(), "The changed calendar.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(
     CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired
 )
 def change_calendar(document: dict[str, Any], name: str) -> Response:
-    """Replace a calendar; the schedules that name it follow. What is due by now stays as it was."""
+    """Replace a calendar. Schedules that name it follow; occurrences that are due already do not change."""
     expected = headers.read_expected_revisions()
     row = calendar_changes.change(get_context().database, get_context().clock, name, document, expected, ACTOR)
     get_context().notify_change()
@@ -106,13 +106,13 @@ def change_calendar(document: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.delete("/calendars/<string:name>")
-@blueprint.document_response(204, None, "The calendar is gone.")
+@blueprint.document_response(204, None, "The calendar was deleted.")
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(
     CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired
 )
 def delete_calendar(name: str) -> Response:
-    """Remove a calendar that no schedule names; its revisions stay."""
+    """Delete a calendar that no schedule names. Its revisions are kept."""
     calendar_changes.remove(get_context().database, get_context().clock, name, headers.read_expected_revisions(), ACTOR)
     return Response(status=204)
 
@@ -120,19 +120,24 @@ def delete_calendar(name: str) -> Response:
 @blueprint.post("/calendars/<string:name>/import")
 @blueprint.accept_query(ImportQuerySchema())
 @blueprint.allow_large_body()
-@blueprint.accept_file("An iCalendar file (RFC 5545) as calendar programs export it; `text/calendar` is taken as well.")
+@blueprint.accept_file(
+    "An iCalendar file (RFC 5545) as calendar programs export it; `text/calendar` is accepted as well."
+)
 @blueprint.document_response(
-    200, CalendarImportSchema(), "What the calendar has now, or would have.", headers=headers.ETAG_RESPONSE_HEADER
+    200,
+    CalendarImportSchema(),
+    "The calendar after the import, or in a dry run as it would be.",
+    headers=headers.ETAG_RESPONSE_HEADER,
 )
 @blueprint.document_headers({**headers.IF_MATCH, "required": False})
 @blueprint.document_problems(
     CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired, ServiceBusy
 )
 def import_calendar(query: dict[str, Any], name: str) -> Response:
-    """Make a calendar of dates out of an iCalendar file, or replace the dates of one (with If-Match).
+    """Create a calendar of dates from an iCalendar file, or (with If-Match) replace the dates of a calendar.
 
-    Events are taken from a year ago to ten years ahead; a file with an event that cannot be read is refused, with an
-    error for each such event. Events that are free time are left out, unless `include_free=true`.
+    Events from one year ago to ten years ahead are imported. A file with unreadable events is rejected, with an error
+    for each such event. Events that are free time are skipped unless `include_free=true`.
     """
     options = CalendarImportRequest(
         name,
@@ -152,10 +157,10 @@ def import_calendar(query: dict[str, Any], name: str) -> Response:
 
 @blueprint.get("/calendars/<string:name>/days")
 @blueprint.accept_query(DaysQuerySchema())
-@blueprint.document_response(200, CalendarDaysSchema(), "The days that it holds or has names for.")
+@blueprint.document_response(200, CalendarDaysSchema(), "Days that are in the calendar or that it has a name for.")
 @blueprint.document_problems(CalendarNotFound)
 def list_calendar_days(query: dict[str, Any], name: str) -> Response:
-    """See what a calendar says about some days: which times it holds, and what holidays are called."""
+    """List the days of a calendar in a range, with their times and the names of holidays."""
     first, count = query["first"], (query["end"] - query["first"]).days
     if not 0 < count <= _MAX_DAYS:
         message = f"to must be 1 to {_MAX_DAYS} days after from"
@@ -166,31 +171,31 @@ def list_calendar_days(query: dict[str, Any], name: str) -> Response:
 
 @blueprint.get("/calendars/<string:name>/revisions")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(CalendarRevisionSchema), "Revisions, the latest first.")
+@blueprint.document_response(200, make_page_schema(CalendarRevisionSchema), "Revisions, latest first.")
 @blueprint.document_problems(CalendarNotFound)
 def list_calendar_revisions(query: dict[str, Any], name: str) -> Response:
-    """List how a calendar was at each time; revisions outlive their calendar."""
+    """List the revisions of a calendar. They are kept when it is deleted."""
     page = calendars.list_revisions(get_context().database, name, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, _serialize_revision))
 
 
 @blueprint.get("/calendars/<string:name>/revisions/<int:number>")
-@blueprint.document_response(200, CalendarRevisionSchema(), "The calendar as it was.")
+@blueprint.document_response(200, CalendarRevisionSchema(), "The revision.")
 @blueprint.document_problems(CalendarNotFound, RevisionNotFound)
 def get_calendar_revision(name: str, number: int) -> Response:
-    """Read a calendar as it was at a revision."""
+    """Get a revision of a calendar."""
     return make_json_response(_serialize_revision(calendars.get_revision(get_context().database, name, number)))
 
 
 @blueprint.get("/countries")
-@blueprint.document_response(200, CountriesSchema(), "Countries by code.")
+@blueprint.document_response(200, CountriesSchema(), "Countries, sorted by code.")
 def list_countries() -> Response:
-    """List the countries, and their parts, whose public holidays are known."""
+    """List the countries and subdivisions whose public holidays are known."""
     return make_json_response({"items": public_holidays.list_countries()})
 
 
 def make_calendar_response(row: CalendarRow, status: int) -> Response:
-    """The answer with a calendar."""
+    """Return the response with a calendar."""
     return make_json_response({**_serialize_summary(row), **row.spec}, status, {"ETag": format_etag(row.revision)})
 
 

@@ -1,4 +1,4 @@
-"""/api/v1/dead-letters: what ended badly, until somebody has decided about it."""
+"""Endpoints of /api/v1/dead-letters, and reruns."""
 
 from typing import Any
 
@@ -42,14 +42,14 @@ blueprint = Blueprint(
     "dead-letters",
     __name__,
     url_prefix=serializers.ROOT,
-    description="Executions that ended badly: run them again, all at once or changed, or leave them at that.",
+    description="Executions that failed for good: redrive them, also with changed parameters, or discard them.",
 )
 
 
 @blueprint.get("/dead-letters")
 @blueprint.accept_query(DeadLetterQuerySchema())
 @blueprint.document_response(
-    200, make_page_schema(DeadLetterSchema), "Open dead letters, the executions that were accepted last first."
+    200, make_page_schema(DeadLetterSchema), "Open dead letters, most recently accepted execution first."
 )
 def list_dead_letters(query: dict[str, Any]) -> Response:
     """List open dead letters; filters are combined with "and"."""
@@ -60,19 +60,21 @@ def list_dead_letters(query: dict[str, Any]) -> Response:
 
 @blueprint.get("/dead-letters/groups")
 @blueprint.accept_query(GroupsQuerySchema())
-@blueprint.document_response(200, GroupsSchema(), "Open dead letters by their fingerprints, the largest groups first.")
+@blueprint.document_response(200, GroupsSchema(), "Open dead letters by fingerprint, largest group first.")
 def list_groups(query: dict[str, Any]) -> Response:
-    """Count open dead letters by the kind of their failure."""
+    """Count open dead letters by kind of failure."""
     groups = dead_letters.list_groups(get_context().database, query["limit"])
     return make_json_response({"items": [serializers.serialize_group(each) for each in groups]})
 
 
 @blueprint.post("/dead-letters/redrive")
 @blueprint.arguments(RedriveBodySchema())
-@blueprint.document_response(200, DoneSchema(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_response(
+    200, DoneSchema(), "Result of the action or of the dry run; `next` is set if executions remain."
+)
 @blueprint.document_problems(InvalidCursor)
 def redrive(body: dict[str, Any]) -> Response:
-    """Run dead letters again, each as a new execution. Asking again does nothing to those."""
+    """Redrive dead letters, each as a new execution. Repeating the request does not redrive them again."""
     selection: Selection = body.pop("selection")
     result = dead_letters.redrive(get_context().database, get_context().clock, selection, RedriveOptions(**body), ACTOR)
     get_context().notify_change()
@@ -81,10 +83,12 @@ def redrive(body: dict[str, Any]) -> Response:
 
 @blueprint.post("/dead-letters/discard")
 @blueprint.arguments(DiscardBodySchema())
-@blueprint.document_response(200, DoneSchema(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_response(
+    200, DoneSchema(), "Result of the action or of the dry run; `next` is set if executions remain."
+)
 @blueprint.document_problems(InvalidCursor)
 def discard(body: dict[str, Any]) -> Response:
-    """Leave dead letters at that."""
+    """Discard dead letters."""
     result = dead_letters.discard(get_context().database, get_context().clock, body["selection"], body["note"], ACTOR)
     return make_json_response(serializers.serialize_bulk_result(result))
 
@@ -95,7 +99,7 @@ def discard(body: dict[str, Any]) -> Response:
     202,
     ExecutionSchema(),
     "The new execution.",
-    headers={"Location": {"description": "The new execution.", "schema": {"type": "string"}}},
+    headers={"Location": {"description": "URL of the new execution.", "schema": {"type": "string"}}},
 )
 @blueprint.document_problems(
     ExecutionNotFound,
@@ -108,7 +112,7 @@ def discard(body: dict[str, Any]) -> Response:
     UnknownQueue,
 )
 def rerun(body: dict[str, Any], execution_id: str) -> Response:
-    """Run an execution that has ended again, however it ended. Asking again runs it once more."""
+    """Rerun an execution that has ended, in any final state. Repeating the request reruns it once more."""
     row = dead_letters.rerun(get_context().database, get_context().clock, execution_id, RedriveOptions(**body), ACTOR)
     get_context().record_submissions(1)
     return make_json_response(
@@ -118,9 +122,9 @@ def rerun(body: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.post("/executions/<execution:execution_id>/discard")
 @blueprint.arguments(NoteBodySchema(), required=False)
-@blueprint.document_response(200, ExecutionSchema(), "It is discarded.")
+@blueprint.document_response(200, ExecutionSchema(), "The dead letter is discarded.")
 @blueprint.document_problems(ExecutionNotFound, NotADeadLetter)
 def discard_execution(body: dict[str, Any], execution_id: str) -> Response:
-    """Leave one dead letter at that. Asking again changes nothing."""
+    """Discard one dead letter. Repeating the request changes nothing."""
     row = dead_letters.discard_one(get_context().database, get_context().clock, execution_id, body["note"], ACTOR)
     return make_json_response(serializers.serialize_execution(row))

@@ -1,7 +1,7 @@
-"""/api/v1/executions/{id}/events: an execution live, as server-sent events.
+"""Endpoint of /api/v1/executions/{id}/events: server-sent events of an execution.
 
-A stream is a thread that looks into SQL a few times a second: cheap while nothing happens, and it
-needs no Redis. Each event's id is a bookmark from which a client that lost the connection goes on.
+A stream is a thread that polls SQL a few times a second: it is cheap while nothing happens, and needs no Redis. The
+id of each event is a bookmark from which a client continues after it lost the connection.
 """
 
 import random
@@ -20,27 +20,29 @@ from jobworker.services.execution_stream import EventCursor, ExecutionUpdate, Me
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 
 blueprint = Blueprint(
-    "events", __name__, url_prefix=f"{serializers.ROOT}/executions", description="Executions while they happen."
+    "events", __name__, url_prefix=f"{serializers.ROOT}/executions", description="Live events of executions."
 )
 
-#: Between two looks (s): what a person feels as "at once"; the longest, and the silence that doubles the shortest (s).
+#: Shortest interval between polls (s), which people perceive as immediate; the longest; and the time without events
+#: that doubles the shortest (s).
 _MIN_POLL_SECONDS = 0.2
 _MAX_POLL_SECONDS = 1.0
 _BACKOFF_SECONDS = 5.0
 
-#: A stream lives for so long (s); then its client connects again and goes on from its last event.
+#: Maximum duration of a stream (s); its client then connects again and continues after its last event.
 _MAX_STREAM_SECONDS = 15 * 60.0
 
-#: A comment after so much silence (s) keeps proxies from closing the stream, and notices who has left.
+#: Time without events (s) after which a comment is sent: it keeps proxies from closing the stream and detects clients
+#: that have disconnected.
 _HEARTBEAT_SECONDS = 10.0
 
-#: What a worker could not send before the end is waited for so long (s).
+#: Time (s) to wait after the end of an execution for log lines that its worker sends late.
 _LATE_LINES_SECONDS = 1.0
 
-#: Without a type: generators and checkers disagree whether the schema is that of the stream or of one event.
+#: Schema without a type: generators and checkers disagree whether it describes the stream or one event.
 _STREAM_RESPONSE = {
     "description": "Events `state` (attempt, state, at, actor, reason), `progress` (attempt, done, total, message), "
-    "`metadata` (all of it) and `log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
+    "`metadata` (complete) and `log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
 }
 
 
@@ -51,7 +53,7 @@ _STREAM_RESPONSE = {
 @blueprint.document_headers(headers.LAST_EVENT_ID)
 @blueprint.document_problems(ExecutionNotFound, InvalidCursor, TooManyStreams)
 def follow_execution(execution_id: str) -> Response:
-    """Follow an execution: states, progress, metadata and log lines as they come (server-sent events)."""
+    """Stream the states, progress, metadata and log lines of an execution as server-sent events."""
     context = get_context()
     follower = execution_stream.open_cursor(context.database, execution_id, request.headers.get("Last-Event-ID"))
     address = request.remote_addr or ""
@@ -69,12 +71,12 @@ def _release_stream(context: ApiContext, address: str) -> None:
 
 
 def _stream_events(context: ApiContext, follower: EventCursor) -> Iterator[bytes]:
-    """Events until the execution has ended and its last lines were sent, or the stream has lived its longest."""
+    """Yield events until the execution has ended and its last log lines were sent, or the stream is too old."""
     never_set = threading.Event()
     started_at = sent_at = news_at = context.clock.monotonic()
     yield b"retry: 2000\n\n"
     while True:
-        # In one part: a stream of a long log takes a thread for each part.
+        # All events in one part, because each part of a stream occupies a thread.
         part = b"".join(_format_event(news, follower.bookmark) for news in follower.poll(context.database))
         if part:
             yield part
@@ -87,7 +89,7 @@ def _stream_events(context: ApiContext, follower: EventCursor) -> Iterator[bytes
         if now - sent_at >= _HEARTBEAT_SECONDS:
             yield b": still here\n\n"
             sent_at = now
-        # Streams that were opened together must not look together: other requests would wait for all of them.
+        # Streams that were opened together must not poll together: other requests would wait for all of them.
         context.clock.wait(
             never_set,
             random.uniform(0.5, 1.0)
@@ -98,7 +100,7 @@ def _stream_events(context: ApiContext, follower: EventCursor) -> Iterator[bytes
 
 def _format_event(news: ExecutionUpdate, bookmark: str) -> bytes:
     data = news.data if isinstance(news, ProgressUpdate | MetadataUpdate) else news
-    # JSON has no line breaks of its own, so one data line is enough.
+    # This JSON has no line breaks, so one data line is enough.
     line = orjson.dumps(data, option=orjson.OPT_UTC_Z)
     return f"id: {bookmark}\nevent: {_EVENT_TYPES[type(news)]}\ndata: ".encode() + line + b"\n\n"
 

@@ -1,4 +1,4 @@
-"""/api/v1/executions: what became of submitted work."""
+"""Endpoints of /api/v1/executions."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ blueprint = Blueprint(
     "executions",
     __name__,
     url_prefix=f"{serializers.ROOT}/executions",
-    description="Executions, their attempts, transitions, logs and results. They are kept.",
+    description="Executions, with their attempts, transitions, logs and results. They are kept.",
 )
 
 
@@ -53,76 +53,76 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>")
-@blueprint.document_response(200, ExecutionSchema(), "The execution as it stands.")
+@blueprint.document_response(200, ExecutionSchema(), "The execution in its current state.")
 @blueprint.document_problems(ExecutionNotFound)
 def get_execution(execution_id: str) -> Response:
-    """Read an execution."""
+    """Get an execution."""
     return make_json_response(serializers.serialize_execution(executions.get(get_context().database, execution_id)))
 
 
 @blueprint.get("/<execution:execution_id>/attempts")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(AttemptSchema), "Attempts, first to last.")
+@blueprint.document_response(200, make_page_schema(AttemptSchema), "Attempts, oldest first.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
-    """List the attempts that workers started."""
+    """List the attempts of an execution that workers started."""
     page = executions.list_attempts(get_context().database, execution_id, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_row))
 
 
 @blueprint.get("/<execution:execution_id>/transitions")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(TransitionSchema), "Changes of state, first to last.")
+@blueprint.document_response(200, make_page_schema(TransitionSchema), "State transitions, oldest first.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
-    """List every change of state, with time, reason and actor."""
+    """List the state transitions of an execution, with time, reason and actor."""
     page = executions.list_transitions(get_context().database, execution_id, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_row))
 
 
 @blueprint.get("/<execution:execution_id>/dependencies")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(DependencySchema), "What it waits or waited for.")
+@blueprint.document_response(200, make_page_schema(DependencySchema), "Parents of the execution.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_dependencies(query: dict[str, Any], execution_id: str) -> Response:
-    """List the executions that have to end before this one, how they stand, and what each came to."""
+    """List the parents that an execution waits or waited for, with their states and outcomes."""
     page = executions.list_parents(get_context().database, execution_id, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_row))
 
 
 @blueprint.get("/<execution:execution_id>/logs")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(LogLineSchema), "Lines, first to last.")
+@blueprint.document_response(200, make_page_schema(LogLineSchema), "Log lines, oldest first.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_logs(query: dict[str, Any], execution_id: str) -> Response:
-    """List what the job wrote to its log."""
+    """List the log lines of an execution."""
     page = executions.list_log_lines(get_context().database, execution_id, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_row))
 
 
 @blueprint.get("/<execution:execution_id>/changes")
-@blueprint.document_response(200, ChangesSchema(), "What is different.")
+@blueprint.document_response(200, ChangesSchema(), "The differences.")
 @blueprint.document_problems(ExecutionNotFound)
 def get_changes(execution_id: str) -> Response:
-    """Compare an execution with the last one of the same job before it that succeeded."""
+    """Compare an execution with the last earlier execution of its job that succeeded."""
     return make_json_response(
         serializers.serialize_changes(revisions.compare_with_last_success(get_context().database, execution_id))
     )
 
 
 @blueprint.get("/<execution:execution_id>/result")
-@blueprint.document_response(200, ResultSchema(), "What came of it.")
+@blueprint.document_response(200, ResultSchema(), "The result or the failure.")
 @blueprint.document_problems(ExecutionNotFound, ExecutionNotFinished)
 def get_result(execution_id: str) -> Response:
-    """Read the result, or the error, of an execution that has ended."""
+    """Get the result or the error of an execution that has ended."""
     return make_json_response(serializers.serialize_result(executions.get_result(get_context().database, execution_id)))
 
 
 @blueprint.get("/<execution:execution_id>/why")
-@blueprint.document_response(200, WhySchema(), "Every reason.")
+@blueprint.document_response(200, WhySchema(), "All blockers.")
 @blueprint.document_problems(ExecutionNotFound)
 def explain(execution_id: str) -> Response:
-    """Say why an execution has not run, or has not finished: all that it waits for."""
+    """List all blockers: the reasons why an execution has not run or not finished."""
     return make_json_response(
         serializers.serialize_why(
             blocker_report.explain_execution(get_context().database, get_context().clock, execution_id)
@@ -131,11 +131,13 @@ def explain(execution_id: str) -> Response:
 
 
 @blueprint.post("/<execution:execution_id>/cancel")
-@blueprint.document_response(200, ExecutionSchema(), "It is cancelled.")
-@blueprint.document_response(202, ExecutionSchema(), "It will not start, or its worker stops it; then it is Cancelled.")
+@blueprint.document_response(200, ExecutionSchema(), "The execution is Cancelled.")
+@blueprint.document_response(
+    202, ExecutionSchema(), "The execution will not start, or its worker is stopping it; then it is Cancelled."
+)
 @blueprint.document_problems(ExecutionNotFound, ExecutionNotCancellable)
 def cancel(execution_id: str) -> Response:
-    """Cancel an execution that has not ended. Asking again changes nothing."""
+    """Cancel an execution that has not ended. Repeating the request changes nothing."""
     row = executions.cancel(get_context().database, get_context().clock, execution_id, ACTOR)
     get_context().notify_cancellation()
     return make_json_response(
@@ -145,10 +147,12 @@ def cancel(execution_id: str) -> Response:
 
 @blueprint.post("/cancel")
 @blueprint.arguments(CancelBodySchema())
-@blueprint.document_response(200, DoneSchema(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_response(
+    200, DoneSchema(), "Result of the action or of the dry run; `next` is set if executions remain."
+)
 @blueprint.document_problems(InvalidCursor)
 def cancel_many(body: dict[str, Any]) -> Response:
-    """Cancel everything that a filter names and that has not ended."""
+    """Cancel the selected executions that have not ended."""
     result = cancellation.cancel_executions(get_context().database, get_context().clock, body["selection"], ACTOR)
     get_context().notify_cancellation()
     return make_json_response(serializers.serialize_bulk_result(result))

@@ -1,4 +1,4 @@
-"""/api/v1/executions/{id}/files: what jobs left behind, as far as this host has it."""
+"""Endpoints of /api/v1/executions/{id}/files: files of executions on this host."""
 
 from typing import Any
 
@@ -10,26 +10,26 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.context import get_context
 from jobworker.api.responses import make_json_response
 from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
-from jobworker.api.schemas.executions import KeptFileSchema
+from jobworker.api.schemas.files import KeptFileSchema
 from jobworker.domain.errors import ExecutionNotFound, FileNotFound, FileOnOtherHost
 from jobworker.services import files
 
 blueprint = Blueprint(
-    "files", __name__, url_prefix=f"{serializers.ROOT}/executions", description="Files that jobs left behind."
+    "files", __name__, url_prefix=f"{serializers.ROOT}/executions", description="Files that jobs stored."
 )
 
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 
-#: Whatever it is, no browser shall show it as a page of ours.
+#: Media type of every file, so that no browser shows one as a page of this service.
 _MEDIA_TYPE = "application/octet-stream"
 
 
 @blueprint.get("/<execution:execution_id>/files")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(KeptFileSchema), "Files, by name.")
+@blueprint.document_response(200, make_page_schema(KeptFileSchema), "Files, sorted by name.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_files(query: dict[str, Any], execution_id: str) -> Response:
-    """List the files that the job left on this host, and its result if that is a file."""
+    """List the files that the job stored on this host, and its result if that is a file."""
     context = get_context()
     page = files.list_page(context.database, context.settings.home, execution_id, query["limit"], query["cursor"])
     return make_json_response(
@@ -41,7 +41,7 @@ def list_files(query: dict[str, Any], execution_id: str) -> Response:
 @blueprint.document_response(200, _BINARY_SCHEMA, "The file.", content_type=_MEDIA_TYPE)
 @blueprint.document_problems(ExecutionNotFound, FileNotFound, FileOnOtherHost)
 def download_file(execution_id: str, name: str) -> Response:
-    """Download a file; If-None-Match is honoured."""
+    """Download a file. If-None-Match is supported."""
     context = get_context()
     stream, file = files.open_file(context.database, context.settings.home, execution_id, name)
     response = Response(wrap_file(request.environ, stream), mimetype=_MEDIA_TYPE, direct_passthrough=True)

@@ -1,4 +1,4 @@
-"""What operators and their machines look at: /healthz, /readyz, /metrics, and / as a signpost."""
+"""Endpoints for operators and monitoring: /healthz, /readyz, /metrics, and / with links."""
 
 from typing import Any
 
@@ -12,28 +12,30 @@ from jobworker.api.responses import make_json_response
 from jobworker.api.schemas.base import ResponseSchema, text_field
 from jobworker.services.health import CheckResult
 
-blueprint = Blueprint("operations", __name__, description="For operators.")
+blueprint = Blueprint("operations", __name__, description="Health, readiness and metrics.")
 
-#: What must be right for work to be accepted; the rest must be right for it to be run on time.
+#: Checks that must pass for work to be accepted. The others must pass for it to run on time.
 _REQUIRED_CHECKS = frozenset({"database", "migrations"})
 
 
 class HealthCheckSchema(ResponseSchema):
-    """One check."""
+    """Result of one check."""
 
-    status = text_field("ok or failed")
+    status = text_field("`ok` or `failed`.")
     detail = fields.String()
 
 
 class ReadinessSchema(ResponseSchema):
-    """All checks by name."""
+    """Results of all checks, by name."""
 
-    status = text_field("`ready`; `degraded`: work is accepted, and runs when the failed checks pass again; `unready`.")
+    status = text_field(
+        "`ready`; `degraded`: work is accepted, but runs only when the failed checks pass again; or `unready`."
+    )
     checks = fields.Dict(values=fields.Nested(HealthCheckSchema))
 
 
 class SignpostSchema(ResponseSchema):
-    """Where things are."""
+    """Links to the main resources."""
 
     name = fields.String()
     links = fields.Dict(values=fields.String())
@@ -42,7 +44,7 @@ class SignpostSchema(ResponseSchema):
 @blueprint.get("/")
 @blueprint.document_response(200, SignpostSchema(), "Links.")
 def signpost() -> Response:
-    """Say where things are."""
+    """Get links to the main resources."""
     links = {
         "docs": "/docs",
         "openapi": "/openapi.json",
@@ -57,18 +59,18 @@ def signpost() -> Response:
 
 @blueprint.get("/healthz")
 @blueprint.document_response(
-    200, {"type": "object", "properties": {"status": {"type": "string"}}}, "This process answers."
+    200, {"type": "object", "properties": {"status": {"type": "string"}}}, "The process is alive."
 )
 def healthz() -> Response:
-    """Is this process alive? Asks nobody else."""
+    """Check that this process is alive. No other service is involved."""
     return make_json_response({"status": "alive"})
 
 
 @blueprint.get("/readyz")
 @blueprint.document_response(200, ReadinessSchema(), "Work is accepted and run.")
-@blueprint.document_response(503, ReadinessSchema(), "Something is missing.")
+@blueprint.document_response(503, ReadinessSchema(), "A check failed.")
 def readyz() -> Response:
-    """Is everything there that work needs to be accepted and run? 503, in the same form, if not."""
+    """Check that work can be accepted and run. The status is 503, with a body of the same form, if a check failed."""
     checks = get_context().health.run_checks()
     get_context().health.log_warnings(checks)
     status = _summarize_status(checks)
@@ -79,9 +81,9 @@ def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
-@blueprint.document_response(200, {"type": "string"}, "Prometheus' text format.", content_type="text/plain")
+@blueprint.document_response(200, {"type": "string"}, "Metrics in Prometheus' text format.", content_type="text/plain")
 def metrics() -> Response:
-    """Figures for Prometheus."""
+    """Get metrics for Prometheus."""
     context = get_context()
     content = context.metrics.render(context.health.collect_census(), context.clock.now())
     return Response(content, content_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""/api/v1/jobs: definitions."""
+"""Endpoints of /api/v1/jobs."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,16 +31,16 @@ blueprint = Blueprint(
     "jobs",
     __name__,
     url_prefix=f"{serializers.ROOT}/jobs",
-    description="Definitions: which task, where it runs, what it may use. Each change makes a revision.",
+    description="Job definitions: task, queue and policies. Each change creates a revision.",
 )
 
 
 @blueprint.post("")
 @blueprint.arguments(DefinitionBodySchema())
-@blueprint.document_response(201, JobSchema(), "The definition as created.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(201, JobSchema(), "The created definition.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(JobExists, UnknownQueue)
 def create_job(definition: JobDefinition) -> Response:
-    """Define a job."""
+    """Create a job definition."""
     job = jobs.create(get_context().database, get_context().clock, definition, ACTOR)
     get_context().notify_change()
     response = _make_job_response(job, 201)
@@ -50,9 +50,9 @@ def create_job(definition: JobDefinition) -> Response:
 
 @blueprint.get("")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(JobSchema), "Definitions by name.")
+@blueprint.document_response(200, make_page_schema(JobSchema), "Definitions, sorted by name.")
 def list_jobs(query: dict[str, Any]) -> Response:
-    """List the job definitions."""
+    """List job definitions."""
     page = jobs.list_page(get_context().database, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_job))
 
@@ -61,7 +61,7 @@ def list_jobs(query: dict[str, Any]) -> Response:
 @blueprint.document_response(200, JobSchema(), "The definition.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(JobNotFound)
 def get_job(name: str) -> Response:
-    """Read a job definition; If-None-Match is honoured."""
+    """Get a job definition. If-None-Match is supported."""
     response = _make_job_response(jobs.get(get_context().database, name), 200)
     response.make_conditional(request)
     return response
@@ -69,14 +69,14 @@ def get_job(name: str) -> Response:
 
 @blueprint.put("/<string:name>")
 @blueprint.arguments(ReplacementBodySchema())
-@blueprint.document_response(200, JobSchema(), "The definition as changed.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(200, JobSchema(), "The changed definition.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_job(definition: JobDefinition, name: str) -> Response:
-    """Replace a job definition; what the body leaves out gets its default."""
+    """Replace a job definition. Fields that the body omits get their defaults."""
     expected = headers.read_expected_revisions()
     if definition.name not in ("", name):
-        message = f"name is {definition.name}, but the URL says {name}; a job cannot be renamed"
+        message = f"name is {definition.name}, but the URL has {name}; a job cannot be renamed"
         raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
     job = jobs.change(get_context().database, get_context().clock, replace(definition, name=name), expected, ACTOR)
     get_context().notify_change()
@@ -84,11 +84,11 @@ def change_job(definition: JobDefinition, name: str) -> Response:
 
 
 @blueprint.delete("/<string:name>")
-@blueprint.document_response(204, None, "The definition and its schedule are gone.")
+@blueprint.document_response(204, None, "The definition and its schedule were deleted.")
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(JobNotFound, JobOwnedByCode, JobInUse, PreconditionFailed, PreconditionRequired)
 def delete_job(name: str) -> Response:
-    """Remove a job definition; executions accepted before still run, and history stays."""
+    """Delete a job definition. Executions accepted before still run, and history is kept."""
     jobs.remove(get_context().database, get_context().clock, name, headers.read_expected_revisions(), ACTOR)
     get_context().notify_change()
     return Response(status=204)
@@ -96,19 +96,19 @@ def delete_job(name: str) -> Response:
 
 @blueprint.get("/<string:name>/revisions")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(RevisionSchema), "Revisions, the latest first.")
+@blueprint.document_response(200, make_page_schema(RevisionSchema), "Revisions, latest first.")
 @blueprint.document_problems(JobNotFound)
 def list_revisions(query: dict[str, Any], name: str) -> Response:
-    """List how a definition was at each time; revisions outlive their job."""
+    """List the revisions of a job definition. They are kept when it is deleted."""
     page = revisions.list_page(get_context().database, name, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_revision))
 
 
 @blueprint.get("/<string:name>/revisions/<int:number>")
-@blueprint.document_response(200, RevisionSchema(), "The definition as it was.")
+@blueprint.document_response(200, RevisionSchema(), "The revision.")
 @blueprint.document_problems(JobNotFound, RevisionNotFound)
 def get_revision(name: str, number: int) -> Response:
-    """Read a definition as it was at a revision."""
+    """Get a revision of a job definition."""
     return make_json_response(serializers.serialize_revision(revisions.get(get_context().database, name, number)))
 
 

@@ -1,4 +1,4 @@
-"""/api/v1/schedules, continued: what was due, what will be, and what would be."""
+"""Endpoints of /api/v1/schedules for occurrences: recorded, upcoming, previewed, fired by hand, backfilled."""
 
 from typing import Any
 
@@ -49,18 +49,18 @@ blueprint = Blueprint(
     "occurrences",
     __name__,
     url_prefix=ROOT,
-    description="Occurrences of schedules: each leaves a row in the ledger, whatever becomes of it.",
+    description="Occurrences of schedules. Each is recorded with its outcome.",
 )
 
-_LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "URL of the execution.", "schema": {"type": "string"}}}
 
 
 @blueprint.post("/preview")
 @blueprint.arguments(PreviewScheduleBodySchema())
-@blueprint.document_response(200, SchedulePreviewSchema(), "What it would do.")
+@blueprint.document_response(200, SchedulePreviewSchema(), "The preview.")
 @blueprint.document_problems(ScheduleNotFound, UnknownQueue)
 def preview_schedule(body: dict[str, Any]) -> Response:
-    """Say when a schedule would be due, without saving it; and what would be different from a saved one."""
+    """Preview when a schedule would be due, without saving it, and compare it with a saved one."""
     definition, preview_options = split_preview_body(body)
     options = PreviewRequest(
         definition,
@@ -77,13 +77,15 @@ def preview_schedule(body: dict[str, Any]) -> Response:
 @blueprint.get("/<schedule:name>/occurrences")
 @blueprint.accept_query(OccurrenceQuerySchema())
 @blueprint.document_response(
-    200, make_page_schema(OccurrenceSchema), "Past ones, the latest first; or those ahead, the first one first."
+    200,
+    make_page_schema(OccurrenceSchema),
+    "Recorded occurrences, latest first; or upcoming occurrences, earliest first.",
 )
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def list_occurrences(query: dict[str, Any], name: str) -> Response:
-    """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead.
+    """List the recorded occurrences of a schedule or, with `upcoming`, that number of future ones.
 
-    `from` and `to` go with both. The ledger of a schedule that was removed is found by its id.
+    `from` and `to` apply to both. The occurrences of a deleted schedule are listed by its id.
     """
     outcome = OccurrenceOutcome(query["outcome"]) if query["outcome"] else None
     time_range = OccurrenceFilters(query["begin"], query["end"], outcome)
@@ -101,12 +103,12 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/fire")
 @blueprint.arguments(FireBodySchema(), required=False)
-@blueprint.document_response(202, FiredSchema(), "Its execution is accepted.", headers=_LOCATION)
-@blueprint.document_response(200, FiredSchema(), "Nothing was started; the occurrence says why.")
+@blueprint.document_response(202, FiredSchema(), "An execution was accepted.", headers=_LOCATION)
+@blueprint.document_response(200, FiredSchema(), "No execution was created; the occurrence contains the reason.")
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY)
 @blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, IdempotencyKeyReused)
 def fire_schedule(body: dict[str, Any], name: str) -> Response:
-    """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
+    """Fire a schedule now, even while it is paused. The nominal time of the occurrence is the current time."""
     overlap = OverlapPolicy(body["overlap"]) if body["overlap"] else None
     fired = occurrences.fire(
         get_context().database, get_context().clock, name, overlap, ACTOR, headers.read_idempotency_key()
@@ -123,15 +125,15 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/backfill")
 @blueprint.arguments(BackfillBodySchema())
-@blueprint.document_response(200, BackfilledSchema(), "What would be done; or there is nothing to do.")
-@blueprint.document_response(202, BackfilledSchema(), "The executions are accepted.")
+@blueprint.document_response(200, BackfilledSchema(), "Result of the dry run, or no occurrence needs an execution.")
+@blueprint.document_response(202, BackfilledSchema(), "The executions were accepted.")
 @blueprint.document_problems(
     ScheduleNotFound, Conflict, JobDisabled, JobRemoved, UniqueKeyConflict, TaskNotFound, InvalidParameters
 )
 def backfill_schedule(body: dict[str, Any], name: str) -> Response:
-    """Give past occurrences without an execution one, also those before the schedule was created.
+    """Create executions for past occurrences that have none, including those before the schedule was created.
 
-    Asked again, it finds nothing left to do.
+    Repeating the request creates nothing.
     """
     options = backfills.BackfillRequest(**{**body, "order": BackfillOrder(body["order"])})
     result = backfills.backfill_schedule(get_context().database, get_context().clock, name, options, ACTOR)

@@ -1,4 +1,4 @@
-"""/api/v1/queues: creating and removing them, what waits in them, and stopping them for a while."""
+"""Endpoints of /api/v1/queues."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ blueprint = Blueprint(
     "queues",
     __name__,
     url_prefix=f"{serializers.ROOT}/queues",
-    description="Queues, which exist before they are named, and what waits in them. A paused one lets nothing start.",
+    description="Queues and their backlogs. A request may name only existing queues. A paused queue starts nothing.",
 )
 
 
 @blueprint.get("")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(QueueSchema), "Queues by name.")
+@blueprint.document_response(200, make_page_schema(QueueSchema), "Queues, sorted by name.")
 def list_queues(query: dict[str, Any]) -> Response:
-    """List the queues that are shipped, declared in code, served by a live worker, or created here."""
+    """List queues: shipped, declared in code, consumed by a live worker, or created over the API."""
     page = queues.list_page(get_context().database, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, _serialize_queue))
 
@@ -34,44 +34,44 @@ def list_queues(query: dict[str, Any]) -> Response:
 @blueprint.document_response(200, QueueSchema(), "The queue.")
 @blueprint.document_problems(QueueNotFound)
 def get_queue(name: str) -> Response:
-    """Read a queue."""
+    """Get a queue."""
     return make_json_response(_serialize_queue(queues.get(get_context().database, name)))
 
 
 @blueprint.put("/<string:name>")
-@blueprint.document_response(201, QueueSchema(), "It was created.")
-@blueprint.document_response(200, QueueSchema(), "It exists already.")
+@blueprint.document_response(201, QueueSchema(), "The queue was created.")
+@blueprint.document_response(200, QueueSchema(), "The queue exists already.")
 def create_queue(name: str) -> Response:
-    """Create a queue, which stays until it is removed. Asking again changes nothing."""
+    """Create a queue, which exists until it is deleted. Repeating the request changes nothing."""
     queue, created = queues.create(get_context().database, get_context().clock, name, ACTOR)
     return make_json_response(_serialize_queue(queue), 201 if created else 200)
 
 
 @blueprint.delete("/<string:name>")
-@blueprint.document_response(204, None, "The queue is gone.")
+@blueprint.document_response(204, None, "The queue was deleted.")
 @blueprint.document_problems(QueueNotFound, QueueInUse)
 def delete_queue(name: str) -> Response:
-    """Remove a queue that nothing uses."""
+    """Delete an unused queue."""
     queues.remove(get_context().database, get_context().clock, name, ACTOR)
     return Response(status=204)
 
 
 @blueprint.post("/<string:name>/pause")
 @blueprint.arguments(PauseBodySchema(), required=False)
-@blueprint.document_response(200, QueueSchema(), "It is paused.")
+@blueprint.document_response(200, QueueSchema(), "The queue is paused.")
 @blueprint.document_problems(QueueNotFound)
 def pause_queue(body: dict[str, Any], name: str) -> Response:
-    """Let nothing more of a queue start; what runs goes on. Asking again changes nothing but the note."""
+    """Pause a queue: no more executions start, running ones continue. Repeating the request changes only the note."""
     queue = queues.pause(get_context().database, get_context().clock, name, ACTOR, body["note"])
     get_context().notify_change()
     return make_json_response(_serialize_queue(queue))
 
 
 @blueprint.post("/<string:name>/resume")
-@blueprint.document_response(200, QueueSchema(), "It goes on.")
+@blueprint.document_response(200, QueueSchema(), "The queue is not paused.")
 @blueprint.document_problems(QueueNotFound)
 def resume_queue(name: str) -> Response:
-    """Let a queue go on. Asking again changes nothing."""
+    """Resume a queue. Repeating the request changes nothing."""
     queue = queues.resume(get_context().database, get_context().clock, name, ACTOR)
     get_context().notify_change()
     return make_json_response(_serialize_queue(queue))

@@ -1,4 +1,4 @@
-"""/api/v1/retry: what a retry policy would do."""
+"""Endpoint of /api/v1/retry: preview of a retry policy."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ blueprint = Blueprint("retry", __name__, url_prefix=f"{serializers.ROOT}/retry",
 
 @blueprint.post("/preview")
 @blueprint.arguments(PreviewBodySchema())
-@blueprint.document_response(200, PreviewSchema(), "The plan.")
+@blueprint.document_response(200, PreviewSchema(), "The planned attempts.")
 def preview(body: dict[str, Any]) -> Response:
-    """Say when each attempt of a policy would be, and how long it all takes, if every attempt failed at once."""
+    """Preview the times of a policy's attempts and their total duration, if each attempt failed immediately."""
     planned_attempts = retry.preview_attempts(
         body["retry"], body["start"] or get_context().clock.now(), body["attempts"]
     )

@@ -1,4 +1,4 @@
-"""/api/v1/schedules: what starts jobs by itself, and when."""
+"""Endpoints of /api/v1/schedules."""
 
 from typing import Any
 
@@ -39,16 +39,16 @@ blueprint = Blueprint(
     "schedules",
     __name__,
     url_prefix=ROOT,
-    description="Schedules: which job is due when. A URL takes the name of a schedule, or its id.",
+    description="Schedules: jobs and the rules by which they are due. URLs accept the name or the id of a schedule.",
 )
 
 
 @blueprint.post("")
 @blueprint.arguments(ScheduleBodySchema())
-@blueprint.document_response(201, ScheduleSchema(), "The schedule as created.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(201, ScheduleSchema(), "The created schedule.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(ScheduleExists, UnknownQueue)
 def create_schedule(body: dict[str, Any]) -> Response:
-    """Let a job be started by itself."""
+    """Create a schedule."""
     schedule = schedules.create(get_context().database, get_context().clock, body, ACTOR)
     get_context().notify_change()
     response = make_schedule_response(schedule, 201)
@@ -58,7 +58,7 @@ def create_schedule(body: dict[str, Any]) -> Response:
 
 @blueprint.get("")
 @blueprint.accept_query(ScheduleQuerySchema())
-@blueprint.document_response(200, make_page_schema(ScheduleSchema), "Schedules by name.")
+@blueprint.document_response(200, make_page_schema(ScheduleSchema), "Schedules, sorted by name.")
 def list_schedules(query: dict[str, Any]) -> Response:
     """List schedules; filters are combined with "and"."""
     filters = ScheduleCriteria(
@@ -76,19 +76,19 @@ def list_schedules(query: dict[str, Any]) -> Response:
 @blueprint.document_response(200, ScheduleSchema(), "The schedule.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(ScheduleNotFound)
 def get_schedule(name: str) -> Response:
-    """Read a schedule, and how far it has come."""
+    """Get a schedule with its state."""
     return make_schedule_response(schedules.get(get_context().database, get_context().clock, name), 200)
 
 
 @blueprint.put("/<schedule:name>")
 @blueprint.arguments(ScheduleReplacementBodySchema())
-@blueprint.document_response(200, ScheduleSchema(), "The schedule as changed.", headers=headers.ETAG_RESPONSE_HEADER)
+@blueprint.document_response(200, ScheduleSchema(), "The changed schedule.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(
     ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired, UnknownQueue
 )
 def change_schedule(body: dict[str, Any], name: str) -> Response:
-    """Replace a schedule; what the body leaves out gets its default. What is due by now stays as it was."""
+    """Replace a schedule. Omitted fields get their defaults; occurrences that are due already do not change."""
     expected = headers.read_expected_revisions()
     schedule = schedules.change(get_context().database, get_context().clock, name, body, expected, ACTOR)
     get_context().notify_change()
@@ -96,11 +96,11 @@ def change_schedule(body: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.delete("/<schedule:name>")
-@blueprint.document_response(204, None, "The schedule is gone.")
+@blueprint.document_response(204, None, "The schedule was deleted.")
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
 def delete_schedule(name: str) -> Response:
-    """Remove a schedule; what it started still runs, and its ledger stays."""
+    """Delete a schedule. Its executions still run, and its occurrences are kept."""
     schedules.remove(get_context().database, get_context().clock, name, headers.read_expected_revisions(), ACTOR)
     get_context().notify_change()
     return Response(status=204)
@@ -108,12 +108,12 @@ def delete_schedule(name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/pause")
 @blueprint.arguments(SchedulePauseBodySchema(), required=False)
-@blueprint.document_response(200, ScheduleSchema(), "It is paused.")
+@blueprint.document_response(200, ScheduleSchema(), "The schedule is paused.")
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def pause_schedule(body: dict[str, Any], name: str) -> Response:
-    """Let a schedule start nothing more for a while. Its occurrences are entered all the same.
+    """Pause a schedule. Its occurrences are still recorded, but start no executions.
 
-    Asking again changes the note and the end.
+    Repeating the request changes the note and the end of the pause.
     """
     schedule = schedules.pause(get_context().database, get_context().clock, name, body["note"], body["until"], ACTOR)
     get_context().notify_change()
@@ -122,10 +122,10 @@ def pause_schedule(body: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/resume")
 @blueprint.arguments(ScheduleResumeBodySchema(), required=False)
-@blueprint.document_response(200, ScheduleSchema(), "It goes on.")
+@blueprint.document_response(200, ScheduleSchema(), "The schedule is not paused.")
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def resume_schedule(body: dict[str, Any], name: str) -> Response:
-    """Let a schedule go on, and make up for the occurrences of the pause as it says. Asking again changes nothing."""
+    """Resume a schedule and treat the occurrences of the pause by its policy. Repeating the request changes nothing."""
     policy = MissedOccurrencePolicy(body["policy"]) if body["policy"] else None
     schedule = schedules.resume(get_context().database, get_context().clock, name, policy, ACTOR)
     get_context().notify_change()
@@ -134,24 +134,24 @@ def resume_schedule(body: dict[str, Any], name: str) -> Response:
 
 @blueprint.get("/<schedule:name>/revisions")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(ScheduleRevisionSchema), "Revisions, the latest first.")
+@blueprint.document_response(200, make_page_schema(ScheduleRevisionSchema), "Revisions, latest first.")
 @blueprint.document_problems(ScheduleNotFound)
 def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
-    """List how a schedule was at each time; the revisions of one that was removed are found by its id."""
+    """List the revisions of a schedule. Those of a deleted schedule are listed by its id."""
     page = schedules.list_revisions(get_context().database, name, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, _serialize_revision))
 
 
 @blueprint.get("/<schedule:name>/revisions/<int:number>")
-@blueprint.document_response(200, ScheduleRevisionSchema(), "The schedule as it was.")
+@blueprint.document_response(200, ScheduleRevisionSchema(), "The revision.")
 @blueprint.document_problems(ScheduleNotFound, RevisionNotFound)
 def get_schedule_revision(name: str, number: int) -> Response:
-    """Read a schedule as it was at a revision."""
+    """Get a revision of a schedule."""
     return make_json_response(_serialize_revision(schedules.get_revision(get_context().database, name, number)))
 
 
 def make_schedule_response(schedule: ScheduleView, status: int) -> Response:
-    """The answer with a schedule."""
+    """Return the response with a schedule."""
     return make_json_response(_serialize_schedule(schedule), status, {"ETag": format_etag(schedule.row.revision)})
 
 
@@ -191,7 +191,7 @@ def _serialize_schedule(schedule: ScheduleView) -> dict[str, Any]:
 
 def _serialize_revision(revision: ScheduleRevisionView) -> dict[str, Any]:
     row, schedule_url = revision.row, f"{ROOT}/{revision.row.schedule_id if revision.removed else revision.name}"
-    # Of one that was removed, what it did is there still.
+    # The occurrences of a deleted schedule are kept.
     related_links = {"occurrences": f"{schedule_url}/occurrences"} if revision.removed else {"schedule": schedule_url}
     return {
         "schedule": revision.name,

@@ -1,4 +1,4 @@
-"""Submitting work: one execution, or up to 10,000 at once."""
+"""Endpoints that submit one execution, or up to 10,000 at once."""
 
 from typing import Any
 
@@ -30,16 +30,18 @@ blueprint = Blueprint(
     "submissions",
     __name__,
     url_prefix=serializers.ROOT,
-    description="Submit work. A 2xx answer is a committed row: it will run, whatever happens to the rest.",
+    description="Submissions. After a 2xx response the executions are committed to the database and will run.",
 )
 
-_LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "URL of the execution.", "schema": {"type": "string"}}}
 
 
 @blueprint.post("/jobs/<string:name>/executions")
 @blueprint.arguments(SubmissionBodySchema(), required=False)
-@blueprint.document_response(202, ExecutionSchema(), "Accepted.", headers=_LOCATION)
-@blueprint.document_response(200, ExecutionSchema(), "It ended while the client preferred to wait.", headers=_LOCATION)
+@blueprint.document_response(202, ExecutionSchema(), "The execution was accepted.", headers=_LOCATION)
+@blueprint.document_response(
+    200, ExecutionSchema(), "The execution ended within the time that the client preferred to wait.", headers=_LOCATION
+)
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
 @blueprint.document_problems(
     JobNotFound,
@@ -52,7 +54,7 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
     UnknownQueue,
 )
 def submit(body: dict[str, Any], name: str) -> Response:
-    """Run a job, now or later."""
+    """Submit an execution of a job, to run now or later."""
     request = Submission(job=name, **body)
     row, replayed = submission.submit(
         get_context().database, get_context().clock, request, ACTOR, headers.read_idempotency_key()
@@ -65,11 +67,11 @@ def submit(body: dict[str, Any], name: str) -> Response:
 @blueprint.post("/executions/batch")
 @blueprint.arguments(BatchBodySchema())
 @blueprint.allow_large_body()
-@blueprint.document_response(202, BatchSchema(), "All are accepted.")
+@blueprint.document_response(202, BatchSchema(), "All executions were accepted.")
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY)
 @blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
 def submit_batch(body: dict[str, Any]) -> Response:
-    """Run many executions: all are accepted, or none if one of them is wrong."""
+    """Submit a batch of executions. Either all are accepted or, if one is invalid, none."""
     options = BatchOptions(name=body["name"], on_complete=body["on_complete"])
     accepted = submission.submit_batch(
         get_context().database, get_context().clock, body["executions"], ACTOR, headers.read_idempotency_key(), options
@@ -80,9 +82,9 @@ def submit_batch(body: dict[str, Any]) -> Response:
 
 
 def _make_submission_response(row: ExecutionRow) -> Response:
-    """202, or 200 with the result if the client preferred to wait and it ended in time."""
+    """Return 202, or 200 with the result if the client preferred to wait and the execution ended in time."""
     seconds = headers.read_preferred_wait()
-    # Waiting is a favour: when too many wait already, the answer is 202 at once.
+    # Waiting is best effort: when too many requests wait already, the response is 202 immediately.
     has_waited = seconds > 0 and get_context().waiting_requests.acquire(blocking=False)
     if has_waited:
         try:

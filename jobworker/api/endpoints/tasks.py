@@ -1,4 +1,4 @@
-"""/api/v1/tasks: what workers can run."""
+"""Endpoints of /api/v1/tasks."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from jobworker.domain.errors import TaskNotFound
 from jobworker.services import jobs
 
 blueprint = Blueprint(
-    "tasks", __name__, url_prefix=f"{serializers.ROOT}/tasks", description="What workers can run, as they announced it."
+    "tasks", __name__, url_prefix=f"{serializers.ROOT}/tasks", description="Tasks that workers have announced."
 )
 
 
 @blueprint.get("")
 @blueprint.accept_query(PageQuerySchema())
-@blueprint.document_response(200, make_page_schema(TaskSchema), "Tasks by name.")
+@blueprint.document_response(200, make_page_schema(TaskSchema), "Tasks, sorted by name.")
 def list_tasks(query: dict[str, Any]) -> Response:
-    """List the tasks."""
+    """List tasks."""
     page = jobs.list_tasks(get_context().database, query["limit"], query["cursor"])
     return make_json_response(serializers.serialize_page(page, serializers.serialize_task))
 
@@ -31,5 +31,5 @@ def list_tasks(query: dict[str, Any]) -> Response:
 @blueprint.document_response(200, TaskSchema(), "The task.")
 @blueprint.document_problems(TaskNotFound)
 def get_task(name: str) -> Response:
-    """Read a task with its parameters."""
+    """Get a task with its parameters."""
     return make_json_response(serializers.serialize_task(jobs.get_task(get_context().database, name)))

@@ -1,1 +1,1 @@
-"""What bodies look like. Requests are checked against these; answers are written straight and only described here."""
+"""Schemas of bodies: request schemas validate; response schemas only document, because serializers write responses."""

@@ -1,4 +1,4 @@
-"""What all schemas share: nothing unknown is let in, and answers say which of their fields are always there."""
+"""Base schemas: requests reject unknown fields, and responses declare the fields that are always present."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from jobworker.store.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
 
 class StrictSchema(ma.Schema):
-    """A schema whose complaint about an unknown field says which are known."""
+    """Schema that rejects unknown fields with an error that lists the known ones."""
 
     class Meta:
-        """Order and strictness of all our schemas."""
+        """Options of all schemas."""
 
         unknown = ma.RAISE
 
@@ -27,85 +27,87 @@ class StrictSchema(ma.Schema):
 
 
 class ResponseSchema(StrictSchema):
-    """The description of something we answer: every field is always there, and others may come with a later version."""
+    """Schema of a response: every field is always present, and later versions may add others."""
 
     class Meta:
-        """Clients must not trip over a new field."""
+        """Options that let clients accept new fields."""
 
         unknown = ma.EXCLUDE
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Mark the field as required, which in the description of an answer means "always present"."""
+        """Mark the field as required, which in the schema of a response means "always present"."""
         field_obj.required = True
 
 
 class PageQuerySchema(StrictSchema):
-    """Which part of a list to show."""
+    """Query parameters that select a page of a list."""
 
     limit = LimitField(DEFAULT_LIMIT, MAX_LIMIT)
-    cursor = fields.String(load_default=None, metadata={"description": "`next` of the page before.", "maxLength": 1000})
+    cursor = fields.String(
+        load_default=None, metadata={"description": "`next` of the previous page.", "maxLength": 1000}
+    )
 
 
 class ProblemPlaceSchema(ResponseSchema):
-    """One thing wrong in one place of the request."""
+    """Problem at one place of the request."""
 
     pointer = fields.String(
-        metadata={"description": "RFC 6901 pointer into the body, or the name of a query parameter or header."}
+        metadata={"description": "RFC 6901 pointer into the body, or name of a query parameter or header."}
     )
     code = fields.String()
     message = fields.String()
 
 
 class ProblemSchema(ResponseSchema):
-    """An error (RFC 9457)."""
+    """Error response (RFC 9457)."""
 
-    type = fields.String(metadata={"description": "A URN made from `code`."})
+    type = fields.String(metadata={"description": "URN that contains `code`."})
     title = fields.String()
     status = fields.Integer()
-    code = fields.String(metadata={"description": "Stable; programs may rely on it."})
-    detail = fields.String(metadata={"description": "For people: what is wrong, and what to do."})
+    code = fields.String(metadata={"description": "Stable code that programs may rely on."})
+    detail = fields.String(metadata={"description": "Text for people: the problem and its remedy."})
     errors = fields.List(fields.Nested(ProblemPlaceSchema))
     request_id = fields.String()
 
 
 def text_field(description: str, **options: Any) -> fields.String:
-    """A text that an answer has."""
+    """Return a text field of a response."""
     return fields.String(metadata={"description": description}, **options)
 
 
 def datetime_field(description: str, **options: Any) -> fields.String:
-    """A time that an answer has."""
+    """Return a time field of a response."""
     return fields.String(metadata={"description": description, "format": "date-time"}, **options)
 
 
 def number_field(description: str, **options: Any) -> fields.Float:
-    """A number that an answer has."""
+    """Return a number field of a response."""
     return fields.Float(metadata={"description": description}, **options)
 
 
 def integer_field(description: str, **options: Any) -> fields.Integer:
-    """An integer that an answer has."""
+    """Return an integer field of a response."""
     return fields.Integer(metadata={"description": description}, **options)
 
 
 class UnreadableSchema(ResponseSchema):
-    """A row that cannot be read."""
+    """Row that is not readable."""
 
-    row = text_field("What it is: its kind, and its name or id.")
-    problem = text_field("Why it is left out, or what of it.")
+    row = text_field("Kind of the row, and its name or id.")
+    problem = text_field("Reason why the row, or a part of it, is omitted.")
 
 
 def make_page_schema(item_schema: type[StrictSchema]) -> StrictSchema:
-    """The description of a page of such items."""
+    """Return the schema of a page of items."""
     item = item_schema.__name__.removesuffix("Schema")
     members = {
         "items": fields.List(fields.Nested(item_schema)),
-        "next": text_field("Cursor of the next page; null: this is the last one.", allow_none=True),
+        "next": text_field("Cursor of the next page; null on the last page.", allow_none=True),
         "unreadable": fields.List(
             fields.Nested(UnreadableSchema),
-            metadata={"description": "Rows that cannot be read as they stand in the database; absent without any."},
+            metadata={"description": "Rows that are not readable in the database; absent if all are readable."},
         ),
     }
-    schema: StrictSchema = type(f"{item}PageSchema", (ResponseSchema,), {"__doc__": f"A page of {item}.", **members})()
+    schema: StrictSchema = type(f"{item}PageSchema", (ResponseSchema,), {"__doc__": f"Page of {item}.", **members})()
     schema.fields["unreadable"].required = False
     return schema

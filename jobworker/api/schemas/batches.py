@@ -1,4 +1,4 @@
-"""Batches and workflows."""
+"""Schemas of batches and workflows."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _KIND_VALUES = [each.value for each in BatchKind]
 
 
 class StepBodySchema(BatchItemSchema):
-    """One step: an execution, and the steps that it needs."""
+    """Step of a workflow: an execution and its dependencies on other steps."""
 
     needs = fields.Raw(
         load_default=(),
@@ -33,7 +33,7 @@ class StepBodySchema(BatchItemSchema):
             "type": "array",
             "items": describe_condition("step"),
             "maxItems": MAX_PARENTS,
-            "description": "Steps that have to end first: names, or objects with step, on (success, failure, any) and "
+            "description": "Steps that must end first: names, or objects with step, on (success, failure, any) and "
             "otherwise (skip, fail, continue).",
         },
     )
@@ -42,19 +42,19 @@ class StepBodySchema(BatchItemSchema):
         allow_none=True,
         metadata={
             "enum": [*_OTHERWISE_VALUES, None],
-            "description": "What becomes of steps that need the success of this one.",
+            "description": "Action for steps that need this step to succeed, if it does not.",
         },
     )
 
     @ma.post_load
     def to_submission(self, data: dict[str, Any], **_: Any) -> Any:
-        """What the use case takes."""
+        """Convert the body to the input of the use case."""
         step_options = {name: data.pop(name) for name in ("needs", "on_failure")}
         return WorkflowStep(Submission(**data), **step_options)
 
 
 class _StepsField(fields.Dict):
-    """Steps by their names; what is wrong in one is told with its place."""
+    """Steps by name; errors contain the place in the step."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, WorkflowStep]:
         if not isinstance(value, dict):
@@ -77,7 +77,7 @@ _STEP_SCHEMA = StepBodySchema()
 
 
 class WorkflowBodySchema(StrictSchema):
-    """Steps that are accepted together or not at all."""
+    """Workflow whose steps are accepted together or not at all."""
 
     name = fields.String(load_default=None, allow_none=True, metadata={"maxLength": 128})
     correlation_id = fields.String(
@@ -85,7 +85,7 @@ class WorkflowBodySchema(StrictSchema):
         allow_none=True,
         metadata={
             "maxLength": MAX_CORRELATION_ID_LENGTH,
-            "description": "Of each step that has none of its own; null: the id of the workflow.",
+            "description": "Correlation id of each step without its own; null: the id of the workflow.",
         },
     )
     steps = _StepsField(
@@ -98,51 +98,53 @@ class WorkflowBodySchema(StrictSchema):
         load_default=None,
         allow_none=True,
         validate=ma.validate.OneOf(_OTHERWISE_VALUES),
-        metadata={"description": "null: skip."},
+        metadata={"description": "Default `on_failure` of the steps; null: skip."},
     )
     on_complete = fields.Nested(CompletionBodySchema, load_default=None, allow_none=True)
 
     @ma.post_load
     def to_workflow(self, data: dict[str, Any], **_: Any) -> Workflow:
-        """What the use case takes."""
+        """Convert the body to the input of the use case."""
         return Workflow(**data)
 
 
 class StepStatusSchema(ResponseSchema):
-    """One step of a workflow."""
+    """Step of a workflow."""
 
     step = fields.String()
     execution_id = fields.String()
     job = fields.String()
     state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = fields.String(allow_none=True)
-    needs = fields.List(fields.String(), metadata={"description": "The steps that it needs, by name."})
+    needs = fields.List(fields.String(), metadata={"description": "Names of the steps that this step depends on."})
 
 
 class BatchStatusSchema(ResponseSchema):
-    """A batch, or a workflow, as it stands."""
+    """Status of a batch or workflow."""
 
     id = fields.String()
     kind = fields.String(validate=ma.validate.OneOf(_KIND_VALUES))
     name = fields.String(allow_none=True)
     correlation_id = fields.String()
-    total = integer_field("How many executions it has.")
-    finished = integer_field("How many of them have ended.")
-    progress = number_field("finished / total.")
+    total = integer_field("Number of executions.")
+    finished = integer_field("Number of executions that have ended.")
+    progress = number_field("Ratio of `finished` to `total`.")
     counts = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), metadata={"description": "How many are in which state."}
+        keys=fields.String(), values=fields.Integer(), metadata={"description": "Number of executions in each state."}
     )
-    on_complete = fields.Dict(allow_none=True, metadata={"description": "The job that runs at the end."})
-    completion_id = text_field("The execution of that job.", allow_none=True)
-    problem = text_field("Why there is none.", allow_none=True)
-    created_at = datetime_field("When it was accepted.")
+    on_complete = fields.Dict(
+        allow_none=True, metadata={"description": "Job that runs when all executions have ended."}
+    )
+    completion_id = text_field("Execution of the `on_complete` job.", allow_none=True)
+    problem = text_field("Reason why the `on_complete` job has no execution.", allow_none=True)
+    created_at = datetime_field("Time when the batch was accepted.")
     created_by = fields.String()
-    cancel_requested_at = datetime_field("When somebody asked for all of it to be cancelled.", allow_none=True)
+    cancel_requested_at = datetime_field("Time when cancellation of the whole batch was requested.", allow_none=True)
     cancel_requested_by = fields.String(allow_none=True)
-    completed_at = datetime_field("When the last execution had ended.", allow_none=True)
+    completed_at = datetime_field("Time when the last execution ended.", allow_none=True)
     steps = fields.List(
         fields.Nested(StepStatusSchema),
         allow_none=True,
-        metadata={"description": "Of a workflow, each after those that it needs; null for a batch, and in lists."},
+        metadata={"description": "Steps of a workflow, each after its dependencies; null for a batch and in lists."},
     )
     links = fields.Dict(values=fields.String())

@@ -1,4 +1,4 @@
-"""What is done to many executions at once, and what came of it."""
+"""Schemas of bulk actions on executions, and of dead letters."""
 
 from typing import Any
 
@@ -22,29 +22,33 @@ from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
 _PATCH = {
-    "description": "A JSON merge patch (RFC 7396) for the parameters: what it names is replaced, null removes.",
+    "description": "JSON merge patch (RFC 7396) for the parameters: replaces the named ones; null removes one.",
     "example": {"format": "json"},
 }
-_NOTE = {"description": "Kept with the dead letter.", "example": "the disk was full"}
+_NOTE = {"description": "Note stored with the dead letter.", "example": "the disk was full"}
 
 
 class SelectionBodySchema(StrictSchema):
-    """Which executions: `ids`, or a `filter`, or `all`."""
+    """Selection of executions by `ids`, `filter` or `all`."""
 
     ids = fields.List(fields.String(), load_default=None, metadata={"maxItems": MAX_EXECUTIONS})
     all = StrictBooleanField(load_default=False)
-    dry_run = StrictBooleanField(load_default=False, metadata={"description": "Only say what would be done."})
+    dry_run = StrictBooleanField(
+        load_default=False, metadata={"description": "Whether to return the result without changing anything."}
+    )
     limit = StrictIntegerField(
         load_default=MAX_EXECUTIONS,
-        metadata={"minimum": 1, "maximum": MAX_EXECUTIONS, "description": "At most so many."},
+        metadata={"minimum": 1, "maximum": MAX_EXECUTIONS, "description": "Maximum number of executions."},
     )
     cursor = fields.String(
-        load_default=None, allow_none=True, metadata={"description": "`next` of the request before.", "maxLength": 1000}
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "`next` of the previous response.", "maxLength": 1000},
     )
 
     @ma.post_load
     def to_selection(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The selection that the use case takes, beside what else there is."""
+        """Combine the fields of the selection into a `Selection`, beside the other fields."""
         filter_fields = data.pop("filter", None)
         filters = ExecutionFilters(**filter_fields) if filter_fields is not None else None
         names = ("ids", "all", "dry_run", "limit", "cursor")
@@ -52,55 +56,55 @@ class SelectionBodySchema(StrictSchema):
 
 
 class CancelBodySchema(SelectionBodySchema):
-    """Which executions to cancel."""
+    """Selection of executions to cancel."""
 
     filter = fields.Nested(UnfinishedFilterSchema)
 
 
 class DiscardBodySchema(SelectionBodySchema):
-    """Which dead letters to leave at that."""
+    """Selection of dead letters to discard."""
 
     filter = fields.Nested(DeadLetterFilterSchema)
     note = fields.String(load_default=None, allow_none=True, metadata=_NOTE)
 
 
 class RedriveBodySchema(DiscardBodySchema):
-    """Which dead letters to run again, and how."""
+    """Selection of dead letters to redrive, with options."""
 
     patch = fields.Dict(load_default=dict, metadata=_PATCH)
     rate = fields.Float(
         load_default=None,
         allow_none=True,
-        metadata={"description": "At most so many become due each second.", "example": 10},
+        metadata={"description": "Maximum number of reruns that become due per second.", "example": 10},
     )
 
 
 class RerunBodySchema(StrictSchema):
-    """How to run an execution again."""
+    """Options of a rerun."""
 
     patch = fields.Dict(load_default=dict, metadata=_PATCH)
     note = fields.String(load_default=None, allow_none=True, metadata=_NOTE)
 
 
 class NoteBodySchema(StrictSchema):
-    """Why a dead letter is left at that."""
+    """Reason for discarding a dead letter."""
 
     note = fields.String(load_default=None, allow_none=True, metadata=_NOTE)
 
 
 class DeadLetterQuerySchema(DeadLetterFilterSchema, PageQuerySchema):
-    """Which dead letters to list."""
+    """Query parameters of the list of dead letters."""
 
 
 class SampledSchema(ResponseSchema):
-    """An execution that an action concerned."""
+    """Execution that a bulk action selected."""
 
     id = fields.String()
-    rerun = text_field("The execution that runs it again, if that was asked for.", allow_none=True)
+    rerun = text_field("Execution that reruns this one, if the action is a redrive.", allow_none=True)
 
 
 class RefusedSchema(ResponseSchema):
-    """An execution that was left as it is."""
+    """Execution that a bulk action did not change."""
 
     id = fields.String()
     pointer = fields.String()
@@ -109,24 +113,28 @@ class RefusedSchema(ResponseSchema):
 
 
 class DoneSchema(ResponseSchema):
-    """What came of an action on many executions, or would in a dry run."""
+    """Result of a bulk action, or of its dry run."""
 
     dry_run = fields.Boolean()
-    matched = integer_field("The executions that are meant, of this request and those after it.")
+    matched = integer_field("Number of selected executions, for this request and subsequent ones.")
     states = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), metadata={"description": "The same, by their states."}
+        keys=fields.String(),
+        values=fields.Integer(),
+        metadata={"description": "Number of selected executions by state."},
     )
-    done = integer_field("To so many it was done.")
-    refused = integer_field("So many were left as they are; `problems` says why, of the first 100 places.")
-    left = integer_field("So many remain for requests after this one.")
-    next = text_field("To be passed on as `cursor`; null: nothing remains.", allow_none=True)
-    until = datetime_field("When the last rerun is due, if there is a rate.", allow_none=True)
-    sample = fields.List(fields.Nested(SampledSchema), metadata={"description": "The first of them."})
+    done = integer_field("Number of executions that the action was applied to.")
+    refused = integer_field("Number of executions that were not changed; `problems` lists the first 100 reasons.")
+    left = integer_field("Number of executions that remain for subsequent requests.")
+    next = text_field("Value for `cursor` in the next request; null if no executions remain.", allow_none=True)
+    until = datetime_field("Time when the last rerun is due, if `rate` is set.", allow_none=True)
+    sample = fields.List(
+        fields.Nested(SampledSchema), metadata={"description": "First executions that the action was applied to."}
+    )
     problems = fields.List(fields.Nested(RefusedSchema))
 
 
 class DeadLetterSchema(ResponseSchema):
-    """An execution that ended badly and waits for somebody's decision."""
+    """Execution that failed for good and awaits a decision."""
 
     id = fields.String()
     job = fields.String()
@@ -138,37 +146,37 @@ class DeadLetterSchema(ResponseSchema):
     reason = fields.String(allow_none=True)
     error = fields.Nested(FailureSchema, allow_none=True)
     fingerprint = fields.String(allow_none=True)
-    attempt = integer_field("The last attempt that was started.")
-    max_attempts = integer_field("null: as the task says.", allow_none=True)
+    attempt = integer_field("Number of the last attempt that was started.")
+    max_attempts = integer_field("Maximum number of attempts; null: set by the task.", allow_none=True)
     parameters = fields.Dict()
     worker = fields.String(allow_none=True)
     code_version = fields.String(allow_none=True)
     correlation_id = fields.String()
     batch_id = fields.String(allow_none=True)
     rerun_of = fields.String(allow_none=True)
-    created_at = datetime_field("When it was accepted.")
-    finished_at = datetime_field("When it ended.")
+    created_at = datetime_field("Time when the execution was accepted.")
+    finished_at = datetime_field("Time when the execution ended.")
     links = fields.Dict(values=fields.String())
 
 
 class GroupSchema(ResponseSchema):
-    """Dead letters with the same failure."""
+    """Group of dead letters with one fingerprint."""
 
     fingerprint = fields.String(allow_none=True)
     count = fields.Integer()
-    first_seen = datetime_field("When the first of them ended.")
-    last_seen = datetime_field("When the last of them ended.")
+    first_seen = datetime_field("Time when the first execution of the group ended.")
+    last_seen = datetime_field("Time when the last execution of the group ended.")
     example = fields.Nested(DeadLetterSchema)
     links = fields.Dict(values=fields.String())
 
 
 class GroupsSchema(ResponseSchema):
-    """The largest groups, the largest first."""
+    """Groups of dead letters, largest first."""
 
     items = fields.List(fields.Nested(GroupSchema))
 
 
 class GroupsQuerySchema(StrictSchema):
-    """How many groups to list."""
+    """Query parameters of the list of groups."""
 
     limit = LimitField(DEFAULT_LIMIT, MAX_LIMIT)

@@ -1,4 +1,4 @@
-"""Calendars. Their parser in the domain says what is wrong; here is what they look like."""
+"""Schemas of calendars. They describe the fields; the parser in the domain validates the values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,50 +26,50 @@ _NAMED_DATES = {"anyOf": [{"type": "object", "additionalProperties": _STRING}, _
 _HOLIDAYS = {
     "type": "array",
     "items": _object_schema(("country",), "subdivision"),
-    "description": "Public holidays of countries, or of parts of them (ISO 3166); `/countries` lists them.",
+    "description": "Public holidays of countries or subdivisions (ISO 3166); `/countries` lists both.",
     "example": [{"country": "DE", "subdivision": "BY"}],
 }
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "name": {"type": "string", "description": "Its own name.", "example": "office"},
+    "name": {"type": "string", "description": "Unique name of the calendar.", "example": "office"},
     "kind": {
         "type": "string",
         "enum": [BusinessCalendar.kind, DateCalendar.kind],
-        "description": "Working time, or what is listed.",
+        "description": "Kind: working time, or a list of dates.",
     },
-    "description": {"type": "string", "description": "For people."},
+    "description": {"type": "string", "description": "Description for people."},
     "holidays": _HOLIDAYS,
     "weekend": {
         "type": "array",
         "items": {"type": "string", "enum": [*WEEKDAYS]},
-        "description": "business: on these days of the week nobody works.",
+        "description": "Kind business: days of the week without working time.",
         "default": ["saturday", "sunday"],
     },
     "closed": {
         **_NAMED_DATES,
-        "description": "business: other days when nobody works, with their names; or a list of dates.",
+        "description": "Kind business: other days without working time, as an object from dates to names or as dates.",
         "example": {"2026-12-24": "Christmas Eve"},
     },
     "opened": {
         **_STRINGS,
-        "description": "business: days when people work whatever else is said.",
+        "description": "Kind business: working days that override weekend, holidays and closed.",
         "example": ["2026-12-19"],
     },
     "hours": {
         "type": "object",
         "properties": dict.fromkeys(WEEKDAYS, _STRINGS),
         "additionalProperties": False,
-        "description": "business: when people work on which days of the week; null: all day.",
+        "description": "Kind business: working hours by day of the week; null: all day.",
         "example": {"monday": ["09:00-12:30", "13:30-18:00"]},
     },
     "days": {
         **_NAMED_DATES,
-        "description": "dates: days with their names; or a list of dates.",
+        "description": "Kind dates: days, as an object from dates to names or as a list of dates.",
         "example": {"2026-06-30": "closing"},
     },
     "windows": {
         "type": "array",
         "items": _object_schema(("from", "to"), "name"),
-        "description": "dates: times from `from` up to `to`, on the wall clock of whoever uses the calendar.",
+        "description": "Kind dates: times from `from` up to `to`, in the time zone of the schedule that uses them.",
         "example": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}],
     },
 }
@@ -80,7 +80,7 @@ def _raw_field(name: str) -> fields.Raw:
 
 
 class CalendarBodySchema(StrictSchema):
-    """A calendar as somebody writes it; what is left out has its default."""
+    """Calendar in a request; omitted fields have their defaults."""
 
     name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
     kind = fields.Raw(required=True, metadata=dict(_FIELDS["kind"]))
@@ -95,33 +95,34 @@ class CalendarBodySchema(StrictSchema):
 
 
 class CalendarReplacementBodySchema(CalendarBodySchema):
-    """A calendar that replaces the one named in the URL; `name` may be left out, not differ."""
+    """Replacement of the calendar named in the URL; `name` may be omitted, but must not differ."""
 
     name = _raw_field("name")
 
 
 class CalendarSummarySchema(ResponseSchema):
-    """A calendar in a list."""
+    """Calendar in a list."""
 
     name = fields.String()
     kind = fields.String(validate=ma.validate.OneOf([BusinessCalendar.kind, DateCalendar.kind]))
     description = fields.String()
     owner = text_field(
-        "`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in JobOwner])
+        "Owner; a calendar owned by `code` is changed there, not over the API.",
+        validate=ma.validate.OneOf([each.value for each in JobOwner]),
     )
-    revision = integer_field("Counts the changes; the ETag is made from it.")
-    created_at = datetime_field("When it was first made.")
-    changed_at = datetime_field("When it was last changed.")
+    revision = integer_field("Number of the current revision, used as the ETag.")
+    created_at = datetime_field("Time when the calendar was created.")
+    changed_at = datetime_field("Time when the calendar was last changed.")
     links = fields.Dict(values=fields.String())
 
 
 class CalendarSchema(CalendarSummarySchema):
-    """A calendar. Which of its other fields there are depends on `kind`."""
+    """Calendar, with the fields of its `kind`."""
 
     holidays = fields.List(fields.Dict(), metadata={"description": _HOLIDAYS["description"]})
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Fields of one kind are not always there."""
+        """Mark the field as required unless only one kind of calendar has it."""
         if field_name not in _KIND_SPECIFIC_FIELDS:
             super().on_bind_field(field_name, field_obj)
 
@@ -137,57 +138,57 @@ _KIND_SPECIFIC_FIELDS = {"weekend", "closed", "opened", "hours", "days", "window
 
 
 class CalendarRevisionSchema(RevisionBaseSchema):
-    """A calendar as it was."""
+    """Revision of a calendar."""
 
     calendar = fields.String()
 
 
 class DaysQuerySchema(StrictSchema):
-    """Which days to show."""
+    """Query parameters that select a range of days."""
 
     first = DateField(
-        data_key="from", required=True, metadata={"format": "date", "description": "The first day.", "type": "string"}
+        data_key="from", required=True, metadata={"format": "date", "description": "First day.", "type": "string"}
     )
     end = DateField(
         data_key="to",
         required=True,
         metadata={
             "format": "date",
-            "description": "The day after the last one; at most 366 days on.",
+            "description": "Day after the last one, at most 366 days after `from`.",
             "type": "string",
         },
     )
 
 
 class ImportQuerySchema(StrictSchema):
-    """How to read a file."""
+    """Query parameters of an import."""
 
     zone = fields.String(
         load_default=None,
-        metadata={"description": "On the clock of this IANA zone times are meant; absent: as the file says."},
+        metadata={"description": "IANA time zone of the times in the calendar; absent: the zone of the file."},
     )
     dry_run = fields.String(
         load_default=None,
-        metadata={"description": "`true`: nothing is written, only told.", "enum": ["true"]},
+        metadata={"description": "`true`: return the result without changing anything.", "enum": ["true"]},
     )
 
     include_free = fields.String(
         load_default=None,
         metadata={
-            "description": "`true`: events that are free time (TRANSP:TRANSPARENT) count, too.",
+            "description": "`true`: import events that are free time (TRANSP:TRANSPARENT), too.",
             "enum": ["true"],
         },
     )
 
     @ma.validates("dry_run", "include_free")
     def check_true(self, value: str | None, data_key: str) -> None:
-        """Only `true` says anything."""
+        """Raise an error for values other than `true`."""
         if value not in (None, "true"):
-            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or left out"))
+            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or omitted"))
 
 
 class LeftOutEventSchema(ResponseSchema):
-    """An event of a file that adds nothing."""
+    """Event of a file that was skipped."""
 
     uid = fields.String(allow_none=True)
     name = fields.String()
@@ -195,53 +196,51 @@ class LeftOutEventSchema(ResponseSchema):
 
 
 class CalendarImportSchema(ResponseSchema):
-    """What came of a file."""
+    """Result of an import."""
 
     name = fields.String()
     dry_run = fields.Boolean()
     created = fields.Boolean(metadata={"description": "Whether the calendar is new."})
-    changed = fields.Boolean(metadata={"description": "Whether the file says anything else than the calendar did."})
-    revision = integer_field("The current one; null: there is none yet.", allow_none=True)
-    zone = text_field("On whose clock times are; null: no time of the file needs one.", allow_none=True)
-    first = text_field("From this day on events were looked at.", data_key="from")
-    end = text_field("Up to this day; without it.", data_key="to")
-    events = integer_field("Events in the file.")
-    days = fields.Dict(metadata={"description": "The days with their names, as the calendar has them."})
+    changed = fields.Boolean(metadata={"description": "Whether the import changes the calendar."})
+    revision = integer_field("Number of the current revision; null: the calendar does not exist.", allow_none=True)
+    zone = text_field("Time zone of the times; null: no time in the file needs one.", allow_none=True)
+    first = text_field("First day of the imported range.", data_key="from")
+    end = text_field("Day after the last one of the imported range.", data_key="to")
+    events = integer_field("Number of events in the file.")
+    days = fields.Dict(metadata={"description": "Days of the calendar with their names."})
     windows = fields.List(fields.Dict())
-    left_out = fields.List(
-        fields.Nested(LeftOutEventSchema), metadata={"description": "At most 100 events that add nothing."}
-    )
-    left_out_total = integer_field("Events that add nothing.")
+    left_out = fields.List(fields.Nested(LeftOutEventSchema), metadata={"description": "Skipped events, at most 100."})
+    left_out_total = integer_field("Number of skipped events.")
     links = fields.Dict(values=fields.String())
 
 
 class CalendarDaySchema(ResponseSchema):
-    """A day that the calendar holds, or has a name for."""
+    """Day that is in the calendar or that it has a name for."""
 
-    date = text_field("The day.", allow_none=False)
+    date = text_field("Date.", allow_none=False)
     weekday = fields.String()
-    name = text_field("What it is called: a holiday, for instance.", allow_none=True)
+    name = text_field("Name of the day, such as that of a holiday.", allow_none=True)
     holds = fields.List(
         fields.String(),
-        metadata={"description": "Its times that belong to the calendar, such as 09:00-17:00; none of them: none."},
+        metadata={"description": "Times of the day that are in the calendar, such as 09:00-17:00; empty if none are."},
     )
 
 
 class CalendarDaysSchema(ResponseSchema):
-    """The days of a calendar."""
+    """Days of a calendar."""
 
     items = fields.List(fields.Nested(CalendarDaySchema))
 
 
 class CountrySchema(ResponseSchema):
-    """A country whose public holidays are known."""
+    """Country whose public holidays are known."""
 
     code = fields.String()
     name = fields.String()
-    subdivisions = fields.List(fields.String(), metadata={"description": "Its parts with holidays of their own."})
+    subdivisions = fields.List(fields.String(), metadata={"description": "Subdivisions with holidays of their own."})
 
 
 class CountriesSchema(ResponseSchema):
-    """Every country whose public holidays are known."""
+    """List of the countries whose public holidays are known."""
 
     items = fields.List(fields.Nested(CountrySchema))

@@ -1,4 +1,4 @@
-"""Submissions and executions."""
+"""Schemas of submissions and executions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +16,7 @@ from jobworker.api.schemas.base import (
     number_field,
     text_field,
 )
+from jobworker.api.schemas.files import ResultFileSchema
 from jobworker.api.schemas.filters import ExecutionFilterSchema, check_id, check_text
 from jobworker.api.schemas.policies import policy_field
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
@@ -31,11 +32,11 @@ from jobworker.domain.workflows.dependency import (
 from jobworker.services.submissions.submission import MAX_BATCH_SIZE
 
 STATES = [state.value for state in ExecutionState]
-_TIME_LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
+_TIME_LIMIT = {"type": ["number", "string"], "description": "Limit in seconds or ISO 8601; null: set by the job."}
 
 
 def describe_condition(name: str) -> dict[str, Any]:
-    """Describe one item of what has to end first: a text that names it, or an object with that text as `name`."""
+    """Return the schema of a dependency: a string that names the parent, or an object with it as property `name`."""
     parent = {"type": "string"}
     on, otherwise = (
         {"enum": [*(each.value for each in words), None]} for words in (RequiredOutcome, UnmetDependencyAction)
@@ -46,7 +47,7 @@ def describe_condition(name: str) -> dict[str, Any]:
 
 
 class SubmissionBodySchema(StrictSchema):
-    """What to run, and when. Everything may be left out."""
+    """Submission of an execution. All fields are optional."""
 
     parameters = fields.Dict(load_default=dict, metadata={"example": {"user_id": "u-17", "format": "csv"}})
     due_at = DateTimeField(load_default=None, allow_none=True, metadata={"type": "string", "format": "date-time"})
@@ -55,7 +56,7 @@ class SubmissionBodySchema(StrictSchema):
         allow_none=True,
         metadata={
             "type": ["number", "string"],
-            "description": "Instead of due_at: seconds, or ISO 8601 such as PT1H30M.",
+            "description": "Alternative to due_at: seconds from now, or ISO 8601 such as PT1H30M.",
         },
     )
     priority = StrictIntegerField(
@@ -64,7 +65,7 @@ class SubmissionBodySchema(StrictSchema):
         metadata={
             "minimum": PRIORITIES.start,
             "maximum": PRIORITIES.stop - 1,
-            "description": "9 is the most urgent; null: as the job says.",
+            "description": "Priority, 9 is the most urgent; null: set by the job.",
         },
     )
     queue = fields.String(
@@ -75,7 +76,10 @@ class SubmissionBodySchema(StrictSchema):
     correlation_id = fields.String(
         load_default=None,
         allow_none=True,
-        metadata={"maxLength": admission.MAX_CORRELATION_ID_LENGTH, "description": "null: the id of the execution."},
+        metadata={
+            "maxLength": admission.MAX_CORRELATION_ID_LENGTH,
+            "description": "Correlation id; null: the id of the execution.",
+        },
     )
 
     time_limit = DurationField(load_default=None, allow_none=True, metadata=_TIME_LIMIT)
@@ -83,12 +87,19 @@ class SubmissionBodySchema(StrictSchema):
     expires = DurationField(
         load_default=None,
         allow_none=True,
-        metadata={**_TIME_LIMIT, "description": "It starts within so long after it is due, or not at all."},
+        metadata={
+            **_TIME_LIMIT,
+            "description": "Time after `due_at` within which the execution must start; otherwise it expires.",
+        },
     )
     expires_at = DateTimeField(
         load_default=None,
         allow_none=True,
-        metadata={"type": "string", "format": "date-time", "description": "Instead of expires: it starts by then."},
+        metadata={
+            "type": "string",
+            "format": "date-time",
+            "description": "Alternative to expires: time by which the execution must start.",
+        },
     )
     retry = policy_field("retry")
     depends_on = fields.Raw(
@@ -97,25 +108,25 @@ class SubmissionBodySchema(StrictSchema):
             "type": "array",
             "items": describe_condition("execution"),
             "maxItems": MAX_PARENTS,
-            "description": "Executions that have to end first: ids, or objects with execution, on (success, failure, "
-            "any) and otherwise (skip, fail, continue).",
+            "description": "Executions that must end first: ids, or objects with execution, on (success, failure, any) "
+            "and otherwise (skip, fail, continue).",
         },
     )
 
 
 class BatchItemSchema(SubmissionBodySchema):
-    """One execution of a batch."""
+    """Execution of a batch in a request."""
 
     job = fields.String(required=True)
 
     @ma.post_load
     def to_submission(self, data: dict[str, Any], **_: Any) -> Submission:
-        """What the use case takes."""
+        """Convert the body to the input of the use case."""
         return Submission(**data)
 
 
 class CompletionBodySchema(StrictSchema):
-    """The job that runs when the last execution has ended. Its parameters may refer to `{"$from": "batch"}`."""
+    """Job that runs when the last execution has ended. Its parameters may refer to `{"$from": "batch"}`."""
 
     job = fields.String(required=True)
     parameters = fields.Dict(
@@ -128,12 +139,12 @@ class CompletionBodySchema(StrictSchema):
 
     @ma.post_load
     def to_submission(self, data: dict[str, Any], **_: Any) -> Submission:
-        """What the use case takes."""
+        """Convert the body to the input of the use case."""
         return Submission(**data)
 
 
 class BatchBodySchema(StrictSchema):
-    """Many executions that are accepted together or not at all."""
+    """Batch of executions that are accepted together or not at all."""
 
     name = fields.String(load_default=None, allow_none=True, metadata={"maxLength": 128})
     on_complete = fields.Nested(CompletionBodySchema, load_default=None, allow_none=True)
@@ -143,7 +154,7 @@ class BatchBodySchema(StrictSchema):
 
     @ma.pre_load
     def check_size(self, data: Any, **_: Any) -> Any:
-        """Refuse a batch that is too long before its items are looked at."""
+        """Raise an error for a batch that is too long before its items are parsed."""
         items = data.get("executions") if isinstance(data, Mapping) else None
         if isinstance(items, list) and not 0 < len(items) <= MAX_BATCH_SIZE:
             message = CodedMessage("not_allowed", f"must have 1 to {MAX_BATCH_SIZE} items, not {len(items)}")
@@ -152,23 +163,25 @@ class BatchBodySchema(StrictSchema):
 
 
 class ExecutionQuerySchema(ExecutionFilterSchema, PageQuerySchema):
-    """Which executions to list."""
+    """Query parameters of the list of executions."""
 
-    rerun_of = fields.String(metadata={"description": "Those that ran this execution again."})
+    rerun_of = fields.String(metadata={"description": "Filter: reruns of this execution."})
     schedule = fields.String(
         load_default=None,
         validate=check_text,
-        metadata={"description": "Those that this schedule started: its name, or its id, also after it was removed."},
+        metadata={
+            "description": "Filter: executions of this schedule, by its name or id; a deleted schedule by its id."
+        },
     )
 
     @ma.validates("rerun_of")
     def check_rerun_of(self, value: str, data_key: str) -> None:
-        """An id that cannot exist is a mistake, not an empty list."""
+        """Raise an error for an id that cannot exist, instead of returning an empty list."""
         check_id(value)
 
 
 class FailureSchema(ResponseSchema):
-    """What went wrong in a job."""
+    """Failure of a job."""
 
     type = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
@@ -176,166 +189,150 @@ class FailureSchema(ResponseSchema):
 
 
 class ProgressSchema(ResponseSchema):
-    """How far a job says it is."""
+    """Progress that a job reported."""
 
-    attempt = integer_field("The attempt that said so.")
+    attempt = integer_field("Attempt that reported the progress.")
     done = fields.Float(allow_none=True)
     total = fields.Float(allow_none=True)
     message = fields.String(allow_none=True)
 
 
-class ResultFileSchema(ResponseSchema):
-    """A result that is too long for the database."""
-
-    name = fields.String()
-    size = integer_field("Bytes of JSON.")
-    sha256 = text_field("Of the file, in hexadecimal.")
-    host = text_field("Where the worker wrote it.")
-    url = text_field("Where to download it, if the API has it.")
-
-
-class KeptFileSchema(ResponseSchema):
-    """A file that a job left behind."""
-
-    name = fields.String()
-    size = integer_field("Bytes.")
-    sha256 = text_field("Known of results.", allow_none=True)
-    modified_at = datetime_field("When it was written; null: it is not here.", allow_none=True)
-    host = text_field("Where it is.")
-    here = fields.Boolean(metadata={"description": "Whether this host has it."})
-    links = fields.Dict(values=fields.String())
-
-
 class ExecutionSchema(ResponseSchema):
-    """One execution of a job."""
+    """Execution of a job."""
 
     id = fields.String()
     job = fields.String()
-    job_revision = integer_field("The revision of the definition that it was accepted under.")
+    job_revision = integer_field("Revision of the job definition when the execution was accepted.")
     task = fields.String()
     state = fields.String(validate=ma.validate.OneOf(STATES))
-    reason = text_field("Why it is in this state, or why it cannot run now.", allow_none=True)
-    attempt = integer_field("The latest attempt; 0 before the first.")
-    max_attempts = integer_field("null: as the task says.", allow_none=True)
+    reason = text_field("Reason for the state, or reason why the execution cannot run now.", allow_none=True)
+    attempt = integer_field("Number of the latest attempt; 0 before the first.")
+    max_attempts = integer_field("Maximum number of attempts; null: set by the task.", allow_none=True)
     queue = fields.String()
     priority = fields.Integer()
     parameters = fields.Dict()
-    result = fields.Raw(allow_none=True, metadata={"description": "What the job returned."})
+    result = fields.Raw(allow_none=True, metadata={"description": "Return value of the job."})
     result_file = fields.Nested(
-        ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."}
+        ResultFileSchema,
+        allow_none=True,
+        metadata={"description": "File with the result, if it is too long for `result`."},
     )
     error = fields.Nested(FailureSchema, allow_none=True)
     progress = fields.Nested(ProgressSchema, allow_none=True)
-    metadata = fields.Dict(allow_none=True, metadata={"description": "What the job keeps with its execution."})
-    worker = text_field("Who started the latest attempt.", allow_none=True)
-    code_version = text_field("The version of the code that the worker ran.", allow_none=True)
-    correlation_id = fields.String()
-    overrides = fields.Dict(
-        allow_none=True, metadata={"description": "What it has otherwise than the job's definition."}
+    metadata = fields.Dict(
+        allow_none=True, metadata={"description": "Metadata that the job stored with its execution."}
     )
+    worker = text_field("Worker that started the latest attempt.", allow_none=True)
+    code_version = text_field("Version of the code that the worker ran.", allow_none=True)
+    correlation_id = fields.String()
+    overrides = fields.Dict(allow_none=True, metadata={"description": "Overrides of the job's definition."})
     batch_id = fields.String(allow_none=True)
-    step = text_field("Its name in the workflow that it belongs to.", allow_none=True)
-    waiting_for = integer_field("On how many executions it still waits; null: it never did.", allow_none=True)
-    triggered_by = text_field("The execution whose end started it.", allow_none=True)
+    step = text_field("Name of the step in its workflow.", allow_none=True)
+    waiting_for = integer_field(
+        "Number of parents that have not ended; null: the execution has no dependencies.", allow_none=True
+    )
+    triggered_by = text_field("Execution whose end triggered this one.", allow_none=True)
     schedule_id = fields.String(allow_none=True)
-    scheduled_for = datetime_field("The occurrence that it stands for.", allow_none=True)
-    created_at = datetime_field("When it was accepted.")
+    scheduled_for = datetime_field("Nominal time of its occurrence.", allow_none=True)
+    created_at = datetime_field("Time when the execution was accepted.")
     created_by = fields.String()
-    due_at = datetime_field("When it may start.")
-    expires_at = datetime_field("By when its first attempt has to start.", allow_none=True)
-    dispatched_at = datetime_field("Since when a message for it is in Redis.", allow_none=True)
-    started_at = datetime_field("When the latest attempt started.", allow_none=True)
-    finished_at = datetime_field("When it ended.", allow_none=True)
-    cancel_requested_at = datetime_field("When somebody asked for it not to start, or to stop.", allow_none=True)
+    due_at = datetime_field("Time from which the execution may start.")
+    expires_at = datetime_field("Time by which the first attempt must start.", allow_none=True)
+    dispatched_at = datetime_field("Time when its message was published to Redis.", allow_none=True)
+    started_at = datetime_field("Time when the latest attempt started.", allow_none=True)
+    finished_at = datetime_field("Time when the execution ended.", allow_none=True)
+    cancel_requested_at = datetime_field("Time when cancellation was requested.", allow_none=True)
     cancel_requested_by = fields.String(allow_none=True)
-    rerun_of = text_field("The execution that this one runs again.", allow_none=True)
+    rerun_of = text_field("Execution that this one reruns.", allow_none=True)
     dead_letter = text_field(
-        "`open`: it ended badly and somebody has to decide; `redriven` or `discarded`: somebody has.",
+        "`open`: the execution failed for good and awaits a decision; `redriven` or `discarded`: the decision.",
         allow_none=True,
         validate=ma.validate.OneOf([each.value for each in DeadLetterStatus]),
     )
-    dead_letter_at = datetime_field("When somebody decided.", allow_none=True)
-    dead_letter_by = text_field("Who decided.", allow_none=True)
-    dead_letter_note = text_field("What they said about it.", allow_none=True)
-    fingerprint = text_field("The same for failures of the same kind; of dead letters only.", allow_none=True)
-    concurrency_key = text_field("Of all with this key only so many run at a time.", allow_none=True)
-    rate_key = text_field("Of all with this key only so many start in a time.", allow_none=True)
-    unique_key = text_field("The key that keeps others like it out.", allow_none=True)
+    dead_letter_at = datetime_field("Time of the decision.", allow_none=True)
+    dead_letter_by = text_field("Actor that made the decision.", allow_none=True)
+    dead_letter_note = text_field("Note on the decision.", allow_none=True)
+    fingerprint = text_field("Hash of the kind of failure; only of dead letters.", allow_none=True)
+    concurrency_key = text_field("Limit key by which the number of running executions is limited.", allow_none=True)
+    rate_key = text_field("Limit key by which the rate of starts is limited.", allow_none=True)
+    unique_key = text_field("Unique key of the execution.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 
 class ResultSchema(ResponseSchema):
-    """What came of an execution that ended."""
+    """Result or failure of an execution that has ended."""
 
     id = fields.String()
     state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = fields.String(allow_none=True)
     result = fields.Raw(allow_none=True)
     result_file = fields.Nested(
-        ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."}
+        ResultFileSchema,
+        allow_none=True,
+        metadata={"description": "File with the result, if it is too long for `result`."},
     )
     error = fields.Nested(FailureSchema, allow_none=True)
-    finished_at = datetime_field("When it ended.", allow_none=True)
+    finished_at = datetime_field("Time when the execution ended.", allow_none=True)
 
 
 class BatchSchema(ResponseSchema):
-    """What became of a batch."""
+    """Batch that was accepted."""
 
     batch_id = fields.String()
     count = fields.Integer()
-    ids = fields.List(fields.String(), metadata={"description": "In the order of the request."})
+    ids = fields.List(fields.String(), metadata={"description": "Ids of the executions, in the order of the request."})
     links = fields.Dict(values=fields.String())
 
 
 class AttemptSchema(ResponseSchema):
-    """One attempt that a worker started."""
+    """Attempt that a worker started."""
 
     attempt = fields.Integer()
     state = fields.String(validate=ma.validate.OneOf([each.value for each in AttemptState]))
     reason = fields.String(allow_none=True)
     worker = fields.String(allow_none=True)
     code_version = fields.String(allow_none=True)
-    started_at = datetime_field("When it started.", allow_none=True)
-    finished_at = datetime_field("When it ended.", allow_none=True)
-    runtime = number_field("Seconds that the job took.", allow_none=True)
+    started_at = datetime_field("Time when the attempt started.", allow_none=True)
+    finished_at = datetime_field("Time when the attempt ended.", allow_none=True)
+    runtime = number_field("Run time of the job (s).", allow_none=True)
     error = fields.Nested(FailureSchema, allow_none=True)
 
 
 class TransitionSchema(ResponseSchema):
-    """One change of state."""
+    """State transition."""
 
     attempt = fields.Integer()
     state = fields.String(validate=ma.validate.OneOf(STATES))
-    at = datetime_field("When.")
-    actor = text_field("Who: api, relay, worker:…")
-    reason = text_field("Why.", allow_none=True)
+    at = datetime_field("Time of the transition.")
+    actor = text_field("Actor of the transition: api, relay, worker:…")
+    reason = text_field("Reason for the transition.", allow_none=True)
 
 
 class DependencySchema(ResponseSchema):
-    """One execution that another one waits or waited for."""
+    """Dependency of an execution on a parent."""
 
     execution_id = fields.String()
-    job = text_field("null: it is gone.", allow_none=True)
+    job = text_field("Job of the parent; null: the parent was deleted.", allow_none=True)
     state = fields.String(allow_none=True, metadata={"enum": [*STATES, None]})
-    step = text_field("Its name in its workflow.", allow_none=True)
+    step = text_field("Name of the parent in its workflow.", allow_none=True)
     on = fields.String(validate=ma.validate.OneOf([each.value for each in RequiredOutcome]))
     otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in UnmetDependencyAction]))
     outcome = fields.String(
         allow_none=True,
         metadata={
             "enum": [*(each.value for each in DependencyResolution), None],
-            "description": "null: it has not ended.",
+            "description": "Outcome of the dependency; null: the parent has not ended.",
         },
     )
-    settled_at = datetime_field("When it ended.", allow_none=True)
+    settled_at = datetime_field("Time when the dependency was resolved.", allow_none=True)
 
 
 class LogLineSchema(ResponseSchema):
-    """One line that the job wrote."""
+    """Line of a job's log."""
 
-    seq = text_field("Sorts as text.")
+    seq = text_field("Sequence number; sorts as text.")
     attempt = fields.Integer()
-    at = datetime_field("When.")
+    at = datetime_field("Time when the line was logged.")
     level = fields.String()
     logger = fields.String()
     message = fields.String()

@@ -1,4 +1,4 @@
-"""Which executions are meant: in the query of a list, and in the body of what is done to many."""
+"""Filters of executions, for the queries of lists and the bodies of bulk actions."""
 
 import marshmallow as ma
 from marshmallow import fields
@@ -14,19 +14,19 @@ _TIME = {"type": "string", "format": "date-time"}
 
 
 def check_id(value: str) -> None:
-    """An id that cannot exist is a mistake, not an empty list."""
+    """Raise an error for an id that cannot exist, instead of returning an empty list."""
     if not is_id(value):
         raise ma.ValidationError(CodedMessage("not_allowed", "must be an id as a submission returned it"))
 
 
 def check_text(value: str) -> None:
-    """No name of ours has other characters."""
+    """Raise an error for a text that no name can be equal to."""
     if not 0 < len(value) <= admission.MAX_CORRELATION_ID_LENGTH or not value.isprintable():
         raise ma.ValidationError(CodedMessage("not_allowed", "must have 1 to 128 printable characters"))
 
 
 class ExecutionFilterSchema(StrictSchema):
-    """What executions may be told apart by; what is left out does not matter."""
+    """Filter of executions; omitted fields match all."""
 
     job = fields.String(validate=check_text)
     state = fields.String(validate=ma.validate.OneOf([state.value for state in ExecutionState]))
@@ -38,7 +38,7 @@ class ExecutionFilterSchema(StrictSchema):
 
 
 class UnfinishedFilterSchema(ExecutionFilterSchema):
-    """Which executions that have not ended."""
+    """Filter of executions that have not ended."""
 
     state = fields.String(
         validate=ma.validate.OneOf([state.value for state in ExecutionState if state not in FINAL_STATES])
@@ -46,12 +46,12 @@ class UnfinishedFilterSchema(ExecutionFilterSchema):
 
 
 class DeadLetterFilterSchema(ExecutionFilterSchema):
-    """Which dead letters."""
+    """Filter of dead letters."""
 
     state = fields.String(validate=ma.validate.OneOf(sorted(state.value for state in DEAD_LETTER_STATES)))
     fingerprint = fields.String(validate=check_text)
     error_type = fields.String(
-        validate=check_text, metadata={"description": "The name of the exception.", "example": "ConnectionError"}
+        validate=check_text, metadata={"description": "Name of the exception.", "example": "ConnectionError"}
     )
     ended_after = DateTimeField(metadata=_TIME)
     ended_before = DateTimeField(metadata=_TIME)

@@ -1,4 +1,4 @@
-"""Jobs and tasks."""
+"""Schemas of jobs and tasks."""
 
 from typing import Any
 
@@ -12,18 +12,22 @@ from jobworker.domain.executions.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.jobs import admission, definition
 
 _DURATION = {"type": ["number", "string"], "example": 600}
-_PRIORITY = {"minimum": PRIORITIES.start, "maximum": PRIORITIES.stop - 1, "description": "9 is the most urgent."}
+_PRIORITY = {
+    "minimum": PRIORITIES.start,
+    "maximum": PRIORITIES.stop - 1,
+    "description": "Priority; 9 is the most urgent.",
+}
 _NAME = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$", "example": "nightly-export"}
 _QUEUE = {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,63}$", "example": definition.DEFAULT_QUEUE}
 _SCHEDULE = {
-    "description": 'An interval {"kind": "interval", "every": seconds, "anchor"?} or a cron expression '
+    "description": 'Schedule: an interval {"kind": "interval", "every": seconds, "anchor"?} or a cron rule '
     '{"kind": "cron", "expression": "0 3 * * *", "zone"?: "Europe/Berlin"}.',
     "example": {"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"},
 }
 
 
 class DefinitionBodySchema(StrictSchema):
-    """A job definition as somebody writes it; what is left out has its default."""
+    """Job definition in a request; omitted fields have their defaults."""
 
     name = fields.String(required=True, metadata=_NAME)
     task = fields.String(required=True, metadata={"example": "tasks.exports.process_data_export"})
@@ -31,13 +35,16 @@ class DefinitionBodySchema(StrictSchema):
     enabled = StrictBooleanField(load_default=True)
     queue = fields.String(load_default=definition.DEFAULT_QUEUE, metadata=_QUEUE)
     priority = StrictIntegerField(load_default=DEFAULT_PRIORITY, metadata=_PRIORITY)
-    defaults = fields.Dict(
-        load_default=dict, metadata={"description": "Parameters for executions that do not give them."}
-    )
+    defaults = fields.Dict(load_default=dict, metadata={"description": "Default parameters of executions."})
     time_limit = DurationField(load_default=None, allow_none=True, metadata=_DURATION)
     soft_time_limit = DurationField(load_default=None, allow_none=True, metadata=_DURATION)
     expires = DurationField(
-        load_default=None, allow_none=True, metadata={**_DURATION, "description": "It starts within so long, or not."}
+        load_default=None,
+        allow_none=True,
+        metadata={
+            **_DURATION,
+            "description": "Time after it is due within which an execution must start; otherwise it expires.",
+        },
     )
     on_worker_lost = fields.String(
         load_default=definition.OnWorkerLost.RETRY.value,
@@ -55,20 +62,23 @@ class DefinitionBodySchema(StrictSchema):
 
     @ma.post_load
     def to_definition(self, data: dict[str, Any], **_: Any) -> definition.JobDefinition:
-        """The definition that the body describes; its meaning is checked by the use case."""
+        """Convert the body to a job definition; the use case validates it."""
         return definition.JobDefinition.from_json(data)
 
 
 class ReplacementBodySchema(DefinitionBodySchema):
-    """A job definition that replaces the one named in the URL; `name` may be left out, not differ."""
+    """Replacement of the job definition named in the URL; `name` may be omitted, but must not differ."""
 
-    name = fields.String(load_default="", metadata={"description": "May be left out: a job cannot be renamed."})
+    name = fields.String(
+        load_default="",
+        metadata={"description": "Optional; must be the name in the URL because a job cannot be renamed."},
+    )
 
 
 class ParameterSchema(ResponseSchema):
-    """One parameter of a task."""
+    """Parameter of a task."""
 
-    name = fields.String(metadata={"description": "`**` stands for any other name."})
+    name = fields.String(metadata={"description": "Name of the parameter; `**` means any other name."})
     type = fields.String(
         validate=ma.validate.OneOf(["string", "integer", "number", "boolean", "array", "object", "any"])
     )
@@ -79,18 +89,18 @@ class ParameterSchema(ResponseSchema):
 
 
 class TaskSchema(ResponseSchema):
-    """What workers can run, as they announced it."""
+    """Task that workers have announced."""
 
     name = fields.String()
     description = fields.String()
     parameters = fields.List(fields.Nested(ParameterSchema))
-    options = fields.Dict(metadata={"description": "Celery's options of the task."})
+    options = fields.Dict(metadata={"description": "Celery options of the task."})
     code_version = fields.String()
-    updated_at = datetime_field("When a worker last announced a change.")
+    updated_at = datetime_field("Time when a worker last announced a change.")
 
 
 class JobSchema(ResponseSchema):
-    """A job definition."""
+    """Job definition."""
 
     name = fields.String()
     task = fields.String()
@@ -98,7 +108,9 @@ class JobSchema(ResponseSchema):
     enabled = fields.Boolean()
     queue = fields.String()
     priority = fields.Integer()
-    parameters = fields.List(fields.Nested(ParameterSchema), metadata={"description": "What the task accepts."})
+    parameters = fields.List(
+        fields.Nested(ParameterSchema), metadata={"description": "Parameters that the task accepts."}
+    )
     defaults = fields.Dict()
     retry = fields.Dict(metadata=POLICY_METADATA["retry"])
     concurrency = fields.Dict(allow_none=True, metadata=POLICY_METADATA["concurrency"])
@@ -114,10 +126,10 @@ class JobSchema(ResponseSchema):
     schedule = fields.Dict(allow_none=True)
     tags = fields.List(fields.String())
     owner = text_field(
-        "`code`: changed there, not over the API.",
+        "Owner; a job owned by `code` is changed there, not over the API.",
         validate=ma.validate.OneOf([each.value for each in definition.JobOwner]),
     )
-    revision = integer_field("Counts the changes; the ETag is made from it.")
-    created_at = datetime_field("When it was first defined.")
-    updated_at = datetime_field("When it was last changed.")
+    revision = integer_field("Number of the current revision, used as the ETag.")
+    created_at = datetime_field("Time when the job was first defined.")
+    updated_at = datetime_field("Time when the definition was last changed.")
     links = fields.Dict(values=fields.String())

@@ -1,4 +1,4 @@
-"""Occurrences of schedules, and previews of them."""
+"""Schemas of the occurrences of schedules, and of previews."""
 
 from typing import Any
 
@@ -28,83 +28,93 @@ _TIME = {"type": "string", "format": "date-time"}
 _OUTCOMES = [each.value for each in OccurrenceOutcome]
 _DEFAULT_PREVIEW_COUNT = 10
 
-#: So many occurrences of a backfill are told.
+#: Maximum number of occurrences in the response to a backfill.
 MAX_LISTED_OCCURRENCES = 1000
 
 
 class OccurrenceQuerySchema(PageQuerySchema):
-    """Which occurrences of a schedule."""
+    """Query parameters of the list of occurrences."""
 
     begin = DateTimeField(
-        load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."}
+        load_default=None, data_key="from", metadata={**_TIME, "description": "Earliest nominal time."}
     )
     end = DateTimeField(
-        load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."}
+        load_default=None,
+        data_key="to",
+        metadata={**_TIME, "description": "End of the range of nominal times, exclusive."},
     )
     outcome = fields.String(load_default=None, validate=ma.validate.OneOf(_OUTCOMES))
     upcoming = LimitField(None, MAX_OCCURRENCES)
 
     @ma.validates_schema
     def check_upcoming(self, data: dict[str, Any], **_: Any) -> None:
-        """What is ahead has no outcome yet, and no pages."""
+        """Raise an error for filters that do not apply to upcoming occurrences, which have no outcome and no pages."""
         if data.get("upcoming") is not None:
             conflicting = [name for name in ("outcome", "cursor") if data.get(name) is not None]
             if conflicting:
-                message = "does not go with upcoming: it is about what has been"
+                message = "cannot be combined with upcoming: it applies to recorded occurrences"
                 raise ma.ValidationError({name: [CodedMessage("not_allowed", message)] for name in conflicting})
 
 
 class OccurrenceBaseSchema(ResponseSchema):
-    """A nominal time, and what becomes of it."""
+    """Nominal time and its outcome."""
 
-    scheduled_for = datetime_field("The nominal time.")
-    local = datetime_field("The same, as clocks of the schedule's zone show it.")
+    scheduled_for = datetime_field("Nominal time.")
+    local = datetime_field("Nominal time in the time zone of the schedule.")
     outcome = text_field(
-        "What became of it; `expected`: it is ahead, and something will start.",
+        "Outcome of the occurrence; `expected`: it is upcoming, and an execution will start.",
         validate=ma.validate.OneOf([ExpectedOutcome.FIRE.value, *_OUTCOMES]),
     )
-    reason = text_field("Why.", allow_none=True)
+    reason = text_field("Reason for the outcome.", allow_none=True)
     notes = fields.List(
-        fields.String(), metadata={"description": "What is remarkable about it: a holiday, clocks that change."}
+        fields.String(), metadata={"description": "Notes on the nominal time, such as a holiday or a change of clocks."}
     )
 
 
 class OccurrenceSchema(OccurrenceBaseSchema):
-    """An occurrence of a schedule."""
+    """Occurrence of a schedule."""
 
-    execution_id = text_field("Its execution.", allow_none=True)
-    recorded_at = datetime_field("When this was entered in the ledger; null: it is ahead.", allow_none=True)
+    execution_id = text_field("Id of the execution.", allow_none=True)
+    recorded_at = datetime_field("Time when the occurrence was recorded; null: it is upcoming.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 
 class FireBodySchema(StrictSchema):
-    """What is different about one more occurrence."""
+    """Options of firing a schedule by hand."""
 
     overlap = fields.String(
         load_default=None,
         allow_none=True,
         validate=ma.validate.OneOf([each.value for each in OverlapPolicy]),
-        metadata={"description": "What if an execution of the schedule has not ended; null: as the schedule says."},
+        metadata={
+            "description": "Overlap policy if an execution of the schedule has not ended; null: that of the schedule."
+        },
     )
 
 
 class FiredSchema(ResponseSchema):
-    """One more occurrence."""
+    """Occurrence that was fired by hand."""
 
     occurrence = fields.Nested(OccurrenceSchema)
-    execution = fields.Nested(ExecutionSchema, allow_none=True, metadata={"description": "null: it was left out."})
+    execution = fields.Nested(
+        ExecutionSchema,
+        allow_none=True,
+        metadata={"description": "Execution of the occurrence; null: the occurrence was skipped."},
+    )
 
 
 class BackfillBodySchema(StrictSchema):
-    """Which past occurrences are made up for, and how."""
+    """Range and options of a backfill."""
 
-    begin = DateTimeField(
-        required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."}
-    )
+    begin = DateTimeField(required=True, data_key="from", metadata={**_TIME, "description": "Earliest nominal time."})
     end = DateTimeField(
-        required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."}
+        required=True,
+        data_key="to",
+        metadata={**_TIME, "description": "End of the range of nominal times, exclusive; not in the future."},
     )
-    dry_run = StrictBooleanField(load_default=False, metadata={"description": "Only say what would be done."})
+    dry_run = StrictBooleanField(
+        load_default=False, metadata={"description": "Whether to return the result without changing anything."}
+    )
     order = fields.String(
         load_default=BackfillOrder.OLDEST_FIRST.value,
         validate=ma.validate.OneOf([each.value for each in BackfillOrder]),
@@ -112,101 +122,111 @@ class BackfillBodySchema(StrictSchema):
     concurrency = StrictIntegerField(
         load_default=1,
         validate=ma.validate.Range(1, MAX_LANES),
-        metadata={"minimum": 1, "maximum": MAX_LANES, "description": "How many run at a time."},
+        metadata={
+            "minimum": 1,
+            "maximum": MAX_LANES,
+            "description": "Maximum number of executions that run at a time.",
+        },
     )
     parameters = fields.Dict(
-        load_default=dict, metadata={"description": "They go before those of the schedule and of its job."}
+        load_default=dict, metadata={"description": "Parameters that override those of the schedule and of its job."}
     )
 
 
 class FilledOccurrenceSchema(ResponseSchema):
-    """An occurrence that gets an execution."""
+    """Occurrence that gets an execution."""
 
-    scheduled_for = datetime_field("The nominal time.")
-    was = text_field("What the ledger said about it before; null: nothing.", allow_none=True)
-    execution_id = text_field("null: it was a dry run.", allow_none=True)
+    scheduled_for = datetime_field("Nominal time.")
+    was = text_field("Outcome recorded before the backfill; null: none.", allow_none=True)
+    execution_id = text_field("Id of the execution; null in a dry run.", allow_none=True)
 
 
 class NotFilledSchema(ResponseSchema):
-    """How many occurrences of the range get no execution."""
+    """Numbers of occurrences in the range that get no execution."""
 
-    fired = integer_field("They have one already, however it ended.")
-    forbidden = integer_field("Calendars forbid them.")
-    pending = integer_field("They are due, and settled by themselves in a moment.")
-    duplicate = integer_field("Another execution has the unique key.")
+    fired = integer_field("Occurrences that already have an execution, in any state.")
+    forbidden = integer_field("Occurrences excluded by calendars.")
+    pending = integer_field("Occurrences that are due and about to be evaluated.")
+    duplicate = integer_field("Occurrences whose unique key another execution holds.")
 
 
 class BackfilledSchema(ResponseSchema):
-    """What was done, or would be."""
+    """Result of a backfill, or of its dry run."""
 
     schedule = fields.String()
     dry_run = fields.Boolean()
-    count = integer_field("How many occurrences get an execution.")
+    count = integer_field("Number of occurrences that get an execution.")
     left_out = fields.Nested(NotFilledSchema)
-    batch_id = text_field("The batch of the executions; null: there are none.", allow_none=True)
+    batch_id = text_field("Id of the batch of the executions; null: no executions were created.", allow_none=True)
     occurrences = fields.List(
         fields.Nested(FilledOccurrenceSchema),
-        metadata={"description": f"The first {MAX_LISTED_OCCURRENCES} in the order of their runs."},
+        metadata={"description": f"First {MAX_LISTED_OCCURRENCES} occurrences in the order of execution."},
     )
     links = fields.Dict(values=fields.String())
 
 
 class PreviewScheduleBodySchema(ScheduleBodySchema):
-    """The schedule to look at; it need not have a name or a job."""
+    """Schedule to preview, with options; `name` and `job` are optional."""
 
-    name = fields.Raw(allow_none=True, metadata={"type": "string", "description": "null: whatever it will be."})
+    name = fields.Raw(
+        allow_none=True, metadata={"type": "string", "description": "Name of the schedule; null: not decided."}
+    )
     job = fields.Raw(
-        allow_none=True, metadata={"type": "string", "description": "null: not checked; nor are the parameters."}
+        allow_none=True,
+        metadata={"type": "string", "description": "Job of the schedule; null: job and parameters are not checked."},
     )
     count = StrictIntegerField(
         load_default=_DEFAULT_PREVIEW_COUNT,
         validate=ma.validate.Range(1, MAX_OCCURRENCES),
-        metadata={"minimum": 1, "maximum": MAX_OCCURRENCES, "description": "How many moments to show."},
+        metadata={"minimum": 1, "maximum": MAX_OCCURRENCES, "description": "Maximum number of upcoming occurrences."},
     )
     after = DateTimeField(
         load_default=None,
         allow_none=True,
         data_key="from",
-        metadata={**_TIME, "description": "Moments after this one; null: now."},
+        metadata={**_TIME, "description": "Time after which occurrences are listed; null: now."},
     )
     calendars = fields.Dict(
-        load_default=dict, metadata={"description": "Calendars that are not saved, or not like this, by name."}
+        load_default=dict,
+        metadata={"description": "Calendars by name that are not saved, or that replace saved ones in the preview."},
     )
     schedule = fields.String(
         load_default=None,
         allow_none=True,
         validate=check_text,
-        metadata={"description": "The saved schedule to compare with; its name and job are taken over."},
+        metadata={"description": "Saved schedule to compare with, which also supplies name and job."},
     )
 
 
 class ComparedSchema(ResponseSchema):
-    """What is different from the saved schedule."""
+    """Differences from the saved schedule."""
 
     schedule = fields.String()
-    revision = integer_field("Of the saved schedule.")
+    revision = integer_field("Current revision of the saved schedule.")
     fields_ = fields.List(fields.Nested(DifferenceSchema), data_key="fields")
     comes = fields.List(
-        datetime_field("UTC."), metadata={"description": "Moments at which something starts then, and does not now."}
+        datetime_field("Time in UTC."),
+        metadata={"description": "Times at which only the previewed schedule starts an execution."},
     )
     goes = fields.List(
-        datetime_field("UTC."), metadata={"description": "Moments at which something starts now, and does not then."}
+        datetime_field("Time in UTC."),
+        metadata={"description": "Times at which only the saved schedule starts an execution."},
     )
-    until = datetime_field("Up to here these are all there are; null: for ever.", allow_none=True)
+    until = datetime_field("End of the compared range; null: unlimited.", allow_none=True)
 
 
 class SchedulePreviewSchema(ResponseSchema):
-    """What a schedule would do."""
+    """Preview of a schedule."""
 
-    schedule = fields.Dict(metadata={"description": "As it was understood, with its defaults."})
-    in_words = text_field("When it is due, in plain English.")
-    warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
+    schedule = fields.Dict(metadata={"description": "Parsed schedule, with its defaults."})
+    in_words = text_field("Description of the rule in plain English.")
+    warnings = fields.List(fields.String(), metadata={"description": "Warnings about probable mistakes."})
     occurrences = fields.List(fields.Nested(OccurrenceBaseSchema))
     difference = fields.Nested(ComparedSchema, allow_none=True)
 
 
 def split_preview_body(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of the body of a preview describes the schedule, and what says how to look at it."""
+    """Split the body of a preview into the definition of the schedule and the options of the preview."""
     preview_options = {name: body.pop(name) for name in ("count", "after", "calendars", "schedule")}
     return {
         name: value for name, value in body.items() if value is not None or name not in ("name", "job")

@@ -1,4 +1,4 @@
-"""The policies of a definition. Their parsers in the domain say what is wrong; here is what they look like."""
+"""Schemas of the policies of a job definition. They describe the fields; parsers in the domain validate the values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,50 +8,50 @@ from marshmallow import fields
 
 from jobworker.api.fields import CodedMessage
 
-#: For people who read the description of the API, by the name of the policy.
+#: Descriptions and examples for the OpenAPI document, by name of the policy.
 POLICY_METADATA: Mapping[str, Mapping[str, Any]] = {
     "retry": {
-        "description": "How often a failing execution is tried, and when: max_attempts (null: as the task's own "
-        "max_retries says), strategy (none, fixed, linear, exponential, exponential_jitter) with delay, max_delay and "
+        "description": "Number and times of the attempts of a failing execution: max_attempts (null: set by the task's "
+        "max_retries), strategy (none, fixed, linear, exponential, exponential_jitter) with delay, max_delay and "
         "jitter (up, down, both), or a list of delays; retry_on and not_on name exceptions.",
         "example": {"max_attempts": 5, "strategy": "exponential_jitter", "delay": 30, "max_delay": 3600},
     },
     "trigger_after": {
-        "description": "The jobs after whose executions it starts: job, on (success, failure, any) and parameters, "
-        'which may refer to the result of that execution: {"$from": job, "path": "/file"}.',
+        "description": "Jobs whose executions trigger this job when they end: job, on (success, failure, any) and "
+        'parameters, which may refer to the result of that execution: {"$from": job, "path": "/file"}.',
         "example": [{"job": "extract", "on": "success", "parameters": {"file": {"$from": "extract", "path": "/file"}}}],
     },
     "isolation": {
-        "description": "Where it runs: mode in_process; process with memory (bytes), cpu (seconds) and open_files; or "
-        "container with image, command, memory, cpus, processes and network (none, or a name).",
+        "description": "Isolation of attempts: mode in_process; process with memory (bytes), cpu (seconds) and "
+        "open_files; or container with image, command, memory, cpus, processes and network (none, or a name).",
         "example": {"mode": "process", "memory": 536870912, "cpu": 60},
     },
     "circuit": {
-        "description": "For the task http.request: after so many failures of a host and port in a row (failures) no "
-        "execution of the job asks it for so many seconds (pause).",
+        "description": "Circuit breaker of the task http.request: after a number of consecutive failures of a host and "
+        "port (failures), executions of the job send no requests to it for a number of seconds (pause).",
         "example": {"failures": 5, "pause": 60},
     },
     "concurrency": {
-        "description": "How many executions run at a time, on all hosts together: limit for each key, total for all "
-        "keys (shared out evenly). A key names parameters in braces; without one, limit holds for the job.",
+        "description": "Maximum number of executions that run at a time on all hosts: limit for each key, total for "
+        "all keys (shared evenly). A key names parameters in braces; without a key, limit applies to the job.",
         "example": {"limit": 2, "key": "tenant:{tenant_id}", "total": 10},
     },
     "rate_limit": {
-        "description": "How many executions start (limit) in how many seconds (per), evenly spaced but for burst of "
-        "them at once, for each key.",
+        "description": "Maximum number of executions (limit) that start in a number of seconds (per) for each key. "
+        "Starts are evenly spaced, except that up to burst executions may start at once.",
         "example": {"limit": 100, "per": 60, "burst": 10, "key": "tenant:{tenant_id}"},
     },
     "unique": {
-        "description": "No two executions with the same key (without one: with the same parameters) until the first "
-        "has started or finished (until), or for so many seconds (for). on_conflict: reject, return the first, or "
-        "replace it while it has not started.",
+        "description": "Unique executions: only one with a given key (without a key: with given parameters) until "
+        "it has started or finished (until), or for a number of seconds (for). on_conflict: reject the second, return "
+        "the first, or replace the first while it has not started.",
         "example": {"key": "report:{month}", "until": "finished", "on_conflict": "return"},
     },
 }
 
 
 class _PolicyField(fields.Raw):
-    """A policy as a request has it. What is in it, its parser in the domain checks."""
+    """Policy in a request; its parser in the domain validates the value."""
 
     def __init__(self, value_type: type[Any], **options: Any) -> None:
         super().__init__(**options)

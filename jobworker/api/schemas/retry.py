@@ -1,4 +1,4 @@
-"""Previews of retry policies."""
+"""Schemas of previews of retry policies."""
 
 from marshmallow import fields
 
@@ -7,16 +7,16 @@ from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_fi
 from jobworker.api.schemas.policies import policy_field
 from jobworker.domain.jobs.retry import MAX_ATTEMPTS
 
-_START = {"type": "string", "format": "date-time", "description": "When attempt 1 fails; null: now."}
+_START = {"type": "string", "format": "date-time", "description": "Time when attempt 1 fails; null: now."}
 _ATTEMPTS = {
     "minimum": 1,
     "maximum": MAX_ATTEMPTS,
-    "description": "How many to show at most; null: all that there may be, or 10 if there is no end.",
+    "description": "Maximum number of attempts to list; null: all, or 10 if the policy has no maximum.",
 }
 
 
 class PreviewBodySchema(StrictSchema):
-    """The policy to look at."""
+    """Retry policy to preview, with options."""
 
     retry = policy_field("retry", required=True)
     start = DateTimeField(load_default=None, allow_none=True, data_key="from", metadata=_START)
@@ -24,29 +24,29 @@ class PreviewBodySchema(StrictSchema):
 
 
 class SpanSchema(ResponseSchema):
-    """What chance leaves open."""
+    """Range of a random duration."""
 
-    shortest = number_field("Seconds.")
-    longest = number_field("Seconds.")
+    shortest = number_field("Shortest duration (s).")
+    longest = number_field("Longest duration (s).")
 
 
 class WindowSchema(ResponseSchema):
-    """When something may be."""
+    """Range of a random time."""
 
-    earliest = datetime_field("At the earliest.")
-    latest = datetime_field("At the latest.")
+    earliest = datetime_field("Earliest time.")
+    latest = datetime_field("Latest time.")
 
 
 class PlannedAttemptSchema(ResponseSchema):
-    """One attempt of the plan."""
+    """Planned attempt."""
 
     attempt = fields.Integer()
-    wait = fields.Nested(SpanSchema, metadata={"description": "After the attempt before it."})
+    wait = fields.Nested(SpanSchema, metadata={"description": "Wait after the previous attempt."})
     due = fields.Nested(WindowSchema)
 
 
 class PreviewSchema(ResponseSchema):
-    """When each attempt would be."""
+    """Planned attempts of a retry policy."""
 
     attempts = fields.List(fields.Nested(PlannedAttemptSchema))
-    total = fields.Nested(SpanSchema, metadata={"description": "From the first attempt to the last."})
+    total = fields.Nested(SpanSchema, metadata={"description": "Time from the first attempt to the last."})

@@ -1,4 +1,4 @@
-"""Schedules. Their parser in the domain says what is wrong; here is what they look like."""
+"""Schemas of schedules. They describe the fields; the parser in the domain validates the values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,15 +23,15 @@ from jobworker.domain.schedules import schedule
 from jobworker.services.queues import MAX_NOTE_LENGTH
 from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
-_SECONDS = "Seconds, or ISO 8601."
+_SECONDS = "In seconds or ISO 8601."
 _OVERLAP_VALUES = [each.value for each in schedule.OverlapPolicy]
 _MISSED_VALUES = [each.value for each in schedule.MissedOccurrencePolicy]
 
 _RULE = {
     "type": "object",
-    "description": "When it is due, on the wall clock of `zone`: kind once (at), interval (every, anchor), daily "
-    "(time), weekly (days, time), monthly (day, time), business_day (n, time, roll), cron (expression) or rrule "
-    "(expression, start).",
+    "description": "Rule by which the schedule is due, in the local time of `zone`: kind once (at), interval (every, "
+    "anchor), daily (time), weekly (days, time), monthly (day, time), business_day (n, time, roll), cron (expression) "
+    "or rrule (expression, start).",
     "example": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
 }
 _NAME = f"^{NAME_PATTERN.pattern.removesuffix(chr(92) + 'Z')}$"
@@ -43,58 +43,67 @@ _DURATION = {"type": ["number", "string"]}
 _TIME = {"type": "string", "format": "date-time"}
 _POLICY = {"type": "string", "enum": [*_MISSED_VALUES, None]}
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "name": {**_TEXT, "pattern": _NAME, "description": "Its own name.", "example": "monthly-report"},
-    "job": {**_TEXT, "pattern": _NAME, "description": "The job that it starts.", "example": "report"},
-    "description": {**_TEXT, "description": "For people."},
-    "enabled": {**_FLAG, "description": "false: nothing is due.", "default": True},
+    "name": {**_TEXT, "pattern": _NAME, "description": "Unique name of the schedule.", "example": "monthly-report"},
+    "job": {**_TEXT, "pattern": _NAME, "description": "Job that the schedule starts.", "example": "report"},
+    "description": {**_TEXT, "description": "Description for people."},
+    "enabled": {**_FLAG, "description": "Whether the schedule is enabled; false: it is never due.", "default": True},
     "rule": _RULE,
-    "zone": {**_TEXT, "description": "An IANA time zone.", "default": "UTC", "example": "Europe/Berlin"},
-    "calendar": {**_TEXT, "description": "By whose business days a business_day rule counts; null: Monday to Friday."},
-    "require": {**_TEXTS, "description": "Calendars to whose times it is kept."},
-    "exclude": {**_TEXTS, "description": "Calendars from whose times it is kept away."},
+    "zone": {**_TEXT, "description": "IANA time zone of the rule.", "default": "UTC", "example": "Europe/Berlin"},
+    "calendar": {
+        **_TEXT,
+        "description": "Calendar whose business days a business_day rule counts; null: Monday to Friday.",
+    },
+    "require": {**_TEXTS, "description": "Calendars whose times an occurrence must be in."},
+    "exclude": {**_TEXTS, "description": "Calendars whose times an occurrence must not be in."},
     "dst": {
         "type": "object",
-        "description": "When clocks change: gap (shift, skip) and fold (first, second, both); null: as people mean "
-        "the rule.",
+        "description": "Policy for changes of clocks: gap (shift, skip) and fold (first, second, both); null: default "
+        "of the kind of rule.",
         "example": {"gap": "skip", "fold": "both"},
     },
-    "start": {**_TIME, "description": "Nothing is due before this time (RFC 3339)."},
-    "end": {**_TIME, "description": "Nothing is due at this time or later (RFC 3339)."},
-    "max_runs": {**_INTEGER, "description": "After so many executions it is exhausted."},
-    "initial_delay": {**_DURATION, "description": f"Nothing is due so soon after it was created. {_SECONDS}"},
+    "start": {**_TIME, "description": "Time from which the schedule is due, inclusive (RFC 3339)."},
+    "end": {**_TIME, "description": "Time until which the schedule is due, exclusive (RFC 3339)."},
+    "max_runs": {**_INTEGER, "description": "Number of executions after which the schedule is exhausted."},
+    "initial_delay": {
+        **_DURATION,
+        "description": f"Time after its creation in which the schedule is not due. {_SECONDS}",
+    },
     "run_at_start": {
         **_FLAG,
-        "description": "Whether it is due, too, when it is created and whenever the system starts.",
+        "description": "Whether the schedule is also due when it is created and whenever the system starts.",
     },
-    "jitter": {**_DURATION, "description": f"Each execution starts up to so much later, by chance. {_SECONDS}"},
-    "spread": {**_DURATION, "description": f"Every execution starts later by the same share of so much. {_SECONDS}"},
+    "jitter": {**_DURATION, "description": f"Maximum random delay of each execution. {_SECONDS}"},
+    "spread": {
+        **_DURATION,
+        "description": f"Maximum delay of all executions: a share that is fixed for each schedule. {_SECONDS}",
+    },
     "parameters": {
         "type": "object",
-        "description": "Of its executions; what is left out is as the job's defaults say.",
+        "description": "Parameters of its executions; omitted ones have the defaults of the job.",
     },
-    "queue": {**_TEXT, "description": "Of its executions; null: the job's."},
+    "queue": {**_TEXT, "description": "Queue of its executions; null: that of the job."},
     "priority": {
         "type": "integer",
         "minimum": PRIORITIES.start,
         "maximum": PRIORITIES.stop - 1,
-        "description": "Of its executions; null: the job's.",
+        "description": "Priority of its executions; null: that of the job.",
     },
     "overlap": {
         "type": "string",
         "enum": [*_OVERLAP_VALUES, None],
-        "description": "What becomes of an occurrence while an execution of the schedule is unfinished.",
+        "description": "Overlap policy for an occurrence while an execution of the schedule is unfinished.",
         "default": "skip",
     },
     "misfire": {
         "type": "object",
-        "description": "What becomes of occurrences that are noticed later than grace (s): policy fire_once, skip, or "
-        "catch_up for the latest max of them.",
+        "description": "Misfire policy for occurrences that are evaluated more than grace (s) late: policy fire_once, "
+        "skip, or catch_up for the latest max occurrences.",
         "example": {"policy": "catch_up", "grace": 60, "max": 100},
     },
-    "on_resume": {**_POLICY, "description": "What becomes of the occurrences of a pause."},
+    "on_resume": {**_POLICY, "description": "Policy for the occurrences of a pause when the schedule is resumed."},
     "pause_after_failures": {
         **_INTEGER,
-        "description": "After so many failures in a row it is paused; null: it goes on.",
+        "description": "Number of consecutive failures after which the schedule is paused; null: never.",
     },
 }
 
@@ -104,7 +113,7 @@ def _raw_field(name: str) -> fields.Raw:
 
 
 class ScheduleBodySchema(StrictSchema):
-    """A schedule as somebody writes it; what is left out has its default."""
+    """Schedule in a request; omitted fields have their defaults."""
 
     name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
     job = fields.Raw(required=True, metadata=dict(_FIELDS["job"]))
@@ -114,7 +123,7 @@ class ScheduleBodySchema(StrictSchema):
     zone = _raw_field("zone")
     calendar = _raw_field("calendar")
     require = _raw_field("require")
-    # marshmallow's own schemas have an attribute `exclude`.
+    # Named `excluded` because marshmallow's schemas have an attribute `exclude`.
     excluded = fields.Raw(data_key="exclude", attribute="exclude", allow_none=True, metadata=dict(_FIELDS["exclude"]))
     dst = _raw_field("dst")
     start = _raw_field("start")
@@ -134,40 +143,44 @@ class ScheduleBodySchema(StrictSchema):
 
 
 class ScheduleReplacementBodySchema(ScheduleBodySchema):
-    """A schedule that replaces the one named in the URL; `name` may be left out, not differ."""
+    """Replacement of the schedule named in the URL; `name` may be omitted, but must not differ."""
 
-    name = fields.Raw(metadata={**_TEXT, "description": "May be left out: a schedule cannot be renamed."})
+    name = fields.Raw(
+        metadata={**_TEXT, "description": "Optional; must be the name in the URL because a schedule cannot be renamed."}
+    )
 
 
 class ScheduleQuerySchema(PageQuerySchema):
-    """Which schedules to list."""
+    """Query parameters of the list of schedules."""
 
     job = fields.String(load_default=None, validate=check_text)
     owner = fields.String(
         load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner])
     )
     state = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in ScheduleStatus]))
-    calendar = fields.String(load_default=None, validate=check_text, metadata={"description": "Which use it."})
+    calendar = fields.String(
+        load_default=None, validate=check_text, metadata={"description": "Filter: schedules that use this calendar."}
+    )
     overdue = fields.String(
         load_default=None,
-        metadata={"description": "`true`: only those that should have been due by now.", "enum": ["true"]},
+        metadata={"description": "`true`: only overdue schedules.", "enum": ["true"]},
     )
 
     @ma.validates("overdue")
     def check_overdue(self, value: str | None, data_key: str) -> None:
-        """Only `true` says anything."""
+        """Raise an error for values other than `true`."""
         if value not in (None, "true"):
-            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or left out"))
+            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or omitted"))
 
 
 class SchedulePauseBodySchema(StrictSchema):
-    """Why a schedule is paused, and for how long."""
+    """Options of pausing a schedule."""
 
     note = fields.String(
         load_default=None,
         allow_none=True,
         validate=ma.validate.Length(max=MAX_NOTE_LENGTH),
-        metadata={"description": "Shown with the schedule and its occurrences.", "maxLength": MAX_NOTE_LENGTH},
+        metadata={"description": "Note shown with the schedule and its occurrences.", "maxLength": MAX_NOTE_LENGTH},
     )
     until = DateTimeField(
         load_default=None,
@@ -175,24 +188,24 @@ class SchedulePauseBodySchema(StrictSchema):
         metadata={
             "type": "string",
             "format": "date-time",
-            "description": "When it goes on by itself; null: when somebody resumes it.",
+            "description": "Time when the pause ends; null: when the schedule is resumed.",
         },
     )
 
 
 class ScheduleResumeBodySchema(StrictSchema):
-    """How a schedule goes on."""
+    """Options of resuming a schedule."""
 
     policy = fields.String(
         load_default=None,
         allow_none=True,
         validate=ma.validate.OneOf(_MISSED_VALUES),
-        metadata={"description": "What becomes of the occurrences of the pause; null: as its `on_resume` says."},
+        metadata={"description": "Policy for the occurrences of the pause; null: `on_resume` of the schedule."},
     )
 
 
 class MisfireSchema(ResponseSchema):
-    """What becomes of occurrences that nobody noticed in time."""
+    """Misfire policy of a schedule."""
 
     policy = fields.String(validate=ma.validate.OneOf(_MISSED_VALUES))
     grace = fields.Float()
@@ -200,16 +213,16 @@ class MisfireSchema(ResponseSchema):
 
 
 class SchedulePauseSchema(ResponseSchema):
-    """Why nothing of a schedule starts at present."""
+    """Current pause of a schedule."""
 
-    at = datetime_field("Since when.")
-    by = text_field("Who paused it.", allow_none=True)
-    note = text_field("Why.", allow_none=True)
-    until = datetime_field("When it goes on by itself; null: when somebody resumes it.", allow_none=True)
+    at = datetime_field("Time when the pause began.")
+    by = text_field("Actor that paused the schedule.", allow_none=True)
+    note = text_field("Note on the pause.", allow_none=True)
+    until = datetime_field("Time when the pause ends; null: when the schedule is resumed.", allow_none=True)
 
 
 class ScheduleSchema(ResponseSchema):
-    """A schedule."""
+    """Schedule and its state."""
 
     id = fields.String()
     name = fields.String()
@@ -222,8 +235,8 @@ class ScheduleSchema(ResponseSchema):
     require = fields.List(fields.String())
     excluded = fields.List(fields.String(), data_key="exclude")
     dst = fields.Dict(allow_none=True)
-    start = datetime_field("Nothing is due before.", allow_none=True)
-    end = datetime_field("Nothing is due then or later.", allow_none=True)
+    start = datetime_field("Time from which the schedule is due, inclusive.", allow_none=True)
+    end = datetime_field("Time until which the schedule is due, exclusive.", allow_none=True)
     max_runs = fields.Integer(allow_none=True)
     initial_delay = fields.Float()
     run_at_start = fields.Boolean()
@@ -237,31 +250,31 @@ class ScheduleSchema(ResponseSchema):
     on_resume = fields.String(validate=ma.validate.OneOf(_MISSED_VALUES))
     pause_after_failures = fields.Integer(allow_none=True)
     owner = text_field(
-        "`code` and `job`: changed there, not here.",
+        "Owner; a schedule owned by `code` or `job` is changed there, not over this endpoint.",
         validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner]),
     )
-    revision = integer_field("Counts the changes; the ETag is made from it.")
+    revision = integer_field("Number of the current revision, used as the ETag.")
     state = text_field(
-        "Whether it will start anything, and if not, why.",
+        "`active`, or the first reason why the schedule starts no executions.",
         validate=ma.validate.OneOf([each.value for each in ScheduleStatus]),
     )
     paused = fields.Nested(SchedulePauseSchema, allow_none=True)
-    next_at = datetime_field("The nominal time of what is due next; null: nothing is.", allow_none=True)
-    settled_until = datetime_field("Up to here every occurrence is in the ledger.")
+    next_at = datetime_field("Nominal time of the next occurrence; null: no occurrence follows.", allow_none=True)
+    settled_until = datetime_field("Time up to which all occurrences have been evaluated and recorded.")
     expected_by = datetime_field(
-        "When that is in the ledger at the latest; null: nobody waits for it.", allow_none=True
+        "Latest time by which the next occurrence is recorded; null: none is expected.", allow_none=True
     )
-    overdue = fields.Boolean(metadata={"description": "Whether that has passed."})
-    runs = integer_field("Executions so far.")
-    failures = integer_field("How many of them failed in a row, up to now.")
-    in_words = text_field("When it is due, in plain English; null: it cannot be read.", allow_none=True)
-    warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
-    created_at = datetime_field("When it was first described.")
-    changed_at = datetime_field("When it was last changed, paused or resumed.")
+    overdue = fields.Boolean(metadata={"description": "Whether `expected_by` has passed."})
+    runs = integer_field("Number of executions so far.")
+    failures = integer_field("Number of consecutive failures up to the latest execution.")
+    in_words = text_field("Description of the rule in plain English; null: it is not readable.", allow_none=True)
+    warnings = fields.List(fields.String(), metadata={"description": "Warnings about probable mistakes."})
+    created_at = datetime_field("Time when the schedule was created.")
+    changed_at = datetime_field("Time when the schedule was last changed, paused or resumed.")
     links = fields.Dict(values=fields.String())
 
 
 class ScheduleRevisionSchema(RevisionBaseSchema):
-    """A schedule as it was."""
+    """Revision of a schedule."""
 
     schedule = fields.String()
