@@ -59,10 +59,10 @@ class _FixedPrefetchEstimator(PrefetchEstimator):
         super().__init__()
         self._soon = soon
 
-    def ahead(self, now: float) -> int:
+    def estimate_prefetch(self, now: float) -> int:
         return 5
 
-    def soon(self, now: float, within: float) -> int:
+    def estimate_starts(self, now: float, seconds: float) -> int:
         return self._soon
 
 
@@ -292,7 +292,7 @@ def _apply_step(world: _TransportModel, step: Any) -> None:
             worker.fetch(lose_fetch)
             worker.pump()
             for _ in range(ended):
-                worker.end()
+                worker.end_one()
             worker.flush(lose_settle)
         case "fetch":
             worker.fetch(*rest)
@@ -300,7 +300,7 @@ def _apply_step(world: _TransportModel, step: Any) -> None:
             worker.fetch(lose=False, never_arrives=True)
             worker.adopt()
             world.publish(priority=5)
-            worker.arrives_late()
+            worker.deliver_late_request()
         case "back":
             worker.return_late()
             worker.flush(*rest)
