@@ -8,9 +8,8 @@ from jobworker.clock import Clock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.workflows import resolution
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, executions
-from jobworker.store.executions import stop_requests as stopping
-from jobworker.store.executions.stop_requests import StartedCancelRequest
+from jobworker.store.executions import cancellation, dependency_rows, executions
+from jobworker.store.executions.cancellation import StartedCancelRequest
 from jobworker.transport.stop_requests import StopRequest, StopRequests
 
 logger = structlog.get_logger(__name__)
@@ -33,7 +32,7 @@ class StopRequestSender:
     def send_pending(self) -> None:
         """Tell workers what they do not know yet. Raises `redis.RedisError`."""
         with self._database.read() as connection:
-            asked = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
+            asked = cancellation.list_started_cancel_requests(connection, _BATCH_SIZE)
         given, now = self._sent_at, self._clock.monotonic()
         self._sent_at = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
         if between := [row for row in asked if row.state is ExecutionState.RETRYING]:

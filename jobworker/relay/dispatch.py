@@ -23,7 +23,7 @@ from jobworker.relay.selection import DispatchCandidate, DispatchSelector
 from jobworker.services.workflows import resolution
 from jobworker.store import jobs, queues, relay_state, unreadable_rows
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, dispatch, history, limit_usage, stop_requests
+from jobworker.store.executions import cancellation, dependency_rows, dispatch, history, limit_usage
 from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
 from jobworker.store.queues import PausedQueue
 from jobworker.store.workers import WorkerRow
@@ -200,14 +200,14 @@ class Dispatcher:
         `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
         """
         with self.database.read() as connection:
-            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+            asked = cancellation.list_queued_cancel_requests(connection, _BATCH_SIZE)
         answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
         self.has_undecided_revocations = ClaimResult.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is ClaimResult.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:
-                stop_requests.cancel_revoked(connection, revoked, now)
+                cancellation.cancel_revoked(connection, revoked, now)
                 resolution.resolve_dependents(
                     connection, dependency_rows.find_ended(connection, [row.id for row in revoked]), now
                 )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store.schedules import schedule_queries
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: So late an occurrence may be entered in the ledger: another beat, or relay, needs a while to take over (s).
@@ -45,7 +45,7 @@ def compute_expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | Non
 
     After a pause whose end has come, that of what it held up.
     """
-    if row.next_at is None or schedule_queries.compute_status(row, now) is not ScheduleStatus.ACTIVE:
+    if row.next_at is None or row.compute_status(now) is not ScheduleStatus.ACTIVE:
         return None
     due = max(row.next_at, row.paused_until or row.next_at)
     return due + _GRACE if due <= _MAX_DUE_TIME else None

@@ -2,14 +2,20 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
+from jobworker.store import unreadable_rows
+from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables import core
 
 _executions = core.executions
 _transitions = core.transitions
+
+_QUEUED_CANCEL_REQUESTED = sa.text(core.QUEUED_CANCEL_REQUESTED)
 
 #: States in which nothing of an execution is in Redis, so that SQL alone decides.
 WAITING_STATES = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.RETRYING)
@@ -19,6 +25,26 @@ IN_REDIS_STATES = (ExecutionState.QUEUED, ExecutionState.RUNNING)
 
 #: The states of what has not ended.
 UNFINISHED_STATES = tuple(state for state in ExecutionState if state not in FINAL_STATES)
+
+
+@dataclass(frozen=True, slots=True)
+class StartedCancelRequest:
+    """An execution that has begun and that `actor` wants cancelled; `attempt` is the latest one, `worker` runs it."""
+
+    id: str
+    state: ExecutionState
+    attempt: int
+    worker: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedCancelRequest:
+    """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
+
+    id: str
+    attempt: int
+    actor: str
 
 
 def cancel_waiting(
@@ -60,3 +86,58 @@ def request_cancel(connection: sa.Connection, ids: Sequence[str], actor: str, no
         .returning(_executions.c.id)
     )
     return list(changed.scalars())
+
+
+def list_started_cancel_requests(connection: sa.Connection, limit: int) -> list[StartedCancelRequest]:
+    """Return Running and Retrying executions that are to be cancelled."""
+    return list(unreadable_rows.read_all(connection.execute(_STARTED_QUERY, {"most": limit}), _read_started))
+
+
+def list_queued_cancel_requests(connection: sa.Connection, limit: int) -> list[QueuedCancelRequest]:
+    """Return Queued executions that are to be cancelled."""
+    return list(unreadable_rows.read_all(connection.execute(_QUEUED_QUERY, {"most": limit}), _read_queued))
+
+
+# Both are asked in every turn; building them would cost more than running them.
+_LIMIT = sa.bindparam("most", type_=sa.Integer)
+_STARTED_QUERY = (
+    sa.select(*(_executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")))
+    .where(sa.text(core.STARTED_CANCEL_REQUESTED))
+    .limit(_LIMIT)
+)
+_QUEUED_QUERY = (
+    sa.select(_executions.c.id, _executions.c.attempt, _executions.c.cancel_requested_by)
+    .where(_QUEUED_CANCEL_REQUESTED)
+    .limit(_LIMIT)
+)
+
+
+def _describe_row(row: sa.Row[Any]) -> str:
+    return f"request to cancel execution {row.id}"
+
+
+_read_started = unreadable_rows.build_reader(
+    _describe_row, lambda row: StartedCancelRequest(row.id, ExecutionState(row.state), *row[2:]), _executions
+)
+_read_queued = unreadable_rows.build_reader(_describe_row, lambda row: QueuedCancelRequest(*row), _executions)
+
+
+def cancel_revoked(connection: sa.Connection, revoked: Sequence[QueuedCancelRequest], now: dt.datetime) -> None:
+    """Enter the state Cancelled for executions whose messages were revoked."""
+    reason = "cancelled before it started"
+    connection.execute(
+        sa.update(_executions)
+        .where(
+            _executions.c.id == sa.bindparam("key"),
+            _executions.c.attempt == sa.bindparam("before"),
+            _QUEUED_CANCEL_REQUESTED,
+        )
+        .values(state=ExecutionState.CANCELLED.value, reason=reason, finished_at=now),
+        [{"key": row.id, "before": row.attempt} for row in revoked],
+    )
+    made = [
+        {"execution_id": row.id, "attempt": row.attempt, "state": ExecutionState.CANCELLED.value, "at": now}
+        | {"actor": row.actor, "reason": reason}
+        for row in revoked
+    ]
+    connection.execute(build_insert_or_ignore(connection, _transitions), made)

@@ -8,22 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.executions.execution import PRIORITIES, ExecutionState
-from jobworker.domain.jobs import start_deadline
+from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.store import unreadable_rows
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.engine.columns import UNREADABLE_TIME
 from jobworker.store.executions.limit_usage import QueueBacklog
-from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import (
-    EXPIRING,
     PUBLISHED,
     READY,
     READY_UNLIMITED,
     RUNNING,
-    WAITING_FOR_TIME,
     executions,
-    transitions,
 )
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
@@ -32,9 +27,7 @@ _CHUNK_SIZE = 5_000
 _READY = sa.text(READY)
 _FREE = sa.text(READY_UNLIMITED)
 _PUBLISHED = sa.text(PUBLISHED)
-_WAITING_FOR_TIME = sa.text(WAITING_FOR_TIME)
 _RUNNING = sa.text(RUNNING)
-_EXPIRING = sa.text(EXPIRING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,86 +129,6 @@ def _check_each_column(row: ReadyExecution) -> None:
         value = getattr(row, name)
         if value is not None and not (isinstance(value, list) and all(type(each) is int for each in value)):
             raise TypeError(f"{name} is no list of numbers")
-
-
-def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
-    """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
-    due = connection.execute(_DUE, {"now": now, "most": limit}).all()
-    if not due:
-        return 0
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"), _WAITING_FOR_TIME)
-        .values(state=ExecutionState.QUEUED.value, reason=None, dispatched_at=None),
-        [{"key": row.id} for row in due],
-    )
-    moved = [
-        {
-            "execution_id": row.id,
-            "attempt": row.attempt,
-            "state": ExecutionState.QUEUED.value,
-            "at": now,
-            "actor": "relay",
-            "reason": "due",
-        }
-        for row in due
-    ]
-    connection.execute(build_insert_or_ignore(connection, transitions), moved)
-    return len(due)
-
-
-def expire_executions(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
-    """What is still here although the deadline for its start has passed is Skipped; answers which.
-
-    What has been published is its worker's: the message says the deadline, too.
-    """
-    late = connection.execute(_EXPIRED, {"now": now, "most": limit}).all()
-    if not late:
-        return []
-    reasons = [(row.id, start_deadline.describe_missed_deadline(row.expires_at)) for row in late]
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"))
-        .values(state=ExecutionState.SKIPPED.value, reason=sa.bindparam("why"), finished_at=now),
-        [{"key": key, "why": why} for key, why in reasons],
-    )
-    entered = [
-        {
-            "execution_id": key,
-            "attempt": 0,
-            "state": ExecutionState.SKIPPED.value,
-            "at": now,
-            "actor": "relay",
-            "reason": why,
-        }
-        for key, why in reasons
-    ]
-    connection.execute(build_insert_or_ignore(connection, transitions), entered)
-    return [key for key, _ in reasons]
-
-
-def get_next_due(connection: sa.Connection) -> dt.datetime | None:
-    """When the next Scheduled or Retrying execution is due, or the next deadline for a start passes."""
-    moments = [connection.scalar(_NEXT_DUE), connection.scalar(_NEXT_DEADLINE)]
-    return min((moment for moment in moments if moment is not None), default=None)
-
-
-# Asked in every turn, like these two.
-_DUE = (
-    sa.select(executions.c.id, executions.c.attempt)
-    .where(_WAITING_FOR_TIME, executions.c.due_at <= sa.bindparam("now", type_=executions.c.due_at.type))
-    .order_by(executions.c.due_at)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
-_EXPIRED = (
-    sa.select(executions.c.id, executions.c.expires_at)
-    .where(_EXPIRING, executions.c.expires_at <= sa.bindparam("now", type_=executions.c.expires_at.type))
-    .order_by(executions.c.expires_at)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-    .with_for_update(skip_locked=True)
-)
-_NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING_FOR_TIME).order_by(executions.c.due_at).limit(1)
-_NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
 
 
 def list_ready(

@@ -3,12 +3,12 @@
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store import revision_pages, unreadable_rows
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
 from jobworker.store.schedules.schedule_rows import ScheduleRow, check_spec, describe_row, to_row
@@ -18,21 +18,6 @@ from jobworker.store.tables import core
 _schedules = core.job_schedules
 _revisions = core.schedule_revisions
 _calendars = core.schedule_calendars
-
-
-class ScheduleStatus(StrEnum):
-    """Whether a schedule will start anything, and if not, why: the first of these reasons that holds."""
-
-    #: It was declared in code, and is not any more.
-    RETIRED = "retired"
-    #: Nothing more is due.
-    EXHAUSTED = "exhausted"
-    #: Its specification says that it is not enabled.
-    DISABLED = "disabled"
-    #: Somebody stopped it for a while, or too many failures did.
-    PAUSED = "paused"
-    #: It will.
-    ACTIVE = "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +126,6 @@ def count_by_status(connection: sa.Connection, now: dt.datetime) -> dict[Schedul
 _read_count = unreadable_rows.build_reader(
     lambda row: f"state {row[0]!r} of schedules", lambda row: (ScheduleStatus(row[0]), row[1])
 )
-
-
-def compute_status(row: ScheduleRow, now: dt.datetime) -> ScheduleStatus:
-    """Whether this schedule will start anything. A pause whose end has come is none, whether or not anybody noticed."""
-    if row.state is not ScheduleState.ACTIVE:
-        return ScheduleStatus(row.state.value)
-    if not row.enabled:
-        return ScheduleStatus.DISABLED
-    paused = row.paused_at is not None and (row.paused_until is None or row.paused_until > now)
-    return ScheduleStatus.PAUSED if paused else ScheduleStatus.ACTIVE
 
 
 def _build_status_expression(now: dt.datetime) -> sa.ColumnElement[str]:

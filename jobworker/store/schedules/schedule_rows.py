@@ -9,7 +9,9 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
 from jobworker.domain.ids import IdFactory
+from jobworker.domain.schedules import state
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState, load_schedule
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store import audit, unreadable_rows
 from jobworker.store.audit import AuditEntry
 from jobworker.store.tables import core
@@ -65,6 +67,10 @@ class ScheduleRow:
         with unreadable_rows.convert_errors(f"schedule {self.name}"):
             return load_schedule(self.spec)
 
+    def compute_status(self, now: dt.datetime) -> ScheduleStatus:
+        """Return the status of the schedule at `now`."""
+        return state.compute_status(self.state, self.enabled, self.paused_at, self.paused_until, now)
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulePauseRecord:
@@ -112,13 +118,6 @@ def list_owned(connection: sa.Connection, owner: ScheduleOwner) -> list[Schedule
     return list(unreadable_rows.read_all(connection.execute(query), to_row))
 
 
-def compute_start(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
-    """From when on something is due of a schedule that is entered now, in the place of the one `before`."""
-    if before is None:
-        return now + dt.timedelta(seconds=schedule.initial_delay)
-    return max(now, before.settled_until)
-
-
 def upsert(
     connection: sa.Connection,
     schedule: Schedule,
@@ -136,15 +135,14 @@ def upsert(
     if before and before.owner is owner and before.spec == spec and before.state is not ScheduleState.RETIRED:
         return before
     revision = before.revision + 1 if before else 1
-    spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
     values = {
         "job": schedule.job,
         "owner": owner.value,
         "revision": revision,
         "spec": spec,
         "enabled": schedule.enabled,
-        "state": (ScheduleState.EXHAUSTED if next_at is None or spent else ScheduleState.ACTIVE).value,
-        "settled_until": compute_start(schedule, before, now),
+        "state": state.compute_state(schedule, before.runs if before else 0, next_at).value,
+        "settled_until": state.compute_start(schedule, before.settled_until if before else None, now),
         "next_at": next_at,
         "changed_at": now,
     }
