@@ -14,6 +14,7 @@ from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.store import unreadable_rows
 from jobworker.store.tables import core
 from jobworker.store.tables.core import HELD_BACK, PUBLISHED, READY_LIMITED, READY_UNLIMITED, RUNNING
+from jobworker.store.tables.schedules import job_schedules
 
 _queues = core.queues
 _queue = core.executions.c.queue
@@ -198,9 +199,7 @@ def _is_named_in(column: str, table: sa.Table, *conditions: sa.ColumnElement[boo
 #: the workers' slots; of everything else the index of the queue is asked.
 _USE_CONDITIONS = {
     "a job's definition names it": [_is_named_in("definition", core.job_definitions)],
-    "a schedule names it": [
-        _is_named_in("spec", core.job_schedules, core.job_schedules.c.state != ScheduleState.RETIRED.value)
-    ],
+    "a schedule names it": [_is_named_in("spec", job_schedules, job_schedules.c.state != ScheduleState.RETIRED.value)],
     "it has unfinished executions": [
         *(_has_executions(condition) for condition in (READY_UNLIMITED, READY_LIMITED, HELD_BACK)),
         *(_queues.c.name.in_(sa.select(_queue).where(sa.text(condition))) for condition in (PUBLISHED, RUNNING)),

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from jobworker.domain.workflows.dependency import RequiredOutcome
 from jobworker.domain.workflows.trigger import Trigger
 from jobworker.store import unreadable_rows
-from jobworker.store.tables.core import executions, job_triggers
+from jobworker.store.tables.core import executions
+from jobworker.store.tables.dependencies import job_triggers
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from jobworker.relay.beat_sync import BeatSynchronizer
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules import calendar_rows, schedule_rows
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.transport import keys
 from jobworker.transport.beat import Scheduler, entry_format
 from jobworker.transport.beat.projection import Projection
@@ -39,7 +40,7 @@ SECOND = dt.timedelta(seconds=1)
 #: Longer than the relay may need until it has looked at everything (s).
 FULL_SWEEP_SECONDS = 60.0
 
-_table = core.job_schedules
+_table = job_schedules
 
 
 @dataclass

@@ -13,11 +13,11 @@ from jobworker.store import unreadable_rows
 from jobworker.store.executions.cancellation import IN_REDIS_STATES, UNFINISHED_STATES, WAITING_STATES
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.tables import core
-from jobworker.store.tables.dependencies import BATCH_CANCELLING
+from jobworker.store.tables.dependencies import BATCH_CANCELLING, batches, dependencies
 
-_batches = core.batches
+_batches = batches
 _executions = core.executions
-_dependencies = core.dependencies
+_dependencies = dependencies
 
 
 class BatchKind(StrEnum):

@@ -21,7 +21,8 @@ from jobworker.store.engine import bulk
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.queues import build_insert_or_ignore
-from jobworker.store.tables.core import dependencies, executions, transitions
+from jobworker.store.tables.core import executions, transitions
+from jobworker.store.tables.dependencies import dependencies
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000

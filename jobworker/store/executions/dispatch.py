@@ -13,13 +13,7 @@ from jobworker.store import unreadable_rows
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.engine.columns import UNREADABLE_TIME
 from jobworker.store.executions.limit_usage import QueueBacklog
-from jobworker.store.tables.core import (
-    PUBLISHED,
-    READY,
-    READY_UNLIMITED,
-    RUNNING,
-    executions,
-)
+from jobworker.store.tables.core import PUBLISHED, READY, READY_UNLIMITED, RUNNING, executions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000

@@ -11,7 +11,8 @@ from sqlalchemy.ext.compiler import compiles
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
-from jobworker.store.tables.core import executions, occurrences
+from jobworker.store.tables.core import executions
+from jobworker.store.tables.schedules import occurrences
 
 #: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
 #: ids never go back. By so much (s) at most.

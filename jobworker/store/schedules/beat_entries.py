@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleState
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import calendars, job_schedules, schedule_calendars
 
-_schedules = core.job_schedules
-_schedule_calendars = core.schedule_calendars
-_calendars = core.calendars
+_schedules = job_schedules
+_schedule_calendars = schedule_calendars
+_calendars = calendars
 
 #: Ids in one statement.
 _CHUNK_SIZE = 500

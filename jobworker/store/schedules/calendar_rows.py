@@ -15,12 +15,12 @@ from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_nam
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.similar_names import list_nearby
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import calendar_revisions, calendars, job_schedules, schedule_calendars
 
-_calendars = core.calendars
-_revisions = core.calendar_revisions
-_schedule_calendars = core.schedule_calendars
-_schedules = core.job_schedules
+_calendars = calendars
+_revisions = calendar_revisions
+_schedule_calendars = schedule_calendars
+_schedules = job_schedules
 
 # Asked in every settlement: building the statement costs as much as running it.
 _CURRENT_REVISIONS = (

@@ -12,8 +12,9 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import HAS_NEXT_DUE, HAS_PAUSE_END, job_schedules
 
-_schedules = core.job_schedules
+_schedules = job_schedules
 _executions = core.executions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
@@ -132,7 +133,7 @@ def list_run_at_start(connection: sa.Connection) -> list[str]:
 def list_ended_pauses(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
     """Up to `limit` schedules whose pause has come to its end, the longest over first."""
     over = _schedules.c.paused_until <= now
-    query = sa.select(_schedules.c.id).where(sa.text(core.HAS_PAUSE_END), over).order_by(_schedules.c.paused_until)
+    query = sa.select(_schedules.c.id).where(sa.text(HAS_PAUSE_END), over).order_by(_schedules.c.paused_until)
     return list(connection.scalars(query.limit(limit)))
 
 
@@ -180,17 +181,17 @@ _DUE: sa.Select[Any] = sa.select(
 )
 _DUE_ORDER = (
     sa.select(_schedules.c.id, _schedules.c.next_at)
-    .where(sa.text(core.HAS_NEXT_DUE))
+    .where(sa.text(HAS_NEXT_DUE))
     .order_by(_schedules.c.next_at, _schedules.c.id)
 )
 _UPCOMING: sa.Select[Any] = (
     sa.select(*(_schedules.c[item.name] for item in fields(UpcomingSchedule)))
-    .where(sa.text(core.HAS_NEXT_DUE))
+    .where(sa.text(HAS_NEXT_DUE))
     .order_by(_schedules.c.next_at, _schedules.c.id)
 )
 _NEXT_DUE = (
     sa.select(_schedules.c.next_at)
-    .where(sa.text(core.HAS_NEXT_DUE), _schedules.c.next_at > sa.bindparam("after", type_=_schedules.c.next_at.type))
+    .where(sa.text(HAS_NEXT_DUE), _schedules.c.next_at > sa.bindparam("after", type_=_schedules.c.next_at.type))
     .order_by(_schedules.c.next_at)
     .limit(1)
 )

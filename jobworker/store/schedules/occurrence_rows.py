@@ -12,7 +12,7 @@ from jobworker.store import unreadable_rows
 from jobworker.store.engine import bulk
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_time_key
-from jobworker.store.tables.core import occurrences
+from jobworker.store.tables.schedules import occurrences
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000

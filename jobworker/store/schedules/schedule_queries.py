@@ -13,11 +13,11 @@ from jobworker.store import revision_pages, unreadable_rows
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
 from jobworker.store.schedules.schedule_rows import ScheduleRow, check_spec, describe_row, to_row
 from jobworker.store.similar_names import list_nearby
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import HAS_NEXT_DUE, job_schedules, schedule_calendars, schedule_revisions
 
-_schedules = core.job_schedules
-_revisions = core.schedule_revisions
-_calendars = core.schedule_calendars
+_schedules = job_schedules
+_revisions = schedule_revisions
+_calendars = schedule_calendars
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _build_conditions(filters: ScheduleRowFilters, now: dt.datetime) -> Iterator
 
 
 def _build_overdue_conditions(since: dt.datetime) -> Iterator[Any]:
-    yield sa.text(core.HAS_NEXT_DUE)
+    yield sa.text(HAS_NEXT_DUE)
     yield _schedules.c.next_at < since
     yield _schedules.c.state == ScheduleState.ACTIVE.value
     yield sa.not_(_is_paused(since))

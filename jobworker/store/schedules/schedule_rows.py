@@ -14,11 +14,11 @@ from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, Schedul
 from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store import audit, unreadable_rows
 from jobworker.store.audit import AuditEntry
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules, schedule_calendars, schedule_revisions
 
-_schedules = core.job_schedules
-_revisions = core.schedule_revisions
-_calendars = core.schedule_calendars
+_schedules = job_schedules
+_revisions = schedule_revisions
+_calendars = schedule_calendars
 
 _ids = IdFactory()
 

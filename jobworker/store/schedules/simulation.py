@@ -10,15 +10,23 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
 from jobworker.store.engine.columns import metadata
 from jobworker.store.tables import core
+from jobworker.store.tables.dependencies import job_triggers
+from jobworker.store.tables.schedules import (
+    calendars,
+    job_schedules,
+    occurrences,
+    schedule_calendars,
+    schedule_revisions,
+)
 
-_schedules = core.job_schedules
+_schedules = job_schedules
 _executions = core.executions
-_occurrences = core.occurrences
+_occurrences = occurrences
 
 #: What decides about occurrences, apart from those that were.
 _COPIED_TABLES = (
-    core.job_definitions, core.job_triggers, core.tasks, core.calendars, core.job_schedules,
-    core.schedule_revisions, core.schedule_calendars,
+    core.job_definitions, job_triggers, core.tasks, calendars, job_schedules,
+    schedule_revisions, schedule_calendars,
 )  # fmt: skip
 
 #: Rows that are read from one database and written to the other at a time.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleState
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules, zone_data
 
-_zone_data = core.zone_data
-_schedules = core.job_schedules
+_zone_data = zone_data
+_schedules = job_schedules
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,7 @@ import sqlalchemy as sa
 
 from jobworker.store.engine.columns import BigId, Json, UtcDateTime, build_partial_index
 from jobworker.store.engine.columns import metadata as metadata
-from jobworker.store.tables.dependencies import batches as batches
-from jobworker.store.tables.dependencies import dependencies as dependencies
-from jobworker.store.tables.dependencies import job_triggers as job_triggers
-from jobworker.store.tables.schedules import HAS_NEXT_DUE as HAS_NEXT_DUE
-from jobworker.store.tables.schedules import HAS_PAUSE_END as HAS_PAUSE_END
-from jobworker.store.tables.schedules import calendar_revisions as calendar_revisions
-from jobworker.store.tables.schedules import calendars as calendars
-from jobworker.store.tables.schedules import job_schedules as job_schedules
-from jobworker.store.tables.schedules import occurrences as occurrences
-from jobworker.store.tables.schedules import schedule_calendars as schedule_calendars
-from jobworker.store.tables.schedules import schedule_revisions as schedule_revisions
-from jobworker.store.tables.schedules import zone_data as zone_data
+from jobworker.store.tables import dependencies, schedules  # noqa: F401  import registers their tables in `metadata`
 
 #: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
 #: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
