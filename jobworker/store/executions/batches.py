@@ -15,9 +15,7 @@ from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_
 from jobworker.store.tables import core
 from jobworker.store.tables.dependencies import BATCH_CANCELLING, batches, dependencies
 
-_batches = batches
 _executions = core.executions
-_dependencies = dependencies
 
 
 class BatchKind(StrEnum):
@@ -70,24 +68,24 @@ class StepRow:
     reason: str | None
 
 
-_COLUMNS = [_batches.c[item.name] for item in fields(BatchRow)]
+_COLUMNS = [batches.c[item.name] for item in fields(BatchRow)]
 
 
 def insert(connection: sa.Connection, batch: NewBatch) -> None:
     """Accept a batch; its executions come in the same transaction."""
     values = {item.name: getattr(batch, item.name) for item in fields(NewBatch)}
-    connection.execute(_batches.insert().values({**values, "kind": batch.kind.value}))
+    connection.execute(batches.insert().values({**values, "kind": batch.kind.value}))
 
 
 def get(connection: sa.Connection, batch_id: str) -> BatchRow | None:
     """The batch with this id."""
-    row = connection.execute(sa.select(*_COLUMNS).where(_batches.c.id == batch_id)).one_or_none()
+    row = connection.execute(sa.select(*_COLUMNS).where(batches.c.id == batch_id)).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
     """The batch, if it is not complete; only one transaction at a time looks whether it is."""
-    query = sa.select(*_COLUMNS).where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None))
+    query = sa.select(*_COLUMNS).where(batches.c.id == batch_id, batches.c.completed_at.is_(None))
     row = connection.execute(query.with_for_update()).one_or_none()
     return _to_row(row) if row is not None else None
 
@@ -95,10 +93,10 @@ def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
 def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
     """Batches, newest first."""
     listing = Paginator("batches", {}, parse_id_key)
-    query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
+    query = sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
-        query = query.where(_batches.c.id < after)
+        query = query.where(batches.c.id < after)
     return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _describe_row)
 
 
@@ -132,7 +130,7 @@ def mark_completed(
 ) -> None:
     """The last execution of the batch has ended."""
     values = {"completed_at": now, "completion_id": completion_id, "problem": problem}
-    connection.execute(_batches.update().where(_batches.c.id == batch_id).values(values))
+    connection.execute(batches.update().where(batches.c.id == batch_id).values(values))
 
 
 def list_steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
@@ -152,10 +150,10 @@ _read_step = unreadable_rows.build_reader(
 def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
     """The ids of what each execution of a batch depends on, by its own id."""
     query = (
-        sa.select(_dependencies.c.execution_id, _dependencies.c.parent_id)
-        .join(_executions, _executions.c.id == _dependencies.c.execution_id)
+        sa.select(dependencies.c.execution_id, dependencies.c.parent_id)
+        .join(_executions, _executions.c.id == dependencies.c.execution_id)
         .where(_executions.c.batch_id == batch_id)
-        .order_by(_dependencies.c.parent_id)
+        .order_by(dependencies.c.parent_id)
     )
     found: dict[str, list[str]] = {}
     for row in connection.execute(query):
@@ -166,8 +164,8 @@ def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]
 def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt.datetime) -> bool:
     """Ask for the whole batch to be cancelled. The first request stays; False: it is complete, or cancelled already."""
     changed = connection.execute(
-        _batches.update()
-        .where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None), _batches.c.cancel_requested_at.is_(None))
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.completed_at.is_(None), batches.c.cancel_requested_at.is_(None))
         .values(cancel_requested_at=now, cancel_requested_by=actor)
     )
     return changed.rowcount == 1
@@ -181,8 +179,8 @@ def list_cancelling(connection: sa.Connection) -> list[BatchRow]:
 def _build_cancelling_query() -> sa.Select[Any]:
     asked = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
     left = sa.or_(_executions.c.state.in_(WAITING_STATES), asked)
-    members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
-    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(_batches.c.id)
+    members = sa.select(_executions.c.id).where(_executions.c.batch_id == batches.c.id, left)
+    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(batches.c.id)
 
 
 # Asked in every turn; building it would cost more than running it.
@@ -213,8 +211,8 @@ def list_waiting(connection: sa.Connection, batch_id: str, limit: int) -> list[s
 
 def list_open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
     """Up to `limit` batches that are not complete, by id, after this one."""
-    query = sa.select(_batches.c.id).where(_batches.c.completed_at.is_(None), _batches.c.id > batch_id)
-    return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
+    query = sa.select(batches.c.id).where(batches.c.completed_at.is_(None), batches.c.id > batch_id)
+    return list(connection.scalars(query.order_by(batches.c.id).limit(limit)))
 
 
 def _describe_row(row: Any) -> str:
@@ -225,4 +223,4 @@ def _to_row(row: sa.Row[Any]) -> BatchRow:
     return BatchRow(**unreadable_rows.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))
 
 
-_SHAPE = unreadable_rows.RowShape(_batches, {"on_complete": unreadable_rows.is_object}, {"kind": BatchKind})
+_SHAPE = unreadable_rows.RowShape(batches, {"on_complete": unreadable_rows.is_object}, {"kind": BatchKind})

@@ -10,10 +10,6 @@ import sqlalchemy as sa
 from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.store.tables.schedules import calendars, job_schedules, schedule_calendars
 
-_schedules = job_schedules
-_schedule_calendars = schedule_calendars
-_calendars = calendars
-
 #: Ids in one statement.
 _CHUNK_SIZE = 500
 
@@ -21,19 +17,19 @@ _RETIRED = ScheduleState.RETIRED.value
 
 #: Changes with what a schedule says, and with what its calendars say.
 _calendar_revisions = (
-    sa.select(sa.func.coalesce(sa.func.sum(_calendars.c.revision), 0))
-    .select_from(_schedule_calendars.join(_calendars, _calendars.c.name == _schedule_calendars.c.calendar))
-    .where(_schedule_calendars.c.schedule_id == _schedules.c.id)
+    sa.select(sa.func.coalesce(sa.func.sum(calendars.c.revision), 0))
+    .select_from(schedule_calendars.join(calendars, calendars.c.name == schedule_calendars.c.calendar))
+    .where(schedule_calendars.c.schedule_id == job_schedules.c.id)
     .scalar_subquery()
     .label("calendar_revisions")
 )
 _columns = (
-    _schedules.c.id,
-    _schedules.c.revision,
+    job_schedules.c.id,
+    job_schedules.c.revision,
     _calendar_revisions,
-    _schedules.c.enabled,
-    _schedules.c.state,
-    _schedules.c.next_at,
+    job_schedules.c.enabled,
+    job_schedules.c.state,
+    job_schedules.c.next_at,
 )
 
 
@@ -48,28 +44,28 @@ class BeatScheduleRow:
 
 def list_changed(connection: sa.Connection, since: dt.datetime, limit: int) -> list[BeatScheduleRow]:
     """Schedules that were changed at this time or later, the latest first."""
-    statement = sa.select(*_columns).where(_schedules.c.changed_at >= since)
-    return _read_rows(connection, statement.order_by(_schedules.c.changed_at.desc()).limit(limit))
+    statement = sa.select(*_columns).where(job_schedules.c.changed_at >= since)
+    return _read_rows(connection, statement.order_by(job_schedules.c.changed_at.desc()).limit(limit))
 
 
 def list_after(connection: sa.Connection, schedule_id: str, limit: int) -> list[BeatScheduleRow]:
     """Those that follow this id, in the order of their ids; "" is before all of them."""
-    statement = sa.select(*_columns).where(_schedules.c.id > schedule_id)
-    return _read_rows(connection, statement.order_by(_schedules.c.id).limit(limit))
+    statement = sa.select(*_columns).where(job_schedules.c.id > schedule_id)
+    return _read_rows(connection, statement.order_by(job_schedules.c.id).limit(limit))
 
 
 def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatScheduleRow]:
     """Those with these ids, as far as there are any."""
     statement = sa.select(*_columns)
     return [
-        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(_schedules.c.id.in_(some)))
+        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(some)))
     ]
 
 
 def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
     """The same, each with what it says (`domain.schedules.schedule`)."""
-    statement = sa.select(*_columns, _schedules.c.spec)
-    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(_schedules.c.id.in_(some))))
+    statement = sa.select(*_columns, job_schedules.c.spec)
+    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(some))))
     return [(_to_row(row), row.spec) for row in found]
 
 

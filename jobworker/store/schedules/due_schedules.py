@@ -14,7 +14,6 @@ from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import HAS_NEXT_DUE, HAS_PAUSE_END, job_schedules
 
-_schedules = job_schedules
 _executions = core.executions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
@@ -70,7 +69,7 @@ def get_many(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -
     """Where these schedules stand, by id; `lock` keeps other transactions from settling them before this one ends."""
     found: list[DueSchedule] = []
     for start in range(0, len(ids), _CHUNK_SIZE):
-        query = _DUE.where(_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])).order_by(_schedules.c.id)
+        query = _DUE.where(job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])).order_by(job_schedules.c.id)
         found += [DueSchedule(*row) for row in connection.execute(query.with_for_update() if lock else query)]
     return found
 
@@ -79,8 +78,8 @@ def get_specs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
     """What somebody decided about these schedules, as it is stored, by id."""
     found: dict[str, Any] = {}
     for start in range(0, len(ids), _CHUNK_SIZE):
-        query = sa.select(_schedules.c.id, _schedules.c.spec).where(
-            _schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])
+        query = sa.select(job_schedules.c.id, job_schedules.c.spec).where(
+            job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])
         )
         found.update((row.id, row.spec) for row in connection.execute(query))
     return found
@@ -99,7 +98,7 @@ _read_unfinished = unreadable_rows.build_reader(
 
 def list_due(connection: sa.Connection, now: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
     """Up to `limit` schedules with something due at `now` or before: (id, when), the longest due first."""
-    query = _DUE_ORDER.where(_schedules.c.next_at <= now).limit(limit)
+    query = _DUE_ORDER.where(job_schedules.c.next_at <= now).limit(limit)
     return [(row.id, row.next_at) for row in connection.execute(query)]
 
 
@@ -107,8 +106,10 @@ def list_upcoming(
     connection: sa.Connection, after: tuple[dt.datetime, str], until: dt.datetime, limit: int
 ) -> list[UpcomingSchedule]:
     """Up to `limit` schedules that are due next after this time, or at it with a later id, and not after `until`."""
-    place = sa.tuple_(_schedules.c.next_at, _schedules.c.id) > sa.tuple_(sa.literal(after[0]), sa.literal(after[1]))
-    query = _UPCOMING.where(place, _schedules.c.next_at <= until).limit(limit)
+    place = sa.tuple_(job_schedules.c.next_at, job_schedules.c.id) > sa.tuple_(
+        sa.literal(after[0]), sa.literal(after[1])
+    )
+    query = _UPCOMING.where(place, job_schedules.c.next_at <= until).limit(limit)
     return [UpcomingSchedule(*row) for row in connection.execute(query)]
 
 
@@ -124,16 +125,16 @@ def update_progress(connection: sa.Connection, progress: Iterable[ScheduleProgre
 
 def list_run_at_start(connection: sa.Connection) -> list[str]:
     """Schedules that may say `run_at_start`: a look at all of them, made once."""
-    said = sa.cast(_schedules.c.spec, sa.Text).op("LIKE")
+    said = sa.cast(job_schedules.c.spec, sa.Text).op("LIKE")
     flag = sa.or_(said('%"run_at_start":true%'), said('%"run_at_start": true%'))
-    query = sa.select(_schedules.c.id).where(_schedules.c.enabled, flag).order_by(_schedules.c.id)
+    query = sa.select(job_schedules.c.id).where(job_schedules.c.enabled, flag).order_by(job_schedules.c.id)
     return list(connection.scalars(query))
 
 
 def list_ended_pauses(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
     """Up to `limit` schedules whose pause has come to its end, the longest over first."""
-    over = _schedules.c.paused_until <= now
-    query = sa.select(_schedules.c.id).where(sa.text(HAS_PAUSE_END), over).order_by(_schedules.c.paused_until)
+    over = job_schedules.c.paused_until <= now
+    query = sa.select(job_schedules.c.id).where(sa.text(HAS_PAUSE_END), over).order_by(job_schedules.c.paused_until)
     return list(connection.scalars(query.limit(limit)))
 
 
@@ -143,8 +144,8 @@ def update_failures(connection: sa.Connection, failures: Mapping[str, int]) -> N
 
 
 def _build_progress_update(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=_schedules.c[name].type) for name in _PROGRESS_COLUMNS}
-    return sa.update(_schedules).where(_schedules.c.id == sa.bindparam("key")).values(values)
+    values = {name: sa.bindparam(f"new_{name}", type_=job_schedules.c[name].type) for name in _PROGRESS_COLUMNS}
+    return sa.update(job_schedules).where(job_schedules.c.id == sa.bindparam("key")).values(values)
 
 
 _PROGRESS_COLUMNS = ("settled_until", "next_at", "runs", "state")
@@ -153,8 +154,8 @@ _UPDATE_PROGRESS = BulkStatement(_build_progress_update, ["key", *(f"new_{name}"
 
 
 def _build_failures_update(_dialect: str) -> Any:
-    number = sa.bindparam("number", type_=_schedules.c.failures.type)
-    return sa.update(_schedules).where(_schedules.c.id == sa.bindparam("key")).values(failures=number)
+    number = sa.bindparam("number", type_=job_schedules.c.failures.type)
+    return sa.update(job_schedules).where(job_schedules.c.id == sa.bindparam("key")).values(failures=number)
 
 
 _UPDATE_FAILURES = BulkStatement(_build_failures_update, ["key", "number"])
@@ -164,10 +165,10 @@ _UPDATE_FAILURES = BulkStatement(_build_failures_update, ["key", "number"])
 _UNFINISHED_NOT_IN_BATCH = sa.and_(sa.text(core.UNFINISHED_OF_SCHEDULE), _executions.c.batch_id.is_(None))
 _OLDEST = (
     sa.select(_executions.c.id)
-    .where(_executions.c.schedule_id == _schedules.c.id, _UNFINISHED_NOT_IN_BATCH)
+    .where(_executions.c.schedule_id == job_schedules.c.id, _UNFINISHED_NOT_IN_BATCH)
     .order_by(_executions.c.id)
     .limit(1)
-    .correlate(_schedules)
+    .correlate(job_schedules)
     .scalar_subquery()
 )
 _UNFINISHED = (
@@ -177,21 +178,21 @@ _UNFINISHED = (
     .limit(_CHUNK_SIZE)
 )
 _DUE: sa.Select[Any] = sa.select(
-    *(_schedules.c[item.name] for item in fields(DueSchedule) if item.name != "oldest"), _OLDEST.label("oldest")
+    *(job_schedules.c[item.name] for item in fields(DueSchedule) if item.name != "oldest"), _OLDEST.label("oldest")
 )
 _DUE_ORDER = (
-    sa.select(_schedules.c.id, _schedules.c.next_at)
+    sa.select(job_schedules.c.id, job_schedules.c.next_at)
     .where(sa.text(HAS_NEXT_DUE))
-    .order_by(_schedules.c.next_at, _schedules.c.id)
+    .order_by(job_schedules.c.next_at, job_schedules.c.id)
 )
 _UPCOMING: sa.Select[Any] = (
-    sa.select(*(_schedules.c[item.name] for item in fields(UpcomingSchedule)))
+    sa.select(*(job_schedules.c[item.name] for item in fields(UpcomingSchedule)))
     .where(sa.text(HAS_NEXT_DUE))
-    .order_by(_schedules.c.next_at, _schedules.c.id)
+    .order_by(job_schedules.c.next_at, job_schedules.c.id)
 )
 _NEXT_DUE = (
-    sa.select(_schedules.c.next_at)
-    .where(sa.text(HAS_NEXT_DUE), _schedules.c.next_at > sa.bindparam("after", type_=_schedules.c.next_at.type))
-    .order_by(_schedules.c.next_at)
+    sa.select(job_schedules.c.next_at)
+    .where(sa.text(HAS_NEXT_DUE), job_schedules.c.next_at > sa.bindparam("after", type_=job_schedules.c.next_at.type))
+    .order_by(job_schedules.c.next_at)
     .limit(1)
 )

@@ -15,10 +15,6 @@ from jobworker.store.schedules.schedule_rows import ScheduleRow, check_spec, des
 from jobworker.store.similar_names import list_nearby
 from jobworker.store.tables.schedules import HAS_NEXT_DUE, job_schedules, schedule_calendars, schedule_revisions
 
-_schedules = job_schedules
-_revisions = schedule_revisions
-_calendars = schedule_calendars
-
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRowFilters:
@@ -52,25 +48,29 @@ def list_page(
 ) -> Page[ScheduleRow]:
     """Schedules by name; `cursor_filters` are the filters as the client gave them, to which the cursor belongs."""
     listing = Paginator("schedules", cursor_filters, parse_name_key)
-    query = sa.select(_schedules).where(*_build_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
+    query = (
+        sa.select(job_schedules).where(*_build_conditions(filters, now)).order_by(job_schedules.c.name).limit(limit + 1)
+    )
     after = listing.parse_cursor(cursor)
     if after is not None:
-        query = query.where(_schedules.c.name > after)
+        query = query.where(job_schedules.c.name > after)
     rows = connection.execute(query).all()
     return listing.read_page(rows, limit, lambda row: row.name, to_row, describe_row)
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
     """Names that come close to `name`."""
-    return list_nearby(connection, _schedules.c.name, name)
+    return list_nearby(connection, job_schedules.c.name, name)
 
 
 def list_names_by_job(connection: sa.Connection, job: str) -> list[str]:
     """The names of the schedules that will start this job, but for the one in its definition."""
-    query = sa.select(_schedules.c.name).where(
-        _schedules.c.job == job, _schedules.c.owner != ScheduleOwner.JOB.value, _schedules.c.next_at.is_not(None)
+    query = sa.select(job_schedules.c.name).where(
+        job_schedules.c.job == job,
+        job_schedules.c.owner != ScheduleOwner.JOB.value,
+        job_schedules.c.next_at.is_not(None),
     )
-    return list(connection.scalars(query.order_by(_schedules.c.name)))
+    return list(connection.scalars(query.order_by(job_schedules.c.name)))
 
 
 def list_revisions(
@@ -78,13 +78,15 @@ def list_revisions(
 ) -> Page[ScheduleRevisionRow]:
     """The revisions of a schedule, the latest first."""
     listing = Paginator("schedule_revisions", {"schedule": schedule_id}, parse_number_key)
-    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
+    query = sa.select(schedule_revisions).where(schedule_revisions.c.schedule_id == schedule_id)
     return revision_pages.list_page(connection, listing, query, _to_revision, limit, cursor, _describe_revision)
 
 
 def get_revision(connection: sa.Connection, schedule_id: str, number: int) -> ScheduleRevisionRow | None:
     """One revision of a schedule."""
-    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id, _revisions.c.revision == number)
+    query = sa.select(schedule_revisions).where(
+        schedule_revisions.c.schedule_id == schedule_id, schedule_revisions.c.revision == number
+    )
     row = connection.execute(query).one_or_none()
     return _to_revision(row) if row is not None else None
 
@@ -100,10 +102,10 @@ def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> l
 
     The end of a pause counts as such a time: what it held up is due then.
     """
-    query = sa.select(_schedules.c.name, _schedules.c.next_at, _schedules.c.paused_until).where(
+    query = sa.select(job_schedules.c.name, job_schedules.c.next_at, job_schedules.c.paused_until).where(
         *_build_overdue_conditions(since)
     )
-    query = query.order_by(_schedules.c.next_at, _schedules.c.id).limit(limit)
+    query = query.order_by(job_schedules.c.next_at, job_schedules.c.id).limit(limit)
     found = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
     return sorted(found, key=lambda each: each[1])
 
@@ -111,7 +113,9 @@ def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> l
 def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
     """How many schedules were due before `since` and are not settled."""
     return (
-        connection.scalar(sa.select(sa.func.count()).select_from(_schedules).where(*_build_overdue_conditions(since)))
+        connection.scalar(
+            sa.select(sa.func.count()).select_from(job_schedules).where(*_build_overdue_conditions(since))
+        )
         or 0
     )
 
@@ -131,36 +135,36 @@ _read_count = unreadable_rows.build_reader(
 def _build_status_expression(now: dt.datetime) -> sa.ColumnElement[str]:
     """The same in SQL."""
     return sa.case(
-        (_schedules.c.state != ScheduleState.ACTIVE.value, _schedules.c.state),
-        (_schedules.c.enabled.is_(False), ScheduleStatus.DISABLED.value),
+        (job_schedules.c.state != ScheduleState.ACTIVE.value, job_schedules.c.state),
+        (job_schedules.c.enabled.is_(False), ScheduleStatus.DISABLED.value),
         (_is_paused(now), ScheduleStatus.PAUSED.value),
         else_=ScheduleStatus.ACTIVE.value,
     )
 
 
 def _is_paused(now: dt.datetime) -> sa.ColumnElement[bool]:
-    endless = sa.or_(_schedules.c.paused_until.is_(None), _schedules.c.paused_until > now)
-    return sa.and_(_schedules.c.paused_at.is_not(None), endless)
+    endless = sa.or_(job_schedules.c.paused_until.is_(None), job_schedules.c.paused_until > now)
+    return sa.and_(job_schedules.c.paused_at.is_not(None), endless)
 
 
 def _build_conditions(filters: ScheduleRowFilters, now: dt.datetime) -> Iterator[Any]:
     if filters.job is not None:
-        yield _schedules.c.job == filters.job
+        yield job_schedules.c.job == filters.job
     if filters.owner is not None:
-        yield _schedules.c.owner == filters.owner.value
+        yield job_schedules.c.owner == filters.owner.value
     if filters.state is not None:
         yield _build_status_expression(now) == filters.state.value
     if filters.calendar is not None:
-        using = sa.select(_calendars.c.schedule_id).where(_calendars.c.calendar == filters.calendar)
-        yield _schedules.c.id.in_(using)
+        using = sa.select(schedule_calendars.c.schedule_id).where(schedule_calendars.c.calendar == filters.calendar)
+        yield job_schedules.c.id.in_(using)
     if filters.overdue_since is not None:
         yield from _build_overdue_conditions(filters.overdue_since)
 
 
 def _build_overdue_conditions(since: dt.datetime) -> Iterator[Any]:
     yield sa.text(HAS_NEXT_DUE)
-    yield _schedules.c.next_at < since
-    yield _schedules.c.state == ScheduleState.ACTIVE.value
+    yield job_schedules.c.next_at < since
+    yield job_schedules.c.state == ScheduleState.ACTIVE.value
     yield sa.not_(_is_paused(since))
 
 
@@ -173,4 +177,4 @@ def _make_revision(row: sa.Row[Any]) -> ScheduleRevisionRow:
     return ScheduleRevisionRow(**row._mapping)
 
 
-_to_revision = unreadable_rows.build_reader(_describe_revision, _make_revision, _revisions)
+_to_revision = unreadable_rows.build_reader(_describe_revision, _make_revision, schedule_revisions)

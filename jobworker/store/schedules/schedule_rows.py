@@ -16,21 +16,17 @@ from jobworker.store import audit, unreadable_rows
 from jobworker.store.audit import AuditEntry
 from jobworker.store.tables.schedules import job_schedules, schedule_calendars, schedule_revisions
 
-_schedules = job_schedules
-_revisions = schedule_revisions
-_calendars = schedule_calendars
-
 _ids = IdFactory()
 
 
-_AT = sa.bindparam("at", type_=_schedules.c.settled_until.type)
+_AT = sa.bindparam("at", type_=job_schedules.c.settled_until.type)
 
 # One statement for many rows: building it for each would cost more than running it.
 _UPDATE_NEXT_DUE = (
-    sa.update(_schedules)
-    .where(_schedules.c.id == sa.bindparam("key"))
+    sa.update(job_schedules)
+    .where(job_schedules.c.id == sa.bindparam("key"))
     .values(
-        settled_until=sa.case((_schedules.c.settled_until > _AT, _schedules.c.settled_until), else_=_AT),
+        settled_until=sa.case((job_schedules.c.settled_until > _AT, job_schedules.c.settled_until), else_=_AT),
         next_at=sa.bindparam("following"),
         state=sa.bindparam("then"),
         changed_at=_AT,
@@ -94,27 +90,29 @@ def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
 
 def get_by_id(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
     """The schedule with this id."""
-    return _get_one(connection, _schedules.c.id == schedule_id)
+    return _get_one(connection, job_schedules.c.id == schedule_id)
 
 
 def get_by_name(connection: sa.Connection, name: str) -> ScheduleRow | None:
     """The schedule with this name."""
-    return _get_one(connection, _schedules.c.name == name)
+    return _get_one(connection, job_schedules.c.name == name)
 
 
 def list_all(connection: sa.Connection) -> list[ScheduleRow]:
     """Every schedule, in the order of their ids."""
-    return list(unreadable_rows.read_all(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
+    return list(
+        unreadable_rows.read_all(connection.execute(sa.select(job_schedules).order_by(job_schedules.c.id)), to_row)
+    )
 
 
 def lock(connection: sa.Connection, schedule_id: str) -> None:
     """Keep other transactions from changing or settling this schedule before this one ends."""
-    connection.execute(sa.select(_schedules.c.id).where(_schedules.c.id == schedule_id).with_for_update())
+    connection.execute(sa.select(job_schedules.c.id).where(job_schedules.c.id == schedule_id).with_for_update())
 
 
 def list_owned(connection: sa.Connection, owner: ScheduleOwner) -> list[ScheduleRow]:
     """Every schedule that is edited there, by name."""
-    query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
+    query = sa.select(job_schedules).where(job_schedules.c.owner == owner.value).order_by(job_schedules.c.name)
     return list(unreadable_rows.read_all(connection.execute(query), to_row))
 
 
@@ -150,11 +148,11 @@ def upsert(
     try:
         if before is None:
             own = {"id": schedule_id, "name": schedule.name, "created_at": now, "runs": 0, "failures": 0}
-            connection.execute(_schedules.insert().values(**own, **values))
+            connection.execute(job_schedules.insert().values(**own, **values))
         else:
-            connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+            connection.execute(job_schedules.update().where(job_schedules.c.id == schedule_id).values(values))
         connection.execute(
-            _revisions.insert().values(
+            schedule_revisions.insert().values(
                 schedule_id=schedule_id, revision=revision, spec=spec, created_at=now, actor=actor
             )
         )
@@ -171,13 +169,13 @@ def upsert(
 
 def update_pause(connection: sa.Connection, schedule_id: str, paused: SchedulePauseRecord) -> None:
     """Write down a pause, or that there is none."""
-    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(asdict(paused)))
+    connection.execute(job_schedules.update().where(job_schedules.c.id == schedule_id).values(asdict(paused)))
 
 
 def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
     """Nothing of the schedule is due any more; it is kept with its history. `put` brings it back."""
     values = {"state": ScheduleState.RETIRED.value, "next_at": None, "changed_at": now}
-    connection.execute(_schedules.update().where(_schedules.c.id == row.id).values(values))
+    connection.execute(job_schedules.update().where(job_schedules.c.id == row.id).values(values))
     _replace_calendars(connection, row.id, ())
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
@@ -200,19 +198,19 @@ def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetim
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
     """Remove a schedule; its revisions, its ledger and its executions stay."""
     _replace_calendars(connection, row.id, ())
-    connection.execute(_schedules.delete().where(_schedules.c.id == row.id))
+    connection.execute(job_schedules.delete().where(job_schedules.c.id == row.id))
     audit.record(connection, AuditEntry(now, actor, "schedule.delete", row.name, row.spec, None))
 
 
 def _replace_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
-    connection.execute(_calendars.delete().where(_calendars.c.schedule_id == schedule_id))
+    connection.execute(schedule_calendars.delete().where(schedule_calendars.c.schedule_id == schedule_id))
     if names:
         rows = [{"calendar": name, "schedule_id": schedule_id} for name in names]
-        connection.execute(_calendars.insert(), rows)
+        connection.execute(schedule_calendars.insert(), rows)
 
 
 def _get_one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
-    row = connection.execute(sa.select(_schedules).where(condition)).one_or_none()
+    row = connection.execute(sa.select(job_schedules).where(condition)).one_or_none()
     return to_row(row) if row is not None else None
 
 
@@ -238,4 +236,4 @@ def _make(row: sa.Row[Any]) -> ScheduleRow:
 
 
 #: From a row of the table; raises `UnreadableRow`.
-to_row = unreadable_rows.build_reader(describe_row, _make, _schedules)
+to_row = unreadable_rows.build_reader(describe_row, _make, job_schedules)

@@ -19,9 +19,7 @@ from jobworker.store.tables.schedules import (
     schedule_revisions,
 )
 
-_schedules = job_schedules
 _executions = core.executions
-_occurrences = occurrences
 
 #: What decides about occurrences, apart from those that were.
 _COPIED_TABLES = (
@@ -64,28 +62,28 @@ def restrict_schedules(
     connection: sa.Connection, names: Collection[str] | None, owner: ScheduleOwner | None
 ) -> list[str]:
     """Leave only the schedules of these names and this owner (None: all), and none that are retired; their names."""
-    wanted = [_schedules.c.state != ScheduleState.RETIRED.value]
-    wanted += [_schedules.c.name.in_(names)] if names is not None else []
-    wanted += [_schedules.c.owner == owner.value] if owner is not None else []
-    connection.execute(_schedules.delete().where(sa.not_(sa.and_(*wanted))))
-    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+    wanted = [job_schedules.c.state != ScheduleState.RETIRED.value]
+    wanted += [job_schedules.c.name.in_(names)] if names is not None else []
+    wanted += [job_schedules.c.owner == owner.value] if owner is not None else []
+    connection.execute(job_schedules.delete().where(sa.not_(sa.and_(*wanted))))
+    return list(connection.scalars(sa.select(job_schedules.c.name).order_by(job_schedules.c.name)))
 
 
 def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
     """Everything after `moment` is still to be settled; when each schedule is due is worked out when it is."""
     values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
-    connection.execute(_schedules.update().values(values))
+    connection.execute(job_schedules.update().values(values))
 
 
 def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
     """When the next pause ends by itself."""
-    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(_schedules.c.paused_until)))
+    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(job_schedules.c.paused_until)))
     return found
 
 
 def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:
     """Schedules that are due and cannot be settled stand in nobody's way."""
-    connection.execute(_schedules.update().where(_schedules.c.next_at <= now).values(next_at=None))
+    connection.execute(job_schedules.update().where(job_schedules.c.next_at <= now).values(next_at=None))
 
 
 def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
@@ -96,26 +94,26 @@ def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
 
 def count_occurrences(connection: sa.Connection) -> int:
     """How many occurrences the ledger has."""
-    return connection.scalar(sa.select(sa.func.count()).select_from(_occurrences)) or 0
+    return connection.scalar(sa.select(sa.func.count()).select_from(occurrences)) or 0
 
 
 def list_occurrences(connection: sa.Connection) -> Iterator[SimulatedOccurrenceRow]:
     """The whole ledger by nominal time."""
     query = (
         sa.select(
-            _schedules.c.name,
-            _occurrences.c.scheduled_for,
-            _occurrences.c.outcome,
-            _occurrences.c.reason,
-            _occurrences.c.recorded_at,
-            _occurrences.c.execution_id,
+            job_schedules.c.name,
+            occurrences.c.scheduled_for,
+            occurrences.c.outcome,
+            occurrences.c.reason,
+            occurrences.c.recorded_at,
+            occurrences.c.execution_id,
             _executions.c.state,
             _executions.c.started_at,
             _executions.c.finished_at,
         )
-        .join(_schedules, _schedules.c.id == _occurrences.c.schedule_id)
-        .outerjoin(_executions, _executions.c.id == _occurrences.c.execution_id)
-        .order_by(_occurrences.c.scheduled_for, _schedules.c.name)
+        .join(job_schedules, job_schedules.c.id == occurrences.c.schedule_id)
+        .outerjoin(_executions, _executions.c.id == occurrences.c.execution_id)
+        .order_by(occurrences.c.scheduled_for, job_schedules.c.name)
     )
     for row in connection.execute(query):
         yield SimulatedOccurrenceRow(

@@ -9,9 +9,6 @@ import sqlalchemy as sa
 from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.store.tables.schedules import job_schedules, zone_data
 
-_zone_data = zone_data
-_schedules = job_schedules
-
 
 @dataclass(frozen=True, slots=True)
 class ScheduleTimeUpdate:
@@ -25,24 +22,29 @@ class ScheduleTimeUpdate:
 
 def get_version(connection: sa.Connection) -> str | None:
     """Read the version of the data; None: no relay has noted any."""
-    return connection.scalar(sa.select(_zone_data.c.version))
+    return connection.scalar(sa.select(zone_data.c.version))
 
 
 def get_zones(connection: sa.Connection) -> bytes | None:
     """Read the data themselves."""
-    return connection.scalar(sa.select(_zone_data.c.zones))
+    return connection.scalar(sa.select(zone_data.c.zones))
 
 
 def upsert(connection: sa.Connection, version: str, zones: bytes) -> None:
     """Note the data by which schedules are worked out from now on."""
-    connection.execute(sa.delete(_zone_data))
-    connection.execute(sa.insert(_zone_data).values(id=1, version=version, zones=zones))
+    connection.execute(sa.delete(zone_data))
+    connection.execute(sa.insert(zone_data).values(id=1, version=version, zones=zones))
 
 
 def list_schedule_ids(connection: sa.Connection, after: str, limit: int) -> list[str]:
     """Find schedules of which something may be due: the first ids behind this one, "" is before all of them."""
-    ahead = _schedules.c.enabled, _schedules.c.state != ScheduleState.RETIRED.value
-    query = sa.select(_schedules.c.id).where(_schedules.c.id > after, *ahead).order_by(_schedules.c.id).limit(limit)
+    ahead = job_schedules.c.enabled, job_schedules.c.state != ScheduleState.RETIRED.value
+    query = (
+        sa.select(job_schedules.c.id)
+        .where(job_schedules.c.id > after, *ahead)
+        .order_by(job_schedules.c.id)
+        .limit(limit)
+    )
     return list(connection.scalars(query))
 
 
@@ -50,4 +52,4 @@ def update_schedules(connection: sa.Connection, updates: Sequence[ScheduleTimeUp
     """Write down how schedules stand by other data; beat follows those that were changed."""
     for each in updates:
         values = {"settled_until": each.settled_until, "next_at": each.next_at, "state": each.state, "changed_at": now}
-        connection.execute(sa.update(_schedules).where(_schedules.c.id == each.id).values(values))
+        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == each.id).values(values))
