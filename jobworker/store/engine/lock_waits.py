@@ -21,8 +21,8 @@ _CONNECTION_TIMEOUT_SECONDS = 3.0
 #: Statements for PostgreSQL that set the lock timeout of one transaction.
 _SET_BRIEF_TIMEOUT = f"SET LOCAL lock_timeout = {int(BRIEF_TIMEOUT_SECONDS * 1000)}"
 _SET_REMAINING_TIMEOUT = sa.text(
-    f"SELECT set_config('lock_timeout', greatest({int(BRIEF_TIMEOUT_SECONDS * 1000)}, setting::integer - :waited)::text, "
-    "true) "
+    f"SELECT set_config('lock_timeout', greatest({int(BRIEF_TIMEOUT_SECONDS * 1000)}, setting::integer - :waited)"
+    "::text, true) "
     "FROM pg_settings WHERE name = 'lock_timeout' AND setting <> '0'"
 )
 
@@ -54,7 +54,7 @@ class ConnectionLimiter:
 
     @property
     def is_brief(self) -> bool:
-        """Whether a caller has recently timed out waiting for a lock."""
+        """True while a recent timeout of a caller shortens the waits for locks."""
         until = self.brief_until
         if until is not None and self.now() > until:
             self.brief_until = until = None

@@ -1,4 +1,4 @@
-"""Calendars with their revisions, and which schedules use them."""
+"""Calendars, their revisions, and the schedules that use them."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.similar_names import list_nearby
 from jobworker.store.tables.schedules import calendar_revisions, calendars, job_schedules, schedule_calendars
 
-# Asked in every settlement: building the statement costs as much as running it.
+# Runs in every evaluation of schedules; built once, because building the statement costs as much as running it.
 _CURRENT_REVISIONS = (
     sa.select(calendars.c.name, calendars.c.revision, calendars.c.changed_at)
     .where(calendars.c.name.in_(sa.bindparam("names", expanding=True)))
@@ -28,7 +28,7 @@ _CURRENT_REVISIONS_LOCKED = _CURRENT_REVISIONS.with_for_update(read=True)
 
 @dataclass(frozen=True, slots=True)
 class CalendarRow:
-    """A calendar as it stands; `spec` is JSON of `domain.calendars.calendars`."""
+    """Current revision of a calendar; `spec` is JSON of `domain.calendars.calendars`."""
 
     name: str
     revision: int
@@ -40,7 +40,7 @@ class CalendarRow:
 
 @dataclass(frozen=True, slots=True)
 class CalendarRevisionRow:
-    """A calendar as it was at one revision."""
+    """Calendar at one revision."""
 
     calendar: str
     revision: int
@@ -50,14 +50,14 @@ class CalendarRevisionRow:
 
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow | None:
-    """The calendar of this name; `lock` keeps other transactions from changing it before this one ends."""
+    """Return the calendar with this name; `lock` keeps other transactions from changing it until this one ends."""
     query = sa.select(calendars).where(calendars.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def get_many(connection: sa.Connection, names: Collection[str]) -> dict[str, CalendarRow]:
-    """Those of these calendars that exist, by name."""
+    """Return the existing calendars among `names`, by name."""
     rows = connection.execute(sa.select(calendars).where(calendars.c.name.in_(names)))
     return {row.name: row for row in unreadable_rows.read_all(rows, _to_row)}
 
@@ -65,27 +65,27 @@ def get_many(connection: sa.Connection, names: Collection[str]) -> dict[str, Cal
 def get_current_revisions(
     connection: sa.Connection, names: Collection[str], lock: bool = False
 ) -> dict[str, tuple[int, dt.datetime]]:
-    """The revisions of those of these calendars that exist, and since when they are current, by name.
+    """Return the current revision of the existing calendars among `names` and the time of its change, by name.
 
-    With `lock` none of them changes or goes before this transaction ends.
+    `lock` keeps other transactions from changing or deleting these calendars until this one ends.
     """
     rows = connection.execute(_CURRENT_REVISIONS_LOCKED if lock else _CURRENT_REVISIONS, {"names": list(names)})
     return {row.name: (row.revision, row.changed_at) for row in rows}
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
-    """Names that come close to `name`."""
+    """Return calendar names close to `name` in alphabetical order."""
     return list_nearby(connection, calendars.c.name, name)
 
 
 def list_owned(connection: sa.Connection, owner: JobOwner) -> list[CalendarRow]:
-    """Every calendar that is edited there, by name."""
+    """Return the calendars with this owner, ordered by name."""
     query = sa.select(calendars).where(calendars.c.owner == owner.value).order_by(calendars.c.name)
     return list(unreadable_rows.read_all(connection.execute(query), _to_row))
 
 
 def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
-    """Calendars by name."""
+    """Return a page of calendars, ordered by name."""
     listing = Paginator("calendars", {}, parse_name_key)
     query = sa.select(calendars).order_by(calendars.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
@@ -96,7 +96,7 @@ def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str
 
 
 def get_revision(connection: sa.Connection, calendar: str, number: int) -> CalendarRevisionRow | None:
-    """A revision; it outlives the calendar."""
+    """Return a revision of a calendar; revisions outlive their calendar."""
     query = sa.select(calendar_revisions).where(
         calendar_revisions.c.calendar == calendar, calendar_revisions.c.revision == number
     )
@@ -107,7 +107,7 @@ def get_revision(connection: sa.Connection, calendar: str, number: int) -> Calen
 def list_revisions(
     connection: sa.Connection, calendar: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[CalendarRevisionRow]:
-    """The revisions of a calendar, the latest first."""
+    """Return a page of the revisions of a calendar, latest first."""
     listing = Paginator("calendar_revisions", {"calendar": calendar}, parse_number_key)
     query = sa.select(calendar_revisions).where(calendar_revisions.c.calendar == calendar)
     return revision_pages.list_page(connection, listing, query, _to_revision, limit, cursor, _describe_revision)
@@ -116,7 +116,7 @@ def list_revisions(
 def upsert(
     connection: sa.Connection, name: str, spec: Mapping[str, Any], owner: JobOwner, actor: str, now: dt.datetime
 ) -> CalendarRow:
-    """Insert the calendar or change it. Nothing to change: no new revision."""
+    """Insert or change a calendar. No new revision is written if nothing changes."""
     before = get(connection, name, lock=True)
     if before and before.owner is owner and before.spec == spec:
         return before
@@ -138,13 +138,13 @@ def upsert(
 
 
 def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> None:
-    """Remove a calendar; its revisions stay."""
+    """Delete a calendar; its revisions stay."""
     connection.execute(calendars.delete().where(calendars.c.name == row.name))
     audit.record(connection, AuditEntry(now, actor, "calendar.delete", row.name, row.spec, None))
 
 
 def lock_using_schedules(connection: sa.Connection, calendar: str) -> list[ScheduleRow]:
-    """The schedules that name this calendar, locked, in the order of their ids."""
+    """Lock and return the schedules that use this calendar, ordered by id."""
     query = (
         sa.select(job_schedules)
         .join(schedule_calendars, schedule_calendars.c.schedule_id == job_schedules.c.id)
@@ -174,7 +174,7 @@ def _describe_revision(row: Any) -> str:
 
 def _check_spec(row: sa.Row[Any]) -> None:
     if not _SPEC_CHECK(row.spec):
-        raise TypeError("spec is no calendar")
+        raise TypeError("spec is not a calendar")
 
 
 def _make(row: sa.Row[Any]) -> CalendarRow:

@@ -1,4 +1,4 @@
-"""The ledger: what became of each occurrence of a schedule. Its key is what makes an occurrence happen once."""
+"""Occurrences of schedules with their outcomes. The primary key ensures that an occurrence is recorded once."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_time_key
 from jobworker.store.tables.schedules import occurrences
 
-#: Most ids in one IN list; SQLite allows 32,766 variables.
+#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class OccurrenceRow:
-    """A row of the ledger."""
+    """Recorded occurrence of a schedule."""
 
     schedule_id: str
     scheduled_for: dt.datetime
@@ -32,7 +32,7 @@ class OccurrenceRow:
 
 @dataclass(frozen=True, slots=True)
 class OccurrenceFilters:
-    """Which occurrences are meant: from `begin` on, before `end`; None does not bound."""
+    """Filters of occurrences: nominal times in [`begin`, `end`), and the outcome; None does not filter."""
 
     begin: dt.datetime | None = None
     end: dt.datetime | None = None
@@ -40,9 +40,9 @@ class OccurrenceFilters:
 
 
 def insert(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> set[str]:
-    """Enter what became of occurrences; those that had been entered already stay as they are.
+    """Insert occurrences; rows that exist already stay unchanged.
 
-    Answers the executions of `rows` that must not be: another one stands for their occurrence.
+    Returns the ids of executions of `rows` that must not be created, because their occurrence has another execution.
     """
     entered = _INSERT.run(connection, map(_to_values, rows))
     if entered == len(rows):
@@ -62,11 +62,11 @@ def insert(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> set[str]
 def list_skipped_by_pause(
     connection: sa.Connection, schedule_id: str, since: dt.datetime, limit: int
 ) -> list[dt.datetime]:
-    """The latest nominal times from `since` on that a pause held up, at most `limit`, ascending."""
-    mine = occurrences.c.schedule_id == schedule_id, occurrences.c.scheduled_for >= since
+    """Return the latest `limit` nominal times from `since` on that were skipped by a pause, ascending."""
+    conditions = occurrences.c.schedule_id == schedule_id, occurrences.c.scheduled_for >= since
     query = (
         sa.select(occurrences.c.scheduled_for)
-        .where(*mine, occurrences.c.outcome == OccurrenceOutcome.SKIPPED_PAUSED.value)
+        .where(*conditions, occurrences.c.outcome == OccurrenceOutcome.SKIPPED_PAUSED.value)
         .order_by(occurrences.c.scheduled_for.desc())
         .limit(limit)
     )
@@ -74,7 +74,7 @@ def list_skipped_by_pause(
 
 
 def update(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> None:
-    """Write down what has become of these occurrences after all."""
+    """Overwrite the outcomes of these occurrences."""
     _UPDATE.run(connection, map(_to_values, rows))
 
 
@@ -102,7 +102,7 @@ def list_page(
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[OccurrenceRow]:
-    """What became of occurrences, the latest first."""
+    """Return a page of the occurrences of a schedule, latest first."""
     listing = Paginator("occurrences", {"schedule": schedule_id, **asdict(filters)}, parse_time_key)
     query = sa.select(occurrences).where(*_build_conditions(schedule_id, filters))
     query = query.order_by(occurrences.c.scheduled_for.desc()).limit(limit + 1)
@@ -114,7 +114,7 @@ def list_page(
 
 
 def get(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> OccurrenceRow | None:
-    """What became of one occurrence."""
+    """Return an occurrence of a schedule."""
     query = sa.select(occurrences).where(*_build_conditions(schedule_id, OccurrenceFilters()))
     row = connection.execute(query.where(occurrences.c.scheduled_for == scheduled_for)).one_or_none()
     return _to_row(row) if row is not None else None
@@ -123,7 +123,7 @@ def get(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime)
 def find_between(
     connection: sa.Connection, schedule_id: str, begin: dt.datetime, end: dt.datetime
 ) -> dict[dt.datetime, OccurrenceRow]:
-    """What became of the occurrences in [begin, end), by their nominal times."""
+    """Return the occurrences of a schedule in [begin, end), by their nominal times."""
     rows = connection.execute(
         sa.select(occurrences).where(*_build_conditions(schedule_id, OccurrenceFilters(begin, end)))
     )

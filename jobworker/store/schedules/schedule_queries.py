@@ -1,4 +1,4 @@
-"""Schedules and what is kept of them, page by page; and which of them nobody looked at in time."""
+"""Pages of schedules and their revisions, counts by status, and overdue schedules."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from jobworker.store.tables.schedules import HAS_NEXT_DUE, job_schedules, schedu
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRowFilters:
-    """Which schedules a list holds; None does not filter. `overdue_since`: due before this moment, and not settled."""
+    """Filters of schedules; None does not filter. `overdue_since`: due before this moment and not evaluated."""
 
     job: str | None = None
     owner: ScheduleOwner | None = None
@@ -29,7 +29,7 @@ class ScheduleRowFilters:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRevisionRow:
-    """A schedule as it was at one revision."""
+    """Schedule at one revision."""
 
     schedule_id: str
     revision: int
@@ -46,7 +46,7 @@ def list_page(
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[ScheduleRow]:
-    """Schedules by name; `cursor_filters` are the filters as the client gave them, to which the cursor belongs."""
+    """Return a page of schedules, ordered by name; the cursor covers `cursor_filters`, the filters of the client."""
     listing = Paginator("schedules", cursor_filters, parse_name_key)
     query = (
         sa.select(job_schedules).where(*_build_conditions(filters, now)).order_by(job_schedules.c.name).limit(limit + 1)
@@ -59,12 +59,12 @@ def list_page(
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
-    """Names that come close to `name`."""
+    """Return schedule names close to `name` in alphabetical order."""
     return list_nearby(connection, job_schedules.c.name, name)
 
 
 def list_names_by_job(connection: sa.Connection, job: str) -> list[str]:
-    """The names of the schedules that will start this job, but for the one in its definition."""
+    """Return the names of the schedules that will start this job, except the one in its definition."""
     query = sa.select(job_schedules.c.name).where(
         job_schedules.c.job == job,
         job_schedules.c.owner != ScheduleOwner.JOB.value,
@@ -76,14 +76,14 @@ def list_names_by_job(connection: sa.Connection, job: str) -> list[str]:
 def list_revisions(
     connection: sa.Connection, schedule_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ScheduleRevisionRow]:
-    """The revisions of a schedule, the latest first."""
+    """Return a page of the revisions of a schedule, latest first."""
     listing = Paginator("schedule_revisions", {"schedule": schedule_id}, parse_number_key)
     query = sa.select(schedule_revisions).where(schedule_revisions.c.schedule_id == schedule_id)
     return revision_pages.list_page(connection, listing, query, _to_revision, limit, cursor, _describe_revision)
 
 
 def get_revision(connection: sa.Connection, schedule_id: str, number: int) -> ScheduleRevisionRow | None:
-    """One revision of a schedule."""
+    """Return a revision of a schedule."""
     query = sa.select(schedule_revisions).where(
         schedule_revisions.c.schedule_id == schedule_id, schedule_revisions.c.revision == number
     )
@@ -92,26 +92,26 @@ def get_revision(connection: sa.Connection, schedule_id: str, number: int) -> Sc
 
 
 def get_latest_revision(connection: sa.Connection, schedule_id: str) -> ScheduleRevisionRow | None:
-    """The latest revision of a schedule, be it there or removed."""
+    """Return the latest revision of an existing or deleted schedule."""
     found = list_revisions(connection, schedule_id, 1).items
     return found[0] if found else None
 
 
 def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
-    """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when.
+    """Return (name, due time) of up to `limit` schedules due before `since` and not evaluated, longest overdue first.
 
-    The end of a pause counts as such a time: what it held up is due then.
+    The end of a pause counts as a due time, because the occurrences of the pause are due then.
     """
     query = sa.select(job_schedules.c.name, job_schedules.c.next_at, job_schedules.c.paused_until).where(
         *_build_overdue_conditions(since)
     )
     query = query.order_by(job_schedules.c.next_at, job_schedules.c.id).limit(limit)
     found = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
-    return sorted(found, key=lambda each: each[1])
+    return sorted(found, key=lambda item: item[1])
 
 
 def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
-    """How many schedules were due before `since` and are not settled."""
+    """Return the number of schedules that were due before `since` and are not evaluated."""
     return (
         connection.scalar(
             sa.select(sa.func.count()).select_from(job_schedules).where(*_build_overdue_conditions(since))
@@ -121,9 +121,9 @@ def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
 
 
 def count_by_status(connection: sa.Connection, now: dt.datetime) -> dict[ScheduleStatus, int]:
-    """How many schedules there are of each standing; those without any are left out."""
-    each = sa.select(_build_status_expression(now).label("standing")).subquery()
-    found = connection.execute(sa.select(each.c.standing, sa.func.count()).group_by(each.c.standing))
+    """Count the schedules by status, without statuses that no schedule has."""
+    statuses = sa.select(_build_status_expression(now).label("status")).subquery()
+    found = connection.execute(sa.select(statuses.c.status, sa.func.count()).group_by(statuses.c.status))
     return dict(unreadable_rows.read_all(found, _read_count))
 
 
@@ -133,7 +133,7 @@ _read_count = unreadable_rows.build_reader(
 
 
 def _build_status_expression(now: dt.datetime) -> sa.ColumnElement[str]:
-    """The same in SQL."""
+    """Build the SQL expression equivalent to `domain.schedules.state.compute_status`."""
     return sa.case(
         (job_schedules.c.state != ScheduleState.ACTIVE.value, job_schedules.c.state),
         (job_schedules.c.enabled.is_(False), ScheduleStatus.DISABLED.value),

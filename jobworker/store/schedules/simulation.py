@@ -1,4 +1,4 @@
-"""A database that only a simulation sees: its tables, copies of what matters, what a worker and a reader would ask."""
+"""Private database of a simulation: its tables, the copied definitions, and the queries of the simulation."""
 
 import datetime as dt
 from collections.abc import Collection, Iterator
@@ -21,19 +21,19 @@ from jobworker.store.tables.schedules import (
 
 _executions = core.executions
 
-#: What decides about occurrences, apart from those that were.
+#: Tables that determine occurrences, except earlier occurrences.
 _COPIED_TABLES = (
     core.job_definitions, job_triggers, core.tasks, calendars, job_schedules,
     schedule_revisions, schedule_calendars,
 )  # fmt: skip
 
-#: Rows that are read from one database and written to the other at a time.
+#: Number of rows copied at a time.
 _CHUNK_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOccurrenceRow:
-    """What became of an occurrence, and of its execution if it has one."""
+    """Simulated occurrence with its outcome, and with its execution if it has one."""
 
     schedule: str
     scheduled_for: dt.datetime
@@ -47,12 +47,12 @@ class SimulatedOccurrenceRow:
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Make the tables, empty."""
+    """Create the empty tables."""
     metadata.create_all(connection)
 
 
 def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
-    """Copy definitions, calendars and schedules as they stand."""
+    """Copy the current definitions, calendars and schedules."""
     for table in _COPIED_TABLES:
         for rows in source.execute(sa.select(table)).mappings().partitions(_CHUNK_SIZE):
             connection.execute(table.insert(), [dict(row) for row in rows])
@@ -61,7 +61,10 @@ def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
 def restrict_schedules(
     connection: sa.Connection, names: Collection[str] | None, owner: ScheduleOwner | None
 ) -> list[str]:
-    """Leave only the schedules of these names and this owner (None: all), and none that are retired; their names."""
+    """Delete all schedules but those with these names and this owner (None: any) that are not retired.
+
+    Returns the names of the remaining schedules.
+    """
     wanted = [job_schedules.c.state != ScheduleState.RETIRED.value]
     wanted += [job_schedules.c.name.in_(names)] if names is not None else []
     wanted += [job_schedules.c.owner == owner.value] if owner is not None else []
@@ -70,35 +73,35 @@ def restrict_schedules(
 
 
 def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
-    """Everything after `moment` is still to be settled; when each schedule is due is worked out when it is."""
+    """Set all schedules to evaluated until `moment` and due at `moment`; the first evaluation computes the due times."""
     values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
     connection.execute(job_schedules.update().values(values))
 
 
 def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
-    """When the next pause ends by itself."""
+    """Return the end of the next pause that ends by itself."""
     found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(job_schedules.c.paused_until)))
     return found
 
 
 def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:
-    """Schedules that are due and cannot be settled stand in nobody's way."""
+    """Clear the due times of schedules that are due and could not be evaluated, so that they do not block others."""
     connection.execute(job_schedules.update().where(job_schedules.c.next_at <= now).values(next_at=None))
 
 
 def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
-    """Executions that may start, with the ids of their schedules, in the order of their own."""
+    """Return (id, schedule id) of the executions that may start, ordered by id."""
     query = sa.select(_executions.c.id, _executions.c.schedule_id).where(sa.text(core.READY))
     return [(row.id, row.schedule_id) for row in connection.execute(query.order_by(_executions.c.id))]
 
 
 def count_occurrences(connection: sa.Connection) -> int:
-    """How many occurrences the ledger has."""
+    """Return the number of recorded occurrences."""
     return connection.scalar(sa.select(sa.func.count()).select_from(occurrences)) or 0
 
 
 def list_occurrences(connection: sa.Connection) -> Iterator[SimulatedOccurrenceRow]:
-    """The whole ledger by nominal time."""
+    """Yield all recorded occurrences, ordered by nominal time."""
     query = (
         sa.select(
             job_schedules.c.name,
