@@ -23,7 +23,7 @@ class Tenure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RelayState:
-    """Row of the relay; `republish_at` is set while the relay waits for workers to report after a loss of Redis data."""
+    """Row of the relay; `republish_at` is set while the relay waits for reports after a loss of Redis data."""
 
     epoch: str | None
     events_offset: str

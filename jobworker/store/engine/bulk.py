@@ -46,7 +46,7 @@ class BulkStatement:
     _compiled: dict[str, _CompiledStatement] = field(default_factory=dict)
 
     def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> int:
-        """Execute the statement for each row, in the connection's transaction; return the total number of changed rows."""
+        """Execute the statement for each row, in the connection's transaction; return the number of changed rows."""
         compiled = self._compiled.get(connection.dialect.name)
         if compiled is None:
             compiled = self._compiled[connection.dialect.name] = self._compile(connection.dialect)

@@ -97,7 +97,7 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
         return None if value is None else _to_utc(value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
-        """Return a reader of SQLite's text: SQLAlchemy's own raises for the whole result if one row has an invalid time."""
+        """Return a reader of SQLite's text: SQLAlchemy's own raises for the whole result on one invalid time."""
         return read_utc_time if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 

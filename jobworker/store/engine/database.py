@@ -143,7 +143,7 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Open a transaction that excludes other `write` transactions; commit it, or roll it back when the block raises.
+        """Open a transaction that excludes other `write` transactions; commit it, or roll it back on an exception.
 
         Raises `DatabaseBusy` if the writers' lock is not granted in time.
         """
@@ -157,9 +157,9 @@ class Database:
     def commit(self, work: Callable[[sa.Connection], Result], only_adds: bool = False) -> Result:
         """Run `work` in a transaction that other threads may share; return its result.
 
-        Intended for short writes of many concurrent threads. A failure of `work` undoes only that work. `work` must have
-        no effects outside the database, because it may have run even if an error is raised. `only_adds`: `work` changes no
-        existing rows, so on PostgreSQL it does not wait for the transactions of `write`.
+        Intended for short writes of many concurrent threads. A failure of `work` undoes only that work. `work` must
+        have no effects outside the database, because it may have run even if an error is raised. `only_adds`: `work`
+        changes no existing rows, so on PostgreSQL it does not wait for the transactions of `write`.
         """
         if not self.is_sqlite:
             with self._begin_postgresql(exclusive=not only_adds) as connection:

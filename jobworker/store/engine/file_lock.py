@@ -28,7 +28,7 @@ class _Request:
         self._wanted, self._granted = True, False
 
     def renew(self) -> bool:
-        """Return whether the request is still queued; if so, keep the lock for the caller, which must call `acquire`."""
+        """Return whether the request is still queued; if so, reserve the lock for the caller, which calls `acquire`."""
         with self._state:
             self._wanted = not self._ended.is_set()
             return self._wanted
@@ -64,7 +64,7 @@ class FileLock:
         self._path = path
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        #: Whether the last writer timed out, waiting for this lock or for SQLite's own. Reset by a writer that succeeds.
+        #: Whether the last writer timed out on this lock or on SQLite's own. Reset by a writer that succeeds.
         self.has_timed_out = False
         self._thread_lock = threading.Lock()
         self._request: _Request | None = None

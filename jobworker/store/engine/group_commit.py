@@ -54,7 +54,7 @@ class _PendingWork(Generic[Result]):
 
 
 class GroupCommit:
-    """Group commit: runs work in transactions that threads share; `get_timeout` returns the timeout of each thread (s)."""
+    """Group commit of the work of several threads; `get_timeout` returns the timeout of each thread (s)."""
 
     def __init__(self, transaction: TransactionFactory, clock: Clock, get_timeout: Callable[[], float]) -> None:
         self._transaction = transaction

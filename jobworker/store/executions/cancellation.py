@@ -1,4 +1,4 @@
-"""Cancelling many executions at once."""
+"""Bulk cancellation of executions, and the cancel requests that the relay processes."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ _transitions = core.transitions
 
 _QUEUED_CANCEL_REQUESTED = sa.text(core.QUEUED_CANCEL_REQUESTED)
 
-#: States in which nothing of an execution is in Redis, so that SQL alone decides.
+#: States in which an execution has no message in Redis, so that SQL alone decides.
 WAITING_STATES = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.RETRYING)
 
-#: States in which the relay has to see to it.
+#: States in which the relay carries out a cancellation.
 IN_REDIS_STATES = (ExecutionState.QUEUED, ExecutionState.RUNNING)
 
-#: The states of what has not ended.
+#: States of executions that have not ended.
 UNFINISHED_STATES = tuple(state for state in ExecutionState if state not in FINAL_STATES)
 
 
 @dataclass(frozen=True, slots=True)
 class StartedCancelRequest:
-    """An execution that has begun and that `actor` wants cancelled; `attempt` is the latest one, `worker` runs it."""
+    """Cancel request of `actor` for a started execution; `attempt` is the latest one, `worker` runs it."""
 
     id: str
     state: ExecutionState
@@ -40,7 +40,7 @@ class StartedCancelRequest:
 
 @dataclass(frozen=True, slots=True)
 class QueuedCancelRequest:
-    """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
+    """Cancel request of `actor` for a Queued execution; `attempt` is the last started one."""
 
     id: str
     attempt: int
@@ -50,7 +50,7 @@ class QueuedCancelRequest:
 def cancel_waiting(
     connection: sa.Connection, ids: Sequence[str], actor: str, reason: str, now: dt.datetime
 ) -> list[str]:
-    """Those of these executions that wait are Cancelled; answers which."""
+    """Cancel the executions among `ids` in `WAITING_STATES`; return their ids."""
     changed = connection.execute(
         _executions.update()
         .where(_executions.c.id.in_(ids), _executions.c.state.in_(WAITING_STATES))
@@ -74,7 +74,7 @@ def cancel_waiting(
 
 
 def request_cancel(connection: sa.Connection, ids: Sequence[str], actor: str, now: dt.datetime) -> list[str]:
-    """Ask the relay to stop those that are queued or run and were not asked to stop before; answers which."""
+    """Request cancellation of the Queued and Running executions without a request; return their ids."""
     changed = connection.execute(
         _executions.update()
         .where(
@@ -89,16 +89,16 @@ def request_cancel(connection: sa.Connection, ids: Sequence[str], actor: str, no
 
 
 def list_started_cancel_requests(connection: sa.Connection, limit: int) -> list[StartedCancelRequest]:
-    """Return Running and Retrying executions that are to be cancelled."""
+    """Return cancel requests for Running and Retrying executions."""
     return list(unreadable_rows.read_all(connection.execute(_STARTED_QUERY, {"most": limit}), _read_started))
 
 
 def list_queued_cancel_requests(connection: sa.Connection, limit: int) -> list[QueuedCancelRequest]:
-    """Return Queued executions that are to be cancelled."""
+    """Return cancel requests for Queued executions."""
     return list(unreadable_rows.read_all(connection.execute(_QUEUED_QUERY, {"most": limit}), _read_queued))
 
 
-# Both are asked in every turn; building them would cost more than running them.
+# Both statements run in every relay turn; building them would cost more than running them.
 _LIMIT = sa.bindparam("most", type_=sa.Integer)
 _STARTED_QUERY = (
     sa.select(*(_executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")))
@@ -123,7 +123,7 @@ _read_queued = unreadable_rows.build_reader(_describe_row, lambda row: QueuedCan
 
 
 def cancel_revoked(connection: sa.Connection, revoked: Sequence[QueuedCancelRequest], now: dt.datetime) -> None:
-    """Enter the state Cancelled for executions whose messages were revoked."""
+    """Set the state Cancelled for executions whose messages were revoked."""
     reason = "cancelled before it started"
     connection.execute(
         sa.update(_executions)

@@ -14,7 +14,7 @@ _EXPIRING = sa.text(EXPIRING)
 
 
 def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
-    """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
+    """Set due Scheduled and Retrying executions to Queued; return their number."""
     due = connection.execute(_DUE, {"now": now, "most": limit}).all()
     if not due:
         return 0
@@ -40,9 +40,9 @@ def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
 
 
 def expire_executions(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
-    """What is still here although the deadline for its start has passed is Skipped; answers which.
+    """Skip unpublished executions whose start deadline has passed; return their ids.
 
-    What has been published is its worker's: the message says the deadline, too.
+    The worker skips published executions, because their message contains the deadline, too.
     """
     late = connection.execute(_EXPIRED, {"now": now, "most": limit}).all()
     if not late:
@@ -70,12 +70,12 @@ def expire_executions(connection: sa.Connection, now: dt.datetime, limit: int) -
 
 
 def get_next_due(connection: sa.Connection) -> dt.datetime | None:
-    """When the next Scheduled or Retrying execution is due, or the next deadline for a start passes."""
+    """Return the next due time of Scheduled and Retrying executions, or the next start deadline if that is earlier."""
     moments = [connection.scalar(_NEXT_DUE), connection.scalar(_NEXT_DEADLINE)]
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-# Asked in every turn, like these two.
+# Statements of every relay turn are built once, because building a statement costs more than running it.
 _DUE = (
     sa.select(executions.c.id, executions.c.attempt)
     .where(_WAITING_FOR_TIME, executions.c.due_at <= sa.bindparam("now", type_=executions.c.due_at.type))

@@ -66,7 +66,7 @@ class ScheduleProgress:
 
 
 def get_many(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -> list[DueSchedule]:
-    """Return these schedules, ordered by id; `lock` keeps other transactions from evaluating them until this one ends."""
+    """Return these schedules, ordered by id; `lock` excludes evaluation by other transactions until this one ends."""
     found: list[DueSchedule] = []
     for start in range(0, len(ids), _CHUNK_SIZE):
         query = _DUE.where(job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])).order_by(job_schedules.c.id)

@@ -73,7 +73,7 @@ def restrict_schedules(
 
 
 def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
-    """Set all schedules to evaluated until `moment` and due at `moment`; the first evaluation computes the due times."""
+    """Set all schedules to evaluated until and due at `moment`; the first evaluation computes the due times."""
     values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
     connection.execute(job_schedules.update().values(values))
 

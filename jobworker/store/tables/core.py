@@ -69,8 +69,8 @@ tasks = sa.Table(
     sa.Column("removed_at", UtcDateTime),
 )
 
-#: Workers that have registered. `gone_at`: time when the worker stopped or was declared lost. `zone_data`: version of its
-#: time zone data.
+#: Workers that have registered. `gone_at`: time when the worker stopped or was declared lost. `zone_data`: version of
+#: its time zone data.
 workers = sa.Table(
     "workers",
     metadata,
@@ -89,8 +89,8 @@ workers = sa.Table(
     build_partial_index("ix_workers_live", "id", where="gone_at IS NULL"),
 )
 
-#: Queues besides the default ones. `created_by`: actor that created the queue explicitly; a row without it was added for
-#: a definition or a live worker, and is removed some time after `unused_since`.
+#: Queues besides the default ones. `created_by`: actor that created the queue explicitly; a row without it was added
+#: for a definition or a live worker, and is removed some time after `unused_since`.
 queues = sa.Table(
     "queues",
     metadata,
@@ -104,8 +104,7 @@ queues = sa.Table(
     build_partial_index("ix_queues_paused", "name", where="paused_at IS NOT NULL"),
 )
 
-#: Executions, which are never deleted. `dispatched_at`: time when the latest attempt was published; a Queued row without
-#: it is yet to be published.
+#: Executions, which are kept. `dispatched_at`: time when the latest attempt was published; a Queued row without it is yet to be published.
 executions = sa.Table(
     "executions",
     metadata,

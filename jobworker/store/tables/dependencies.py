@@ -7,8 +7,8 @@ from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_inde
 #: Condition of batches whose cancellation was requested and that have not ended.
 BATCH_CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"
 
-#: Dependencies of executions, one row for each parent. `condition`: required outcome of the parent; `otherwise`: action for
-#: the dependent if the parent ends with another outcome; `outcome`: how the dependency was resolved. Rows are resolved
+#: Dependencies of executions, one row for each parent. `condition`: required outcome of the parent; `otherwise`: action
+#: for the dependent if the parent ends with another outcome; `outcome`: how the dependency was resolved. Rows are resolved
 #: (`settled_at`) in the transaction that ends the parent.
 dependencies = sa.Table(
     "dependencies",
@@ -23,8 +23,8 @@ dependencies = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: Batches and workflows: executions that were submitted together. `on_complete`: job that runs when the last execution has
-#: ended; `completion_id`: that execution; `problem`: reason why there is no such execution.
+#: Batches and workflows: executions that were submitted together. `on_complete`: job that runs when the last execution
+#: has ended; `completion_id`: that execution; `problem`: reason why there is no such execution.
 batches = sa.Table(
     "batches",
     metadata,

@@ -113,7 +113,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
         ExecutionState.FAILED,
         {
             "type": "MessageRejected",
-            "message": "it cannot be dispatched: in its row in the database parameters is no object",
+            "message": "it cannot be dispatched: in its row in the database parameters is not an object",
             "traceback": None,
         },
     )
