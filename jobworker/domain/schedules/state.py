@@ -7,7 +7,7 @@ from jobworker.domain.schedules.schedule import Schedule, ScheduleState
 
 
 class ScheduleStatus(StrEnum):
-    """Whether a schedule starts executions and, if not, the first of these reasons that holds."""
+    """Status of a schedule: `active` if it starts executions, else the first of these reasons that applies."""
 
     #: The schedule was declared in code and no longer is.
     RETIRED = "retired"

@@ -56,7 +56,7 @@ class WaitingExecution:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedExecution:
-    """New state of an execution that no longer waits; `parameters` is None to keep the stored ones."""
+    """New state of an execution that no longer waits; with `parameters` None the stored ones are kept."""
 
     id: str
     state: ExecutionState
@@ -83,7 +83,7 @@ class ResultSource:
 
 @dataclass(frozen=True, slots=True)
 class ParentRow:
-    """Parent of an execution, for listings. `outcome` is None until the parent has ended."""
+    """Parent of an execution, for listings. `outcome` stays None until the parent has ended."""
 
     execution_id: str
     job: str | None

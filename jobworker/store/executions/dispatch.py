@@ -136,7 +136,7 @@ def list_ready(
 def list_overtaken(
     connection: sa.Connection, backlog: QueueBacklog, below: int, before: dt.datetime, limit: int
 ) -> list[ReadyExecution]:
-    """Return ready executions under no limits with a priority below `below` that are due since `before`, oldest first."""
+    """Return ready executions under no limits, with a priority under `below` and due since `before`, oldest first."""
     found: list[ReadyExecution] = []
     given = {**_build_parameters(backlog), "count": limit}
     lowest = connection.scalar(_LOWEST_PRIORITY, {"of_queue": backlog.queue})

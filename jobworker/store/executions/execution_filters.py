@@ -14,7 +14,8 @@ from jobworker.store import unreadable_rows
 from jobworker.store.tables.core import executions
 from jobworker.store.tables.schedules import occurrences
 
-#: Maximum time by which the time in an id is later than its creation (s): ids never decrease when the clock is set back.
+#: Maximum time by which the time in an id is later than its creation (s), because ids never decrease, even if the clock
+#: of the host is set back.
 _CLOCK_SLACK_SECONDS = 24 * 3600.0
 
 _UUID_RANDOM_BITS = 80
@@ -67,7 +68,7 @@ def build_conditions(filters: ExecutionFilters) -> Iterator[sa.ColumnElement[boo
         if wanted is not None:
             yield executions.c[name] == wanted
     if filters.schedule_id is not None:
-        # The key of `occurrences` begins with the schedule; executions have no such index, because most have no schedule.
+        # The key of `occurrences` begins with the schedule; executions have no such index, for most have no schedule.
         started = sa.select(occurrences.c.execution_id).where(occurrences.c.schedule_id == filters.schedule_id)
         yield executions.c.id.in_(started)
     if filters.error_type is not None:

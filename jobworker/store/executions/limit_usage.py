@@ -151,7 +151,7 @@ _read_holder = unreadable_rows.build_reader(
 
 
 def list_slot_holders(connection: sa.Connection, key: str, limit: int) -> list[str]:
-    """Return up to `limit` executions with a slot of a concurrency key or, if `key` is a job name, of a job, oldest first."""
+    """Return up to `limit` executions with a slot of `key`, a concurrency key or the name of a job, oldest first."""
     query = sa.select(executions.c.id, executions.c.concurrency_key).where(_HOLDING).order_by(executions.c.id)
     if limits.get_job_name(key) != key:
         query = query.where(executions.c.concurrency_key == key)

@@ -104,7 +104,8 @@ queues = sa.Table(
     build_partial_index("ix_queues_paused", "name", where="paused_at IS NOT NULL"),
 )
 
-#: Executions, which are kept. `dispatched_at`: time when the latest attempt was published; a Queued row without it is yet to be published.
+#: Executions, which are kept. `dispatched_at`: time when the latest attempt was published; a Queued row without it
+#: is yet to be published.
 executions = sa.Table(
     "executions",
     metadata,

@@ -8,8 +8,8 @@ from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_inde
 BATCH_CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"
 
 #: Dependencies of executions, one row for each parent. `condition`: required outcome of the parent; `otherwise`: action
-#: for the dependent if the parent ends with another outcome; `outcome`: how the dependency was resolved. Rows are resolved
-#: (`settled_at`) in the transaction that ends the parent.
+#: for the dependent if the parent ends with another outcome; `outcome`: how the dependency was resolved. Rows are
+#: resolved (`settled_at`) in the transaction that ends the parent.
 dependencies = sa.Table(
     "dependencies",
     metadata,
