@@ -69,13 +69,13 @@ class GroupCommit:
 
         `work` runs at most once, and not at all if `DatabaseBusy` is raised.
         """
-        piece, patience = _PendingWork(work), self._get_timeout()
-        deadline = self._clock.monotonic() + patience
+        piece, timeout_seconds = _PendingWork(work), self._get_timeout()
+        deadline = self._clock.monotonic() + timeout_seconds
         with self._lock:
             self._waiting.append(piece)
             piece.is_leader, self._has_leader = not self._has_leader, True
         if not piece.is_leader:
-            self._wait_for_result(piece, patience)
+            self._wait_for_result(piece, timeout_seconds)
         if piece.is_leader:
             self._commit_pending(piece, deadline)
         if piece.error is not None:
@@ -83,16 +83,16 @@ class GroupCommit:
         answer: Result = piece.result
         return answer
 
-    def _wait_for_result(self, piece: _PendingWork[Any], patience: float) -> None:
+    def _wait_for_result(self, piece: _PendingWork[Any], timeout_seconds: float) -> None:
         """Wait until another thread has run the piece, or makes this thread the leader."""
-        if piece.wakeup.wait(patience):
+        if piece.wakeup.wait(timeout_seconds):
             return
         with self._lock:
             if piece.wakeup.is_set():
                 return
             if piece in self._waiting:
                 self._waiting.remove(piece)
-                raise build_busy_error(patience)
+                raise build_busy_error(timeout_seconds)
         if not piece.wakeup.wait(_RESULT_TIMEOUT_SECONDS):
             raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
 
