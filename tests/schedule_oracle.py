@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from jobworker.store.engine.database import Database
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences
 
 #: A schedule's id, and the nominal time.
 OccurrenceKey = tuple[str, dt.datetime]
@@ -185,7 +186,7 @@ def _format_occurrence(occurrence: OccurrenceKey) -> str:
 
 
 def _read_records(connection: sa.Connection, begin: dt.datetime, end: dt.datetime) -> list[OccurrenceRecord]:
-    table = core.occurrences
+    table = occurrences
     rows = connection.execute(sa.select(table).where(table.c.scheduled_for >= begin, table.c.scheduled_for < end))
     return [
         OccurrenceRecord((row.schedule_id, row.scheduled_for), row.outcome, row.execution_id, row.recorded_at)

@@ -15,7 +15,7 @@ from jobworker.domain.jobs.definition import DEFAULT_QUEUE, JobDefinition, JobOw
 from jobworker.domain.schedules.schedule import parse
 from jobworker.store import jobs, migrate, tasks
 from jobworker.store.engine.database import Database
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.store.tasks import TaskRow
 from jobworker.transport import keys
 from jobworker.transport.beat import entry_format
@@ -75,7 +75,7 @@ class JobWorkerScheduling(Harness):
             )
         for start in range(0, len(rows), _BATCH_SIZE):
             with self._database.write() as connection:
-                connection.execute(sa.insert(core.job_schedules), rows[start : start + _BATCH_SIZE])
+                connection.execute(sa.insert(job_schedules), rows[start : start + _BATCH_SIZE])
         self._database.dispose()
 
     def register_fake_worker(self) -> None:

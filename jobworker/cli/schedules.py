@@ -9,13 +9,13 @@ from jobworker.cli import arguments, common, formatting, schedule_sync
 from jobworker.clock import SystemClock
 from jobworker.domain.schedules import description
 from jobworker.domain.schedules.schedule import MissedOccurrencePolicy, OverlapPolicy, ScheduleOwner
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.services.schedules import occurrences, preview, schedules
 from jobworker.services.schedules.preview import PreviewRequest as Wanted
 from jobworker.services.schedules.schedules import ScheduleCriteria, ScheduleView
 from jobworker.services.schedules.upcoming import ExpectedOccurrence, ExpectedOutcome
 from jobworker.store.pagination import MAX_LIMIT
-from jobworker.store.schedules.occurrence_queries import OccurrenceFilters
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
+from jobworker.store.schedules.occurrence_rows import OccurrenceFilters
 from jobworker.telemetry import plain_text
 from jobworker.transport.notifier import Notifier
 

@@ -8,9 +8,8 @@ from jobworker.clock import Clock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.workflows import resolution
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, executions
-from jobworker.store.executions import stop_requests as stopping
-from jobworker.store.executions.stop_requests import StartedCancelRequest
+from jobworker.store.executions import cancellation, dependency_rows, executions
+from jobworker.store.executions.cancellation import StartedCancelRequest
 from jobworker.transport.stop_requests import StopRequest, StopRequests
 
 logger = structlog.get_logger(__name__)
@@ -34,7 +33,7 @@ class StopRequestSender:
     def send_pending(self) -> None:
         """Send the stop requests that are new or due for repetition. Raises `redis.RedisError`."""
         with self._database.read() as connection:
-            requested = stopping.list_started_cancel_requests(connection, _BATCH_SIZE)
+            requested = cancellation.list_started_cancel_requests(connection, _BATCH_SIZE)
         sent_at, now = self._sent_at, self._clock.monotonic()
         self._sent_at = {(row.id, row.attempt): sent_at.get((row.id, row.attempt), float("-inf")) for row in requested}
         if retrying := [row for row in requested if row.state is ExecutionState.RETRYING]:

@@ -18,7 +18,7 @@ from jobworker.relay.selection import DispatchCandidate, DispatchSelector
 from jobworker.services.workflows import resolution
 from jobworker.store import queues, relay_state, unreadable_rows
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, dispatch, history, limit_usage, stop_requests
+from jobworker.store.executions import cancellation, dependency_rows, dispatch, history, limit_usage
 from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
 from jobworker.store.queues import PausedQueue
 from jobworker.store.workers import WorkerRow
@@ -200,14 +200,14 @@ class Dispatcher:
         call this method again soon.
         """
         with self.database.read() as connection:
-            rows = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+            rows = cancellation.list_queued_cancel_requests(connection, _BATCH_SIZE)
         results = self.claims.revoke([(row.id, row.attempt + 1) for row in rows])
         self.has_undecided_revocations = ClaimResult.RUNNING in results
         revoked = [row for row, result in zip(rows, results, strict=True) if result is ClaimResult.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:
-                stop_requests.cancel_revoked(connection, revoked, now)
+                cancellation.cancel_revoked(connection, revoked, now)
                 resolution.resolve_dependents(
                     connection, dependency_rows.find_ended(connection, [row.id for row in revoked]), now
                 )

@@ -37,7 +37,7 @@ from jobworker.services.schedules import time_zone_updates
 from jobworker.settings import Settings
 from jobworker.store import relay_state
 from jobworker.store.engine.database import UNAVAILABLE, Database, describe_error
-from jobworker.store.executions import dependency_rows, dispatch
+from jobworker.store.executions import dependency_rows, due_executions
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check_server, connect_redis
 from jobworker.transport.publisher import Publisher
@@ -252,10 +252,10 @@ class Relay:
             recorded = record_events(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = self._schedule_evaluator.evaluate(connection, batch.events, recorded.schedule_ends, now)
-            expired = dispatch.expire_executions(connection, now, _DUE_BATCH_SIZE)
+            expired = due_executions.expire_executions(connection, now, _DUE_BATCH_SIZE)
             ended = [*recorded.ended, *dependency_rows.find_ended(connection, expired)]
             freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
-            due = dispatch.release_due(connection, now, _DUE_BATCH_SIZE)
+            due = due_executions.release_due(connection, now, _DUE_BATCH_SIZE)
         self._dependency_resolver.mark_committed(freed)
         self._schedule_evaluator.mark_committed(fired, now)
         self._offsets = batch.offsets
@@ -298,7 +298,7 @@ class Relay:
 
     def _get_next_due(self) -> datetime | None:
         with self._database.read() as connection:
-            moments = [dispatch.get_next_due(connection), self._schedule_evaluator.get_next_due(connection)]
+            moments = [due_executions.get_next_due(connection), self._schedule_evaluator.get_next_due(connection)]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _compute_wait(self, due: datetime | None) -> float:

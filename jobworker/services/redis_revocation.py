@@ -10,7 +10,7 @@ import structlog
 
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches, stop_requests
+from jobworker.store.executions import batches, cancellation
 from jobworker.transport.claims import Claims
 
 logger = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ def revoke_cancelled(database: Database, client: redis.Redis) -> None:
                 for batch in cancelled:
                     batches.request_cancel_members(connection, batch)
         with database.read() as connection:
-            asked = stop_requests.list_queued_cancel_requests(connection, _BATCH_SIZE)
+            asked = cancellation.list_queued_cancel_requests(connection, _BATCH_SIZE)
     except (sa.exc.SQLAlchemyError, DatabaseBusy) as error:
         logger.debug("revocation_left_to_the_relay", error=str(error))
         return

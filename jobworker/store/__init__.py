@@ -1,1 +1,1 @@
-"""SQL: the only rooms that speak it. Functions take an open transaction and never commit."""
+"""SQL: the only package that contains SQL. Functions take an open transaction and never commit."""

@@ -1,4 +1,4 @@
-"""Who changed what besides executions. Append-only: triggers refuse anything but INSERT."""
+"""Audit log of all changes except those of executions. Append-only: triggers refuse anything but INSERT."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from jobworker.store.tables import core
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change: who did what to which thing, with the thing as it was and as it became."""
+    """Entry of the audit log: the actor, action and subject of a change, with the subject before and after."""
 
     at: dt.datetime
     actor: str
@@ -23,7 +23,7 @@ class AuditEntry:
 
 
 def record(connection: sa.Connection, entry: AuditEntry) -> None:
-    """Append one entry."""
+    """Append an entry."""
     connection.execute(
         core.audit.insert().values(
             at=entry.at,
@@ -37,7 +37,7 @@ def record(connection: sa.Connection, entry: AuditEntry) -> None:
 
 
 def list_by_subject(connection: sa.Connection, subject: str) -> list[AuditEntry]:
-    """What was done to `subject`, oldest first."""
+    """Return the audit entries of `subject`, oldest first."""
     table = core.audit
     query = sa.select(table).where(table.c.subject == subject).order_by(table.c.id)
     return [

@@ -1,7 +1,7 @@
-"""An online copy of an SQLite database, which writers do not wait for.
+"""Online backup of an SQLite database, which does not block writers.
 
-The copy is of one snapshot: copied in steps with a snapshot each, it would begin anew after every commit. What is
-written meanwhile stays in the write-ahead log until the copy is done.
+The copy is made from one snapshot: with a snapshot for each step, SQLite would restart the copy after every commit.
+Data written in the meantime stay in the write-ahead log until the copy is complete.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError, InvalidInput
 from jobworker.store.engine.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
 
-#: The length of the write-ahead log is looked at each time this number of pages (of 4 KiB) was copied.
+#: Number of pages (of 4 KiB) copied between two checks of the length of the write-ahead log.
 _PAGES_PER_STEP = 2_000
 
-#: A backup gives up when the write-ahead log is larger than this (bytes): far below where new work is refused.
+#: Size of the write-ahead log (bytes) above which a backup is aborted: far below the size at which new work is refused.
 _MAX_LOG_BYTES = MAX_LOG_BYTES // 2
 
 
 def create_backup(url: str, target: Path, clock: Clock) -> int:
     """Copy the SQLite database at `url` to `target`; return the size of the copy in bytes.
 
-    The copy appears under its name when it is complete, checked and on the disk. Raises `InvalidInput` for a file that
-    exists and for other databases, `Misconfigured` if the copy cannot be made or is damaged.
+    The copy appears under its name once it is complete, checked and synced to the disk. Raises `InvalidInput` if
+    `target` exists or the database is not SQLite, `ConfigurationError` if the copy cannot be made or is damaged.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -64,7 +64,7 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
             )
 
     with _open(source) as reader, _open(copy) as writer:
-        # No other process opens the copy, and it is brought to the disk as a whole.
+        # No other process opens the copy, and the whole file is synced to the disk at the end.
         writer.execute("PRAGMA journal_mode=OFF")
         writer.execute("PRAGMA synchronous=OFF")
         reader.execute("BEGIN")
@@ -73,7 +73,7 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
 
 
 def _check_copy(copy: Path) -> None:
-    """Raise `Misconfigured` if the copy is damaged; make it a single file."""
+    """Raise `ConfigurationError` if the copy is damaged; disable its write-ahead log to make it a single file."""
     with _open(copy) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]

@@ -1,4 +1,4 @@
-"""Job definitions and their revisions, and the schedule that a definition carries."""
+"""Job definitions, their revisions, and the schedule contained in a definition."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from jobworker.store.tables import core
 _jobs = core.job_definitions
 _revisions = core.job_revisions
 
-# Statements of the submission's way are built once: building one costs as much as running it.
+# Statements of submissions are built once, because building a statement costs as much as running it.
 _BY_NAME = sa.select(_jobs).where(_jobs.c.name == sa.bindparam("name"))
 _BY_NAME_LOCKED = _BY_NAME.with_for_update()
 _DEFINITIONS = sa.select(_jobs.c.name, _jobs.c.definition)
@@ -30,7 +30,7 @@ _DEFINITIONS = sa.select(_jobs.c.name, _jobs.c.definition)
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A definition as it stands, with its revision."""
+    """Current definition of a job, with its revision."""
 
     definition: JobDefinition
     revision: int
@@ -41,7 +41,7 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class JobRevisionRow:
-    """A definition as it was at one revision."""
+    """Definition of a job at one revision."""
 
     job: str
     revision: int
@@ -51,24 +51,24 @@ class JobRevisionRow:
 
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | None:
-    """The job of this name; `lock` keeps other transactions from changing it before this one ends."""
+    """Return the job with this name; `lock` keeps other transactions from changing it until this one ends."""
     row = connection.execute(_BY_NAME_LOCKED if lock else _BY_NAME, {"name": name}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
-    """Those of these jobs that exist, by name."""
+    """Return the existing jobs among `names`, by name."""
     rows = connection.execute(sa.select(_jobs).where(_jobs.c.name.in_(names)))
     return {row.definition.name: row for row in unreadable_rows.read_all(rows, _to_row)}
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
-    """Names that come close to `name`."""
+    """Return job names close to `name` in alphabetical order."""
     return list_nearby(connection, _jobs.c.name, name)
 
 
 def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
-    """Jobs by name."""
+    """Return a page of jobs, ordered by name."""
     listing = Paginator("jobs", {}, parse_name_key)
     query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
@@ -79,13 +79,13 @@ def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str
 
 
 def get_definition(connection: sa.Connection, job: str, number: int) -> JobDefinition | None:
-    """The definition as it was at this revision; it outlives the job."""
+    """Return the definition of a job at a revision; revisions outlive their job."""
     row = get_revision(connection, job, number)
     return row.definition if row else None
 
 
 def get_revision(connection: sa.Connection, job: str, number: int) -> JobRevisionRow | None:
-    """A revision, with who made it and when."""
+    """Return a revision of a job, with its actor and time."""
     query = sa.select(_revisions).where(_revisions.c.job == job, _revisions.c.revision == number)
     row = connection.execute(query).one_or_none()
     return _to_revision(row) if row is not None else None
@@ -94,7 +94,7 @@ def get_revision(connection: sa.Connection, job: str, number: int) -> JobRevisio
 def list_revisions(
     connection: sa.Connection, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[JobRevisionRow]:
-    """The revisions of a job, the latest first."""
+    """Return a page of the revisions of a job, latest first."""
     query = sa.select(_revisions).where(_revisions.c.job == job)
     return revision_pages.list_page(
         connection,
@@ -108,7 +108,7 @@ def list_revisions(
 
 
 def get_definitions(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
+    """Return the current definitions of these jobs as JSON; for deleted jobs, the last revision."""
     found = {}
     for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
         found[row.name] = (
@@ -126,7 +126,7 @@ def get_definitions(connection: sa.Connection, names: Sequence[str]) -> dict[str
 def upsert(
     connection: sa.Connection, definition: JobDefinition, owner: JobOwner, actor: str, now: dt.datetime
 ) -> JobRow:
-    """Insert the job or change it. Nothing to change: no new revision."""
+    """Insert or change a job. No new revision is written if nothing changes."""
     before = get(connection, definition.name, lock=True)
     described = definition.to_json()
     if before and before.owner is owner and before.definition.to_json() == described:
@@ -150,7 +150,7 @@ def upsert(
 
 
 def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -> bool:
-    """Remove the job and its schedule; its revisions and executions stay. False: there was none."""
+    """Delete a job and its schedule; its revisions and executions stay. Return False if the job does not exist."""
     before = get(connection, name, lock=True)
     if before is None:
         return False
@@ -183,7 +183,7 @@ def _write_definition(
 
 
 def _write_schedule(connection: sa.Connection, definition: JobDefinition, actor: str, now: dt.datetime) -> None:
-    """Make the job's own schedule say what its definition says."""
+    """Write or remove the job's own schedule according to its definition."""
     if definition.schedule is None:
         _remove_schedule(connection, definition.name, actor, now)
         return

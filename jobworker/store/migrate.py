@@ -1,8 +1,8 @@
-"""Bring a database to the schema of this code, and say where it stands.
+"""Schema upgrades, and the schema revision of a database.
 
-Alembic keeps the number of the last step in the table `alembic_version`. All steps run in one
+Alembic keeps the number of the last migration in the table `alembic_version`. All migrations run in one
 transaction under a lock: they take effect together or not at all, and a second process that upgrades
-at the same time waits and then finds nothing left to do.
+at the same time waits and then has nothing left to do.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from alembic.util import CommandError
 from jobworker.domain.errors import ConfigurationError
 from jobworker.store.engine.database import MIGRATION_TIMEOUTS, Database
 
-#: Key of PostgreSQL's advisory lock: a number that nobody else is likely to use ("jobw").
+#: Key of PostgreSQL's advisory lock: a number that other programs are unlikely to use ("jobw" in ASCII).
 _LOCK_KEY = 0x6A6F6277
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def get_head() -> str:
-    """The revision that this code needs."""
+    """Return the schema revision that this code needs."""
     newest = _load_scripts().get_current_head()
     assert newest is not None
     return newest
 
 
 def upgrade(url: str) -> str:
-    """Run every step that the database at `url` still lacks; the revision it has then.
+    """Run all migrations that the database at `url` lacks; return its new revision.
 
-    Raises `Misconfigured` if the database cannot be opened or was made by a newer JobWorker.
+    Raises `ConfigurationError` if the database cannot be opened or was made by a newer JobWorker.
     """
     with _open_database(url) as database, database.write() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
         _refuse_newer(_get_current(connection))
-        # Alembic leaves beginning and committing to us when it finds a transaction open.
+        # Alembic neither begins nor commits when a transaction is already open.
         context = MigrationContext.configure(connection, opts={"fn": _steps_to_head})
         with Operations.context(context):
             context.run_migrations()
@@ -48,24 +48,25 @@ def upgrade(url: str) -> str:
 
 
 def get_revision(url: str) -> str | None:
-    """The revision of the database at `url`; None: it is empty."""
+    """Return the schema revision of the database at `url`; None if the database is empty."""
     with _open_database(url) as database, database.read() as connection:
         return _get_current(connection)
 
 
 def check_revision(database: Database) -> None:
-    """Raise `Misconfigured`, saying what to do, unless the database has exactly the schema of this code."""
+    """Raise `ConfigurationError`, with the remedy, unless the database has exactly the schema of this code."""
     with _convert_errors(database.url), database.read() as connection:
         current = _get_current(connection)
     _refuse_newer(current)
     if current != get_head():
         raise ConfigurationError(
-            f"the database is at revision {current or 'none'}, this JobWorker needs {get_head()}: run jobworker db upgrade"
+            f"the database is at revision {current or 'none'}, this JobWorker needs {get_head()}: "
+            "run jobworker db upgrade"
         )
 
 
 def check_exists(url: str) -> None:
-    """Raise `Misconfigured` if there is no such SQLite file: who only wants to read must not make one."""
+    """Raise `ConfigurationError` if the SQLite file does not exist, because a reader must not create it."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
         raise ConfigurationError(f"there is no database {parsed.database} yet: run jobworker db upgrade")
@@ -86,7 +87,8 @@ def _refuse_newer(current: str | None) -> None:
         _load_scripts().get_revision(current)
     except CommandError:
         raise ConfigurationError(
-            f"the database is at revision {current}, made by a newer JobWorker; upgrade the code, which knows {get_head()}"
+            f"the database is at revision {current}, made by a newer JobWorker; upgrade the code, "
+            f"which knows {get_head()}"
         ) from None
 
 
@@ -108,7 +110,7 @@ def _open_database(url: str) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def _convert_errors(url: sa.URL) -> Iterator[None]:
-    """A database that is not there, is none or refuses us is the operator's business, without a traceback."""
+    """Convert database errors into `ConfigurationError`, which the CLI prints for the operator without a traceback."""
     try:
         yield
     except sa.exc.DatabaseError as error:

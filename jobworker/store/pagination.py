@@ -1,10 +1,10 @@
-"""Keyset pages: a cursor says after which row the next page begins, and belongs to one list.
+"""Keyset pagination: a cursor identifies the last row of a page, and belongs to one list.
 
-A cursor is opaque to its bearer: base64url of a digest and the key of the last row. The digest covers
+A cursor is opaque to clients: base64url of a digest and the key of the last row. The digest covers
 the list's name, its filters and the key, so a cursor of another list, for other filters or with a
-changed key is refused instead of answering with a page that nobody asked for. It is no secret and
-grants nothing, so anybody can compute the digest of any key: each list names the parser of its keys, and
-what the parser refuses is refused like a wrong digest.
+changed key is refused instead of returning an unrelated page. The digest is not secret and grants
+nothing, so clients can compute the digest of any key: each list names the parser of its keys, and
+a key that the parser refuses is handled like a wrong digest.
 """
 
 import base64
@@ -34,19 +34,19 @@ MAX_LIMIT = 200
 
 _DIGEST_BYTES = 9
 
-#: The longest text column that a list is ordered by.
+#: Length of the longest text column that a list is ordered by.
 _MAX_NAME_LENGTH = 255
 
-#: Few enough digits for an integer column of either database.
+#: Numbers with few enough digits for an integer column of either database.
 _NUMBER_PATTERN = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some rows of a list, and the cursor of the next page if there is one.
+    """Page of a list, and the cursor of the next page if there is one.
 
-    `cut` returns the cursor of a page that has the first n items only. `unreadable`: of rows that are left out, or of
-    which a part is, what they are and why.
+    `cursor_after` returns the cursor of a page that has the first n items only. `unreadable` maps the names of rows
+    that are missing, or partly missing, to the reason.
     """
 
     items: Sequence[Item]
@@ -55,20 +55,20 @@ class Page(Generic[Item]):
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def replace_items(self, items: Sequence[Other]) -> "Page[Other]":
-        """The same page of what was made from its items, one of each."""
+        """Return this page with `items`, one for each of the original items."""
         return Page(items, self.next, self.cursor_after, self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
 class Paginator(Generic[Key]):
-    """One list with its filters: what a cursor belongs to. `read` parses a key, and raises `ValueError`."""
+    """List with its filters, to which a cursor belongs. `parse_key` raises `ValueError` for an invalid key."""
 
     name: str
     filters: Mapping[str, Any]
     parse_key: Callable[[str], Key]
 
     def parse_cursor(self, cursor: str | None) -> Key | None:
-        """The key of the last row that the bearer of `cursor` has seen; raises `InvalidCursor`."""
+        """Return the key of the last row before `cursor`; raise `InvalidCursor` if the cursor is not of this list."""
         if cursor is None:
             return None
         try:
@@ -82,7 +82,7 @@ class Paginator(Generic[Key]):
         return position
 
     def build_cursor(self, key: str) -> str:
-        """The cursor for the rows after `key`."""
+        """Return the cursor of the rows after `key`."""
         return base64.urlsafe_b64encode(self._digest(key) + key.encode()).rstrip(b"=").decode()
 
     def read_page(
@@ -93,7 +93,10 @@ class Paginator(Generic[Key]):
         read: Callable[[sa.Row[Any]], Item],
         describe: Callable[[Any], str],
     ) -> Page[Item]:
-        """The same of rows that may be unreadable; `describe` names a row as `unreadable.reader` did."""
+        """Return a page of rows that may be unreadable.
+
+        `describe` returns the name of a row, as it was given to `unreadable_rows.build_reader`.
+        """
         found = self.build_page(rows, limit, key)
         items, kept = [], []
         for row in found.items:
@@ -105,7 +108,7 @@ class Paginator(Generic[Key]):
         return Page(items, found.next, lambda count: self.build_cursor(key(kept[count - 1])), noted)
 
     def build_page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
-        """A page from up to `limit + 1` rows: the one too many only tells that there are more."""
+        """Return a page from up to `limit + 1` rows; the extra row only indicates that another page exists."""
 
         def cut(count: int) -> str:
             return self.build_cursor(key(rows[count - 1]))
@@ -128,7 +131,7 @@ def parse_id_key(key: str) -> str:
 
 
 def parse_name_key(key: str) -> str:
-    """Parse a key that is a name, or other text of one line."""
+    """Parse a key that is a name or other single-line text."""
     if not 0 < len(key) <= _MAX_NAME_LENGTH or not key.isprintable():
         raise ValueError(key)
     return key

@@ -1,4 +1,4 @@
-"""Queues that exist besides the shipped ones, what uses each, and stopping one for a while."""
+"""Queues besides the default ones: their rows, uses and pauses."""
 
 import datetime as dt
 from collections.abc import Collection
@@ -14,6 +14,7 @@ from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.store import unreadable_rows
 from jobworker.store.tables import core
 from jobworker.store.tables.core import HELD_BACK, PUBLISHED, READY_LIMITED, READY_UNLIMITED, RUNNING
+from jobworker.store.tables.schedules import job_schedules
 
 _queues = core.queues
 _queue = core.executions.c.queue
@@ -24,7 +25,7 @@ _CHUNK_SIZE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """A queue; `paused_at` is None unless it was stopped, `created_by` unless it was created explicitly."""
+    """Queue. `paused_at` is set while the queue is paused, `created_by` if the queue was created explicitly."""
 
     name: str
     paused_at: dt.datetime | None = None
@@ -34,14 +35,14 @@ class QueueRow:
 
 
 class ReadyQueue(NamedTuple):
-    """A queue in which something may run, and whether any of that is under limits."""
+    """Queue with ready executions; `limited` if any of them is under limits."""
 
     name: str
     limited: bool
 
 
 class PausedQueue(NamedTuple):
-    """A queue that is stopped, and since when."""
+    """Paused queue, and the time of the pause."""
 
     name: str
     since: dt.datetime
@@ -52,9 +53,9 @@ _PAUSED = _SELECT_ROWS.where(sa.text("paused_at IS NOT NULL"))
 
 
 def upsert_many(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
-    """Make sure that these queues exist, because something uses them. What cannot be named over HTTP is left out.
+    """Insert these queues unless they exist, and mark them as used. Names that HTTP cannot address are left out.
 
-    Sorted, so that two transactions cannot wait for each other.
+    The rows are sorted, so that two transactions cannot deadlock.
     """
     rows = [{"name": name, "created_at": now} for name in sorted(set(names)) if QUEUE_NAME_PATTERN.match(name)]
     if rows:
@@ -65,19 +66,19 @@ def upsert_many(connection: sa.Connection, names: Collection[str], now: dt.datet
 
 
 def create(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -> None:
-    """Add a queue explicitly, or keep one that was added automatically."""
+    """Insert a queue explicitly, or make a queue that was added automatically permanent."""
     values = {"created_by": actor, "unused_since": None}
     query = _build_insert(connection).on_conflict_do_update(index_elements=["name"], set_=values)
     connection.execute(query, {"name": name, "created_at": now, "created_by": actor})
 
 
 def delete(connection: sa.Connection, name: str) -> None:
-    """Remove a queue."""
+    """Delete a queue."""
     connection.execute(sa.delete(_queues).where(_queues.c.name == name))
 
 
 def find_existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
-    """Those of these queues that have a row."""
+    """Return the names of these queues that have a row."""
     asked, found = sorted(names), set[str]()
     for start in range(0, len(asked), _CHUNK_SIZE):
         query = sa.select(_queues.c.name).where(_queues.c.name.in_(asked[start : start + _CHUNK_SIZE]))
@@ -86,34 +87,34 @@ def find_existing(connection: sa.Connection, names: Collection[str]) -> set[str]
 
 
 def list_names(connection: sa.Connection, limit: int) -> list[str]:
-    """The names of some queues."""
+    """Return the first `limit` queue names."""
     return list(connection.scalars(sa.select(_queues.c.name).order_by(_queues.c.name).limit(limit)))
 
 
 def list_after(connection: sa.Connection, name: str | None, limit: int) -> list[QueueRow]:
-    """The next queues beyond a name (None: from the first), in the order in which Python sorts names."""
+    """Return the next `limit` queues after a name (None: from the first), in the order in which Python sorts names."""
     ordered = sa.collate(_queues.c.name, "C" if connection.dialect.name == "postgresql" else "BINARY")
     query = _SELECT_ROWS if name is None else _SELECT_ROWS.where(ordered > name)
     return list(unreadable_rows.read_all(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
 
 
 def find_paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
-    """Return those of these queues that are stopped; at most some thousands may be asked for."""
+    """Return the paused queues among `names`, which may contain some thousands of names at most."""
     return list(unreadable_rows.read_all(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
 
 
 def has_paused(connection: sa.Connection) -> bool:
-    """Return whether any queue is stopped."""
+    """Return whether any queue is paused."""
     return connection.scalar(_ANY_PAUSED) is not None
 
 
 def list_paused_published(connection: sa.Connection) -> list[PausedQueue]:
-    """Return the stopped queues in which executions were published; the feed bounds their number."""
+    """Return the paused queues with published executions; `JOBWORKER_FEED` bounds their number."""
     return [PausedQueue(*row) for row in connection.execute(_PAUSED_PUBLISHED)]
 
 
 def list_paused_after(connection: sa.Connection, name: str, limit: int) -> list[PausedQueue]:
-    """Return the next `limit` stopped queues whose names come after `name`."""
+    """Return the next `limit` paused queues whose names come after `name`."""
     return [PausedQueue(*row) for row in connection.execute(_PAUSED_AFTER, {"after": name, "most": limit})]
 
 
@@ -128,7 +129,7 @@ _PAUSED_AFTER = (
 
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | None:
-    """One queue; `lock` keeps other transactions from changing it before this one ends."""
+    """Return a queue; `lock` keeps other transactions from changing it until this one ends."""
     query = _SELECT_ROWS.where(_queues.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return _to_row(row) if row is not None else None
@@ -142,13 +143,13 @@ def _to_row(row: sa.Row[Any]) -> QueueRow:
 
 
 def update_pause(connection: sa.Connection, row: QueueRow) -> None:
-    """Write who has paused the queue, and why; or that it is not paused."""
+    """Write the pause of a queue, or its absence."""
     values = {name: getattr(row, name) for name in ("paused_at", "paused_by", "pause_note")}
     connection.execute(sa.update(_queues).where(_queues.c.name == row.name).values(**values))
 
 
 def find_ready(connection: sa.Connection, names: Collection[str]) -> list[ReadyQueue]:
-    """Return those of these queues that are not stopped and have something to run: a few index steps for each."""
+    """Return the queues among `names` that are not paused and have ready executions: a few index steps for each."""
     if not names:
         return []
     given = {"names": orjson.dumps(sorted(names)).decode()}
@@ -170,12 +171,12 @@ SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {READY_UNLIMITED} A
 
 
 def count_published(connection: sa.Connection) -> dict[str, int]:
-    """How many messages of each queue are with the workers and have not started."""
+    """Count the published executions of each queue that have not started."""
     return _count_by_queue(connection, PUBLISHED)
 
 
 def count_running(connection: sa.Connection) -> dict[str, int]:
-    """How many executions of each queue run."""
+    """Count the running executions of each queue."""
     return _count_by_queue(connection, RUNNING)
 
 
@@ -194,13 +195,11 @@ def _is_named_in(column: str, table: sa.Table, *conditions: sa.ColumnElement[boo
     return _queues.c.name.in_(sa.select(name).select_from(table).where(name.is_not(None), *conditions))
 
 
-#: What makes SQL say that a queue is used, and how that is told. What was published or runs is bounded by the feed and
-#: the workers' slots; of everything else the index of the queue is asked.
+#: Conditions under which a queue is in use according to SQL, by their description. `JOBWORKER_FEED` and the slots of
+#: the workers bound the published and running executions; the other conditions use an index that begins with the queue.
 _USE_CONDITIONS = {
     "a job's definition names it": [_is_named_in("definition", core.job_definitions)],
-    "a schedule names it": [
-        _is_named_in("spec", core.job_schedules, core.job_schedules.c.state != ScheduleState.RETIRED.value)
-    ],
+    "a schedule names it": [_is_named_in("spec", job_schedules, job_schedules.c.state != ScheduleState.RETIRED.value)],
     "it has unfinished executions": [
         *(_has_executions(condition) for condition in (READY_UNLIMITED, READY_LIMITED, HELD_BACK)),
         *(_queues.c.name.in_(sa.select(_queue).where(sa.text(condition))) for condition in (PUBLISHED, RUNNING)),
@@ -210,7 +209,7 @@ _IS_USED = sa.or_(*(condition for conditions in _USE_CONDITIONS.values() for con
 
 
 def list_uses(connection: sa.Connection, name: str) -> list[str]:
-    """Why a queue is in use, apart from workers and pauses."""
+    """Return the reasons why a queue is in use, apart from workers and pauses."""
     asked = sa.select(_queues.c.name).where(_queues.c.name == name)
     return [
         told
@@ -222,9 +221,9 @@ def list_uses(connection: sa.Connection, name: str) -> list[str]:
 def delete_unused(
     connection: sa.Connection, used_names: Collection[str], now: dt.datetime, before: dt.datetime, limit: int
 ) -> list[str]:
-    """Remove queues that were found unused at `before` or earlier and ever since, at most `limit`; their names.
+    """Delete up to `limit` queues that have been unused since `before` or earlier; return their names.
 
-    Only those that were added automatically. `used_names` are in use for other reasons than those in SQL.
+    Only automatically added queues are deleted. `used_names` are queues in use for reasons outside SQL.
     """
     used = sa.or_(
         _queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(used_names), _IS_USED
@@ -247,9 +246,9 @@ def _select_queues(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.Column
 
 
 def build_insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
-    """INSERT … ON CONFLICT DO NOTHING in this database's dialect; the row count tells whether it was new."""
+    """Build INSERT … ON CONFLICT DO NOTHING in the dialect of this database; its row count is 0 for an existing row."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
+    # On PostgreSQL SQLAlchemy drops the row count (-1) without this option.
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 

@@ -1,4 +1,4 @@
-"""The relay's one row: how far it has read, which Redis it follows, who leads."""
+"""The relay's only row: its stream offsets, the Redis data set it follows, and the leader."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _IS_RELAY_ROW = relay_state.c.id == 1
 
 
 class Tenure(NamedTuple):
-    """A relay's leadership as it stood at one moment: a leader that lives changes the count every second."""
+    """Leadership of a relay at one moment: a live leader increments `renewals` every second."""
 
     leader: str | None
     renewals: int
@@ -23,7 +23,7 @@ class Tenure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RelayState:
-    """`republish_at` is set while the relay waits for workers to speak up after Redis lost its data."""
+    """Row of the relay; `republish_at` is set while the relay waits for reports after a loss of Redis data."""
 
     epoch: str | None
     events_offset: str
@@ -36,12 +36,12 @@ class RelayState:
 
     @property
     def tenure(self) -> Tenure:
-        """Who leads, and how often that was renewed."""
+        """The leader and the number of its renewals."""
         return Tenure(self.leader, self.renewals)
 
 
 def get(connection: sa.Connection) -> RelayState:
-    """The row as it stands."""
+    """Return the current row."""
     row = connection.execute(sa.select(relay_state).where(_IS_RELAY_ROW)).one()._mapping
     return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
 
@@ -49,9 +49,10 @@ def get(connection: sa.Connection) -> RelayState:
 def acquire_leadership(
     connection: sa.Connection, leader: str, now: dt.datetime, silent_tenure: Tenure | None = None
 ) -> bool:
-    """Become or stay the leader; False if another one leads. `silent_tenure`: a leadership that was not renewed for too long.
+    """Acquire or keep the leadership; return False if another relay leads.
 
-    No clock decides: whoever takes over has watched for itself that the count stood still.
+    `silent_tenure` is a tenure that was not renewed for too long, which this relay may replace. No clock decides:
+    the relay that takes over has observed itself that `renewals` did not change.
     """
     free = [relay_state.c.leader.is_(None), relay_state.c.leader == leader]
     if silent_tenure is not None:
@@ -72,9 +73,9 @@ def acquire_leadership(
 
 
 def restore_offsets(connection: sa.Connection) -> tuple[str, str]:
-    """Return the (events, logs) offsets. One that is no id of an entry is set to the beginning of its stream.
+    """Return the (events, logs) offsets; reset an offset that is not a stream id to the beginning of its stream.
 
-    What is read again from there is recorded once all the same.
+    Entries that are read again are still recorded only once.
     """
     row = connection.execute(
         sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_IS_RELAY_ROW)
@@ -89,12 +90,12 @@ def restore_offsets(connection: sa.Connection) -> tuple[str, str]:
 
 
 def is_leader(connection: sa.Connection, leader: str) -> bool:
-    """Whether this relay leads, and nobody else will before the transaction ends."""
+    """Return whether this relay leads; lock the row, so that no other relay can lead until the transaction ends."""
     return connection.scalar(sa.select(relay_state.c.leader).where(_IS_RELAY_ROW).with_for_update()) == leader
 
 
 def release_leadership(connection: sa.Connection, leader: str) -> None:
-    """Let another relay lead at once."""
+    """Release the leadership, so that another relay can lead at once."""
     connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW, relay_state.c.leader == leader).values(leader=None))
 
 
@@ -106,19 +107,20 @@ def advance_offsets(
     after: tuple[str, str],
     logs_complete: bool,
 ) -> bool:
-    """Move the (events, logs) offsets on, and renew the leadership.
+    """Advance the (events, logs) offsets, and renew the leadership.
 
-    `logs_complete`: every line that was written before the events up to here is recorded with them, or was before.
+    `logs_complete`: every log line written before the events up to the new offset is recorded in this transaction,
+    or was recorded earlier.
 
-    Belongs into the transaction that writes what was read. False, with nothing changed, if another relay
-    leads or has read on: then nothing may be written.
+    Must be called in the transaction that writes the entries. Returns False and changes nothing if another relay
+    leads or has advanced the offsets: then the caller must not write anything.
     """
     given = {"by": leader, "events": before[0], "logs": before[1], "now": now}
     given |= {"new_events": after[0], "new_logs": after[1], "complete": after[0] if logs_complete else None}
     return connection.execute(_ADVANCE_OFFSETS, given).rowcount == 1
 
 
-# Run in every turn that read something; building it would cost more than running it.
+# Runs in every relay turn that read entries; building the statement would cost more than running it.
 _ADVANCE_OFFSETS = (
     sa.update(relay_state)
     .where(
@@ -140,7 +142,7 @@ _ADVANCE_OFFSETS = (
 
 
 def start_epoch(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:
-    """Start over with a Redis data set that is new to us."""
+    """Set the epoch of a new Redis data set, and reset the offsets."""
     connection.execute(
         sa.update(relay_state)
         .where(_IS_RELAY_ROW)
@@ -149,17 +151,17 @@ def start_epoch(connection: sa.Connection, epoch: str, republish_at: dt.datetime
 
 
 def clear_republish_at(connection: sa.Connection) -> None:
-    """The wait after a loss of data is over."""
+    """Clear `republish_at`, at the end of the wait after a loss of data in Redis."""
     connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(republish_at=None))
 
 
 def update_beat_tick(connection: sa.Connection, at: dt.datetime) -> None:
-    """Remember when beat last looked at the schedule."""
+    """Write the time of the last tick of beat."""
     connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(beat_tick_at=at))
 
 
 def update_problems(connection: sa.Connection, leader: str, problems: Sequence[dict[str, Any]]) -> None:
-    """Keep what this relay could not use, in place of what was kept before; nothing if another relay leads."""
+    """Replace the stored problems of the leader; do nothing if another relay leads."""
     connection.execute(
         sa.update(relay_state)
         .where(_IS_RELAY_ROW, relay_state.c.leader == leader)
@@ -168,7 +170,7 @@ def update_problems(connection: sa.Connection, leader: str, problems: Sequence[d
 
 
 def get_problems(connection: sa.Connection) -> list[dict[str, str]]:
-    """Return what the leader could not use lately, as far as it can be read."""
+    """Return the recent problems of the leader, without unreadable ones."""
     found = connection.scalar(sa.select(relay_state.c.problems).where(_IS_RELAY_ROW))
     return [each for each in found if _is_problem(each)] if isinstance(found, list) else []
 

@@ -1,4 +1,4 @@
-"""Pages of revisions, whatever it is that they are of."""
+"""Pages of revisions of jobs, schedules and calendars."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ def list_page(
     cursor: str | None,
     describe: Callable[[Any], str],
 ) -> Page[Revision]:
-    """Those that `query` finds (it selects a column `revision`), the latest first."""
+    """Return a page of the rows of `query`, which selects a column `revision`, latest first."""
     number = query.selected_columns["revision"]
     after = listing.parse_cursor(cursor)
     if after is not None:

@@ -1,4 +1,4 @@
-"""What workers can run: the catalogue that the API and the relay look tasks up in."""
+"""Task catalog: the tasks that workers can run, for lookups by the API and the relay."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ _BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task as the worker that announced it last described it."""
+    """Task, as described by the worker that announced it last."""
 
     name: str
     description: str
@@ -27,36 +27,36 @@ class TaskRow:
     options: Mapping[str, Any]
     code_version: str
     updated_at: dt.datetime
-    #: What the worker imports that announced it; None: no worker has announced it.
+    #: Package imported by the worker that announced the task; None if no worker has announced it.
     package: str | None = None
-    #: Since when no worker declares it any more; None: one does, or nothing is known.
+    #: Time since which no worker declares the task; None if a worker declares it or this is unknown.
     removed_at: dt.datetime | None = None
 
 
 def get(connection: sa.Connection, name: str) -> TaskRow | None:
-    """The task of this name."""
+    """Return the task with this name."""
     row = connection.execute(_BY_NAME, {"name": name}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
-    """Those of these tasks that are known, by name."""
+    """Return the existing tasks among `names`, by name."""
     rows = connection.execute(sa.select(_tasks).where(_tasks.c.name.in_(names)))
     return {row.name: row for row in unreadable_rows.read_all(rows, _to_row)}
 
 
 def list_names(connection: sa.Connection) -> list[str]:
-    """Every task's name."""
+    """Return the names of all tasks."""
     return list(connection.scalars(sa.select(_tasks.c.name).order_by(_tasks.c.name)))
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
-    """Names that come close to `name`."""
+    """Return task names close to `name` in alphabetical order."""
     return list_nearby(connection, _tasks.c.name, name)
 
 
 def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
-    """Tasks by name."""
+    """Return a page of tasks, ordered by name."""
     listing = Paginator("tasks", {}, parse_name_key)
     query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
@@ -67,18 +67,18 @@ def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str
 
 
 def list_announced_or_removed(connection: sa.Connection, packages: Collection[str]) -> list[TaskRow]:
-    """Tasks that workers of these packages have announced, or that are removed."""
+    """Return the tasks that workers of these packages have announced, and all removed tasks."""
     query = sa.select(_tasks).where(_tasks.c.package.in_(packages) | _tasks.c.removed_at.is_not(None))
     return list(unreadable_rows.read_all(connection.execute(query), _to_row))
 
 
 def mark_removed(connection: sa.Connection, names: Sequence[str], at: dt.datetime | None) -> None:
-    """Note that no worker declares these tasks any more; with None, that one does again."""
+    """Mark these tasks as removed, because no worker declares them; with None, clear the mark."""
     connection.execute(_tasks.update().where(_tasks.c.name.in_(names)).values(removed_at=at))
 
 
 def upsert(connection: sa.Connection, row: TaskRow) -> None:
-    """Insert the task, or replace what was known of it."""
+    """Insert or replace a task."""
     values = {
         "description": row.description,
         "parameters": [parameter.to_json() for parameter in row.parameters],
@@ -99,7 +99,7 @@ def _describe_row(row: Any) -> str:
 
 def _make(row: sa.Row[Any]) -> TaskRow:
     if not isinstance(row.options, dict):
-        raise TypeError("options are no object")
+        raise TypeError("options are not an object")
     return TaskRow(
         name=row.name,
         description=row.description,

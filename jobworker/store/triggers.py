@@ -1,4 +1,4 @@
-"""Which jobs start after which: what the definitions say, the other way round."""
+"""Triggers of job definitions, indexed by the job whose end fires them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ import sqlalchemy as sa
 from jobworker.domain.workflows.dependency import RequiredOutcome
 from jobworker.domain.workflows.trigger import Trigger
 from jobworker.store import unreadable_rows
-from jobworker.store.tables.core import executions, job_triggers
+from jobworker.store.tables.core import executions
+from jobworker.store.tables.dependencies import job_triggers
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerRow:
-    """`job` starts when an execution of `trigger.job` has ended as it says."""
+    """Trigger of `job`, which starts when an execution of `trigger.job` has ended with the required outcome."""
 
     job: str
     trigger: Trigger
 
 
-# Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
+# Runs in every relay turn in which executions end; built once, because building it costs as much as running it.
 _LIST_AFTER = (
     sa.select(job_triggers)
     .where(job_triggers.c.after.in_(sa.bindparam("jobs", expanding=True)))
@@ -29,7 +30,7 @@ _LIST_AFTER = (
 
 
 def replace(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> None:
-    """Make the table say what the definition of `job` says."""
+    """Replace the triggers of `job`."""
     connection.execute(job_triggers.delete().where(job_triggers.c.job == job))
     if triggers:
         connection.execute(
@@ -42,23 +43,23 @@ def replace(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) ->
 
 
 def list_after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
-    """Return what starts after these jobs, without the triggers that cannot be read."""
+    """Return the triggers fired by these jobs, without unreadable ones."""
     return list(unreadable_rows.read_all(connection.execute(_LIST_AFTER, {"jobs": sorted(jobs)}), _read))
 
 
 def list_edges(connection: sa.Connection) -> list[tuple[str, str]]:
-    """Every (job, the job it starts after)."""
+    """Return every pair of a job and the job that triggers it."""
     return [(row.job, row.after) for row in connection.execute(sa.select(job_triggers.c.job, job_triggers.c.after))]
 
 
 def lock(connection: sa.Connection) -> None:
-    """Let nobody else change triggers before this transaction ends: two changes could make a cycle together."""
+    """Lock the triggers until this transaction ends, because two concurrent changes could create a cycle."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("LOCK TABLE job_triggers IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def find_fired(connection: sa.Connection, parents: Iterable[str]) -> set[tuple[str, str]]:
-    """(parent, job) of every execution that the ends of these parents have started."""
+    """Return (parent, job) of every execution triggered by the end of one of these parents."""
     query = sa.select(executions.c.triggered_by, executions.c.job).where(executions.c.triggered_by.in_(list(parents)))
     return {(row.triggered_by, row.job) for row in connection.execute(query)}
 

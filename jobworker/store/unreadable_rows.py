@@ -1,7 +1,7 @@
-"""Rows that cannot be read, because a column holds something else than this code has written there.
+"""Unreadable rows: rows with a column whose content this code has not written.
 
-Another program wrote it, or another version, or a disk lost it. Such a row must not keep anybody from the
-others: it is logged once, named in `/readyz`, and noted in the lists that leave it or a part of it out.
+Another program or version wrote the value, or a disk damaged it. Such a row must not make other rows inaccessible:
+it is logged once, listed in `/readyz`, and named in the lists that leave out the row or a part of it.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ Result = TypeVar("Result")
 
 logger = structlog.get_logger(__name__)
 
-#: What is raised where a value is not what it should be.
+#: Errors raised when a value has an unexpected type or content.
 READ_ERRORS = (UnreadableRow, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-#: What this process has met, by what it is: "job export" → why it cannot be read.
+#: Unreadable rows found by this process: name ("job export") → reason.
 problem_log = ProblemDeduplicator()
 
-#: A problem may quote what stands in the row: no more than this (characters).
+#: Maximum length of a problem (characters), because it may quote the content of the row.
 _MAX_PROBLEM_LENGTH = 200
 
 
 def report(row_name: str, problem: str) -> None:
-    """Log that `row_name` cannot be read, unless that was said before."""
+    """Log that `row_name` cannot be read, unless this problem was logged before."""
     if problem_log.add(row_name, problem):
         logger.error("row_unreadable", row=row_name, problem=problem)
 
 
 @contextlib.contextmanager
 def convert_errors(row_name: str) -> Iterator[None]:
-    """Turn whatever malformed content raises into `UnreadableRow`, which is noted."""
+    """Convert errors caused by malformed content into `UnreadableRow`, and report the row."""
     try:
         yield
     except READ_ERRORS as error:
@@ -57,9 +57,9 @@ def _build_error(row_name: str, error: Exception) -> UnreadableRow:
 def build_reader(
     describe: Callable[[Any], str], parse: Callable[[Any], Result], table: sa.Table | None = None
 ) -> Callable[[sa.Row[Any]], Result]:
-    """Return `parse` as a function that notes a row that it cannot read, named by `describe`, and raises `UnreadableRow`.
+    """Return a function that calls `parse`, and for an unreadable row reports it and raises `UnreadableRow`.
 
-    With a table, the columns of a row must have the types that the table says.
+    `describe` returns the name of a row. With a table, the columns of a row must have the types of its columns.
     """
     shape = RowShape(table) if table is not None else None
 
@@ -78,7 +78,7 @@ def build_reader(
 
 
 def read_all(rows: Iterable[Any], read: Callable[[sa.Row[Any]], Result]) -> Iterator[Result]:
-    """Yield what `read`, made by `reader`, makes of these rows; those that it cannot read are left out."""
+    """Yield the results of `read`, built by `build_reader`, for these rows, without unreadable rows."""
     for row in rows:
         try:
             made = read(row)
@@ -89,16 +89,16 @@ def read_all(rows: Iterable[Any], read: Callable[[sa.Row[Any]], Result]) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """What the columns of a row have to be: of the type that the table says, JSON of a shape, members of an enum."""
+    """Required types of the columns of a row: the types of the table, JSON of a certain shape, members of an enum."""
 
     table: sa.Table
     json_checks: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
     enums: Mapping[str, type[StrEnum]] = field(default_factory=dict)
-    #: Types of whole rows that were found right: comparing these is faster than looking at each column.
+    #: Column types of rows that were valid: comparing these is faster than checking each column.
     _valid_types: set[tuple[type, ...]] = field(default_factory=set)
 
     def find_mismatches(self, names: Iterable[str], row: Collection[Any]) -> list[str]:
-        """Return those of these columns that have another type in a row than their table says."""
+        """Return the names of the columns whose type in a row differs from their type in the table."""
         types = tuple(map(type, row))
         if types in self._valid_types and UNREADABLE_TIME not in row:
             return []
@@ -113,7 +113,7 @@ class RowShape:
         return wrong
 
     def can_replace(self, name: str) -> bool:
-        """Whether a row can be used without this column."""
+        """Return whether a row can be used without this column."""
         column = self.table.c[name]
         return (
             bool(column.nullable)
@@ -123,7 +123,7 @@ class RowShape:
         )
 
 
-#: Combinations of types that are remembered; columns that may be null make many.
+#: Maximum number of cached type combinations; nullable columns cause many.
 _TYPES_CACHE_SIZE = 1000
 
 
@@ -137,9 +137,9 @@ def _has_column_type(column: sa.Column[Any], value: Any) -> bool:
 
 
 def repair_row(row_name: str, values: dict[str, Any], shape: RowShape) -> dict[str, Any]:
-    """Return the values of a row without those that have not their shape: they are noted, and `EMPTY` stands for them.
+    """Return the values of a row with invalid values replaced by those of `DEFAULTS`; report the replaced values.
 
-    A time that cannot be read stays `UNREADABLE`. Raises `UnreadableRow` where nothing can stand for a value.
+    An unreadable time stays `UNREADABLE_TIME`. Raises `UnreadableRow` if a value cannot be replaced.
     """
     wrong = shape.find_mismatches(values, values.values())
     wrong += [
@@ -168,7 +168,7 @@ def _describe_columns(values: Mapping[Any, Any], names: Iterable[str], table: sa
     )
 
 
-#: What stands for a column that has to be there. Others are null.
+#: Replacements for invalid values of required columns; those of other columns become None.
 DEFAULTS: Mapping[str, Any] = {"parameters": {}, "queues": [], "tasks": []}
 
 
@@ -177,22 +177,22 @@ def _may_be_null(name: str, value: Any) -> bool:
 
 
 def is_object(value: Any) -> bool:
-    """Whether this is a JSON object."""
+    """Return whether `value` is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_string_list(value: Any) -> bool:
-    """Whether this is a list of texts."""
+    """Return whether `value` is a list of strings."""
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def is_json(value: Any) -> bool:
-    """Whether this is JSON at all."""
+    """Return whether `value` was read from valid JSON."""
     return not isinstance(value, InvalidJson)
 
 
 def build_object_check(**types: Any) -> Callable[[Any], bool]:
-    """Whether a value is an object with members of these types."""
+    """Build a predicate that checks whether a value is an object with members of these types."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in types.items())
@@ -200,7 +200,7 @@ def build_object_check(**types: Any) -> Callable[[Any], bool]:
     return fits
 
 
-#: What a JSON value is: parameters and results are not for logs.
+#: Descriptions of JSON types, logged instead of values, because parameters and results must not be logged.
 _JSON_KIND_NAMES: Mapping[type, str] = {
     dict: "an object",
     list: "an array",

@@ -1,4 +1,4 @@
-"""The workers that were heard of."""
+"""Workers that have registered."""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ _SHAPE = unreadable_rows.RowShape(
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One worker; `gone_at` says when it stopped or was given up."""
+    """Worker; `gone_at` is the time when it stopped or was declared lost."""
 
     id: str
     host: str
@@ -34,24 +34,24 @@ class WorkerRow:
 
 
 def list_live(connection: sa.Connection) -> list[WorkerRow]:
-    """Those that are there now."""
+    """Return the live workers."""
     rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL")))
     return list(unreadable_rows.read_all(rows, _to_row))
 
 
 def list_started_since(connection: sa.Connection, moment: dt.datetime) -> list[WorkerRow]:
-    """Those that started at this moment or later, whether they are still there or not."""
+    """Return the workers that started at `moment` or later, whether or not they are live."""
     rows = connection.execute(sa.select(workers).where(workers.c.started_at >= moment))
     return list(unreadable_rows.read_all(rows, _to_row))
 
 
 def get_host(connection: sa.Connection, worker: str) -> str | None:
-    """Where a worker runs, or ran; None if it was never heard of."""
+    """Return the host of a worker, live or gone; None for an unknown worker."""
     return connection.scalar(sa.select(workers.c.host).where(workers.c.id == worker))
 
 
 def update_live(connection: sa.Connection, rows: Sequence[WorkerRow], now: dt.datetime) -> None:
-    """Take note of exactly these live workers, and the queues that they consume; those not among them are gone."""
+    """Write these live workers and the queues that they consume; mark all other workers as gone."""
     known = {row.id for row in list_live(connection)}
     arrived = [row for row in rows if row.id not in known]
     stayed = [row.id for row in rows if row.id in known]
@@ -64,7 +64,7 @@ def update_live(connection: sa.Connection, rows: Sequence[WorkerRow], now: dt.da
 
 
 def mark_gone(connection: sa.Connection, ids: Iterable[str], now: dt.datetime) -> None:
-    """These workers are not there any more."""
+    """Mark these workers as gone."""
     left = list(ids)
     if left:
         connection.execute(sa.update(workers).where(workers.c.id.in_(left)).values(gone_at=now))

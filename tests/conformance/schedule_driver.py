@@ -18,7 +18,7 @@ from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences
 from tests.conformance.factories import make_task
 from tests.conftest import NOW
 
@@ -58,9 +58,9 @@ class ScheduleDriver:
 
     def list_occurrences(self, row: ScheduleRow) -> list[Any]:
         """The ledger of a schedule."""
-        table = core.occurrences.c
+        table = occurrences.c
         with self.database.read() as connection:
-            query = core.occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
+            query = occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
             return list(connection.execute(query))
 
     def list_executions(self) -> list[ExecutionRow]:

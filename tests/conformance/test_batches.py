@@ -16,7 +16,7 @@ from jobworker.services.submissions.commit import IdempotencyKey
 from jobworker.services.workflows import batches, workflows
 from jobworker.services.workflows.batches import BatchStatus
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dispatch, stop_requests
+from jobworker.store.executions import cancellation, dispatch
 from jobworker.store.executions.limit_usage import QueueBacklog
 from tests.conformance.execution_driver import FAILED, ExecutionDriver
 from tests.conformance.test_dependencies import UNKNOWN_ID
@@ -204,7 +204,7 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: Execution
         assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [
             after
         ]
-        asked = stop_requests.list_queued_cancel_requests(connection, 10)
+        asked = cancellation.list_queued_cancel_requests(connection, 10)
     driver.report_end(ids[0], FAILED)
     row = batches.get(driver.database, batch).row
     assert [each.id for each in asked] == [ids[0]]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dispatch, executions, timeline
+from jobworker.store.executions import dispatch, due_executions, executions, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.tables import core
@@ -35,11 +35,11 @@ def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Data
             make_execution(expires_at=NOW + 9 * SECOND),
         )
         insert_executions(connection, make_execution())
-        assert dispatch.expire_executions(connection, NOW, 10) == []
-        assert dispatch.get_next_due(connection) == NOW + SECOND
-        assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 1) == [queued]
-        assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 10) == [scheduled]
-        assert dispatch.get_next_due(connection) == NOW + 9 * SECOND
+        assert due_executions.expire_executions(connection, NOW, 10) == []
+        assert due_executions.get_next_due(connection) == NOW + SECOND
+        assert due_executions.expire_executions(connection, NOW + 3 * SECOND, 1) == [queued]
+        assert due_executions.expire_executions(connection, NOW + 3 * SECOND, 10) == [scheduled]
+        assert due_executions.get_next_due(connection) == NOW + 9 * SECOND
         told = timeline.list_all_transitions(connection, queued)
     rows = {row.id: row for row in _get_rows(database, [queued, scheduled, later])}
     assert [rows[key].state for key in (queued, scheduled, later)] == [
@@ -62,7 +62,7 @@ def test_what_is_in_redis_has_started_or_has_ended_is_left_alone(database: Datab
     _update_execution(database, over, state="Cancelled", finished_at=NOW)
     before = _get_rows(database, ids)
     with database.write() as connection:
-        assert dispatch.expire_executions(connection, NOW + SECOND, 10) == []
+        assert due_executions.expire_executions(connection, NOW + SECOND, 10) == []
     assert _get_rows(database, ids) == before
 
 

@@ -15,7 +15,7 @@ from jobworker.domain.jobs.parameters import Parameter
 from jobworker.relay.event_recorder import record_events
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dispatch, executions, timeline
+from jobworker.store.executions import dispatch, due_executions, executions, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.tasks import TaskRow
@@ -114,7 +114,7 @@ def test_another_attempt_takes_along_what_celery_chained(call_database: Database
         _make_event(EventKind.RETRYING, worker="w", token="t", delay=0),
     )
     with call_database.write() as connection:
-        dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+        due_executions.release_due(connection, NOW + dt.timedelta(days=1), 10)
         [ready] = dispatch.list_ready(connection, QueueBacklog("mail", ["tasks.mail.send"]), 10)
     assert (ready.attempt, ready.parameters, ready.call) == (1, {"to": "ann", "urgent": True}, {"chain": chain})
 

@@ -19,7 +19,7 @@ from jobworker.relay import event_recorder
 from jobworker.relay.event_recorder import ClaimedMessage, DeclinedMessage, RecordedEvents, record_events
 from jobworker.store import jobs
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dispatch, executions, history, timeline
+from jobworker.store.executions import dispatch, due_executions, executions, history, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.executions.timeline import AttemptRow
@@ -43,7 +43,7 @@ class EventRecordingDriver:
     def publish_attempt(self) -> None:
         """Bring the next attempt to Redis."""
         with self.database.write() as connection:
-            dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+            due_executions.release_due(connection, NOW + dt.timedelta(days=1), 10)
             found = dispatch.list_ready(connection, QueueBacklog("default", [SEND.task]), 10)
             dispatch.mark_published(connection, [(row.id, row.attempt, row.priority) for row in found], NOW)
 
@@ -183,7 +183,7 @@ def test_being_put_off_uses_up_no_retry_and_is_told_to_whoever_publishes_next(da
     assert (told.row.state, told.row.reason, told.row.error) == (ExecutionState.RETRYING, "closed", None)
     assert [(attempt.state, attempt.reason) for attempt in told.attempts] == [(AttemptState.SNOOZED, "closed")]
     with database.write() as connection:
-        dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+        due_executions.release_due(connection, NOW + dt.timedelta(days=1), 10)
         [ready] = dispatch.list_ready(connection, QueueBacklog("default", [SEND.task]), 10)
     assert (ready.attempt, ready.lost_attempts, ready.snoozed_attempts) == (1, None, [1])
 
@@ -295,7 +295,7 @@ def test_what_was_interrupted_is_told_to_whoever_publishes_next(database: Databa
     told.record_event(EventKind.RUNNING, worker="w1")
     told.record_event(EventKind.INTERRUPTED, worker="w1", reason="so")
     with database.write() as connection:
-        dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+        due_executions.release_due(connection, NOW + dt.timedelta(days=1), 10)
         [ready] = dispatch.list_ready(connection, QueueBacklog("default", [SEND.task]), 10)
     assert (ready.attempt, ready.lost_attempts, ready.interrupted_attempts) == (1, None, [1])
 

@@ -9,12 +9,13 @@ from jobworker.store import queues, triggers
 from jobworker.store.engine.database import Database
 from jobworker.store.executions import (
     batches,
+    cancellation,
     dead_letters,
     dependency_rows,
     dispatch,
+    due_executions,
     executions,
     limit_usage,
-    stop_requests,
 )
 from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions, list_ids
 from jobworker.store.executions.limit_usage import LimitedExecution, QueueBacklog
@@ -188,7 +189,7 @@ def _list_plans_on_postgresql(database: Database, run_query: object) -> list[str
 
 
 def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
-    plan = _list_plans(sqlite_database, dispatch.get_next_due)
+    plan = _list_plans(sqlite_database, due_executions.get_next_due)
     assert plan == [
         "SCAN executions USING INDEX ix_executions_due",
         "SEARCH executions USING INDEX ix_executions_expiring (expires_at>?)",
@@ -196,7 +197,7 @@ def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Datab
 
 
 def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database) -> None:
-    late = _list_plans(sqlite_database, lambda connection: dispatch.expire_executions(connection, NOW, 10))
+    late = _list_plans(sqlite_database, lambda connection: due_executions.expire_executions(connection, NOW, 10))
     assert late == ["SEARCH executions USING INDEX ix_executions_expiring (expires_at>? AND expires_at<?)"]
     index = "USING INDEX ix_executions_dead_letter"
     for filters, plan in (
@@ -226,12 +227,10 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     running = _list_plans(sqlite_database, lambda connection: dispatch.list_running(connection, "worker"))
     assert running == ["SEARCH executions USING INDEX ix_executions_running (worker=?)"]
     cancelled = _list_plans(
-        sqlite_database, lambda connection: stop_requests.list_queued_cancel_requests(connection, 10)
+        sqlite_database, lambda connection: cancellation.list_queued_cancel_requests(connection, 10)
     )
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
-    stopped = _list_plans(
-        sqlite_database, lambda connection: stop_requests.list_started_cancel_requests(connection, 10)
-    )
+    stopped = _list_plans(sqlite_database, lambda connection: cancellation.list_started_cancel_requests(connection, 10))
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]
 
 

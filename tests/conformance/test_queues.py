@@ -25,6 +25,7 @@ from jobworker.store.engine.database import Database
 from jobworker.store.queues import QueueRow, ReadyQueue
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.store.workers import WorkerRow
 from tests.conformance.factories import NOW, insert_executions, make_execution, make_task
 
@@ -133,7 +134,7 @@ def test_a_queue_stays_as_long_as_anything_uses_it(database: Database, clock: Ma
         clock.advance(UNUSED_RETENTION.total_seconds())
     assert _list_queue_names(database) == ["mail"]
     with database.write() as connection:
-        for table in (core.executions, core.job_definitions, core.job_schedules):
+        for table in (core.executions, core.job_definitions, job_schedules):
             connection.execute(table.delete())
         connection.execute(sa.update(core.workers).values(gone_at=NOW))
         connection.execute(sa.update(core.queues).values(created_by=None, paused_at=None))

@@ -18,7 +18,7 @@ from jobworker.services.task_catalog import WorkerOffer
 from jobworker.services.workflows import workflows
 from jobworker.store import tasks, workers
 from jobworker.store.engine.database import Database
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences as occurrences_table
 from jobworker.store.workers import WorkerRow
 from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver
 
@@ -194,7 +194,7 @@ def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> Non
     now = removed.clock.now()
     with removed.database.write() as connection:
         evaluator.evaluate_due(connection, {made.row.id: now}, now)
-        [outcome] = connection.execute(sa.select(core.occurrences.c.outcome, core.occurrences.c.reason)).all()
+        [outcome] = connection.execute(sa.select(occurrences_table.c.outcome, occurrences_table.c.reason)).all()
     assert outcome.outcome == "skipped_paused"
     assert "the code of job export has been removed" in outcome.reason
     with pytest.raises(JobRemoved, match="schedule nightly cannot be fired: the code of job export"):

@@ -18,6 +18,7 @@ from jobworker.store.schedules import due_schedules, occurrence_rows, schedule_r
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 from jobworker.store.schedules.schedule_rows import SchedulePauseRecord
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import calendars, job_schedules
 from tests.conformance.schedule_driver import ScheduleDriver, at_minute
 from tests.conftest import NOW
 
@@ -173,7 +174,7 @@ def test_calendars_are_asked_when_it_is_settled(driver: ScheduleDriver) -> None:
     with driver.database.write() as connection:
         spec = {"kind": "dates", "days": {"2026-03-02": "Quiet day"}}
         values = {"revision": 1, "owner": "api", "spec": spec, "created_at": NOW, "changed_at": NOW}
-        connection.execute(core.calendars.insert().values(name="quiet", **values))
+        connection.execute(calendars.insert().values(name="quiet", **values))
     out, within = driver.put_schedule("out", exclude=["quiet"]), driver.put_schedule("within", require=["quiet"])
     driver.evaluate(out, within)
     assert driver.list_outcomes(out) == [(1, "skipped_calendar")]
@@ -222,7 +223,7 @@ def test_one_that_cannot_be_read_is_named_once_and_stops_nobody(
 ) -> None:
     bad, good = driver.put_schedule("bad"), driver.put_schedule("good")
     with driver.database.write() as connection:
-        table = core.job_schedules
+        table = job_schedules
         connection.execute(sa.update(table).where(table.c.id == bad.id).values(spec={"rule": "whenever"}))
     with caplog.at_level(logging.ERROR):
         assert driver.evaluate(bad, good).count == 1

@@ -17,7 +17,7 @@ from jobworker.services.schedules import evaluator, pauses
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules import due_schedules, schedule_rows
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.conformance.factories import make_task
 from tests.schedule_oracle import NO_DISCREPANCIES, OccurrenceKey, compare_database, list_nominal_times
 
@@ -115,14 +115,14 @@ class OutageSimulation:
         return end if begin <= nominal + EVALUATION_LAG < end else nominal + EVALUATION_LAG
 
     def _find_next_evaluation(self) -> dt.datetime | None:
-        table = core.job_schedules.c
+        table = job_schedules.c
         with self.database.read() as connection:
             looks = connection.execute(sa.select(sa.func.min(table.next_at), sa.func.min(table.paused_until))).one()
         moments = [self.compute_evaluation_time(moment) for moment in looks if moment is not None]
         return max(self.now, min(moments)) if moments else None
 
     def _evaluate_due(self) -> None:
-        table = core.job_schedules.c
+        table = job_schedules.c
         wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
         with self.database.read() as connection:
             due = {row.id: row.next_at for row in connection.execute(wanted)}

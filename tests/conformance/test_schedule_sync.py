@@ -21,6 +21,8 @@ from jobworker.store.engine.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules, schedule_revisions
+from jobworker.store.tables.schedules import occurrences as occurrences_table
 from tests.conformance.execution_driver import ExecutionDriver
 from tests.conformance.factories import NOW
 
@@ -62,7 +64,7 @@ class ScheduleSyncDriver:
         return row
 
     def list_outcomes(self, name: str) -> list[tuple[dt.datetime, str]]:
-        table = core.occurrences
+        table = occurrences_table
         query = sa.select(table.c.scheduled_for, table.c.outcome).where(
             table.c.schedule_id == self.get_schedule(name).id
         )
@@ -246,7 +248,7 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(driver: ScheduleSyncDriv
     driver.declare("wrong", job="nobody")
 
     def all_rows() -> dict[str, list[Any]]:
-        tables = (core.job_schedules, core.occurrences, core.executions, core.audit, core.schedule_revisions)
+        tables = (job_schedules, occurrences_table, core.executions, core.audit, schedule_revisions)
         with driver.database.read() as connection:
             return {table.name: sorted(map(str, connection.execute(sa.select(table)))) for table in tables}
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import executions, stop_requests, timeline
+from jobworker.store.executions import cancellation, executions, timeline
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.tables import core
@@ -170,12 +170,12 @@ def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_r
     row = _get_row(database, queued)
     assert (row.state, row.cancel_requested_by, row.cancel_requested_at) == (ExecutionState.QUEUED, "ann", NOW + HOUR)
     with database.read() as connection:
-        assert stop_requests.list_started_cancel_requests(connection, 10) == [
-            stop_requests.StartedCancelRequest(running, ExecutionState.RUNNING, 2, "w", "ann")
+        assert cancellation.list_started_cancel_requests(connection, 10) == [
+            cancellation.StartedCancelRequest(running, ExecutionState.RUNNING, 2, "w", "ann")
         ]
     _update_execution(database, running, state="Succeeded")
     with database.read() as connection:
-        assert stop_requests.list_started_cancel_requests(connection, 10) == []
+        assert cancellation.list_started_cancel_requests(connection, 10) == []
 
 
 def test_counts(database: Database) -> None:

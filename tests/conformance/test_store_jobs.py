@@ -11,7 +11,7 @@ from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.store import audit, jobs
 from jobworker.store.engine.database import Database
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.conformance.factories import NOW
 
 LATER = NOW + dt.timedelta(hours=1)
@@ -21,7 +21,7 @@ SEND = JobDefinition("send", "tasks.mail.send", defaults={"to": "a"}, tags=("mai
 
 def _put_schedule(database: Database, job: str = "send") -> Any:
     with database.read() as connection:
-        table = core.job_schedules
+        table = job_schedules
         return connection.execute(sa.select(table).where(table.c.job == job)).one_or_none()
 
 

@@ -18,6 +18,7 @@ from jobworker.store import migrate
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences, schedule_revisions
 
 DAY = dt.timedelta(days=1)
 CHANGED_AT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -51,7 +52,7 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
         for name, rule, enabled in (("nightly", CRON, True), ("stopped", INTERVAL, False)):
             _insert_0002(connection, name, rule, enabled)
         connection.execute(
-            sa.insert(core.occurrences).values(
+            sa.insert(occurrences).values(
                 schedule_id="id-nightly",
                 scheduled_for=FIRED_AT,
                 outcome="fired",
@@ -64,7 +65,7 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], enabled: bool) -> None:
-    moment = core.occurrences.c.scheduled_for.type
+    moment = occurrences.c.scheduled_for.type
     table = sa.table(
         "job_schedules",
         *(sa.column(each, sa.String) for each in ("id", "job")),
@@ -96,7 +97,7 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
     now = FIRED_AT + DAY + dt.timedelta(hours=3)
     with before_schedules.write() as connection:
         evaluator.evaluate_due(connection, {row.id: now}, now)
-        ledger = sa.select(core.occurrences.c.scheduled_for).where(core.occurrences.c.schedule_id == row.id)
+        ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == row.id)
         found = sorted(connection.scalars(ledger))
     # 03:00 in Berlin is 02:00 in UTC in winter; what had its row has no other.
     assert found == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
@@ -115,7 +116,7 @@ def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_sched
 def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
-        found = connection.execute(sa.select(core.schedule_revisions)).all()
+        found = connection.execute(sa.select(schedule_revisions)).all()
     assert {(row.schedule_id, row.revision, row.actor) for row in found} == {
         ("id-nightly", 1, "migration"),
         ("id-stopped", 1, "migration"),

@@ -13,7 +13,7 @@ from jobworker.services.schedules import time_zone_updates
 from jobworker.services.schedules.evaluator import evaluate_due
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules.schedule_rows import ScheduleRow
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests import zone_data
 from tests.conformance.schedule_driver import ScheduleDriver
 
@@ -63,7 +63,7 @@ class ZoneDataDriver:
     def evaluate_all(self) -> None:
         """Settle all schedules."""
         with self.schedules.database.write() as connection:
-            ids = list(connection.scalars(sa.select(core.job_schedules.c.id)))
+            ids = list(connection.scalars(sa.select(job_schedules.c.id)))
             evaluate_due(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
 
     def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:

@@ -19,6 +19,7 @@ from jobworker.relay.beat_sync import BeatSynchronizer
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules import calendar_rows, schedule_rows
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.transport import keys
 from jobworker.transport.beat import Scheduler, entry_format
 from jobworker.transport.beat.projection import Projection
@@ -38,8 +39,6 @@ SECOND = dt.timedelta(seconds=1)
 
 #: Longer than the relay may need until it has looked at everything (s).
 FULL_SWEEP_SECONDS = 60.0
-
-_table = core.job_schedules
 
 
 @dataclass
@@ -83,12 +82,12 @@ class BeatSyncDriver:
                 {"id": f"id-{n:05}", "name": f"s{n}", "job": "job", "spec": make_spec(HOURLY, name=f"s{n}"), **common}
                 for n in range(count)
             ]
-            connection.execute(_table.insert(), rows)
+            connection.execute(job_schedules.insert(), rows)
         return [row["id"] for row in rows]
 
     def update_schedule(self, schedule_id: str, **values: Any) -> None:
         with self.database.write() as connection:
-            connection.execute(sa.update(_table).where(_table.c.id == schedule_id).values(values))
+            connection.execute(sa.update(job_schedules).where(job_schedules.c.id == schedule_id).values(values))
 
     def delete_schedule(self, schedule_id: str) -> None:
         with self.database.write() as connection:
@@ -244,7 +243,7 @@ def test_so_many_changes_that_they_are_not_read_one_by_one(
     ids = sync_driver.put_hourly_schedules(50, sync_driver.now)
     sync_driver.run_for()
     with sync_driver.database.write() as connection:
-        connection.execute(sa.update(_table).values(revision=2, changed_at=sync_driver.clock.now()))
+        connection.execute(sa.update(job_schedules).values(revision=2, changed_at=sync_driver.clock.now()))
     sync_driver.run_for(3)
     found = sync_driver.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
     assert len(found) == len(ids)
@@ -355,7 +354,7 @@ def test_many_that_are_gone_are_found_in_bounded_rounds(
     ids = sync_driver.put_hourly_schedules(1500, sync_driver.now)
     sync_driver.run_for()
     with sync_driver.database.write() as connection:
-        connection.execute(_table.delete().where(_table.c.id > ids[99]))
+        connection.execute(job_schedules.delete().where(job_schedules.c.id > ids[99]))
     sync_driver.run_for()
     assert sync_driver.list_entry_ids() == set(ids[:100])
 

@@ -9,8 +9,8 @@ import pytest
 from jobworker.cli import dead_letters, executions, formatting, schedules
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.schedules.schedule import ScheduleOwner
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store.executions.timeline import LogRow
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
 _NOW = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
 _FORGED = "first\n12:00:00   CRITICAL forged \x1b[8m\u2028"

@@ -43,7 +43,7 @@ from jobworker.services.schedules.backfill import BackfillOrder
 from jobworker.services.schedules.preview import PreviewRequest, PreviewResult, ScheduleComparison
 from jobworker.services.schedules.upcoming import ExpectedOccurrence, list_notes
 from jobworker.store.schedules import occurrence_rows
-from jobworker.store.schedules.occurrence_queries import OccurrenceFilters
+from jobworker.store.schedules.occurrence_rows import OccurrenceFilters
 
 blueprint = Blueprint(
     "occurrences",

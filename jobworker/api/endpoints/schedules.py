@@ -29,9 +29,9 @@ from jobworker.domain.errors import (
     UnknownQueue,
 )
 from jobworker.domain.schedules.schedule import MissedOccurrencePolicy, ScheduleOwner
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.services.schedules import schedules
 from jobworker.services.schedules.schedules import ScheduleCriteria, ScheduleRevisionView, ScheduleView
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
 ROOT = f"{serializers.ROOT}/schedules"
 

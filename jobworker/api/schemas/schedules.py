@@ -20,8 +20,8 @@ from jobworker.api.schemas.revisions import RevisionBaseSchema
 from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.domain.jobs.definition import NAME_PATTERN
 from jobworker.domain.schedules import schedule
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.services.queues import MAX_NOTE_LENGTH
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
 
 _SECONDS = "In seconds or ISO 8601."
 _OVERLAP_VALUES = [each.value for each in schedule.OverlapPolicy]

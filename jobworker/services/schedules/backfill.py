@@ -32,7 +32,7 @@ from jobworker.store.executions import batches, dependency_rows, executions
 from jobworker.store.executions.batches import BatchKind, NewBatch
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.jobs import JobRow
-from jobworker.store.schedules import occurrence_queries, occurrence_rows, schedule_rows
+from jobworker.store.schedules import occurrence_rows, schedule_rows
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tasks import TaskRow
@@ -151,7 +151,7 @@ def _select_occurrences(
     request: BackfillRequest,
 ) -> BackfillResult:
     """Return the occurrences without an execution, in the order of their runs, and the skip counts."""
-    entered = occurrence_queries.find_between(connection, row.id, request.begin, request.end)
+    entered = occurrence_rows.find_between(connection, row.id, request.begin, request.end)
     left_out = dict.fromkeys(("fired", "forbidden", "pending", "duplicate"), 0)
     items: list[BackfilledOccurrence] = []
     for nominal in nominal_times:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store.schedules import schedule_queries
-from jobworker.store.schedules.schedule_queries import ScheduleStatus
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: Maximum delay between a nominal time and its evaluation (s); the takeover by another beat or relay takes time.
@@ -45,7 +45,7 @@ def compute_expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | Non
 
     If the end of a pause has passed, the time counts from that end, at which the skipped occurrences are due.
     """
-    if row.next_at is None or schedule_queries.compute_status(row, now) is not ScheduleStatus.ACTIVE:
+    if row.next_at is None or row.compute_status(now) is not ScheduleStatus.ACTIVE:
         return None
     due = max(row.next_at, row.paused_until or row.next_at)
     return due + _GRACE if due <= _MAX_DUE_TIME else None

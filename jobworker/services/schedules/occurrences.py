@@ -20,9 +20,8 @@ from jobworker.store.executions import executions, idempotency
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.idempotency import IdempotencyRecord
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
-from jobworker.store.schedules import occurrence_queries, schedule_rows
-from jobworker.store.schedules.occurrence_queries import OccurrenceFilters
-from jobworker.store.schedules.occurrence_rows import OccurrenceRow
+from jobworker.store.schedules import occurrence_rows, schedule_rows
+from jobworker.store.schedules.occurrence_rows import OccurrenceFilters, OccurrenceRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 
@@ -51,7 +50,7 @@ def list_recorded(
                 if kept.row
                 else _build_timetable_without_calendars(load_schedule(kept.spec))
             )
-        return known, occurrence_queries.list_page(connection, kept.id, time_range, limit, cursor)
+        return known, occurrence_rows.list_page(connection, kept.id, time_range, limit, cursor)
 
 
 def list_upcoming(
@@ -114,7 +113,7 @@ def fire(
         if earlier is not None:
             return _load_fired(connection, row, earlier.execution_ids[0])
         decision = evaluator.fire_now(connection, row, request.now, actor, overlap)
-        occurrence = occurrence_queries.get(connection, row.id, decision.nominal)
+        occurrence = occurrence_rows.get(connection, row.id, decision.nominal)
         assert occurrence is not None, "it was just recorded"
         if occurrence.execution_id is None:
             return FiredOccurrence(get_timetable(connection, row), occurrence, None)
@@ -126,7 +125,7 @@ def _load_fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) 
     execution = executions.get(connection, execution_id)
     assert execution is not None, "executions are kept"
     assert execution.scheduled_for is not None, "it was made by a schedule"
-    occurrence = occurrence_queries.get(connection, row.id, execution.scheduled_for)
+    occurrence = occurrence_rows.get(connection, row.id, execution.scheduled_for)
     assert occurrence is not None, "an occurrence is kept"
     return FiredOccurrence(get_timetable(connection, row), occurrence, execution)
 

@@ -24,6 +24,7 @@ from jobworker.domain.ids import is_id
 from jobworker.domain.schedules import description, next_times
 from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.state import ScheduleStatus, compute_start
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.services import lookup
@@ -44,7 +45,7 @@ from jobworker.store import unreadable_rows
 from jobworker.store.engine.database import Database
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.schedules import schedule_queries, schedule_rows
-from jobworker.store.schedules.schedule_queries import ScheduleRevisionRow, ScheduleRowFilters, ScheduleStatus
+from jobworker.store.schedules.schedule_queries import ScheduleRevisionRow, ScheduleRowFilters
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: The revisions that a change may replace; None: any.
@@ -244,7 +245,7 @@ def save(
     timetable = validation.check_schedule(connection, schedule)
     if before is not None:
         before = evaluator.evaluate_now(connection, before, now)
-    first = find_next_time(timetable, schedule_rows.compute_start(schedule, before, now))
+    first = find_next_time(timetable, compute_start(schedule, before.settled_until if before else None, now))
     row = schedule_rows.upsert(connection, schedule, owner, actor, now, first)
     if before is None and schedule.run_at_start:
         evaluator.fire_at_start(connection, [row.id], now, "it was created")
@@ -274,7 +275,7 @@ def _build_view(
     move: ScheduleMove | None,
     now: dt.datetime,
 ) -> ScheduleView:
-    by, standing = lateness.compute_expected_by(row, now), schedule_queries.compute_status(row, now)
+    by, standing = lateness.compute_expected_by(row, now), row.compute_status(now)
     in_words = description.describe_schedule(compiled.schedule) if compiled else None
     late = by is not None and by < now
     following = row.next_at if standing in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None

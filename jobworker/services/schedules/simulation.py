@@ -34,7 +34,7 @@ from jobworker.services.schedules.sync import SyncOutcome
 from jobworker.services.workflows import resolution
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, dispatch, history, stop_requests
+from jobworker.store.executions import cancellation, dependency_rows, due_executions, history
 from jobworker.store.schedules import due_schedules, schedule_rows, simulation
 from jobworker.store.schedules.simulation import SimulatedOccurrenceRow
 from jobworker.store.tasks import TaskRow
@@ -242,7 +242,7 @@ class _Simulation:
         """Return the time of the next turn."""
         due = due_schedules.list_due(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
-        others = dispatch.get_next_due(self._connection), simulation.get_next_pause_end(self._connection)
+        others = due_executions.get_next_due(self._connection), simulation.get_next_pause_end(self._connection)
         found = min([*moments, *(each for each in others if each is not None)], default=_NEVER)
         return self._skip_outages(max(self._now, found))
 
@@ -280,7 +280,7 @@ class _Simulation:
 
     def _release_and_start(self) -> bool:
         """Stop executions with a cancel request and start all that may; return whether anything changed."""
-        requests = stop_requests.list_started_cancel_requests(self._connection, _BATCH_SIZE)
+        requests = cancellation.list_started_cancel_requests(self._connection, _BATCH_SIZE)
         cancelled = {each.id for each in requests}
         self._running = [each for each in self._running if each[1] not in cancelled]
         heapq.heapify(self._running)
@@ -298,14 +298,14 @@ class _Simulation:
 
     def _release_due(self) -> bool:
         """Release executions that are due, and expire those whose deadline has passed."""
-        moment = dispatch.get_next_due(self._connection)
+        moment = due_executions.get_next_due(self._connection)
         if moment is None or moment > self._now:
             return False
-        expired = dispatch.expire_executions(self._connection, self._now, _BATCH_SIZE)
+        expired = due_executions.expire_executions(self._connection, self._now, _BATCH_SIZE)
         resolution.resolve_dependents(
             self._connection, dependency_rows.find_ended(self._connection, expired), self._now
         )
-        dispatch.release_due(self._connection, self._now, _BATCH_SIZE)
+        due_executions.release_due(self._connection, self._now, _BATCH_SIZE)
         return True
 
     def _build_move(self, execution: str, state: ExecutionState, at: dt.datetime) -> StateTransition:

@@ -21,6 +21,7 @@ from jobworker.domain.executions.comparison import Difference
 from jobworker.domain.jobs.definition import JobOwner
 from jobworker.domain.schedules import next_times
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.state import compute_start
 from jobworker.services.calendars import calendar_changes
 from jobworker.services.schedules import evaluator, validation
 from jobworker.services.schedules import schedules as editing
@@ -206,7 +207,7 @@ def _build_change(
 ) -> SyncChange:
     wanted = declared.value
     timetable = validation.check_schedule(connection, wanted)
-    begins = schedule_rows.compute_start(wanted, row, now)
+    begins = compute_start(wanted, row.settled_until if row else None, now)
     coming = [each.local for each in next_times.compute_upcoming(timetable, begins, _MAX_MOMENTS_SHOWN) if each.fires]
     noticed = next_times.compute_warnings(timetable, begins)
     if row is None:

@@ -1,1 +1,1 @@
-"""Database engines, transactions and the limits that they keep."""
+"""Database engines, transactions and their limits."""

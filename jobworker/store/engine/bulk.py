@@ -1,8 +1,8 @@
-"""One statement for many rows, at the driver's speed.
+"""Bulk statements: one statement for many rows, at the speed of the driver.
 
-SQLAlchemy spends most of an executemany on preparing each row's parameters: two thirds of the relay's
-time. Here the statement is compiled once per dialect, and a row costs little more than its types' own
-conversions.
+SQLAlchemy spends most of an executemany on preparing the parameters of each row: two thirds of the relay's
+time. Here the statement is compiled once per dialect, and a row costs little more than the conversions of its
+types.
 """
 
 import functools
@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.store.engine.columns import UtcDateTime
 
-#: So many converted times are remembered for each parameter.
+#: Number of converted times cached for each parameter.
 _TIME_CACHE_SIZE = 64
 
 _Processor = Callable[[Any], Any] | None
@@ -24,7 +24,7 @@ _Processor = Callable[[Any], Any] | None
 @dataclass(slots=True)
 class _CompiledStatement:
     sql: str
-    #: For each parameter of the SQL: its name, its place in the row, how its type converts it.
+    #: For each parameter of the SQL: its name, its index in the row, the conversion of its type.
     parameters: list[tuple[str, int, _Processor]]
     positional: bool
 
@@ -36,9 +36,9 @@ class _CompiledStatement:
 
 @dataclass(slots=True)
 class BulkStatement:
-    """A statement with one bind parameter for each of `names`; a row is a sequence of values in that order.
+    """Statement with one bind parameter for each of `names`; a row is a sequence of values in that order.
 
-    `build` makes the statement from the dialect's name.
+    `build` returns the statement for the name of a dialect.
     """
 
     build: Callable[[str], Any]
@@ -46,14 +46,14 @@ class BulkStatement:
     _compiled: dict[str, _CompiledStatement] = field(default_factory=dict)
 
     def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> int:
-        """Execute for each row, in the connection's transaction; answers how many rows that changed in all."""
+        """Execute the statement for each row, in the connection's transaction; return the number of changed rows."""
         compiled = self._compiled.get(connection.dialect.name)
         if compiled is None:
             compiled = self._compiled[connection.dialect.name] = self._compile(connection.dialect)
         converted = [compiled.convert(row) for row in rows]
         if not converted:
             return 0
-        # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
+        # On PostgreSQL SQLAlchemy drops the row count (-1) without this option.
         return connection.exec_driver_sql(compiled.sql, converted, {"preserve_rowcount": True}).rowcount
 
     def _compile(self, dialect: sa.Dialect) -> _CompiledStatement:
@@ -68,7 +68,7 @@ class BulkStatement:
 
 
 def _get_bind_processor(kind: Any, dialect: sa.Dialect) -> _Processor:
-    """How a type converts a value. The rows of one statement have few different times, and these are dear."""
+    """Return the conversion of a type, cached for times: they are costly, and the rows of a statement share them."""
     process: _Processor = kind.bind_processor(dialect)
     return (
         functools.lru_cache(maxsize=_TIME_CACHE_SIZE)(process) if process and isinstance(kind, UtcDateTime) else process
@@ -76,7 +76,7 @@ def _get_bind_processor(kind: Any, dialect: sa.Dialect) -> _Processor:
 
 
 def build_insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
-    """Builds `INSERT INTO table (names) VALUES (…)` that leaves rows alone which are there already."""
+    """Return a builder of `INSERT INTO table (names) VALUES (…)` that skips existing rows."""
 
     def build(name: str) -> Any:
         values = {each: sa.bindparam(each, type_=table.c[each].type) for each in names}
@@ -87,7 +87,7 @@ def build_insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[s
 
 
 def build_insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
-    """Builds `INSERT INTO table (names) VALUES (…)`."""
+    """Return a builder of `INSERT INTO table (names) VALUES (…)`."""
     return lambda _dialect: sa.insert(table).values(
         {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     )

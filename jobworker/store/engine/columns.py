@@ -1,4 +1,4 @@
-"""What columns are made of: the types that look the same on SQLite and PostgreSQL, and how things are named."""
+"""Column types with equal behavior on SQLite and PostgreSQL, and naming conventions of the schema."""
 
 import datetime as dt
 from typing import Any
@@ -11,24 +11,24 @@ from sqlalchemy.dialects import postgresql
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-#: Deeper values (levels) cannot be written out again.
+#: Maximum depth of JSON (levels): deeper values cannot be serialized again.
 _MAX_DEPTH = 200
 
 
 class InvalidJson:
-    """What a column of JSON holds that is no JSON; `problem` says why."""
+    """Value of a JSON column that is not valid JSON; `problem` is the reason."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
 
 
-#: What a time that cannot be read is read as; readers of rows tell it by identity. It is long past, so that a lease, a
-#: rate or a key that depends on it is over, and nothing waits for it for ever; and sums of it and a duration exist.
+#: Placeholder for a time that cannot be read, recognized by identity. It is long past, so that a lease, a rate or a key
+#: that depends on it has expired and nothing waits for it forever; and adding a duration to it does not overflow.
 UNREADABLE_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value, or `Garbage`: one cell must not make the whole result unreadable."""
+    """Return the parsed value, or `InvalidJson`, because one cell must not make the whole result unreadable."""
     try:
         value = orjson.loads(text)
     except (TypeError, ValueError) as error:
@@ -50,41 +50,41 @@ def _is_shallow(text: str | bytes, value: Any) -> bool:
 
 
 class Json(sa.types.TypeDecorator[Any]):
-    """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
+    """JSON value; None is NULL. PostgreSQL stores jsonb, SQLite text.
 
-    Not SQLAlchemy's own type: SQLite gives a column declared JSON numeric affinity and turns the text
-    `0` into a number.
+    SQLAlchemy's own type is not used, because SQLite gives a column declared JSON numeric affinity and turns the
+    text `0` into a number.
     """
 
     impl = sa.Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """The column type in this database."""
+        """Return the column type in this database."""
         own = postgresql.JSONB(none_as_null=True) if dialect.name == "postgresql" else sa.Text()
         return dialect.type_descriptor(own)
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        """jsonb is serialized by the engine, text here."""
+        """Serialize the value to text for SQLite; for PostgreSQL the engine serializes jsonb."""
         if value is None or dialect.name == "postgresql":
             return value
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        """The inverse; a value that is no JSON comes as `Garbage`."""
+        """Parse the text of SQLite; return `InvalidJson` for text that is not JSON."""
         if value is None or dialect.name == "postgresql":
             return value
         return read_json(value)
 
 
 class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
-    """An aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
+    """Aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        """Refuses naive times: nobody could say which moment they mean."""
+        """Convert to UTC; raise `ValueError` for a naive time, because its moment is ambiguous."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -93,16 +93,16 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        """Always aware, always UTC."""
+        """Convert to an aware UTC time."""
         return None if value is None else _to_utc(value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
-        """Read the text of SQLite here: the type of SQLAlchemy raises for the whole result if one row has no time."""
+        """Return a reader of SQLite's text: SQLAlchemy's own raises for the whole result on one invalid time."""
         return read_utc_time if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 
 def read_utc_time(text: Any) -> dt.datetime | None:
-    """Return the time that a column of SQLite holds; `UNREADABLE` if it holds something else."""
+    """Return the time in a column of SQLite; `UNREADABLE_TIME` if the column does not contain a time."""
     if text is None:
         return None
     try:
@@ -127,6 +127,6 @@ metadata = sa.MetaData(
 
 
 def build_partial_index(name: str, *columns: Any, where: str) -> sa.Index:
-    """An index of those rows only that fulfil a condition."""
+    """Return an index of the rows that fulfill the condition `where`."""
     condition = sa.text(where)
     return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)

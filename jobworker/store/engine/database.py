@@ -1,10 +1,10 @@
-"""Connections: one engine that reads, one that writes, who may write when, and how long each may wait.
+"""Database connections: engines for reading and writing, the order of writers, and timeouts.
 
 SQLite: WAL, `synchronous=FULL`, foreign keys; a writer takes an advisory file lock and then
 `BEGIN IMMEDIATE`, so that writers queue up instead of failing with "database is locked"; checkpoints
-run under the same lock (`store/engine/write_ahead_log.py`). PostgreSQL: transactions of `write` take one advisory
-lock first, so that whatever reads, decides and writes rows that exist does so alone, as on SQLite;
-submissions, which only add rows, do not.
+run under that file lock (`store/engine/write_ahead_log.py`). PostgreSQL: transactions of `write` take one advisory
+lock first, so that a transaction that reads, decides and writes existing rows does so alone, as on SQLite;
+submissions, which only add rows, do not take the lock.
 """
 
 import contextlib
@@ -29,49 +29,49 @@ from jobworker.store.engine.lock_waits import BRIEF_TIMEOUT_SECONDS, ConnectionL
 from jobworker.store.engine.read_limit import ReadLimit
 from jobworker.store.engine.write_ahead_log import WRITER_CHECKPOINT_BYTES, WriteAheadLog
 
-#: PostgreSQL: held to the end of the transaction. The number is ours alone among advisory locks ("jobwork" in ASCII).
+#: Advisory lock of PostgreSQL's writers, held to the end of the transaction. Its number is "jobwork" in ASCII.
 _LOCK_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTimeouts:
-    """How long (s) the database may keep a caller waiting; 0 stands for no limit but the lock's."""
+    """Timeouts of a database (s); 0 means no limit, except for `lock`."""
 
-    #: For the lock of the writers, and for a row's on PostgreSQL.
+    #: Timeout of the writers' lock, and of row locks on PostgreSQL.
     lock: float = 4.0
-    #: For a statement on PostgreSQL, and for a read on SQLite, which keeps the write-ahead log from being emptied.
+    #: Timeout of a statement on PostgreSQL, and of a read on SQLite, which prevents truncation of the write-ahead log.
     statement: float = 5.0
-    #: For the next statement of a transaction, on PostgreSQL, which ends the session of a client that hangs.
+    #: Timeout of the next statement of a transaction, after which PostgreSQL ends the session of a hanging client.
     idle: float = 10.0
 
 
-#: For processes that no HTTP client waits for.
+#: Timeouts of processes that do not serve HTTP clients.
 BACKGROUND_TIMEOUTS = DatabaseTimeouts(statement=60.0)
 
-#: For changes of the schema: another upgrade may be under way, and a statement may rewrite a table.
+#: Timeouts of schema changes: another upgrade may be running, and a statement may rewrite a table.
 MIGRATION_TIMEOUTS = DatabaseTimeouts(lock=600.0, statement=0.0, idle=0.0)
 
-#: How long (s) SQLite itself waits for a lock: only programs that do not take ours make it wait.
+#: Timeout of SQLite's own lock (s): only programs that do not take the file lock make SQLite wait.
 _BUSY_TIMEOUT_SECONDS = 2.0
 
-#: Instructions of SQLite's virtual machine between two looks at the clock during a read: about a millisecond.
+#: Number of instructions of SQLite's virtual machine between two checks of a read's deadline: about a millisecond.
 _PROGRESS_INSTRUCTIONS = 20_000
 
-#: Connections that are kept, and those that are made beside them when many callers come at once.
+#: Number of connections that stay open, and of additional ones for concurrent callers.
 _SQLITE_POOL = {"pool_size": 10, "max_overflow": 50}
 
-#: What is raised when the database cannot be reached, is full, locked, or does not answer in time.
+#: Errors raised when the database is unreachable, full, locked, or does not respond in time.
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
 
 
 def describe_error(error: Exception) -> str:
-    """What went wrong, without the statement and its parameters: those are nobody's business in a log."""
+    """Return the text of an error without the statement and its parameters, which must not be logged."""
     cause = error.orig if isinstance(error, sa.exc.StatementError) and error.orig else error
     return f"{type(cause).__name__}: {cause}"
 
 
 def is_too_slow(error: Exception) -> bool:
-    """Whether a statement was interrupted because it took too long."""
+    """Return whether a statement was interrupted because it took too long."""
     original = getattr(error, "orig", None)
     return str(original) == "interrupted" or getattr(original, "sqlstate", None) == _QUERY_CANCELED
 
@@ -92,7 +92,7 @@ class _DBAPIConnection(Protocol):
     def set_progress_handler(self, handler: Callable[[], bool], n: int) -> None: ...
 
 
-#: Key in a connection's `info`.
+#: Key of the read deadline in a connection's `info`.
 _READ_DEADLINE_KEY = "read_before"
 
 
@@ -101,7 +101,7 @@ def _to_json(value: Any) -> str:
 
 
 class Database:
-    """One SQL database, by its SQLAlchemy URL. Safe to share between threads, never across a fork."""
+    """SQL database, given by its SQLAlchemy URL. Safe to share between threads, but not across a fork."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection that sees one consistent state and changes nothing. Keep it short."""
+        """Open a read-only connection with one consistent snapshot. Keep the block short."""
         with self._limiter.admit() as caller, self._reader.connect() as connection:
             if self.is_sqlite:
                 connection.info[_READ_DEADLINE_KEY] = self._clock.monotonic() + self._timeouts.statement
@@ -143,9 +143,9 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Open a transaction, the only one of `write` at a time; commit it, or roll it back when the block raises.
+        """Open a transaction that excludes other `write` transactions; commit it, or roll it back on an exception.
 
-        Raises `DatabaseBusy` when it is not this writer's turn in time.
+        Raises `DatabaseBusy` if the writers' lock is not granted in time.
         """
         if not self.is_sqlite:
             with self._begin_postgresql(exclusive=True) as connection:
@@ -155,11 +155,11 @@ class Database:
             yield connection
 
     def commit(self, work: Callable[[sa.Connection], Result], only_adds: bool = False) -> Result:
-        """Accept new work: run `work` in a transaction that other threads may share; return what it returned.
+        """Run `work` in a transaction that other threads may share; return its result.
 
-        For short writes of many threads at once. A failure of `work` undoes that work only. `work` must have no
-        effects but those in the database: it may have run when this raises. `only_adds`: it changes no row that others
-        may change, so on PostgreSQL it need not wait for the transactions of `write`.
+        Intended for short writes of many concurrent threads. A failure of `work` undoes only that work. `work` must
+        have no effects outside the database, because it may have run even if an error is raised. `only_adds`: `work`
+        changes no existing rows, so on PostgreSQL it does not wait for the transactions of `write`.
         """
         if not self.is_sqlite:
             with self._begin_postgresql(exclusive=not only_adds) as connection:
@@ -168,13 +168,13 @@ class Database:
         return self._group.run(work)
 
     def require_room(self) -> None:
-        """Raise `DatabaseBusy` if SQLite's write-ahead log is so long that no new work is accepted."""
+        """Raise `DatabaseBusy` if SQLite's write-ahead log is too long to accept new work."""
         if not self.is_sqlite:
             return
         try:
             self._log.require_room()
         except DatabaseBusy:
-            self.checkpoint(0)  # The reader may have ended, and nothing else be writing.
+            self.checkpoint(0)  # The blocking reader may have ended, and no writer runs a checkpoint.
             self._log.require_room()
 
     def checkpoint(self, above: int) -> None:
@@ -214,7 +214,7 @@ class Database:
             raise ConfigurationError("an in-memory SQLite database cannot be shared by several processes; name a file")
         try:
             Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Parameters and results are nobody else's business; SQLite gives its other files the same mode.
+            # Parameters and results are private; SQLite gives its other files the mode of this file.
             Path(path).touch(mode=0o600)
         except OSError as error:
             raise ConfigurationError(f"the database {path} cannot be made: {error}") from error
@@ -239,7 +239,7 @@ class Database:
         return reader, writer
 
     def _begin_immediate(self, connection: sa.Connection) -> None:
-        """Wait for SQLite's own lock, which only programs hold that do not take ours."""
+        """Wait for SQLite's own lock, which is held only by programs that do not take the file lock."""
         brief = self._lock.has_timed_out
         if brief:
             _set_busy_timeout(connection, BRIEF_TIMEOUT_SECONDS)
@@ -259,7 +259,7 @@ class Database:
     def _limit_reads(
         self, read_limit: ReadLimit | None, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry
     ) -> None:
-        """Interrupt a statement of this connection after the deadline that `read` has set, or by the limit."""
+        """Interrupt statements of this connection after the deadline set by `read`, or at the read limit."""
         is_over_limit = read_limit.watch(record) if read_limit else None
 
         def is_over() -> bool:
@@ -271,9 +271,9 @@ class Database:
 
 @contextlib.contextmanager
 def _open_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that is committed, or raises: also if the database has rolled it back by itself meanwhile.
+    """Open a transaction; raise if it was not committed, also if the database has rolled it back by itself.
 
-    The drivers' `commit` says nothing then, and the error at its origin may have been caught.
+    The drivers' `commit` does not raise in that case, and the original error may have been caught.
     """
     with engine.begin() as connection:
         yield connection
@@ -289,7 +289,7 @@ def _is_rolled_back(connection: sa.Connection) -> bool:
 
 
 def _set_pragmas(connection: _DBAPIConnection, _record: object) -> None:
-    connection.isolation_level = None  # SQLAlchemy's events say BEGIN, not the driver.
+    connection.isolation_level = None  # SQLAlchemy's events send BEGIN, not the driver.
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={int(_BUSY_TIMEOUT_SECONDS * 1000)}",

@@ -1,8 +1,8 @@
-"""An advisory lock on a file: fair between threads and processes, and with a deadline.
+"""Advisory lock on a file: fair between threads and processes, and with a deadline.
 
-`flock` has no time-out. Trying again and again instead would starve: a process that locks hundreds of times a second
-leaves the lock free for microseconds. So a thread of the lock's own waits in the kernel's queue when another process
-holds the lock; callers wait for that thread. If they give up, it stays in the queue and serves the next caller.
+`flock` has no timeout. Polling would starve: a process that locks hundreds of times a second leaves the lock free for
+microseconds only. So a dedicated thread waits in the kernel's queue when another process holds the lock, and callers
+wait for that thread. If a caller gives up, the thread stays in the queue and serves the next caller.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from jobworker.store.engine.lock_waits import BRIEF_TIMEOUT_SECONDS, build_busy_
 
 
 class _Request:
-    """A place in the kernel's queue for the lock on `descriptor`, which it owns until `take` returns it."""
+    """Request in the kernel's queue for the lock on `descriptor`, which the request owns until `acquire` returns it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -28,20 +28,20 @@ class _Request:
         self._wanted, self._granted = True, False
 
     def renew(self) -> bool:
-        """Return whether the place is still held; then the lock is kept for the caller, who has to `take` it."""
+        """Return whether the request is still queued; if so, reserve the lock for the caller, which calls `acquire`."""
         with self._state:
             self._wanted = not self._ended.is_set()
             return self._wanted
 
     def acquire(self, seconds: float) -> int | None:
-        """Return the locked descriptor once the lock is granted; None if it is not within `seconds`."""
+        """Return the locked descriptor once the lock is granted; None if that takes more than `seconds`."""
         self._ended.wait(seconds)
         with self._state:
             self._wanted = False
             return self._descriptor if self._granted else None
 
     def wait_for_lock(self) -> None:
-        """Wait in the kernel's queue, for as long as it takes."""
+        """Wait in the kernel's queue, without a timeout."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             locked = True
@@ -58,13 +58,13 @@ _RequestQueue = SimpleQueue[_Request | None]
 
 
 class FileLock:
-    """An exclusive lock for the threads of this process and for other processes that use the same file."""
+    """Exclusive lock for the threads of this process and for other processes that use the same file."""
 
     def __init__(self, path: Path, clock: Clock, timeout_seconds: float) -> None:
         self._path = path
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        #: Whether the last writer waited in vain, for this lock or for SQLite's own. Reset by one that can write.
+        #: Whether the last writer timed out on this lock or on SQLite's own. Reset by a writer that succeeds.
         self.has_timed_out = False
         self._thread_lock = threading.Lock()
         self._request: _Request | None = None
@@ -75,12 +75,12 @@ class FileLock:
 
     @property
     def timeout_seconds(self) -> float:
-        """How long (s) a caller should wait at present."""
+        """Current timeout of callers (s)."""
         return min(self._timeout_seconds, BRIEF_TIMEOUT_SECONDS) if self.has_timed_out else self._timeout_seconds
 
     @contextlib.contextmanager
     def hold(self, deadline: float) -> Iterator[None]:
-        """Hold the lock; raise `DatabaseBusy` if it is not granted before `deadline` (of `Clock.monotonic`)."""
+        """Hold the lock; raise `DatabaseBusy` if the lock is not granted before `deadline` (of `Clock.monotonic`)."""
         began = self._clock.monotonic()
         if not self._thread_lock.acquire(timeout=max(0.0, deadline - began)):
             self.has_timed_out = True
@@ -98,7 +98,7 @@ class FileLock:
             self._thread_lock.release()
 
     def _acquire(self, deadline: float) -> int | None:
-        """Return the locked descriptor, or None after the deadline: then the request stays in the queue."""
+        """Return the locked descriptor, or None after the deadline; the request then stays in the queue."""
         if self._request is None or not self._request.renew():
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if _try_lock(descriptor):
@@ -111,7 +111,7 @@ class FileLock:
         return granted
 
     def _enqueue(self, request: _Request) -> None:
-        # None is alive in a process that was forked.
+        # After a fork the thread is not alive in the child process.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=_serve_requests, args=(self._requests,), name="file-lock", daemon=True

@@ -1,6 +1,6 @@
-"""Admission to the connections of one database: while callers wait in vain, only one at a time waits long.
+"""Admission to the connections of one database: after a timeout, only one caller at a time waits long.
 
-A lock whose holder hangs, or a server that does not answer, would otherwise keep every thread of a process busy.
+A lock whose holder hangs, or a server that does not respond, would otherwise block every thread of a process.
 """
 
 import threading
@@ -12,16 +12,17 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy
 
-#: How long (s) callers wait for a lock or a connection after another one has waited in vain.
+#: Timeout of callers for a lock or a connection after another caller has timed out (s).
 BRIEF_TIMEOUT_SECONDS = 0.2
 
-#: A free connection comes within this time (s), or the caller is refused.
+#: Timeout of a caller for a free connection (s).
 _CONNECTION_TIMEOUT_SECONDS = 3.0
 
-#: PostgreSQL: for one transaction only.
+#: Statements for PostgreSQL that set the lock timeout of one transaction.
 _SET_BRIEF_TIMEOUT = f"SET LOCAL lock_timeout = {int(BRIEF_TIMEOUT_SECONDS * 1000)}"
 _SET_REMAINING_TIMEOUT = sa.text(
-    f"SELECT set_config('lock_timeout', greatest({int(BRIEF_TIMEOUT_SECONDS * 1000)}, setting::integer - :waited)::text, true) "
+    f"SELECT set_config('lock_timeout', greatest({int(BRIEF_TIMEOUT_SECONDS * 1000)}, setting::integer - :waited)"
+    "::text, true) "
     "FROM pg_settings WHERE name = 'lock_timeout' AND setting <> '0'"
 )
 
@@ -30,41 +31,42 @@ _LOCK_NOT_AVAILABLE = "55P03"
 
 
 class ConnectionLimiter:
-    """Places for callers, one for each connection, and what the last ones waited for in vain.
+    """Permits for callers, one for each connection, and the state of recent timeouts.
 
-    Which rows and tables a transaction will lock is not known when it begins. So a lock that hangs refuses no caller:
-    it makes the waits for locks short, until no caller that waited for `patience` (s) has done so in vain for a while.
-    While no connection can be had, all callers but one are refused; the first that gets one ends that.
+    The rows and tables that a transaction will lock are not known when it begins. So a hanging lock does not refuse
+    callers: it shortens the waits for locks, until no caller that waited for `lock_timeout_seconds` has timed out for
+    a while. While no connection is available, all callers but one are refused; the first caller that gets a connection
+    ends this state.
     """
 
     def __init__(self, clock: Clock, connections: int, lock_timeout_seconds: float) -> None:
         self.now = clock.monotonic
         self.lock_timeout_seconds = lock_timeout_seconds
-        #: Each item is a place. A semaphore would do, at twenty times the cost.
+        #: Each item is a permit. A semaphore would cost twenty times as much.
         self.permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections):
             self.permits.put(None)
-        #: At most one caller at a time waits long while others waited in vain.
+        #: Held by the only caller that waits long after other callers have timed out.
         self.trial = threading.Lock()
         self.brief_until: float | None = None
-        #: Whether the last caller that wanted a connection got none.
+        #: Whether the last caller got no connection.
         self.is_unavailable = False
 
     @property
     def is_brief(self) -> bool:
-        """Return whether a caller has recently waited for a lock in vain."""
+        """True while a recent timeout of a caller shortens the waits for locks."""
         until = self.brief_until
         if until is not None and self.now() > until:
             self.brief_until = until = None
         return until is not None
 
     def admit(self) -> "ConnectionPermit":
-        """Return a caller, which keeps a place in a `with` block."""
+        """Return a permit, which is held in a `with` block."""
         return ConnectionPermit(self)
 
 
 class ConnectionPermit:
-    """A caller that wants a connection. Its lock waits are those of PostgreSQL; SQLite's writers use `FileLock`."""
+    """Permit of a caller for a connection. Covers the lock waits of PostgreSQL; SQLite's writers use `FileLock`."""
 
     __slots__ = ("_briefly", "_since", "_tries", "_waits")
 
@@ -74,7 +76,7 @@ class ConnectionPermit:
         self._since = limiter.now()
 
     def __enter__(self) -> "ConnectionPermit":
-        """Take the place of a connection; raise `DatabaseBusy` if none is free in time."""
+        """Acquire a permit; raise `DatabaseBusy` if no connection is free in time."""
         waits = self._waits
         hangs = waits.is_unavailable or waits.brief_until is not None
         if hangs:
@@ -94,7 +96,7 @@ class ConnectionPermit:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Give the place back; raise `DatabaseBusy` instead of the time-out of a lock."""
+        """Release the permit; raise `DatabaseBusy` in place of the timeout of a lock."""
         waits = self._waits
         waits.permits.put(None)
         if isinstance(error, sa.exc.OperationalError):
@@ -110,7 +112,7 @@ class ConnectionPermit:
         self._end_trial()
 
     def shorten_lock_timeout(self, connection: sa.Connection) -> None:
-        """Take what this caller has waited off its waits for locks, or wait `BRIEFLY` after others waited in vain."""
+        """Subtract the time already waited from the lock timeout; use `BRIEF_TIMEOUT_SECONDS` after recent timeouts."""
         waits = self._waits
         if waits.is_unavailable:
             waits.is_unavailable = False
@@ -132,7 +134,7 @@ class ConnectionPermit:
 
 
 def build_busy_error(seconds: float) -> DatabaseBusy:
-    """Return the error of a caller that has waited `seconds` in vain."""
+    """Return the error of a caller that timed out after `seconds`."""
     return DatabaseBusy(
         f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"
     )

@@ -1,4 +1,4 @@
-"""The engine of a PostgreSQL database: its limits, and connections that give up a server which does not answer."""
+"""Engine of a PostgreSQL database: its limits, and connections that are closed when the server does not respond."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 
-#: Connections that are kept, and those that are made beside them when many callers come at once.
+#: Number of connections that stay open, and of additional ones for concurrent callers.
 POOL_OPTIONS = {"pool_size": 10, "max_overflow": 20}
 
-#: libpq: seconds for a connection to be made, and until a server that does not answer the network is given up.
+#: Options of libpq: timeout of connecting (s), and TCP limits after which an unreachable server is abandoned.
 _LIBPQ_OPTIONS = {
     "connect_timeout": 3,
     "keepalives": 1,
@@ -20,20 +20,20 @@ _LIBPQ_OPTIONS = {
     "tcp_user_timeout": 15_000,
 }
 
-#: So much later (s) than a statement is to be ended by the server, the server is given up.
+#: Interval between the statement timeout of the server and the closing of the connection (s).
 _GRACE_SECONDS = 3.0
 
 _STATEMENT_TIMEOUT = "SELECT extract(epoch FROM current_setting('statement_timeout')::interval)"
 
 
 def create_engine(url: sa.URL, limits: Mapping[str, float], **options: Any) -> sa.Engine:
-    """Return an engine whose sessions have these settings (in seconds); what the URL says goes before them."""
+    """Return an engine whose sessions have these settings (in seconds); options in the URL take precedence."""
     settings = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
     theirs = url.query
     given = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in theirs}
     made = sa.create_engine(
         url,
-        # What the URL says comes last, so it counts.
+        # The options of the URL come last, so they take precedence.
         connect_args={**given, "options": f"{settings} {theirs.get('options', '')}"},
         pool_pre_ping=True,
         hide_parameters=True,
@@ -46,7 +46,7 @@ def create_engine(url: sa.URL, limits: Mapping[str, float], **options: Any) -> s
 
 
 def _shorten_error(context: Any) -> None:
-    """Shorten an error to its first line: what follows quotes the row, and its parameters and results may be secret."""
+    """Shorten an error to its first line: the rest quotes the row, whose parameters and results may be secret."""
     original = context.original_exception
     if isinstance(original, psycopg.Error) and original.diag.message_primary:
         original.args = (original.diag.message_primary,)
@@ -59,18 +59,18 @@ def _connect(_dialect: object, _record: object, arguments: list[Any], options: d
 
 
 class _TimedConnection(psycopg.Connection[Any]):
-    """A connection that is closed when the server does not answer in time.
+    """Connection that is closed when the server does not respond in time.
 
-    The kernel of a server process that is stopped goes on to acknowledge what it receives, so no limit of TCP ends
-    that wait, and the time-outs of the process itself do not run.
+    The kernel keeps acknowledging packets for a stopped server process, so no TCP limit ends the wait for it,
+    and the timeouts of the process itself do not run.
     """
 
-    #: How long (s) the server may take for an answer.
+    #: Timeout of a response of the server (s).
     _response_timeout_seconds: float | None = _GRACE_SECONDS
 
     @classmethod
     def connect(cls, *arguments: Any, **options: Any) -> "_TimedConnection":
-        """Connect, and learn how long a statement may take here."""
+        """Connect, and read the statement timeout of the session."""
         made = super().connect(*arguments, **options)
         made.autocommit = True
         [[seconds]] = made.execute(_STATEMENT_TIMEOUT).fetchall()
@@ -79,7 +79,7 @@ class _TimedConnection(psycopg.Connection[Any]):
         return made
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Wait for an answer, up to the limit of this connection."""
+        """Wait for a response, up to the timeout of this connection."""
         try:
             return super().wait(gen, interval, self._response_timeout_seconds if timeout is None else timeout)
         except psycopg.OperationalError as error:

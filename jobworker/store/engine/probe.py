@@ -1,4 +1,4 @@
-"""A write that leaves nothing behind, to see whether the database takes writes."""
+"""Probes of the database: a read, and a write that leaves no rows behind."""
 
 import datetime as dt
 import uuid
@@ -8,16 +8,15 @@ import sqlalchemy as sa
 from jobworker.store.engine.database import Database
 from jobworker.store.tables.core import rate_buckets
 
-#: The locks of a submission. SQLite has one for all tables.
+#: Locks of a submission on PostgreSQL. SQLite has one lock for all tables.
 _LOCK_TABLES = sa.text("LOCK TABLE executions, transitions, idempotency_keys IN ROW EXCLUSIVE MODE")
 
 
 def check_write(database: Database, now: dt.datetime) -> None:
     """Insert a row, delete it and commit, under the locks of a submission.
 
-    Raises what a submission would raise, on a full disk for instance.
-
-    Rolled back, SQLite would never write to the disk.
+    Raises the errors of a submission, for instance on a full disk. The transaction is committed, because SQLite
+    would not write a rolled-back transaction to the disk.
     """
     key = f"probe:{uuid.uuid4()}"
     with database.write() as connection:
@@ -28,6 +27,6 @@ def check_write(database: Database, now: dt.datetime) -> None:
 
 
 def check_read(database: Database) -> None:
-    """Ask the database for an answer of any kind."""
+    """Run a trivial query; raise if the database does not respond."""
     with database.read() as connection:
         connection.execute(sa.text("SELECT 1"))

@@ -1,4 +1,4 @@
-"""A limit on reading from SQLite: a list whose filters no index serves must not take the processor from others.
+"""Limit of processor time for reads of SQLite, for lists whose filters no index serves.
 
 PostgreSQL has `statement_timeout` for this.
 """
@@ -10,34 +10,34 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy import event
 
-#: Processor time (s) after which reading counts as slow; so many may be slow at a time in one process.
+#: Processor time (s) after which a read counts as slow, and maximum number of concurrent slow reads in one process.
 _SLOW_SECONDS = 0.25
 _MAX_SLOW_READS = 2
 
-#: Under this name a connection keeps its watch.
+#: Key of the read timer in a connection's `info`.
 _INFO_KEY = "read_limit"
 
 
 class ReadLimit:
-    """Interrupts what reads for more than `seconds` of processor time in one transaction."""
+    """Limit of processor time (s) for the reads of one transaction."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._places = threading.Semaphore(_MAX_SLOW_READS)
 
     def attach(self, engine: sa.Engine) -> None:
-        """Begin with each transaction of this engine, whose connections are watched, and end with it."""
+        """Start and stop the timer with each transaction of this engine, whose connections must be watched."""
         event.listen(engine, "begin", lambda connection: connection.connection.info[_INFO_KEY].start())
         event.listen(engine, "checkin", lambda _connection, record: record.info[_INFO_KEY].stop())
 
     def watch(self, record: sa.pool.ConnectionPoolEntry) -> Callable[[], bool]:
-        """Watch a new connection; return what says whether SQLite shall interrupt its statement."""
+        """Attach a timer to a new connection; return a predicate for whether SQLite should interrupt its statement."""
         watch = record.info[_INFO_KEY] = _ReadTimer(self._seconds, self._places)
         return watch.is_over
 
 
 class _ReadTimer:
-    """One connection: since when it reads (its thread's processor time), and whether it has a place for slow ones."""
+    """Timer of one connection: the start of its read (processor time of its thread), and its slow-read permit."""
 
     def __init__(self, seconds: float, places: threading.Semaphore) -> None:
         self._seconds = seconds
@@ -54,7 +54,7 @@ class _ReadTimer:
             self._places.release()
 
     def is_over(self) -> bool:
-        """Whether SQLite shall interrupt the statement."""
+        """Return whether SQLite should interrupt the statement."""
         spent = time.thread_time() - self._began
         if spent > _SLOW_SECONDS and not self._slow:
             self._slow = self._places.acquire(blocking=False)

@@ -1,10 +1,10 @@
 """SQLite's write-ahead log: its size, and checkpoints, which copy it into the database file.
 
-A checkpoint never waits for readers: it copies what they allow, and empties the log only when none needs it. Only the
-holder of the writers' lock may run one, because SQLite before 3.51.3 can damage a database when a second connection
-checkpoints or writes at the same instant. What a reader with an old snapshot keeps in the log stays there until its
-transaction ends: our own reads have a deadline, and `require_room` refuses new work before a foreign one fills the
-disk.
+A checkpoint never waits for readers: it copies the pages that they permit, and truncates the log only when no reader
+needs it. Only the holder of the writers' lock may run a checkpoint, because SQLite before 3.51.3 can damage a database
+when a second connection checkpoints or writes at the same instant. Pages needed by a reader with an old snapshot stay
+in the log until its transaction ends: reads of JobWorker have a deadline, and `require_room` refuses new work before a
+read of another program fills the disk.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from jobworker.domain.errors import DatabaseBusy
 
 logger = structlog.get_logger(__name__)
 
-#: Any writer runs a checkpoint when the log is larger than this (bytes), so that it is bounded while no relay runs.
-#: The relay does so at a few MiB already.
+#: Size of the log (bytes) above which any writer runs a checkpoint, so that the log is bounded while no relay runs.
+#: The relay runs checkpoints at a few MiB already.
 WRITER_CHECKPOINT_BYTES = 64 * 1024 * 1024
 
-#: No new work is accepted while the log is larger than this (bytes).
+#: Size of the log (bytes) above which no new work is accepted.
 MAX_LOG_BYTES = 1024 * 1024 * 1024
 
-#: Pause (s) after a checkpoint that a reader has kept from its end, doubled up to the second figure: looking through
-#: a long log keeps writers waiting.
+#: Minimum and maximum pause (s) after a checkpoint that a reader prevented from completing, doubled each time, because
+#: scanning a long log blocks writers.
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 5.0
 
 
 class WriteAheadLog:
-    """The log of the database at `path`. Every method but `size` wants the caller to hold the writers' lock."""
+    """Write-ahead log of the database at `path`. All methods except `get_size` require the writers' lock."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -41,16 +41,16 @@ class WriteAheadLog:
         self._not_before = float("-inf")
 
     def get_size(self) -> int:
-        """Return the length of the file in bytes."""
+        """Return the length of the log file in bytes."""
         try:
             return self._log.stat().st_size
         except FileNotFoundError:
             return 0
 
     def checkpoint(self, above: int) -> None:
-        """Run a checkpoint if the log is longer than `above`, unless a reader has just kept one from its end.
+        """Run a checkpoint if the log is longer than `above`, unless a reader has just prevented one from completing.
 
-        An error is logged: the transaction before it is committed.
+        Errors are only logged, because the preceding transaction is already committed.
         """
         if self.get_size() <= above or self._clock.monotonic() < self._not_before:
             return
@@ -63,7 +63,7 @@ class WriteAheadLog:
         self._not_before = self._clock.monotonic() + self._pause if left else float("-inf")
 
     def require_room(self) -> None:
-        """Raise `DatabaseBusy` if the log is so long that no new work may be accepted."""
+        """Raise `DatabaseBusy` if the log is too long to accept new work."""
         if self.get_size() > MAX_LOG_BYTES:
             raise DatabaseBusy(
                 f"SQLite's write-ahead log has {self.get_size() // 1024**2} MiB, because a program keeps open a "
@@ -71,8 +71,8 @@ class WriteAheadLog:
             )
 
     def _run_checkpoint(self) -> bool:
-        """Copy what readers allow; return whether something is left."""
-        # A connection of its own, whose time-out is none; it locks the file through the same library as the others.
+        """Copy the pages that readers permit; return whether pages are left."""
+        # A separate connection without a timeout, opened through the SQLite library that the other connections use.
         with contextlib.closing(sqlite3.connect(self._path, timeout=0.0, isolation_level=None)) as connection:
             blocked, logged, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if blocked or logged > copied:

@@ -1,1 +1,1 @@
-"""SQL of executions and of what belongs to them: history, dependencies, limits, log lines."""
+"""SQL of executions and their history, dependencies, limits and log lines."""

@@ -1,4 +1,4 @@
-"""Executions that were accepted together. What they amount to is counted from an index, so no counter can drift."""
+"""Batches and workflows. Their states are counted from an index, so no counter can drift."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,13 @@ from jobworker.store import unreadable_rows
 from jobworker.store.executions.cancellation import IN_REDIS_STATES, UNFINISHED_STATES, WAITING_STATES
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.tables import core
-from jobworker.store.tables.dependencies import BATCH_CANCELLING
+from jobworker.store.tables.dependencies import BATCH_CANCELLING, batches, dependencies
 
-_batches = core.batches
 _executions = core.executions
-_dependencies = core.dependencies
 
 
 class BatchKind(StrEnum):
-    """How the executions belong together."""
+    """Kind of a batch."""
 
     BATCH = "batch"
     WORKFLOW = "workflow"
@@ -30,7 +28,7 @@ class BatchKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What has to be known of a batch when it is accepted. `on_complete` has job, parameters, queue and priority."""
+    """New batch. `on_complete` has job, parameters, queue and priority."""
 
     id: str
     kind: BatchKind
@@ -43,7 +41,7 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A batch as it stands."""
+    """Current row of a batch."""
 
     id: str
     kind: BatchKind
@@ -61,7 +59,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of a workflow."""
+    """Step of a workflow."""
 
     step: str
     execution_id: str
@@ -70,40 +68,40 @@ class StepRow:
     reason: str | None
 
 
-_COLUMNS = [_batches.c[item.name] for item in fields(BatchRow)]
+_COLUMNS = [batches.c[item.name] for item in fields(BatchRow)]
 
 
 def insert(connection: sa.Connection, batch: NewBatch) -> None:
-    """Accept a batch; its executions come in the same transaction."""
+    """Insert a batch; its executions are inserted in the transaction of the caller."""
     values = {item.name: getattr(batch, item.name) for item in fields(NewBatch)}
-    connection.execute(_batches.insert().values({**values, "kind": batch.kind.value}))
+    connection.execute(batches.insert().values({**values, "kind": batch.kind.value}))
 
 
 def get(connection: sa.Connection, batch_id: str) -> BatchRow | None:
-    """The batch with this id."""
-    row = connection.execute(sa.select(*_COLUMNS).where(_batches.c.id == batch_id)).one_or_none()
+    """Return the batch with this id."""
+    row = connection.execute(sa.select(*_COLUMNS).where(batches.c.id == batch_id)).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
-    """The batch, if it is not complete; only one transaction at a time looks whether it is."""
-    query = sa.select(*_COLUMNS).where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None))
+    """Lock and return the batch unless it is complete, so that one transaction at a time checks for completion."""
+    query = sa.select(*_COLUMNS).where(batches.c.id == batch_id, batches.c.completed_at.is_(None))
     row = connection.execute(query.with_for_update()).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
-    """Batches, newest first."""
+    """Return a page of batches, newest first."""
     listing = Paginator("batches", {}, parse_id_key)
-    query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
+    query = sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
-        query = query.where(_batches.c.id < after)
+        query = query.where(batches.c.id < after)
     return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _describe_row)
 
 
 def count_by_state(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[ExecutionState, int]]:
-    """For each of these batches, how many of its executions are in which state; states without any are left out."""
+    """Count the executions of each of these batches by state, without states that no execution has."""
     query = (
         sa.select(_executions.c.batch_id, _executions.c.state, sa.func.count().label("number"))
         .where(_executions.c.batch_id.in_(batch_ids))
@@ -122,7 +120,7 @@ _read_count = unreadable_rows.build_reader(
 
 
 def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
-    """Whether an execution of the batch has not ended."""
+    """Return whether an execution of the batch has not ended."""
     mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
     return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
 
@@ -130,13 +128,13 @@ def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
 def mark_completed(
     connection: sa.Connection, batch_id: str, now: dt.datetime, completion_id: str | None, problem: str | None
 ) -> None:
-    """The last execution of the batch has ended."""
+    """Mark a batch as completed, because its last execution has ended."""
     values = {"completed_at": now, "completion_id": completion_id, "problem": problem}
-    connection.execute(_batches.update().where(_batches.c.id == batch_id).values(values))
+    connection.execute(batches.update().where(batches.c.id == batch_id).values(values))
 
 
 def list_steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
-    """The steps of a workflow, in the order in which they were accepted."""
+    """Return the steps of a workflow in the order of their submission."""
     columns = (_executions.c.step, _executions.c.id, _executions.c.job, _executions.c.state, _executions.c.reason)
     query = sa.select(*columns).where(_executions.c.batch_id == batch_id).order_by(_executions.c.id)
     return list(unreadable_rows.read_all(connection.execute(query), _read_step))
@@ -150,12 +148,12 @@ _read_step = unreadable_rows.build_reader(
 
 
 def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
-    """The ids of what each execution of a batch depends on, by its own id."""
+    """Return the ids of the parents of each execution of a batch, by execution id."""
     query = (
-        sa.select(_dependencies.c.execution_id, _dependencies.c.parent_id)
-        .join(_executions, _executions.c.id == _dependencies.c.execution_id)
+        sa.select(dependencies.c.execution_id, dependencies.c.parent_id)
+        .join(_executions, _executions.c.id == dependencies.c.execution_id)
         .where(_executions.c.batch_id == batch_id)
-        .order_by(_dependencies.c.parent_id)
+        .order_by(dependencies.c.parent_id)
     )
     found: dict[str, list[str]] = {}
     for row in connection.execute(query):
@@ -164,33 +162,33 @@ def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]
 
 
 def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt.datetime) -> bool:
-    """Ask for the whole batch to be cancelled. The first request stays; False: it is complete, or cancelled already."""
+    """Request cancellation of a batch. Return False if the batch is complete or was cancelled before."""
     changed = connection.execute(
-        _batches.update()
-        .where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None), _batches.c.cancel_requested_at.is_(None))
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.completed_at.is_(None), batches.c.cancel_requested_at.is_(None))
         .values(cancel_requested_at=now, cancel_requested_by=actor)
     )
     return changed.rowcount == 1
 
 
 def list_cancelling(connection: sa.Connection) -> list[BatchRow]:
-    """Return the batches whose cancellation was asked for, with executions that nothing has been done about yet."""
+    """Return the batches whose cancellation was requested, with executions that it has not reached yet."""
     return list(unreadable_rows.read_all(connection.execute(_CANCELLING_QUERY), _to_row))
 
 
 def _build_cancelling_query() -> sa.Select[Any]:
     asked = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
     left = sa.or_(_executions.c.state.in_(WAITING_STATES), asked)
-    members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
-    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(_batches.c.id)
+    members = sa.select(_executions.c.id).where(_executions.c.batch_id == batches.c.id, left)
+    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(batches.c.id)
 
 
-# Asked in every turn; building it would cost more than running it.
+# Runs in every relay turn; building the statement would cost more than running it.
 _CANCELLING_QUERY = _build_cancelling_query()
 
 
 def request_cancel_members(connection: sa.Connection, batch: BatchRow) -> int:
-    """Ask for everything of the batch that is queued or running to be stopped; answers how many were asked anew."""
+    """Request cancellation of the Queued and Running executions of a batch; return the number of new requests."""
     changed = connection.execute(
         _executions.update()
         .where(
@@ -204,7 +202,7 @@ def request_cancel_members(connection: sa.Connection, batch: BatchRow) -> int:
 
 
 def list_waiting(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
-    """Up to `limit` executions of the batch that wait, so that SQL alone decides about them."""
+    """Return the ids of up to `limit` executions of the batch in `WAITING_STATES`, which have no message in Redis."""
     query = sa.select(_executions.c.id).where(
         _executions.c.batch_id == batch_id, _executions.c.state.in_(WAITING_STATES)
     )
@@ -212,9 +210,9 @@ def list_waiting(connection: sa.Connection, batch_id: str, limit: int) -> list[s
 
 
 def list_open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
-    """Up to `limit` batches that are not complete, by id, after this one."""
-    query = sa.select(_batches.c.id).where(_batches.c.completed_at.is_(None), _batches.c.id > batch_id)
-    return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
+    """Return the ids of the next `limit` incomplete batches after this id."""
+    query = sa.select(batches.c.id).where(batches.c.completed_at.is_(None), batches.c.id > batch_id)
+    return list(connection.scalars(query.order_by(batches.c.id).limit(limit)))
 
 
 def _describe_row(row: Any) -> str:
@@ -225,4 +223,4 @@ def _to_row(row: sa.Row[Any]) -> BatchRow:
     return BatchRow(**unreadable_rows.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))
 
 
-_SHAPE = unreadable_rows.RowShape(_batches, {"on_complete": unreadable_rows.is_object}, {"kind": BatchKind})
+_SHAPE = unreadable_rows.RowShape(batches, {"on_complete": unreadable_rows.is_object}, {"kind": BatchKind})

@@ -1,4 +1,4 @@
-"""Dead letters: those that are open, in groups of the same failure, and what somebody decided about them."""
+"""Dead letters: open ones, their groups by failure, and the decisions about them."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from jobworker.store.tables import core
 
 _executions = core.executions
 
-#: What an open dead letter fulfils.
+#: Condition of open dead letters.
 IS_OPEN = sa.text(core.OPEN_DEAD_LETTER)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """An execution that ended badly, as far as somebody who decides about it wants to know."""
+    """Dead letter: a failed execution with the data needed for a decision about it."""
 
     id: str
     job: str
@@ -49,7 +49,7 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterGroup:
-    """Open dead letters of one fingerprint: how many, when the first and the last of them ended, and one of them."""
+    """Open dead letters of one fingerprint: their number, the first and last end, and one example."""
 
     fingerprint: str
     count: int
@@ -64,7 +64,7 @@ _COLUMNS = [_executions.c[item.name] for item in fields(DeadLetterRow) if item.n
 def list_page(
     connection: sa.Connection, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
-    """Open dead letters that pass the filters, the executions that were accepted last first."""
+    """Return a page of open dead letters that pass the filters, latest submission first."""
     listing = Paginator("dead-letters", asdict(filters), parse_id_key)
     query = (
         sa.select(*_COLUMNS)
@@ -80,7 +80,7 @@ def list_page(
 
 
 def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[DeadLetterGroup]:
-    """The groups of which there are most."""
+    """Return the `limit` largest groups of open dead letters."""
     table = _executions.c
     number = sa.func.count()
     found = connection.execute(
@@ -96,7 +96,7 @@ def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[D
         .order_by(number.desc(), table.fingerprint)
         .limit(limit)
     ).all()
-    # A fingerprint or an example that cannot be read was noted where it is listed; `/readyz` names it.
+    # An unreadable fingerprint or example is reported when it is listed; `/readyz` names it.
     readable = [row for row in found if isinstance(row[0], str | None) and isinstance(row[4], str)]
     query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in readable]))
     examples = {row.id: row for row in unreadable_rows.read_all(connection.execute(query), _to_row)}
@@ -104,7 +104,7 @@ def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[D
 
 
 def lock_open(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
-    """Those of these dead letters that are open; nobody else decides about them before this transaction ends."""
+    """Lock the open dead letters among `ids` until this transaction ends; return their ids."""
     return set(
         connection.scalars(sa.select(_executions.c.id).where(_executions.c.id.in_(ids), IS_OPEN).with_for_update())
     )
@@ -118,7 +118,7 @@ def close(
     note: str | None,
     now: dt.datetime,
 ) -> set[str]:
-    """Note what became of these dead letters; answers those that were open until now."""
+    """Write the decision about these dead letters; return the ids of those that were open."""
     changed = connection.execute(
         _executions.update()
         .where(_executions.c.id.in_(ids), IS_OPEN)

@@ -1,4 +1,4 @@
-"""What executions wait for. Whoever ends an execution settles in the same transaction what depends on it."""
+"""Dependencies of executions. A transaction that ends an execution also resolves the dependencies on it."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,15 +21,16 @@ from jobworker.store.engine import bulk
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.queues import build_insert_or_ignore
-from jobworker.store.tables.core import dependencies, executions, transitions
+from jobworker.store.tables.core import executions, transitions
+from jobworker.store.tables.dependencies import dependencies
 
-#: Most ids in one IN list; SQLite allows 32,766 variables.
+#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class DependencyEdge:
-    """An unsettled dependency of one execution."""
+    """Unresolved dependency of one execution."""
 
     execution_id: str
     dependency: Dependency
@@ -37,7 +38,7 @@ class DependencyEdge:
 
 @dataclass(frozen=True, slots=True)
 class WaitingExecution:
-    """An execution that waits for others; it is locked, so what is decided about it holds."""
+    """Waiting execution; its row is locked, so a decision about it stays valid."""
 
     id: str
     job: str
@@ -55,7 +56,7 @@ class WaitingExecution:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedExecution:
-    """How an execution stands that waits no longer; `parameters` is None if they stay as they are."""
+    """New state of an execution that no longer waits; with `parameters` None the stored ones are kept."""
 
     id: str
     state: ExecutionState
@@ -67,13 +68,13 @@ class ResolvedExecution:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended instead of going on."""
+        """True if the execution has ended instead of being released."""
         return self.state in FINAL_STATES
 
 
 @dataclass(frozen=True, slots=True)
 class ResultSource:
-    """A parent whose result is in its row, and the names under which a dependent may refer to it."""
+    """Parent whose result is in its row, with the names by which a dependent may refer to it."""
 
     execution_id: str
     job: str
@@ -82,7 +83,7 @@ class ResultSource:
 
 @dataclass(frozen=True, slots=True)
 class ParentRow:
-    """One parent of an execution, for reading. `outcome` is None until the parent has ended."""
+    """Parent of an execution, for listings. `outcome` stays None until the parent has ended."""
 
     execution_id: str
     job: str | None
@@ -100,7 +101,7 @@ _EDGES = (
     .order_by(dependencies.c.parent_id, dependencies.c.execution_id)
 )
 
-# Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
+# Runs in every relay turn in which executions end; built once, because building it costs as much as running it.
 _UNRESOLVED = _EDGES.where(dependencies.c.parent_id.in_(sa.bindparam("parents", expanding=True))).limit(
     sa.bindparam("most", type_=sa.Integer)
 )
@@ -148,21 +149,21 @@ _MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_ou
 
 
 def insert(connection: sa.Connection, edges: Iterable[DependencyEdge]) -> None:
-    """Let executions that were just inserted wait."""
+    """Insert the dependencies of executions that were just inserted."""
     needed = ((edge.execution_id, edge.dependency) for edge in edges)
     _INSERT.run(connection, [(child, each.parent, each.on.value, each.otherwise.value) for child, each in needed])
 
 
 def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ParentExecution]:
-    """Return those of these executions that exist; none of them can end before this transaction does.
+    """Return the existing executions among `ids`, locked so that they cannot end before this transaction does.
 
-    Raises `UnreadableRow` if one of them has an unknown state.
+    Raises `UnreadableRow` if an execution has an unknown state.
     """
     return {each.id: each for each in _select_parents(connection, ids, sa.true(), lock=True)}
 
 
 def find_ended(connection: sa.Connection, ids: Iterable[str]) -> list[ParentExecution]:
-    """Those of these executions that have ended."""
+    """Return the executions among `ids` that have ended."""
     return list(_select_parents(connection, ids, executions.c.state.in_([state.value for state in FINAL_STATES])))
 
 
@@ -173,12 +174,12 @@ def _select_parents(
     for chunk in _chunks(sorted(set(ids))):
         query = sa.select(*columns).where(executions.c.id.in_(chunk), condition).order_by(executions.c.id)
         rows = connection.execute(query.with_for_update(read=True) if lock else query)
-        # Whether an execution may depend on one that cannot be read is not known; what follows an end goes on.
+        # An execution must not depend on an unreadable parent (raise); resolution after an end skips unreadable rows.
         yield from map(_read_ended, rows) if lock else unreadable_rows.read_all(rows, _read_ended)
 
 
 def list_unresolved(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[DependencyEdge]:
-    """Up to `limit` dependencies on these parents that are not settled."""
+    """Return up to `limit` unresolved dependencies on these parents."""
     found: list[DependencyEdge] = []
     for chunk in _chunks(parents):
         rows = connection.execute(_UNRESOLVED, {"parents": chunk, "most": limit - len(found)})
@@ -189,7 +190,7 @@ def list_unresolved(connection: sa.Connection, parents: Sequence[str], limit: in
 
 
 def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> list[DependencyEdge]:
-    """What these executions still wait for."""
+    """Return the unresolved dependencies of these executions."""
     return [
         edge
         for chunk in _chunks(ids)
@@ -200,7 +201,7 @@ def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> l
 
 
 def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, WaitingExecution]:
-    """Those of these executions that are Waiting. Nobody else changes them before this transaction ends."""
+    """Lock the Waiting executions among `ids` until this transaction ends; return them by id."""
     found: dict[str, WaitingExecution] = {}
     columns = [executions.c[name] for name in WaitingExecution.__dataclass_fields__]
     for chunk in _chunks(ids):
@@ -213,7 +214,7 @@ def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Wai
 def mark_resolved(
     connection: sa.Connection, outcomes: Iterable[tuple[DependencyEdge, DependencyResolution]], now: dt.datetime
 ) -> None:
-    """Write down what became of dependencies."""
+    """Write the outcomes of dependencies."""
     _MARK_RESOLVED.run(
         connection,
         [(edge.execution_id, edge.dependency.parent, verdict.value, now) for edge, verdict in outcomes],
@@ -221,17 +222,17 @@ def mark_resolved(
 
 
 def update_waiting_for(connection: sa.Connection, waiting: Iterable[tuple[str, int]]) -> None:
-    """(id, for how many it still waits) of executions that go on waiting."""
+    """Write (id, number of unresolved dependencies) of executions that keep waiting."""
     _UPDATE_WAITING_FOR.run(connection, waiting)
 
 
 def update_keys(connection: sa.Connection, keys: Mapping[str, ExecutionKeys]) -> None:
-    """The keys of executions that were accepted before their parameters were known."""
+    """Write the keys of executions that were accepted before their parameters were known."""
     _SAVE_KEYS.run(connection, [(execution, *each) for execution, each in keys.items()])
 
 
 def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecution], now: dt.datetime) -> None:
-    """Write down executions that wait no longer."""
+    """Write the new states of executions that no longer wait, and their transitions."""
     _SAVE.run(connection, [_to_values(each, now) for each in changed if each.parameters is None])
     resolved = [(*_to_values(each, now), each.parameters) for each in changed if each.parameters is not None]
     _SAVE_WITH_PARAMETERS.run(connection, resolved)
@@ -245,7 +246,7 @@ def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecuti
 
 
 def get_result_sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[ResultSource]]:
-    """The parents to whose results these executions may refer, by the id of the dependent."""
+    """Return the parents to whose results these executions may refer, by the id of the dependent."""
     found: dict[str, list[ResultSource]] = {each: [] for each in ids}
     for chunk in _chunks(ids):
         for child, *names in connection.execute(_SOURCES, {"children": chunk}):
@@ -254,7 +255,7 @@ def get_result_sources(connection: sa.Connection, ids: Sequence[str]) -> dict[st
 
 
 def get_results(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
-    """The results of these executions."""
+    """Return the results of these executions, by id."""
     return {row.id: row.result for row in connection.execute(_RESULTS, {"parents": ids})}
 
 
@@ -265,7 +266,7 @@ def list_parents(
     cursor: str | None = None,
     only_unresolved: bool = False,
 ) -> Page[ParentRow]:
-    """What an execution waits or waited for."""
+    """Return a page of the parents that an execution waits or waited for."""
     listing = Paginator("dependencies", {"execution": execution_id}, parse_id_key)
     query = (
         sa.select(dependencies, executions.c.job, executions.c.state, executions.c.step)
@@ -284,7 +285,7 @@ def list_parents(
 
 
 def list_parents_after(connection: sa.Connection, parent: str, limit: int) -> list[str]:
-    """Up to `limit` executions with unsettled dependents, by id, after this one."""
+    """Return the ids of the next `limit` executions after `parent` that have unresolved dependents."""
     query = (
         sa.select(dependencies.c.parent_id)
         .distinct()

@@ -1,4 +1,4 @@
-"""Executions that a worker had before anybody accepted them: they were called from Python."""
+"""Executions of direct calls, which reach a worker before they have a row."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from jobworker.store.tables.core import executions as table
 
 @dataclass(frozen=True, slots=True)
 class DirectCallRow:
-    """A new row, who called and when, and what further attempts have in their message (None: nothing special)."""
+    """New execution of a direct call, with caller and time; `call` goes into the messages of further attempts."""
 
     execution: NewExecution
     by: str
@@ -24,7 +24,7 @@ class DirectCallRow:
 
 
 def insert(connection: sa.Connection, rows: Sequence[DirectCallRow]) -> None:
-    """Keep calls that are not known yet, as published: their first message is in a worker's hands."""
+    """Insert new direct calls as published, because a worker already has their first message."""
     for caller in sorted({row.by for row in rows}):
         mine = [row for row in rows if row.by == caller]
         executions.insert(connection, [row.execution for row in mine], caller, min(row.at for row in mine))

@@ -1,4 +1,4 @@
-"""What is due, what was published, what was lost on the way: the relay's questions about executions."""
+"""Dispatch: ready, published, lost and running executions, as read and written by the relay."""
 
 import datetime as dt
 import operator
@@ -8,38 +8,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.executions.execution import PRIORITIES, ExecutionState
-from jobworker.domain.jobs import start_deadline
+from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.store import unreadable_rows
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.engine.columns import UNREADABLE_TIME
 from jobworker.store.executions.limit_usage import QueueBacklog
-from jobworker.store.queues import build_insert_or_ignore
-from jobworker.store.tables.core import (
-    EXPIRING,
-    PUBLISHED,
-    READY,
-    READY_UNLIMITED,
-    RUNNING,
-    WAITING_FOR_TIME,
-    executions,
-    transitions,
-)
+from jobworker.store.tables.core import PUBLISHED, READY, READY_UNLIMITED, RUNNING, executions
 
-#: Most ids in one IN list; SQLite allows 32,766 variables.
+#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
 
 _READY = sa.text(READY)
 _FREE = sa.text(READY_UNLIMITED)
 _PUBLISHED = sa.text(PUBLISHED)
-_WAITING_FOR_TIME = sa.text(WAITING_FOR_TIME)
 _RUNNING = sa.text(RUNNING)
-_EXPIRING = sa.text(EXPIRING)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyExecution:
-    """An execution whose next attempt may be published, with all that its message needs."""
+    """Execution whose next attempt may be published, with all data of its message."""
 
     id: str
     job: str
@@ -65,7 +52,7 @@ class ReadyExecution:
 
 @dataclass(frozen=True, slots=True)
 class PublishedExecution:
-    """An execution whose message is (or was) in Redis."""
+    """Execution whose message is (or was) in Redis."""
 
     id: str
     queue: str
@@ -82,7 +69,7 @@ _read_published = unreadable_rows.build_reader(
 
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
-    """An attempt that a worker has claimed."""
+    """Attempt that a worker has claimed."""
 
     id: str
     attempt: int
@@ -91,7 +78,7 @@ class RunningAttempt:
 
 
 def _to_running_attempt(row: Any) -> RunningAttempt:
-    # Not all columns: an attempt whose start cannot be read has to be found lost with its worker, too.
+    # Other columns are not checked: an attempt with an unreadable start must be found lost with its worker, too.
     if not (isinstance(row.attempt, int) and isinstance(row.worker, str)):
         raise TypeError(f"attempt {row.attempt!r} runs on worker {row.worker!r}")
     return RunningAttempt(*row)
@@ -106,14 +93,14 @@ _values = operator.attrgetter(*_NAMES)
 _OBJECT_COLUMNS = ("overrides", "metadata", "call")
 _NUMBER_LIST_COLUMNS = ("lost_attempts", "interrupted_attempts", "snoozed_attempts")
 
-#: Types of whole rows that were found right, which a look at each column would take longer to tell, and most of them.
-#: A list does not tell the types of what it holds, so rows with one are looked at each time.
+#: Column types of rows that were valid, because comparing these is faster than checking each column; and their maximum
+#: number. Rows with a list are checked each time, because its type does not determine the types of its items.
 _valid_types: set[tuple[type, ...]] = set()
 _TYPES_CACHE_SIZE = 1000
 
 
 def check_columns(row: ReadyExecution) -> None:
-    """Raise `TypeError` naming a column of this row that does not hold what is kept there."""
+    """Raise `TypeError` with the name of a column if its value has the wrong type."""
     types = tuple(map(type, _values(row)))
     readable = row.due_at is not UNREADABLE_TIME and row.expires_at is not UNREADABLE_TIME
     if readable and row.scheduled_for is not UNREADABLE_TIME and types in _valid_types:
@@ -128,100 +115,20 @@ def _check_each_column(row: ReadyExecution) -> None:
     if wrong:
         raise TypeError(f"{wrong[0]} has the wrong type")
     if not isinstance(row.parameters, dict):
-        raise TypeError("parameters is no object")
+        raise TypeError("parameters is not an object")
     for name in _OBJECT_COLUMNS:
         if not isinstance(getattr(row, name), dict | None):
-            raise TypeError(f"{name} is no object")
+            raise TypeError(f"{name} is not an object")
     for name in _NUMBER_LIST_COLUMNS:
         value = getattr(row, name)
         if value is not None and not (isinstance(value, list) and all(type(each) is int for each in value)):
-            raise TypeError(f"{name} is no list of numbers")
-
-
-def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
-    """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
-    due = connection.execute(_DUE, {"now": now, "most": limit}).all()
-    if not due:
-        return 0
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"), _WAITING_FOR_TIME)
-        .values(state=ExecutionState.QUEUED.value, reason=None, dispatched_at=None),
-        [{"key": row.id} for row in due],
-    )
-    moved = [
-        {
-            "execution_id": row.id,
-            "attempt": row.attempt,
-            "state": ExecutionState.QUEUED.value,
-            "at": now,
-            "actor": "relay",
-            "reason": "due",
-        }
-        for row in due
-    ]
-    connection.execute(build_insert_or_ignore(connection, transitions), moved)
-    return len(due)
-
-
-def expire_executions(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
-    """What is still here although the deadline for its start has passed is Skipped; answers which.
-
-    What has been published is its worker's: the message says the deadline, too.
-    """
-    late = connection.execute(_EXPIRED, {"now": now, "most": limit}).all()
-    if not late:
-        return []
-    reasons = [(row.id, start_deadline.describe_missed_deadline(row.expires_at)) for row in late]
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"))
-        .values(state=ExecutionState.SKIPPED.value, reason=sa.bindparam("why"), finished_at=now),
-        [{"key": key, "why": why} for key, why in reasons],
-    )
-    entered = [
-        {
-            "execution_id": key,
-            "attempt": 0,
-            "state": ExecutionState.SKIPPED.value,
-            "at": now,
-            "actor": "relay",
-            "reason": why,
-        }
-        for key, why in reasons
-    ]
-    connection.execute(build_insert_or_ignore(connection, transitions), entered)
-    return [key for key, _ in reasons]
-
-
-def get_next_due(connection: sa.Connection) -> dt.datetime | None:
-    """When the next Scheduled or Retrying execution is due, or the next deadline for a start passes."""
-    moments = [connection.scalar(_NEXT_DUE), connection.scalar(_NEXT_DEADLINE)]
-    return min((moment for moment in moments if moment is not None), default=None)
-
-
-# Asked in every turn, like these two.
-_DUE = (
-    sa.select(executions.c.id, executions.c.attempt)
-    .where(_WAITING_FOR_TIME, executions.c.due_at <= sa.bindparam("now", type_=executions.c.due_at.type))
-    .order_by(executions.c.due_at)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
-_EXPIRED = (
-    sa.select(executions.c.id, executions.c.expires_at)
-    .where(_EXPIRING, executions.c.expires_at <= sa.bindparam("now", type_=executions.c.expires_at.type))
-    .order_by(executions.c.expires_at)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-    .with_for_update(skip_locked=True)
-)
-_NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING_FOR_TIME).order_by(executions.c.due_at).limit(1)
-_NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
+            raise TypeError(f"{name} is not a list of numbers")
 
 
 def list_ready(
     connection: sa.Connection, backlog: QueueBacklog, limit: int, priorities: range = PRIORITIES
 ) -> list[ReadyExecution]:
-    """What may be published and is under no limit, the most urgent first."""
+    """Return up to `limit` ready executions that are under no limits, most urgent first."""
     given = {**_build_parameters(backlog), "lowest": priorities.start, "highest": priorities.stop - 1, "count": limit}
     return [ReadyExecution(*row) for row in connection.execute(backlog.exclude_revisions(_READY_QUERY), given)]
 
@@ -229,12 +136,12 @@ def list_ready(
 def list_overtaken(
     connection: sa.Connection, backlog: QueueBacklog, below: int, before: dt.datetime, limit: int
 ) -> list[ReadyExecution]:
-    """As `ready`, but what is less urgent than `below` and has been due since `before`; the oldest first."""
+    """Return ready executions under no limits, with a priority under `below` and due since `before`, oldest first."""
     found: list[ReadyExecution] = []
     given = {**_build_parameters(backlog), "count": limit}
     lowest = connection.scalar(_LOWEST_PRIORITY, {"of_queue": backlog.queue})
     query = backlog.exclude_revisions(_OVERTAKEN_QUERY)
-    # Priority by priority, because only so the index has them in this order.
+    # One query for each priority, because only then the index has this order.
     for priority in range(below if lowest is None else lowest, below):
         asked = {**given, "lowest": priority, "before": before}
         found += [ReadyExecution(*row) for row in connection.execute(query, asked)]
@@ -246,7 +153,7 @@ def _build_parameters(backlog: QueueBacklog) -> dict[str, Any]:
 
 
 def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ReadyExecution]:
-    """These of what may be published, in no order."""
+    """Return these executions, in no order."""
     found: list[ReadyExecution] = []
     for start in range(0, len(ids), _CHUNK_SIZE):
         query = _READY_ROWS.where(executions.c.id.in_(ids[start : start + _CHUNK_SIZE]))
@@ -254,7 +161,7 @@ def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ReadyExecuti
     return found
 
 
-# The statements of every turn are built once: building one costs more than running it.
+# Statements of every relay turn are built once, because building a statement costs more than running it.
 _READY_ROWS: sa.Select[Any] = sa.select(*(executions.c[name] for name in ReadyExecution.__dataclass_fields__))
 _OF_QUEUE = executions.c.queue == sa.bindparam("of_queue")
 _STARTABLE = (
@@ -277,7 +184,7 @@ _LOWEST_PRIORITY = sa.select(executions.c.priority).where(_FREE, _OF_QUEUE).orde
 
 
 def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int, int]], now: dt.datetime) -> None:
-    """Note (id, attempt before, urgency) as published; those that have moved on meanwhile stay as they are."""
+    """Mark executions (id, previous attempt, urgency) as published, unless they have changed in the meantime."""
     _MARK_PUBLISHED.run(connection, ((*one, now) for one in published))
 
 
@@ -296,7 +203,7 @@ _MARK_PUBLISHED = BulkStatement(_build_mark, ("key", "before", "given", "now"))
 
 
 def list_published_before(connection: sa.Connection, moment: dt.datetime, limit: int) -> list[PublishedExecution]:
-    """Messages that nobody has claimed since `moment`, the oldest first."""
+    """Return up to `limit` executions published at `moment` or earlier and not claimed, oldest first."""
     found = connection.execute(
         _PUBLISHED_ROWS.where(_PUBLISHED, executions.c.dispatched_at <= moment)
         .order_by(executions.c.dispatched_at)
@@ -305,7 +212,7 @@ def list_published_before(connection: sa.Connection, moment: dt.datetime, limit:
     return list(unreadable_rows.read_all(found, _read_published))
 
 
-# Rows from before there were urgencies have none: theirs is the priority.
+# Rows of older versions have no urgency; their priority is used instead.
 _PUBLISHED_ROWS = sa.select(
     *(
         sa.func.coalesce(executions.c.urgency, executions.c.priority).label(name)
@@ -319,7 +226,7 @@ _PUBLISHED_ROWS = sa.select(
 def update_dispatched_at(
     connection: sa.Connection, lost: Iterable[PublishedExecution], at: dt.datetime | None = None
 ) -> None:
-    """These messages are gone: their executions are ready once more, or (`at`) were just published again."""
+    """Mark executions whose messages are lost as ready or, with `at`, as published again at that time."""
     given = [{"key": row.id, "seen": row.dispatched_at} for row in lost]
     if given:
         query = sa.update(executions).where(
@@ -329,7 +236,7 @@ def update_dispatched_at(
 
 
 def mark_unpublished(connection: sa.Connection, messages: Iterable[tuple[str, int]]) -> int:
-    """These messages (id, attempt) are out of Redis again: ready once more, unless it went on; answers how many."""
+    """Mark executions whose messages (id, attempt) were removed from Redis as ready; return the number of changes."""
     query = sa.update(executions).where(
         executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _PUBLISHED
     )
@@ -338,9 +245,9 @@ def mark_unpublished(connection: sa.Connection, messages: Iterable[tuple[str, in
 
 
 def mark_all_unpublished(connection: sa.Connection, before: dt.datetime) -> int:
-    """Every message published before then is gone; answers how many there were.
+    """Mark all executions published at `before` or earlier as ready; return their number.
 
-    Those under limits keep their places until `mend` finds them: some may run already, and nobody has heard of it.
+    Executions under limits keep their slots until maintenance finds them, because they may run without a report yet.
     """
     changed = connection.execute(
         sa.update(executions)
@@ -351,7 +258,7 @@ def mark_all_unpublished(connection: sa.Connection, before: dt.datetime) -> int:
 
 
 def list_running(connection: sa.Connection, worker: str | None = None) -> list[RunningAttempt]:
-    """What is running, everywhere or on one worker."""
+    """Return the running attempts of all workers or of one worker."""
     query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.started_at).where(
         _RUNNING
     )

@@ -1,4 +1,4 @@
-"""Which executions are meant: the one set of filters that lists and actions on many share."""
+"""Filters of executions, shared by lists and bulk actions."""
 
 import datetime as dt
 import uuid
@@ -11,10 +11,11 @@ from sqlalchemy.ext.compiler import compiles
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
-from jobworker.store.tables.core import executions, occurrences
+from jobworker.store.tables.core import executions
+from jobworker.store.tables.schedules import occurrences
 
-#: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
-#: ids never go back. By so much (s) at most.
+#: Maximum time by which the time in an id is later than its creation (s), because ids never decrease, even if the clock
+#: of the host is set back.
 _CLOCK_SLACK_SECONDS = 24 * 3600.0
 
 _UUID_RANDOM_BITS = 80
@@ -22,7 +23,7 @@ _UUID_RANDOM_BITS = 80
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilters:
-    """Which executions a list holds; None does not filter."""
+    """Filters of executions; None does not filter."""
 
     job: str | None = None
     state: ExecutionState | None = None
@@ -43,7 +44,7 @@ _EQUALITY_FILTERS = ("job", "state", "queue", "correlation_id", "batch_id", "rer
 
 
 class _ErrorType(sa.ColumnElement[str]):
-    """The type of the exception that an execution ended with; null if its error cannot be read."""
+    """SQL expression for the type of the error of an execution; null for an unreadable error."""
 
     inherit_cache = True
     type = sa.Text()
@@ -56,18 +57,18 @@ def _compile_for_postgresql(_element: _ErrorType, _compiler: object, **_options:
 
 @compiles(_ErrorType, "sqlite")
 def _compile_for_sqlite(_element: _ErrorType, _compiler: object, **_options: object) -> str:
-    # One text that is no JSON would make the whole statement fail.
+    # One invalid JSON text would make the whole statement fail.
     return "CASE WHEN json_valid(executions.error) THEN executions.error ->> 'type' END"
 
 
 def build_conditions(filters: ExecutionFilters) -> Iterator[sa.ColumnElement[bool]]:
-    """What an execution has to fulfil to pass."""
+    """Yield the SQL conditions of these filters."""
     for name in _EQUALITY_FILTERS:
         wanted = getattr(filters, name)
         if wanted is not None:
             yield executions.c[name] == wanted
     if filters.schedule_id is not None:
-        # The ledger's key begins with the schedule; executions have no index on theirs, for most have none.
+        # The key of `occurrences` begins with the schedule; executions have no such index, for most have no schedule.
         started = sa.select(occurrences.c.execution_id).where(occurrences.c.schedule_id == filters.schedule_id)
         yield executions.c.id.in_(started)
     if filters.error_type is not None:
@@ -86,7 +87,7 @@ def build_conditions(filters: ExecutionFilters) -> Iterator[sa.ColumnElement[boo
 
 
 def list_ids(connection: sa.Connection, where: Sequence[Any], after: str | None, limit: int) -> list[str]:
-    """The first `limit` ids of executions that fulfil `where`, after the id `after`."""
+    """Return the first `limit` ids of executions that fulfill `where`, after the id `after`."""
     query = sa.select(executions.c.id).where(*where).order_by(executions.c.id).limit(limit)
     if after is not None:
         query = query.where(executions.c.id > after)
@@ -94,7 +95,7 @@ def list_ids(connection: sa.Connection, where: Sequence[Any], after: str | None,
 
 
 def count_by_state(connection: sa.Connection, where: Sequence[Any], after: str | None) -> dict[ExecutionState, int]:
-    """How many executions fulfil `where` after the id `after`, by their states."""
+    """Count the executions that fulfill `where` after the id `after`, by state."""
     query = sa.select(executions.c.state, sa.func.count()).where(*where).group_by(executions.c.state)
     if after is not None:
         query = query.where(executions.c.id > after)

@@ -1,4 +1,4 @@
-"""Executions: accepted, listed, asked to stop. What workers report about them is recorded by `store.executions.history`."""
+"""Executions: submission, lists and cancel requests. `store.executions.history` records the reports of workers."""
 
 import datetime as dt
 import operator
@@ -22,7 +22,7 @@ _transitions = core.transitions
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """What has to be known of an execution when it is accepted."""
+    """New execution, as inserted by a submission."""
 
     id: str
     job: str
@@ -52,7 +52,7 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionRow:
-    """An execution as it stands."""
+    """Current row of an execution."""
 
     id: str
     job: str
@@ -102,7 +102,7 @@ class ExecutionRow:
 
 _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
 
-# Statements of the submission's way are built once: building one costs as much as running it.
+# Statements of submissions are built once, because building a statement costs as much as running it.
 _BY_ID = sa.select(*_COLUMNS).where(_executions.c.id == sa.bindparam("id"))
 _BY_ID_LOCKED = _BY_ID.with_for_update()
 _LAST_SUCCESS = (
@@ -113,7 +113,7 @@ _LAST_SUCCESS = (
 )
 _STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
 
-# One statement for each index of what is ready, because only so SQLite finds it.
+# One statement for each index of ready executions, because only then SQLite uses the index.
 _READY_BACKLOG = [
     sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
     .where(sa.text(condition))
@@ -131,28 +131,28 @@ _TRANSITION_COLUMNS = ["execution_id", "attempt", "state", "at", "actor", "reaso
 _INSERT_TRANSITION = BulkStatement(bulk.build_insert(_transitions, _TRANSITION_COLUMNS), _TRANSITION_COLUMNS)
 
 _COPIED_FIELDS = [item.name for item in fields(ExecutionRow) if item.name in _NEW_COLUMNS]
-#: Why an execution begins in its first state.
+#: Reasons of the first transition, by state.
 _FIRST_REASONS = {
     ExecutionState.QUEUED: "submitted",
     ExecutionState.SCHEDULED: "submitted for later",
     ExecutionState.WAITING: "submitted; it waits for others",
 }
 
-#: What only later events fill in.
+#: Fields that only later events set.
 _EMPTY_FIELDS: Mapping[str, Any] = dict.fromkeys(
     {item.name for item in fields(ExecutionRow)} - {*_NEW_COLUMNS, "attempt", "created_at", "created_by"}
 )
 
 
 def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
-    """Accept executions: their rows, and their first transition."""
+    """Insert executions and their first transitions."""
     insert_for_actors(connection, rows, [actor] * len(rows), now)
 
 
 def insert_for_actors(
     connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime
 ) -> None:
-    """Accept executions of several actors, of each row its own."""
+    """Insert executions of several actors, one actor for each row, and their first transitions."""
     given = operator.attrgetter(*_NEW_COLUMNS)
     by = list(zip(rows, actors, strict=True))
     _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
@@ -172,31 +172,31 @@ def _describe_submission(row: NewExecution) -> str:
 
 
 def build_inserted_row(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
-    """The execution as it stands right after `insert`, without asking the database."""
+    """Build the row of an execution right after `insert`, without a query."""
     given = {name: getattr(row, name) for name in _COPIED_FIELDS}
     return ExecutionRow(**given, **_EMPTY_FIELDS, attempt=0, created_at=now, created_by=actor)
 
 
 def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
-    """The execution with this id; `lock` keeps other transactions from changing it before this one ends."""
+    """Return the execution with this id; `lock` keeps other transactions from changing it until this one ends."""
     row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"id": execution_id}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
-    """Those of these executions that exist, by id."""
+    """Return the existing executions among `ids`, ordered by id."""
     query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
     return list(unreadable_rows.read_all(connection.execute(query), _to_row))
 
 
 def get_last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
-    """The latest execution of `job` with an id below `before` that succeeded."""
+    """Return the latest succeeded execution of `job` with an id below `before`."""
     row = connection.execute(_LAST_SUCCESS, {"job": job, "before": before}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
 def get_state(connection: sa.Connection, execution_id: str) -> ExecutionState | None:
-    """Return only the state, for whom waits for an end asks often. Raises `UnreadableRow`."""
+    """Return only the state, for clients that poll until the end. Raises `UnreadableRow`."""
     found = connection.scalar(_STATE, {"id": execution_id})
     if found is None:
         return None
@@ -207,7 +207,7 @@ def get_state(connection: sa.Connection, execution_id: str) -> ExecutionState | 
 def list_page(
     connection: sa.Connection, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ExecutionRow]:
-    """Executions that pass the filters, newest first."""
+    """Return a page of executions that pass the filters, newest first."""
     listing = Paginator("executions", asdict(filters), parse_id_key)
     query = sa.select(*_COLUMNS).where(*build_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
@@ -218,7 +218,7 @@ def list_page(
 
 
 def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
-    """Cancel an execution that waits for its time, or for others. False: it does not wait (any more)."""
+    """Cancel a Waiting, Scheduled or Retrying execution; return False in any other state."""
     row = connection.execute(
         _executions.update()
         .where(
@@ -242,7 +242,7 @@ def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, rea
 
 
 def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now: dt.datetime) -> bool:
-    """Ask the relay to stop an execution that is queued or runs. The first request stays; False: it is neither."""
+    """Request cancellation of a Queued or Running execution; keep an earlier request. Return False in other states."""
     requested_at = sa.func.coalesce(_executions.c.cancel_requested_at, now)
     requested_by = sa.func.coalesce(_executions.c.cancel_requested_by, actor)
     changed = connection.execute(
@@ -256,7 +256,7 @@ def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now
 
 
 def count_unfinished(connection: sa.Connection) -> dict[ExecutionState, int]:
-    """How many executions are in each state that is not final, from the index alone."""
+    """Count the executions in each state that is not final, from the index alone."""
     counts = {}
     for unfinished in (
         ExecutionState.WAITING,
@@ -271,14 +271,14 @@ def count_unfinished(connection: sa.Connection) -> dict[ExecutionState, int]:
 
 
 def get_queue_backlog(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
-    """How many of a queue may run and were not published, and since when the oldest is due."""
+    """Return the number of ready executions of a queue and the earliest due time."""
     return _merge_by_queue(
         row for query in _READY_BACKLOG_IN_QUEUE for row in connection.execute(query, {"queue": queue})
     ).get(queue, (0, None))
 
 
 def count_ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
-    """How many of these in its queue are more urgent than this one, or as urgent and older."""
+    """Count the ready executions of its queue that are more urgent than this one, or as urgent and due earlier."""
     same = sa.and_(_executions.c.queue == row.queue, _executions.c.priority == row.priority)
     older = sa.tuple_(_executions.c.due_at, _executions.c.id) < sa.tuple_(sa.literal(row.due_at), sa.literal(row.id))
     more_urgent = sa.and_(_executions.c.queue == row.queue, _executions.c.priority > row.priority)
@@ -291,12 +291,12 @@ def count_ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
 
 
 def get_backlogs(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
-    """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
+    """Return the number of ready executions and the earliest due time of each queue that has any."""
     return _merge_by_queue(row for query in _READY_BACKLOG for row in connection.execute(query))
 
 
 def _merge_by_queue(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
-    """The rows of each queue as one: (queue, number, the oldest)."""
+    """Merge the rows (queue, number, earliest due time) of each queue."""
     found: dict[str, tuple[int, dt.datetime]] = {}
     for queue, number, oldest in rows:
         before, since = found.get(queue, (0, oldest))
@@ -304,7 +304,7 @@ def _merge_by_queue(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
     return found
 
 
-#: What the JSON columns of an execution have to be.
+#: Checks of the JSON columns of an execution.
 _JSON_CHECKS = {
     "parameters": unreadable_rows.is_object,
     "result": unreadable_rows.is_json,

@@ -1,4 +1,4 @@
-"""Writing down what was reported: standings, attempts, transitions."""
+"""History of executions: reported states, attempts and transitions."""
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,13 +22,13 @@ from jobworker.store import unreadable_rows
 from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.tables.core import attempts, executions, transitions
 
-#: Most ids in one IN list; SQLite allows 32,766 variables.
+#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class StoredExecution:
-    """What is stored of an execution, as far as a report can change it."""
+    """Stored part of an execution that reports can change."""
 
     id: str
     job: str
@@ -46,7 +46,7 @@ class StoredExecution:
 
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
-    """The executions with these ids; unknown ids, and what cannot be read, are absent."""
+    """Return the executions with these ids, by id, without unknown and unreadable ones."""
     wanted = list(ids)
     found: dict[str, StoredExecution] = {}
     for start in range(0, len(wanted), _CHUNK_SIZE):
@@ -114,9 +114,9 @@ def update_standings(
     standings: Mapping[str, MergedExecution],
     dead_letters: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the rows of these executions. Those in `dead_letters` (id → fingerprint) are dead letters from now on.
+    """Write the rows of these executions; mark those in `dead_letters` (id → fingerprint) as dead letters.
 
-    What somebody has decided about a dead letter stays.
+    An earlier decision about a dead letter is kept.
     """
     _SAVE.run(
         connection,
@@ -170,7 +170,7 @@ def _to_values(key: str, standing: MergedExecution) -> tuple[Any, ...]:
 
 
 def insert_transitions(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
-    """Keep each move once, however often it is reported."""
+    """Insert transitions; those that exist already are skipped."""
     _ADD_TRANSITION.run(
         connection,
         (
@@ -201,9 +201,10 @@ _ADD_TRANSITION = BulkStatement(_build_add_transition, _TRANSITION_COLUMNS)
 
 
 def upsert_attempts(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
-    """Keep what these moves say about single attempts: starts open a row, ends complete it.
+    """Write the attempts of these transitions: a start inserts a row, an end completes it.
 
-    An attempt that never ran (its message expired, say) gets no row: the execution and its transitions tell of it.
+    An attempt that never ran (for instance with an expired message) gets no row; its execution and transitions record
+    it.
     """
     starts = [move for move in moves if move.state is ExecutionState.RUNNING]
     ends = [
@@ -219,7 +220,7 @@ _END_COLUMNS = ("execution_id", "attempt", "state", "reason", "worker", "finishe
 
 def _build_start(dialect: str) -> Any:
     statement = build_insert(dialect, attempts, _START_COLUMNS)
-    # A start that comes after its end must not reopen the attempt.
+    # A start that is reported after its end must not reopen the attempt.
     again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
     return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
 
@@ -266,13 +267,13 @@ def _get_attempt_state(move: StateTransition) -> AttemptState:
 
 
 def build_insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
-    """An INSERT of this dialect, which may go on with ON CONFLICT."""
+    """Build an INSERT of this dialect, which can be extended with ON CONFLICT."""
     values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)
 
 
 def find_started_attempts(connection: sa.Connection, execution: str, numbers: Collection[int]) -> set[int]:
-    """Which of these attempts of an execution are known to have begun."""
+    """Return the numbers of these attempts of an execution that have started."""
     query = sa.select(attempts.c.attempt).where(
         attempts.c.execution_id == execution, attempts.c.attempt.in_(numbers), attempts.c.started_at.is_not(None)
     )
@@ -280,7 +281,7 @@ def find_started_attempts(connection: sa.Connection, execution: str, numbers: Co
 
 
 def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
-    """Set the number of the last attempt, which cannot be read, to the one that the transitions tell; return it."""
+    """Restore the unreadable number of the last attempt from the transitions; return it."""
     told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
     attempt = max((each for each in told if isinstance(each, int)), default=0)
     connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))

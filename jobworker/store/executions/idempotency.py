@@ -1,4 +1,4 @@
-"""Answers given under an Idempotency-Key, so that a repeated request gets the same answer."""
+"""Idempotency keys, with which a repeated request gets the first response."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from jobworker.store.tables import core
 
 _keys = core.idempotency_keys
 
-#: A submission that uses a key also forgets up to so many expired ones; this keeps the table small
-#: without a chore of its own.
+#: Maximum number of expired keys that a submission with a key deletes; this keeps the table small without a separate
+#: maintenance task.
 _FORGET_BATCH_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """What was answered under a key."""
+    """Stored response of an idempotency key."""
 
     key: str
     fingerprint: str
@@ -30,10 +30,10 @@ class IdempotencyRecord:
 def reserve(
     connection: sa.Connection, record: IdempotencyRecord, forget_before: dt.datetime
 ) -> IdempotencyRecord | None:
-    """Store `record`; or, if its key is taken, return what was answered then.
+    """Insert `record`; if its key exists, return the stored record.
 
-    A key older than `forget_before` counts as free. Two requests with the same key at the same moment:
-    the second waits here until the first has committed or rolled back.
+    A key older than `forget_before` counts as free. Of two concurrent requests with one key, the second waits here
+    until the first has committed or rolled back.
     """
     _delete_expired(connection, record.key, forget_before)
     values = {
@@ -48,12 +48,12 @@ def reserve(
 
 
 def update_execution_ids(connection: sa.Connection, key: str, execution_ids: Sequence[str]) -> None:
-    """Other executions answer, after all, for what was asked under `key`."""
+    """Replace the execution ids of the response of `key`."""
     connection.execute(_keys.update().where(_keys.c.key == key).values(execution_ids=list(execution_ids)))
 
 
 def get(connection: sa.Connection, key: str) -> IdempotencyRecord | None:
-    """What was answered under `key`."""
+    """Return the record of `key`."""
     row = connection.execute(sa.select(_keys).where(_keys.c.key == key)).one_or_none()
     if row is None:
         return None
@@ -63,6 +63,6 @@ def get(connection: sa.Connection, key: str) -> IdempotencyRecord | None:
 def _delete_expired(connection: sa.Connection, key: str, before: dt.datetime) -> None:
     expired = _keys.c.created_at < before
     connection.execute(_keys.delete().where(_keys.c.key == key, expired))
-    # Skipping what another transaction is forgetting: two of them must not wait for each other.
+    # Rows that another transaction is deleting are skipped, because two transactions must not deadlock.
     old = sa.select(_keys.c.key).where(expired).limit(_FORGET_BATCH_SIZE).with_for_update(skip_locked=True)
     connection.execute(_keys.delete().where(_keys.c.key.in_(old)))

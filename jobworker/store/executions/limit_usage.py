@@ -1,6 +1,6 @@
-"""What is ready but under limits, by its limit keys; who holds the places; how full the buckets of rates are.
+"""Limits: ready executions by limit key, slots in use, and rate buckets.
 
-The cost of a question grows with the number of keys, not with what waits under them.
+The cost of a query grows with the number of keys, not with the number of executions under them.
 """
 
 import datetime as dt
@@ -20,18 +20,18 @@ _LIMITED = sa.text(READY_LIMITED)
 _HOLDING = sa.text(HOLDING_SLOT)
 _AHEAD = sa.text(PUBLISHED_RATE_LIMITED)
 
-#: The revision of its job that an execution runs, as `revision_key` names it.
+#: Revision key of the job of an execution, in the format of `format_revision_key`.
 _REVISION: sa.ColumnElement[str] = sa.literal_column("job || ' ' || job_revision", sa.String)
 
-#: Most keys in one IN list; SQLite allows 32,766 variables.
+#: Maximum number of keys in one IN list; SQLite allows 32,766 variables.
 _CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueueBacklog:
-    """What may run of one queue: executions of tasks that a worker offers there.
+    """Executions of one queue that may run, because a worker of the queue has their task.
 
-    `without` names revisions of jobs that are left out, as `revision_key` does.
+    `excluded_revisions` are revisions of jobs that are left out, in the format of `format_revision_key`.
     """
 
     queue: str
@@ -39,13 +39,13 @@ class QueueBacklog:
     excluded_revisions: Sequence[str] = ()
 
     def exclude_revisions(self, query: sa.Select[Any]) -> sa.Select[Any]:
-        """Return a query of executions without those that are left out."""
+        """Return `query` without executions of the excluded revisions."""
         return query.where(_REVISION.not_in(self.excluded_revisions)) if self.excluded_revisions else query
 
 
 @dataclass(frozen=True, slots=True)
 class LimitedExecution:
-    """An execution that would be the next of its limit key."""
+    """Candidate for the next execution of its limit key."""
 
     limit_key: str
     id: str
@@ -54,14 +54,14 @@ class LimitedExecution:
 
     @property
     def is_readable(self) -> bool:
-        """Whether its columns have the types by which it can be put in order and its limits be told."""
+        """True if the columns have the types needed to determine the order and the limits."""
         limit_key: object = self.limit_key
         priority: object = self.priority
         return isinstance(limit_key, str) and isinstance(priority, int)
 
 
 def format_revision_key(job: str, revision: int) -> str:
-    """Return the name of a revision of a job among those that are left out."""
+    """Return the key of a revision of a job in `QueueBacklog.excluded_revisions`."""
     return f"{job} {revision}"
 
 
@@ -71,7 +71,7 @@ _FIRST = f"""
        AND {_REVISION} NOT IN :without
      ORDER BY limit_key, priority DESC, due_at, id LIMIT 1"""
 
-# One step from key to key for each; a DISTINCT would read everything that waits.
+# One index step from key to key; a DISTINCT would read all ready executions.
 _HEADS: Any = (
     sa.text(
         f"""
@@ -89,7 +89,7 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 
 
 def list_heads(connection: sa.Connection, backlog: QueueBacklog, after: str, limit: int) -> list[LimitedExecution]:
-    """Return the next of each limit key beyond `after`, by key. Not each of them may be readable."""
+    """Return the next execution of each limit key after `after`, by key. The rows may be unreadable."""
     lists = {"tasks": list(backlog.tasks), "without": list(backlog.excluded_revisions)}
     given = {"queue": backlog.queue, "after": after, "most": limit, **lists}
     return [LimitedExecution(*row) for row in connection.execute(_HEADS, given)]
@@ -98,7 +98,7 @@ def list_heads(connection: sa.Connection, backlog: QueueBacklog, after: str, lim
 def list_by_limit_key(
     connection: sa.Connection, backlog: QueueBacklog, limit_key: str, limit: int
 ) -> list[LimitedExecution]:
-    """Return the next `limit` of one limit key, the most urgent first. Not each of them may be readable."""
+    """Return the next `limit` executions of one limit key, most urgent first. The rows may be unreadable."""
     found = connection.execute(
         _select_by_limit_key(backlog, limit_key)
         .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
@@ -110,7 +110,7 @@ def list_by_limit_key(
 def get_overtaken(
     connection: sa.Connection, backlog: QueueBacklog, head: LimitedExecution, before: dt.datetime
 ) -> LimitedExecution | None:
-    """What is less urgent than the head of its key, and has been due the longest, since `before` at least."""
+    """Return the longest due execution with a lower priority than `head` that is due since `before`."""
     found: list[LimitedExecution] = []
     for priority in range(PRIORITIES.start, head.priority):
         query = _select_by_limit_key(backlog, head.limit_key).where(
@@ -133,7 +133,7 @@ def _select_by_limit_key(backlog: QueueBacklog, limit_key: str) -> sa.Select[Any
 
 
 def count_held_slots(connection: sa.Connection) -> dict[str, int]:
-    """How many hold a place, by concurrency key: they run, or their message is with the workers."""
+    """Count the slots in use by concurrency key, those of running and of published executions."""
     query = sa.select(executions.c.concurrency_key, sa.func.count()).where(_HOLDING)
     return dict(
         unreadable_rows.read_all(connection.execute(query.group_by(executions.c.concurrency_key)), _read_held_slots)
@@ -151,7 +151,7 @@ _read_holder = unreadable_rows.build_reader(
 
 
 def list_slot_holders(connection: sa.Connection, key: str, limit: int) -> list[str]:
-    """Some of those that hold a place of a concurrency key, the oldest first; of a job, when `key` is its name."""
+    """Return up to `limit` executions with a slot of `key`, a concurrency key or the name of a job, oldest first."""
     query = sa.select(executions.c.id, executions.c.concurrency_key).where(_HOLDING).order_by(executions.c.id)
     if limits.get_job_name(key) != key:
         query = query.where(executions.c.concurrency_key == key)
@@ -160,13 +160,13 @@ def list_slot_holders(connection: sa.Connection, key: str, limit: int) -> list[s
 
 
 def count_published(connection: sa.Connection, keys: Collection[str]) -> dict[str, int]:
-    """How many of each rate key have been published and have not started."""
+    """Count the published executions that have not started, by rate key."""
     query = sa.select(executions.c.rate_key, sa.func.count()).where(_AHEAD).group_by(executions.c.rate_key)
     return {row[0]: row[1] for row in connection.execute(query) if row[0] in keys}
 
 
 def get_rate_buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
-    """When each of these buckets is full again; those that are, are absent."""
+    """Return the time when each of these rate buckets is full again, without buckets that have no row."""
     wanted, found = list(keys), dict[str, dt.datetime]()
     for start in range(0, len(wanted), _CHUNK_SIZE):
         query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(wanted[start : start + _CHUNK_SIZE]))
@@ -175,7 +175,7 @@ def get_rate_buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str
 
 
 def upsert_rate_buckets(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:
-    """Note when these buckets are full again."""
+    """Write the times when these rate buckets are full again."""
     if full_at:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         query = dialect.insert(rate_buckets)
@@ -184,5 +184,5 @@ def upsert_rate_buckets(connection: sa.Connection, full_at: Mapping[str, dt.date
 
 
 def delete_full_buckets(connection: sa.Connection, now: dt.datetime) -> int:
-    """Drop the rows of buckets that are full; answers how many."""
+    """Delete the rows of full rate buckets; return their number."""
     return connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.full_at < now)).rowcount

@@ -1,4 +1,4 @@
-"""What jobs wrote to their logs, and how much of it was not kept."""
+"""Log lines of executions, and the sizes of logs."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,13 @@ from jobworker.store.engine.bulk import BulkStatement
 from jobworker.store.executions.history import build_insert
 from jobworker.store.tables.core import execution_logs, executions
 
-#: The line that says how much was dropped comes after all others.
+#: Prefix of the `seq` of truncation marks, which sorts after all other lines.
 _LAST_SEQ_PREFIX = "99999999999999-"
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line that a job wrote. `seq` gives it its place: see `sortable`."""
+    """Log line of a job. `seq` determines its position, see `format_seq`."""
 
     execution_id: str
     seq: str
@@ -32,14 +32,14 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class LogSize:
-    """How much of an execution's log is kept (bytes), and how much was not."""
+    """Size of the stored log of an execution (bytes), and the dropped lines."""
 
     kept: int
     dropped: DroppedLines
 
 
 def get_sizes(connection: sa.Connection, ids: Iterable[str]) -> dict[str, LogSize]:
-    """How large the logs of these executions are; those that do not exist are absent."""
+    """Return the log sizes of the existing executions among `ids`, by id."""
     query = sa.select(executions.c.id, executions.c.log_bytes, executions.c.log_dropped).where(
         executions.c.id.in_(list(ids))
     )
@@ -49,7 +49,7 @@ def get_sizes(connection: sa.Connection, ids: Iterable[str]) -> dict[str, LogSiz
 
 
 def update_sizes(connection: sa.Connection, changed: Mapping[str, LogSize]) -> None:
-    """Remember how large these logs are now."""
+    """Write the sizes of these logs."""
     _UPDATE_SIZE.run(connection, ((key, size.kept, _to_counts(size.dropped)) for key, size in changed.items()))
 
 
@@ -66,7 +66,7 @@ _UPDATE_SIZE = BulkStatement(_build_size_update, ["key", "new_log_bytes", "new_l
 
 
 def insert(connection: sa.Connection, lines: Iterable[LogLine]) -> None:
-    """Keep each line once. Lines of executions that do not exist must have been left out."""
+    """Insert log lines; existing lines are skipped. All executions must exist."""
     _INSERT.run(connection, ([getattr(line, name) for name in _COLUMNS] for line in lines))
 
 
@@ -81,16 +81,16 @@ _INSERT = BulkStatement(_build_insert, _COLUMNS)
 
 
 def build_truncation_mark(execution_id: str, dropped: DroppedLines, attempt: int, at: dt.datetime) -> LogLine:
-    """The last line of a log that has grown too long.
+    """Return the last line of a log that is too long.
 
-    Its place moves on with what it says, so that whoever has read an earlier word of it comes upon the later one.
+    Its `seq` grows with the number of dropped lines, so that readers of an earlier mark also read the later one.
     """
     seq = f"{_LAST_SEQ_PREFIX}{dropped.lines:012d}"
     return LogLine(execution_id, seq, attempt, at, "WARNING", "jobworker", log_limits.format_cut_notice(dropped))
 
 
 def replace_truncation_marks(connection: sa.Connection, marks: Sequence[LogLine]) -> None:
-    """Let each of these be the one mark of its log."""
+    """Replace the truncation marks of these logs."""
     marked = [mark.execution_id for mark in marks]
     if marked:
         connection.execute(
@@ -102,11 +102,11 @@ def replace_truncation_marks(connection: sa.Connection, marks: Sequence[LogLine]
 
 
 def is_truncation_mark(seq: str) -> bool:
-    """Whether the line at this place is such a mark."""
+    """Return whether `seq` belongs to a truncation mark."""
     return seq.startswith(_LAST_SEQ_PREFIX)
 
 
 def format_seq(stream_id: str) -> str:
-    """A stream id in a form that sorts as text: 14 + 6 digits."""
+    """Format a stream id so that it sorts as text: 14 + 6 digits."""
     milliseconds, sequence = events.parse_stream_id(stream_id)
     return f"{milliseconds:014d}-{sequence:06d}"

@@ -1,4 +1,4 @@
-"""What a running job says of itself: how far it is, and its metadata."""
+"""Progress and metadata reported by running jobs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from jobworker.store.tables.core import executions
 
 @dataclass(frozen=True, slots=True)
 class ExecutionProgress:
-    """What is stored of an execution, as far as it matters to what its job says."""
+    """Stored progress and metadata of an execution, with its state and attempt."""
 
     state: ExecutionState
     attempt: int
@@ -23,7 +23,7 @@ class ExecutionProgress:
 
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ExecutionProgress]:
-    """Return the executions with these ids; unknown ids, and what cannot be read, are absent."""
+    """Return the executions with these ids, by id, without unknown and unreadable ones."""
     columns = (executions.c[name] for name in ("id", "state", "attempt", "progress", "metadata"))
     query = sa.select(*columns).where(executions.c.id.in_(list(ids)))
     return dict(unreadable_rows.read_all(connection.execute(query), _read))

@@ -1,4 +1,4 @@
-"""What happened to one execution, for reading: attempts, transitions, log lines, and what is new since."""
+"""Timeline of one execution, for readers: attempts, transitions, log lines, and a snapshot to detect changes."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _SNAPSHOT_QUERY = sa.select(
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt that a worker started."""
+    """Attempt that a worker started."""
 
     attempt: int
     state: AttemptState
@@ -48,7 +48,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class TransitionRow:
-    """One change of state."""
+    """Change of state."""
 
     attempt: int
     state: ExecutionState
@@ -58,13 +58,13 @@ class TransitionRow:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Its place in the story."""
+        """Position in the timeline."""
         return compute_rank(self.attempt, self.state)
 
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One line that the job wrote."""
+    """Log line of a job."""
 
     seq: str
     attempt: int
@@ -76,9 +76,9 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSnapshot:
-    """The little that tells whether anything happened: cheap enough to ask several times a second.
+    """Columns that change with every event of an execution, cheap enough to poll several times a second.
 
-    `lines_complete`: everything that was written before the latest change of state is there to be read.
+    `lines_complete`: all log lines written before the latest change of state are recorded.
     """
 
     state: ExecutionState
@@ -91,7 +91,7 @@ class ExecutionSnapshot:
 
 
 def get_snapshot(connection: sa.Connection, execution_id: str) -> ExecutionSnapshot | None:
-    """The pulse of an execution."""
+    """Return the snapshot of an execution."""
     row = connection.execute(_SNAPSHOT_QUERY, {"id": execution_id}).one_or_none()
     if row is None:
         return None
@@ -103,17 +103,17 @@ def get_snapshot(connection: sa.Connection, execution_id: str) -> ExecutionSnaps
 
 
 def _are_logs_complete(state: str, lines: str | None) -> bool:
-    """Whether lines are recorded up to a state; both are entries of the event stream. Lines may travel slower."""
+    """Return whether log lines are recorded up to a state (both stream ids); lines may arrive later than events."""
     try:
         return lines is None or events.parse_stream_id(state) <= events.parse_stream_id(lines)
     except unreadable_rows.READ_ERRORS:
-        return True  # Nothing would tell when to end waiting for them.
+        return True  # With an unreadable id, the wait for lines would never end.
 
 
 def list_attempts(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
-    """The attempts, first to last."""
+    """Return a page of the attempts, in order."""
     listing = Paginator("attempts", {"execution": execution_id}, parse_number_key)
     after = listing.parse_cursor(cursor) or 0
     query = (
@@ -143,7 +143,7 @@ _EXECUTION_SHAPE = unreadable_rows.RowShape(
 
 
 def list_all_transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
-    """Every change of state in the order of the story (reports of it may have arrived in another)."""
+    """Return all transitions in the order of their positions (reports may have arrived in another order)."""
     query = sa.select(_transitions).where(_transitions.c.execution_id == execution_id)
     rows = unreadable_rows.read_all(connection.execute(query), _read_transition)
     return sorted(rows, key=lambda row: row.position)
@@ -163,7 +163,7 @@ _read_transition = unreadable_rows.build_reader(
 def list_transitions(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
-    """A page of the transitions, first to last."""
+    """Return a page of the transitions, in order."""
     listing = Paginator("transitions", {"execution": execution_id}, _parse_position_key)
     after = listing.parse_cursor(cursor)
     rows = list_all_transitions(connection, execution_id)
@@ -180,14 +180,14 @@ def _parse_position_key(key: str) -> tuple[int, int]:
 def list_logs(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[LogRow]:
-    """A page of what the job wrote, first to last."""
+    """Return a page of the log lines, in order."""
     listing = Paginator("logs", {"execution": execution_id}, parse_name_key)
     rows = list_logs_after(connection, execution_id, listing.parse_cursor(cursor) or "", limit + 1)
     return listing.build_page(rows, limit, lambda row: row.seq)
 
 
 def list_logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
-    """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
+    """Return up to `limit` lines after line `seq`; an empty `seq` precedes all lines."""
     query = sa.select(_logs).where(_logs.c.execution_id == execution_id).order_by(_logs.c.seq)
     found: list[LogRow] = []
     more = True
@@ -195,7 +195,7 @@ def list_logs_after(connection: sa.Connection, execution_id: str, seq: str, limi
         asked = limit - len(found)
         rows = connection.execute(query.where(_logs.c.seq > seq).limit(asked)).all()
         found += unreadable_rows.read_all(rows, _read_log_row)
-        # Lines that cannot be read must not make this look like the end.
+        # Unreadable lines must not look like the end of the log.
         more = len(rows) == asked
         seq = rows[-1].seq if rows else seq
     return found

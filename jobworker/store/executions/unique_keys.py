@@ -1,4 +1,4 @@
-"""Who keeps others with its unique key out. Whether it still does is looked up when somebody else comes."""
+"""Holders of unique keys. Expiry is checked lazily, when another execution requests the key."""
 
 import datetime as dt
 from dataclasses import asdict, dataclass
@@ -12,13 +12,13 @@ from jobworker.store import unreadable_rows
 from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import executions, unique_keys
 
-#: Keys that one round of tidying drops.
+#: Maximum number of keys deleted in one round of maintenance.
 _BATCH_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class UniqueKeyRequest:
-    """An execution that wants a key: until it has started or finished, or until `expires_at`."""
+    """Request of an execution for a unique key: until it has started or finished, or until `expires_at`."""
 
     key: str
     execution_id: str
@@ -29,7 +29,7 @@ class UniqueKeyRequest:
 
 @dataclass(frozen=True, slots=True)
 class UniqueKeyHolder:
-    """An execution that has the key that another one wants."""
+    """Execution that holds a requested unique key."""
 
     id: str
     state: ExecutionState
@@ -37,9 +37,9 @@ class UniqueKeyHolder:
 
 
 def acquire(connection: sa.Connection, request: UniqueKeyRequest) -> UniqueKeyHolder | None:
-    """Give the key to the claim's execution, or say who holds it.
+    """Acquire the key for the execution of the request; if another execution holds the key, return that one.
 
-    Of two transactions that ask at once the second waits here until the first has ended.
+    Of two concurrent transactions the second waits here until the first has ended.
     """
     given = build_insert_or_ignore(connection, unique_keys).values(**asdict(request))
     if connection.execute(given).rowcount == 1:
@@ -52,12 +52,12 @@ def acquire(connection: sa.Connection, request: UniqueKeyRequest) -> UniqueKeyHo
 
 
 def transfer(connection: sa.Connection, request: UniqueKeyRequest) -> None:
-    """Give the key to the claim's execution, whoever holds it."""
+    """Transfer the key to the execution of the request from any holder."""
     connection.execute(sa.update(unique_keys).where(unique_keys.c.key == request.key).values(**asdict(request)))
 
 
 def delete_expired(connection: sa.Connection, now: dt.datetime) -> int:
-    """Drop keys that keep nobody out any more; answers how many."""
+    """Delete expired keys; return their number."""
     timed = unique_keys.c.expires_at
     over = sa.or_(timed < now, sa.and_(timed.is_(None), executions.c.finished_at.is_not(None)))
     query = (
@@ -68,7 +68,7 @@ def delete_expired(connection: sa.Connection, now: dt.datetime) -> int:
     )
     found = connection.execute(query).all()
     if found:
-        # By its holder, too: the key may have changed hands since it was read.
+        # The holder is compared, too, because the key may have been transferred since it was read.
         mine = sa.and_(unique_keys.c.key == sa.bindparam("k"), unique_keys.c.execution_id == sa.bindparam("e"))
         connection.execute(sa.delete(unique_keys).where(mine), [{"k": row.key, "e": row.execution_id} for row in found])
     return len(found)

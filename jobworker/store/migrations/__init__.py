@@ -1,1 +1,1 @@
-"""The steps that lead from an empty database to `store.tables.core`; `store.migrate` walks them."""
+"""Migrations from an empty database to the schema of `store.tables.core`; `store.migrate` runs them."""

@@ -1,4 +1,4 @@
-"""What beat has to know of schedules, read from SQL in bounded pieces."""
+"""Columns of schedules for beat, read from SQL in bounded chunks."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,38 +8,34 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleState
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import calendars, job_schedules, schedule_calendars
 
-_schedules = core.job_schedules
-_schedule_calendars = core.schedule_calendars
-_calendars = core.calendars
-
-#: Ids in one statement.
+#: Maximum number of ids in one statement.
 _CHUNK_SIZE = 500
 
 _RETIRED = ScheduleState.RETIRED.value
 
-#: Changes with what a schedule says, and with what its calendars say.
+#: Sum of the revisions of the calendars of a schedule; part of `BeatScheduleRow.version`.
 _calendar_revisions = (
-    sa.select(sa.func.coalesce(sa.func.sum(_calendars.c.revision), 0))
-    .select_from(_schedule_calendars.join(_calendars, _calendars.c.name == _schedule_calendars.c.calendar))
-    .where(_schedule_calendars.c.schedule_id == _schedules.c.id)
+    sa.select(sa.func.coalesce(sa.func.sum(calendars.c.revision), 0))
+    .select_from(schedule_calendars.join(calendars, calendars.c.name == schedule_calendars.c.calendar))
+    .where(schedule_calendars.c.schedule_id == job_schedules.c.id)
     .scalar_subquery()
     .label("calendar_revisions")
 )
 _columns = (
-    _schedules.c.id,
-    _schedules.c.revision,
+    job_schedules.c.id,
+    job_schedules.c.revision,
     _calendar_revisions,
-    _schedules.c.enabled,
-    _schedules.c.state,
-    _schedules.c.next_at,
+    job_schedules.c.enabled,
+    job_schedules.c.state,
+    job_schedules.c.next_at,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BeatScheduleRow:
-    """When a schedule is due next (None: never, as it stands), and which version of it says so."""
+    """Next due time of a schedule (None: not due at present), and the version that this time was computed for."""
 
     id: str
     version: str
@@ -47,29 +43,29 @@ class BeatScheduleRow:
 
 
 def list_changed(connection: sa.Connection, since: dt.datetime, limit: int) -> list[BeatScheduleRow]:
-    """Schedules that were changed at this time or later, the latest first."""
-    statement = sa.select(*_columns).where(_schedules.c.changed_at >= since)
-    return _read_rows(connection, statement.order_by(_schedules.c.changed_at.desc()).limit(limit))
+    """Return up to `limit` schedules changed at `since` or later, latest change first."""
+    statement = sa.select(*_columns).where(job_schedules.c.changed_at >= since)
+    return _read_rows(connection, statement.order_by(job_schedules.c.changed_at.desc()).limit(limit))
 
 
 def list_after(connection: sa.Connection, schedule_id: str, limit: int) -> list[BeatScheduleRow]:
-    """Those that follow this id, in the order of their ids; "" is before all of them."""
-    statement = sa.select(*_columns).where(_schedules.c.id > schedule_id)
-    return _read_rows(connection, statement.order_by(_schedules.c.id).limit(limit))
+    """Return the next `limit` schedules after this id, ordered by id; "" precedes all ids."""
+    statement = sa.select(*_columns).where(job_schedules.c.id > schedule_id)
+    return _read_rows(connection, statement.order_by(job_schedules.c.id).limit(limit))
 
 
 def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatScheduleRow]:
-    """Those with these ids, as far as there are any."""
+    """Return the existing schedules with these ids."""
     statement = sa.select(*_columns)
     return [
-        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(_schedules.c.id.in_(some)))
+        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(some)))
     ]
 
 
 def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
-    """The same, each with what it says (`domain.schedules.schedule`)."""
-    statement = sa.select(*_columns, _schedules.c.spec)
-    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(_schedules.c.id.in_(some))))
+    """Return the existing schedules with these ids, with their specifications (`domain.schedules.schedule`)."""
+    statement = sa.select(*_columns, job_schedules.c.spec)
+    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(some))))
     return [(_to_row(row), row.spec) for row in found]
 
 
@@ -83,6 +79,6 @@ def _read_rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[Bea
 
 
 def _to_row(row: Any) -> BeatScheduleRow:
-    # One that is exhausted may have an occurrence to come that says so in the ledger.
-    known = row.enabled and row.state != _RETIRED
-    return BeatScheduleRow(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)
+    # An exhausted schedule may have one more occurrence, whose row documents the exhaustion.
+    is_current = row.enabled and row.state != _RETIRED
+    return BeatScheduleRow(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if is_current else None)

@@ -1,43 +1,24 @@
-"""Schedules and what is kept of them, page by page; and which of them nobody looked at in time."""
+"""Pages of schedules and their revisions, counts by status, and overdue schedules."""
 
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store import revision_pages, unreadable_rows
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
 from jobworker.store.schedules.schedule_rows import ScheduleRow, check_spec, describe_row, to_row
 from jobworker.store.similar_names import list_nearby
-from jobworker.store.tables import core
-
-_schedules = core.job_schedules
-_revisions = core.schedule_revisions
-_calendars = core.schedule_calendars
-
-
-class ScheduleStatus(StrEnum):
-    """Whether a schedule will start anything, and if not, why: the first of these reasons that holds."""
-
-    #: It was declared in code, and is not any more.
-    RETIRED = "retired"
-    #: Nothing more is due.
-    EXHAUSTED = "exhausted"
-    #: Its specification says that it is not enabled.
-    DISABLED = "disabled"
-    #: Somebody stopped it for a while, or too many failures did.
-    PAUSED = "paused"
-    #: It will.
-    ACTIVE = "active"
+from jobworker.store.tables.schedules import HAS_NEXT_DUE, job_schedules, schedule_calendars, schedule_revisions
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRowFilters:
-    """Which schedules a list holds; None does not filter. `overdue_since`: due before this moment, and not settled."""
+    """Filters of schedules; None does not filter. `overdue_since`: due before this moment and not evaluated."""
 
     job: str | None = None
     owner: ScheduleOwner | None = None
@@ -48,7 +29,7 @@ class ScheduleRowFilters:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRevisionRow:
-    """A schedule as it was at one revision."""
+    """Schedule at one revision."""
 
     schedule_id: str
     revision: int
@@ -65,76 +46,84 @@ def list_page(
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[ScheduleRow]:
-    """Schedules by name; `cursor_filters` are the filters as the client gave them, to which the cursor belongs."""
+    """Return a page of schedules, ordered by name; the cursor covers `cursor_filters`, the filters of the client."""
     listing = Paginator("schedules", cursor_filters, parse_name_key)
-    query = sa.select(_schedules).where(*_build_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
+    query = (
+        sa.select(job_schedules).where(*_build_conditions(filters, now)).order_by(job_schedules.c.name).limit(limit + 1)
+    )
     after = listing.parse_cursor(cursor)
     if after is not None:
-        query = query.where(_schedules.c.name > after)
+        query = query.where(job_schedules.c.name > after)
     rows = connection.execute(query).all()
     return listing.read_page(rows, limit, lambda row: row.name, to_row, describe_row)
 
 
 def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
-    """Names that come close to `name`."""
-    return list_nearby(connection, _schedules.c.name, name)
+    """Return schedule names close to `name` in alphabetical order."""
+    return list_nearby(connection, job_schedules.c.name, name)
 
 
 def list_names_by_job(connection: sa.Connection, job: str) -> list[str]:
-    """The names of the schedules that will start this job, but for the one in its definition."""
-    query = sa.select(_schedules.c.name).where(
-        _schedules.c.job == job, _schedules.c.owner != ScheduleOwner.JOB.value, _schedules.c.next_at.is_not(None)
+    """Return the names of the schedules that will start this job, except the one in its definition."""
+    query = sa.select(job_schedules.c.name).where(
+        job_schedules.c.job == job,
+        job_schedules.c.owner != ScheduleOwner.JOB.value,
+        job_schedules.c.next_at.is_not(None),
     )
-    return list(connection.scalars(query.order_by(_schedules.c.name)))
+    return list(connection.scalars(query.order_by(job_schedules.c.name)))
 
 
 def list_revisions(
     connection: sa.Connection, schedule_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ScheduleRevisionRow]:
-    """The revisions of a schedule, the latest first."""
+    """Return a page of the revisions of a schedule, latest first."""
     listing = Paginator("schedule_revisions", {"schedule": schedule_id}, parse_number_key)
-    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
+    query = sa.select(schedule_revisions).where(schedule_revisions.c.schedule_id == schedule_id)
     return revision_pages.list_page(connection, listing, query, _to_revision, limit, cursor, _describe_revision)
 
 
 def get_revision(connection: sa.Connection, schedule_id: str, number: int) -> ScheduleRevisionRow | None:
-    """One revision of a schedule."""
-    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id, _revisions.c.revision == number)
+    """Return a revision of a schedule."""
+    query = sa.select(schedule_revisions).where(
+        schedule_revisions.c.schedule_id == schedule_id, schedule_revisions.c.revision == number
+    )
     row = connection.execute(query).one_or_none()
     return _to_revision(row) if row is not None else None
 
 
 def get_latest_revision(connection: sa.Connection, schedule_id: str) -> ScheduleRevisionRow | None:
-    """The latest revision of a schedule, be it there or removed."""
+    """Return the latest revision of an existing or deleted schedule."""
     found = list_revisions(connection, schedule_id, 1).items
     return found[0] if found else None
 
 
 def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
-    """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when.
+    """Return (name, due time) of up to `limit` schedules due before `since` and not evaluated, longest overdue first.
 
-    The end of a pause counts as such a time: what it held up is due then.
+    The end of a pause counts as a due time, because the occurrences of the pause are due then.
     """
-    query = sa.select(_schedules.c.name, _schedules.c.next_at, _schedules.c.paused_until).where(
+    query = sa.select(job_schedules.c.name, job_schedules.c.next_at, job_schedules.c.paused_until).where(
         *_build_overdue_conditions(since)
     )
-    query = query.order_by(_schedules.c.next_at, _schedules.c.id).limit(limit)
+    query = query.order_by(job_schedules.c.next_at, job_schedules.c.id).limit(limit)
     found = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
-    return sorted(found, key=lambda each: each[1])
+    return sorted(found, key=lambda item: item[1])
 
 
 def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
-    """How many schedules were due before `since` and are not settled."""
+    """Return the number of schedules that were due before `since` and are not evaluated."""
     return (
-        connection.scalar(sa.select(sa.func.count()).select_from(_schedules).where(*_build_overdue_conditions(since)))
+        connection.scalar(
+            sa.select(sa.func.count()).select_from(job_schedules).where(*_build_overdue_conditions(since))
+        )
         or 0
     )
 
 
 def count_by_status(connection: sa.Connection, now: dt.datetime) -> dict[ScheduleStatus, int]:
-    """How many schedules there are of each standing; those without any are left out."""
-    each = sa.select(_build_status_expression(now).label("standing")).subquery()
-    found = connection.execute(sa.select(each.c.standing, sa.func.count()).group_by(each.c.standing))
+    """Count the schedules by status, without statuses that no schedule has."""
+    statuses = sa.select(_build_status_expression(now).label("status")).subquery()
+    found = connection.execute(sa.select(statuses.c.status, sa.func.count()).group_by(statuses.c.status))
     return dict(unreadable_rows.read_all(found, _read_count))
 
 
@@ -143,49 +132,39 @@ _read_count = unreadable_rows.build_reader(
 )
 
 
-def compute_status(row: ScheduleRow, now: dt.datetime) -> ScheduleStatus:
-    """Whether this schedule will start anything. A pause whose end has come is none, whether or not anybody noticed."""
-    if row.state is not ScheduleState.ACTIVE:
-        return ScheduleStatus(row.state.value)
-    if not row.enabled:
-        return ScheduleStatus.DISABLED
-    paused = row.paused_at is not None and (row.paused_until is None or row.paused_until > now)
-    return ScheduleStatus.PAUSED if paused else ScheduleStatus.ACTIVE
-
-
 def _build_status_expression(now: dt.datetime) -> sa.ColumnElement[str]:
-    """The same in SQL."""
+    """Build the SQL expression equivalent to `domain.schedules.state.compute_status`."""
     return sa.case(
-        (_schedules.c.state != ScheduleState.ACTIVE.value, _schedules.c.state),
-        (_schedules.c.enabled.is_(False), ScheduleStatus.DISABLED.value),
+        (job_schedules.c.state != ScheduleState.ACTIVE.value, job_schedules.c.state),
+        (job_schedules.c.enabled.is_(False), ScheduleStatus.DISABLED.value),
         (_is_paused(now), ScheduleStatus.PAUSED.value),
         else_=ScheduleStatus.ACTIVE.value,
     )
 
 
 def _is_paused(now: dt.datetime) -> sa.ColumnElement[bool]:
-    endless = sa.or_(_schedules.c.paused_until.is_(None), _schedules.c.paused_until > now)
-    return sa.and_(_schedules.c.paused_at.is_not(None), endless)
+    endless = sa.or_(job_schedules.c.paused_until.is_(None), job_schedules.c.paused_until > now)
+    return sa.and_(job_schedules.c.paused_at.is_not(None), endless)
 
 
 def _build_conditions(filters: ScheduleRowFilters, now: dt.datetime) -> Iterator[Any]:
     if filters.job is not None:
-        yield _schedules.c.job == filters.job
+        yield job_schedules.c.job == filters.job
     if filters.owner is not None:
-        yield _schedules.c.owner == filters.owner.value
+        yield job_schedules.c.owner == filters.owner.value
     if filters.state is not None:
         yield _build_status_expression(now) == filters.state.value
     if filters.calendar is not None:
-        using = sa.select(_calendars.c.schedule_id).where(_calendars.c.calendar == filters.calendar)
-        yield _schedules.c.id.in_(using)
+        using = sa.select(schedule_calendars.c.schedule_id).where(schedule_calendars.c.calendar == filters.calendar)
+        yield job_schedules.c.id.in_(using)
     if filters.overdue_since is not None:
         yield from _build_overdue_conditions(filters.overdue_since)
 
 
 def _build_overdue_conditions(since: dt.datetime) -> Iterator[Any]:
-    yield sa.text(core.HAS_NEXT_DUE)
-    yield _schedules.c.next_at < since
-    yield _schedules.c.state == ScheduleState.ACTIVE.value
+    yield sa.text(HAS_NEXT_DUE)
+    yield job_schedules.c.next_at < since
+    yield job_schedules.c.state == ScheduleState.ACTIVE.value
     yield sa.not_(_is_paused(since))
 
 
@@ -198,4 +177,4 @@ def _make_revision(row: sa.Row[Any]) -> ScheduleRevisionRow:
     return ScheduleRevisionRow(**row._mapping)
 
 
-_to_revision = unreadable_rows.build_reader(_describe_revision, _make_revision, _revisions)
+_to_revision = unreadable_rows.build_reader(_describe_revision, _make_revision, schedule_revisions)

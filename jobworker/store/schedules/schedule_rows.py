@@ -1,4 +1,4 @@
-"""Schedules with their revisions, and how far each has come."""
+"""Schedules: rows, revisions, pauses and progress."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,24 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
 from jobworker.domain.ids import IdFactory
+from jobworker.domain.schedules import state
 from jobworker.domain.schedules.schedule import Schedule, ScheduleOwner, ScheduleState, load_schedule
+from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.store import audit, unreadable_rows
 from jobworker.store.audit import AuditEntry
-from jobworker.store.tables import core
-
-_schedules = core.job_schedules
-_revisions = core.schedule_revisions
-_calendars = core.schedule_calendars
+from jobworker.store.tables.schedules import job_schedules, schedule_calendars, schedule_revisions
 
 _ids = IdFactory()
 
 
-_AT = sa.bindparam("at", type_=_schedules.c.settled_until.type)
+_AT = sa.bindparam("at", type_=job_schedules.c.settled_until.type)
 
-# One statement for many rows: building it for each would cost more than running it.
+# One statement for many rows, because building it for each row would cost more than running it.
 _UPDATE_NEXT_DUE = (
-    sa.update(_schedules)
-    .where(_schedules.c.id == sa.bindparam("key"))
+    sa.update(job_schedules)
+    .where(job_schedules.c.id == sa.bindparam("key"))
     .values(
-        settled_until=sa.case((_schedules.c.settled_until > _AT, _schedules.c.settled_until), else_=_AT),
+        settled_until=sa.case((job_schedules.c.settled_until > _AT, job_schedules.c.settled_until), else_=_AT),
         next_at=sa.bindparam("following"),
         state=sa.bindparam("then"),
         changed_at=_AT,
@@ -38,7 +36,7 @@ _UPDATE_NEXT_DUE = (
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """A schedule, and how far it has come. `store.tables.schedules` says what each column means."""
+    """Schedule with its progress; `store.tables.schedules` describes the columns."""
 
     id: str
     name: str
@@ -61,14 +59,18 @@ class ScheduleRow:
 
     @property
     def schedule(self) -> Schedule:
-        """What somebody decided, as a value; raises `UnreadableRow`."""
+        """The specification as a value; raises `UnreadableRow`."""
         with unreadable_rows.convert_errors(f"schedule {self.name}"):
             return load_schedule(self.spec)
+
+    def compute_status(self, now: dt.datetime) -> ScheduleStatus:
+        """Return the status of the schedule at `now`."""
+        return state.compute_status(self.state, self.enabled, self.paused_at, self.paused_until, now)
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulePauseRecord:
-    """The pause of a schedule: since when, by whom, why and until when; of one that is not paused, nothing."""
+    """Pause of a schedule: begin, actor, note and end; all None for a schedule that is not paused."""
 
     paused_at: dt.datetime | None = None
     paused_by: str | None = None
@@ -77,46 +79,41 @@ class SchedulePauseRecord:
 
     @classmethod
     def from_row(cls, row: ScheduleRow) -> "SchedulePauseRecord":
-        """That of this schedule."""
+        """Return the pause of a schedule."""
         return cls(row.paused_at, row.paused_by, row.pause_note, row.paused_until)
 
 
 def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
-    """The schedule with this name, or else with this id."""
+    """Return the schedule with this name, or else with this id."""
     return get_by_name(connection, name) or get_by_id(connection, name)
 
 
 def get_by_id(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
-    """The schedule with this id."""
-    return _get_one(connection, _schedules.c.id == schedule_id)
+    """Return the schedule with this id."""
+    return _get_one(connection, job_schedules.c.id == schedule_id)
 
 
 def get_by_name(connection: sa.Connection, name: str) -> ScheduleRow | None:
-    """The schedule with this name."""
-    return _get_one(connection, _schedules.c.name == name)
+    """Return the schedule with this name."""
+    return _get_one(connection, job_schedules.c.name == name)
 
 
 def list_all(connection: sa.Connection) -> list[ScheduleRow]:
-    """Every schedule, in the order of their ids."""
-    return list(unreadable_rows.read_all(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
+    """Return all schedules, ordered by id."""
+    return list(
+        unreadable_rows.read_all(connection.execute(sa.select(job_schedules).order_by(job_schedules.c.id)), to_row)
+    )
 
 
 def lock(connection: sa.Connection, schedule_id: str) -> None:
-    """Keep other transactions from changing or settling this schedule before this one ends."""
-    connection.execute(sa.select(_schedules.c.id).where(_schedules.c.id == schedule_id).with_for_update())
+    """Keep other transactions from changing or evaluating this schedule until this one ends."""
+    connection.execute(sa.select(job_schedules.c.id).where(job_schedules.c.id == schedule_id).with_for_update())
 
 
 def list_owned(connection: sa.Connection, owner: ScheduleOwner) -> list[ScheduleRow]:
-    """Every schedule that is edited there, by name."""
-    query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
+    """Return the schedules with this owner, ordered by name."""
+    query = sa.select(job_schedules).where(job_schedules.c.owner == owner.value).order_by(job_schedules.c.name)
     return list(unreadable_rows.read_all(connection.execute(query), to_row))
-
-
-def compute_start(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
-    """From when on something is due of a schedule that is entered now, in the place of the one `before`."""
-    if before is None:
-        return now + dt.timedelta(seconds=schedule.initial_delay)
-    return max(now, before.settled_until)
 
 
 def upsert(
@@ -127,24 +124,24 @@ def upsert(
     now: dt.datetime,
     next_at: dt.datetime | None,
 ) -> ScheduleRow:
-    """Insert the schedule or change the one of this name. What is due up to `now` is settled, or not its business.
+    """Insert a schedule, or change the schedule with its name, whose occurrences up to `now` must have been evaluated.
 
-    `next_at` is its first occurrence after it `begins`. Nothing to change: no new revision.
+    `next_at` is the first occurrence after `domain.schedules.state.compute_start`. No new revision is written if
+    nothing changes.
     """
     spec = schedule.to_json()
     before = get_by_name(connection, schedule.name)
     if before and before.owner is owner and before.spec == spec and before.state is not ScheduleState.RETIRED:
         return before
     revision = before.revision + 1 if before else 1
-    spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
     values = {
         "job": schedule.job,
         "owner": owner.value,
         "revision": revision,
         "spec": spec,
         "enabled": schedule.enabled,
-        "state": (ScheduleState.EXHAUSTED if next_at is None or spent else ScheduleState.ACTIVE).value,
-        "settled_until": compute_start(schedule, before, now),
+        "state": state.compute_state(schedule, before.runs if before else 0, next_at).value,
+        "settled_until": state.compute_start(schedule, before.settled_until if before else None, now),
         "next_at": next_at,
         "changed_at": now,
     }
@@ -152,11 +149,11 @@ def upsert(
     try:
         if before is None:
             own = {"id": schedule_id, "name": schedule.name, "created_at": now, "runs": 0, "failures": 0}
-            connection.execute(_schedules.insert().values(**own, **values))
+            connection.execute(job_schedules.insert().values(**own, **values))
         else:
-            connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+            connection.execute(job_schedules.update().where(job_schedules.c.id == schedule_id).values(values))
         connection.execute(
-            _revisions.insert().values(
+            schedule_revisions.insert().values(
                 schedule_id=schedule_id, revision=revision, spec=spec, created_at=now, actor=actor
             )
         )
@@ -172,20 +169,20 @@ def upsert(
 
 
 def update_pause(connection: sa.Connection, schedule_id: str, paused: SchedulePauseRecord) -> None:
-    """Write down a pause, or that there is none."""
-    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(asdict(paused)))
+    """Write the pause of a schedule, or its absence."""
+    connection.execute(job_schedules.update().where(job_schedules.c.id == schedule_id).values(asdict(paused)))
 
 
 def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
-    """Nothing of the schedule is due any more; it is kept with its history. `put` brings it back."""
+    """Mark a schedule as retired: it has no further occurrences and keeps its history. `upsert` restores it."""
     values = {"state": ScheduleState.RETIRED.value, "next_at": None, "changed_at": now}
-    connection.execute(_schedules.update().where(_schedules.c.id == row.id).values(values))
+    connection.execute(job_schedules.update().where(job_schedules.c.id == row.id).values(values))
     _replace_calendars(connection, row.id, ())
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
 def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
-    """A calendar was changed that says when these schedules are due next (by id): from `now` on that is otherwise."""
+    """Write the next occurrences of schedules (by id) after a change of one of their calendars at `now`."""
     rows = [
         {
             "key": key,
@@ -200,21 +197,21 @@ def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetim
 
 
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
-    """Remove a schedule; its revisions, its ledger and its executions stay."""
+    """Delete a schedule; its revisions, occurrences and executions stay."""
     _replace_calendars(connection, row.id, ())
-    connection.execute(_schedules.delete().where(_schedules.c.id == row.id))
+    connection.execute(job_schedules.delete().where(job_schedules.c.id == row.id))
     audit.record(connection, AuditEntry(now, actor, "schedule.delete", row.name, row.spec, None))
 
 
 def _replace_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
-    connection.execute(_calendars.delete().where(_calendars.c.schedule_id == schedule_id))
+    connection.execute(schedule_calendars.delete().where(schedule_calendars.c.schedule_id == schedule_id))
     if names:
         rows = [{"calendar": name, "schedule_id": schedule_id} for name in names]
-        connection.execute(_calendars.insert(), rows)
+        connection.execute(schedule_calendars.insert(), rows)
 
 
 def _get_one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
-    row = connection.execute(sa.select(_schedules).where(condition)).one_or_none()
+    row = connection.execute(sa.select(job_schedules).where(condition)).one_or_none()
     return to_row(row) if row is not None else None
 
 
@@ -222,14 +219,14 @@ _SPEC_CHECK = unreadable_rows.build_object_check(name=str, job=str, rule=dict)
 
 
 def describe_row(row: Any) -> str:
-    """How a row of the table is called when it cannot be read."""
+    """Return the name of a row in reports of unreadable rows."""
     return f"schedule {row.name}"
 
 
 def check_spec(row: sa.Row[Any]) -> None:
-    """Raise `TypeError` unless the row has the outline of a schedule; `domain.schedules.schedule.stored` reads the rest."""
+    """Raise `TypeError` unless `spec` has the required members; `domain.schedules.schedule.load_schedule` reads all."""
     if not _SPEC_CHECK(row.spec):
-        raise TypeError("spec is no schedule")
+        raise TypeError("spec is not a schedule")
 
 
 def _make(row: sa.Row[Any]) -> ScheduleRow:
@@ -239,5 +236,5 @@ def _make(row: sa.Row[Any]) -> ScheduleRow:
     return ScheduleRow(**values)
 
 
-#: From a row of the table; raises `UnreadableRow`.
-to_row = unreadable_rows.build_reader(describe_row, _make, _schedules)
+#: Converts a row of the table; raises `UnreadableRow`.
+to_row = unreadable_rows.build_reader(describe_row, _make, job_schedules)

@@ -1,4 +1,4 @@
-"""A database that only a simulation sees: its tables, copies of what matters, what a worker and a reader would ask."""
+"""Private database of a simulation: its tables, the copied definitions, and the queries of the simulation."""
 
 import datetime as dt
 from collections.abc import Collection, Iterator
@@ -10,24 +10,30 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
 from jobworker.store.engine.columns import metadata
 from jobworker.store.tables import core
+from jobworker.store.tables.dependencies import job_triggers
+from jobworker.store.tables.schedules import (
+    calendars,
+    job_schedules,
+    occurrences,
+    schedule_calendars,
+    schedule_revisions,
+)
 
-_schedules = core.job_schedules
 _executions = core.executions
-_occurrences = core.occurrences
 
-#: What decides about occurrences, apart from those that were.
+#: Tables that determine occurrences, except earlier occurrences.
 _COPIED_TABLES = (
-    core.job_definitions, core.job_triggers, core.tasks, core.calendars, core.job_schedules,
-    core.schedule_revisions, core.schedule_calendars,
+    core.job_definitions, job_triggers, core.tasks, calendars, job_schedules,
+    schedule_revisions, schedule_calendars,
 )  # fmt: skip
 
-#: Rows that are read from one database and written to the other at a time.
+#: Number of rows copied at a time.
 _CHUNK_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOccurrenceRow:
-    """What became of an occurrence, and of its execution if it has one."""
+    """Simulated occurrence with its outcome, and with its execution if it has one."""
 
     schedule: str
     scheduled_for: dt.datetime
@@ -41,12 +47,12 @@ class SimulatedOccurrenceRow:
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Make the tables, empty."""
+    """Create the empty tables."""
     metadata.create_all(connection)
 
 
 def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
-    """Copy definitions, calendars and schedules as they stand."""
+    """Copy the current definitions, calendars and schedules."""
     for table in _COPIED_TABLES:
         for rows in source.execute(sa.select(table)).mappings().partitions(_CHUNK_SIZE):
             connection.execute(table.insert(), [dict(row) for row in rows])
@@ -55,59 +61,62 @@ def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
 def restrict_schedules(
     connection: sa.Connection, names: Collection[str] | None, owner: ScheduleOwner | None
 ) -> list[str]:
-    """Leave only the schedules of these names and this owner (None: all), and none that are retired; their names."""
-    wanted = [_schedules.c.state != ScheduleState.RETIRED.value]
-    wanted += [_schedules.c.name.in_(names)] if names is not None else []
-    wanted += [_schedules.c.owner == owner.value] if owner is not None else []
-    connection.execute(_schedules.delete().where(sa.not_(sa.and_(*wanted))))
-    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+    """Delete all schedules but those with these names and this owner (None: any) that are not retired.
+
+    Returns the names of the remaining schedules.
+    """
+    wanted = [job_schedules.c.state != ScheduleState.RETIRED.value]
+    wanted += [job_schedules.c.name.in_(names)] if names is not None else []
+    wanted += [job_schedules.c.owner == owner.value] if owner is not None else []
+    connection.execute(job_schedules.delete().where(sa.not_(sa.and_(*wanted))))
+    return list(connection.scalars(sa.select(job_schedules.c.name).order_by(job_schedules.c.name)))
 
 
 def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
-    """Everything after `moment` is still to be settled; when each schedule is due is worked out when it is."""
+    """Set all schedules to evaluated until and due at `moment`; the first evaluation computes the due times."""
     values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
-    connection.execute(_schedules.update().values(values))
+    connection.execute(job_schedules.update().values(values))
 
 
 def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
-    """When the next pause ends by itself."""
-    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(_schedules.c.paused_until)))
+    """Return the end of the next pause that ends by itself."""
+    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(job_schedules.c.paused_until)))
     return found
 
 
 def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:
-    """Schedules that are due and cannot be settled stand in nobody's way."""
-    connection.execute(_schedules.update().where(_schedules.c.next_at <= now).values(next_at=None))
+    """Clear the due times of schedules that are due and could not be evaluated, so that they do not block others."""
+    connection.execute(job_schedules.update().where(job_schedules.c.next_at <= now).values(next_at=None))
 
 
 def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
-    """Executions that may start, with the ids of their schedules, in the order of their own."""
+    """Return (id, schedule id) of the executions that may start, ordered by id."""
     query = sa.select(_executions.c.id, _executions.c.schedule_id).where(sa.text(core.READY))
     return [(row.id, row.schedule_id) for row in connection.execute(query.order_by(_executions.c.id))]
 
 
 def count_occurrences(connection: sa.Connection) -> int:
-    """How many occurrences the ledger has."""
-    return connection.scalar(sa.select(sa.func.count()).select_from(_occurrences)) or 0
+    """Return the number of recorded occurrences."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(occurrences)) or 0
 
 
 def list_occurrences(connection: sa.Connection) -> Iterator[SimulatedOccurrenceRow]:
-    """The whole ledger by nominal time."""
+    """Yield all recorded occurrences, ordered by nominal time."""
     query = (
         sa.select(
-            _schedules.c.name,
-            _occurrences.c.scheduled_for,
-            _occurrences.c.outcome,
-            _occurrences.c.reason,
-            _occurrences.c.recorded_at,
-            _occurrences.c.execution_id,
+            job_schedules.c.name,
+            occurrences.c.scheduled_for,
+            occurrences.c.outcome,
+            occurrences.c.reason,
+            occurrences.c.recorded_at,
+            occurrences.c.execution_id,
             _executions.c.state,
             _executions.c.started_at,
             _executions.c.finished_at,
         )
-        .join(_schedules, _schedules.c.id == _occurrences.c.schedule_id)
-        .outerjoin(_executions, _executions.c.id == _occurrences.c.execution_id)
-        .order_by(_occurrences.c.scheduled_for, _schedules.c.name)
+        .join(job_schedules, job_schedules.c.id == occurrences.c.schedule_id)
+        .outerjoin(_executions, _executions.c.id == occurrences.c.execution_id)
+        .order_by(occurrences.c.scheduled_for, job_schedules.c.name)
     )
     for row in connection.execute(query):
         yield SimulatedOccurrenceRow(

@@ -1,4 +1,4 @@
-"""The time zone data that schedules were worked out with, and which schedules have to follow others."""
+"""Time zone data by which the times of schedules were computed, and updates of schedules after a change of the data."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleState
-from jobworker.store.tables import core
-
-_zone_data = core.zone_data
-_schedules = core.job_schedules
+from jobworker.store.tables.schedules import job_schedules, zone_data
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleTimeUpdate:
-    """How far a schedule has come, and when it is due next, by other data."""
+    """Progress and next due time of a schedule, computed with other time zone data."""
 
     id: str
     settled_until: dt.datetime
@@ -24,30 +21,35 @@ class ScheduleTimeUpdate:
 
 
 def get_version(connection: sa.Connection) -> str | None:
-    """Read the version of the data; None: no relay has noted any."""
-    return connection.scalar(sa.select(_zone_data.c.version))
+    """Return the version of the data; None if no relay has stored any."""
+    return connection.scalar(sa.select(zone_data.c.version))
 
 
 def get_zones(connection: sa.Connection) -> bytes | None:
-    """Read the data themselves."""
-    return connection.scalar(sa.select(_zone_data.c.zones))
+    """Return the data themselves."""
+    return connection.scalar(sa.select(zone_data.c.zones))
 
 
 def upsert(connection: sa.Connection, version: str, zones: bytes) -> None:
-    """Note the data by which schedules are worked out from now on."""
-    connection.execute(sa.delete(_zone_data))
-    connection.execute(sa.insert(_zone_data).values(id=1, version=version, zones=zones))
+    """Replace the data by which the times of schedules are computed."""
+    connection.execute(sa.delete(zone_data))
+    connection.execute(sa.insert(zone_data).values(id=1, version=version, zones=zones))
 
 
 def list_schedule_ids(connection: sa.Connection, after: str, limit: int) -> list[str]:
-    """Find schedules of which something may be due: the first ids behind this one, "" is before all of them."""
-    ahead = _schedules.c.enabled, _schedules.c.state != ScheduleState.RETIRED.value
-    query = sa.select(_schedules.c.id).where(_schedules.c.id > after, *ahead).order_by(_schedules.c.id).limit(limit)
+    """Return the next `limit` ids after this id of schedules that may become due; "" precedes all ids."""
+    ahead = job_schedules.c.enabled, job_schedules.c.state != ScheduleState.RETIRED.value
+    query = (
+        sa.select(job_schedules.c.id)
+        .where(job_schedules.c.id > after, *ahead)
+        .order_by(job_schedules.c.id)
+        .limit(limit)
+    )
     return list(connection.scalars(query))
 
 
 def update_schedules(connection: sa.Connection, updates: Sequence[ScheduleTimeUpdate], now: dt.datetime) -> None:
-    """Write down how schedules stand by other data; beat follows those that were changed."""
+    """Write the times of schedules computed with other data, and their change time, by which beat finds them."""
     for each in updates:
         values = {"settled_until": each.settled_until, "next_at": each.next_at, "state": each.state, "changed_at": now}
-        connection.execute(sa.update(_schedules).where(_schedules.c.id == each.id).values(values))
+        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == each.id).values(values))

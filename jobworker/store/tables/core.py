@@ -1,24 +1,16 @@
-"""The tables. `migrations/` must add up to exactly this; a test compares the two."""
+"""Tables of jobs, tasks, workers, queues and executions, and the metadata of the whole schema.
+
+The result of `migrations/` must equal this schema; a test compares the two.
+"""
 
 import sqlalchemy as sa
 
 from jobworker.store.engine.columns import BigId, Json, UtcDateTime, build_partial_index
 from jobworker.store.engine.columns import metadata as metadata
-from jobworker.store.tables.dependencies import batches as batches
-from jobworker.store.tables.dependencies import dependencies as dependencies
-from jobworker.store.tables.dependencies import job_triggers as job_triggers
-from jobworker.store.tables.schedules import HAS_NEXT_DUE as HAS_NEXT_DUE
-from jobworker.store.tables.schedules import HAS_PAUSE_END as HAS_PAUSE_END
-from jobworker.store.tables.schedules import calendar_revisions as calendar_revisions
-from jobworker.store.tables.schedules import calendars as calendars
-from jobworker.store.tables.schedules import job_schedules as job_schedules
-from jobworker.store.tables.schedules import occurrences as occurrences
-from jobworker.store.tables.schedules import schedule_calendars as schedule_calendars
-from jobworker.store.tables.schedules import schedule_revisions as schedule_revisions
-from jobworker.store.tables.schedules import zone_data as zone_data
+from jobworker.store.tables import dependencies, schedules  # noqa: F401  the import adds their tables to `metadata`
 
-#: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
-#: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
+#: Conditions of partial indexes. A query must repeat the exact text for SQLite to use the index. The empty string keeps
+#: its planner from choosing ix_executions_state instead, which would read the whole backlog.
 READY = "state || '' = 'Queued' AND dispatched_at IS NULL"
 READY_UNLIMITED = f"{READY} AND limit_key IS NULL"
 READY_LIMITED = f"{READY} AND limit_key IS NOT NULL"
@@ -37,7 +29,7 @@ OPEN_DEAD_LETTER = "dead_letter || '' = 'open'"
 UNFINISHED_OF_SCHEDULE = "schedule_id IS NOT NULL AND finished_at IS NULL"
 STARTED_CANCEL_REQUESTED = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
 
-#: The current revision of each job. `definition` is `domain.jobs.definition.Definition` as JSON.
+#: Current revision of each job. `definition` is `domain.jobs.definition.JobDefinition` as JSON.
 job_definitions = sa.Table(
     "job_definitions",
     metadata,
@@ -50,7 +42,7 @@ job_definitions = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )
 
-#: Every revision that ever was; it outlives its job, so numbers are never used twice.
+#: All revisions of jobs; they outlive their job, so numbers are never reused.
 job_revisions = sa.Table(
     "job_revisions",
     metadata,
@@ -61,8 +53,9 @@ job_revisions = sa.Table(
     sa.Column("actor", sa.String(255), nullable=False),
 )
 
-#: What workers can run. `parameters` is a list of `domain.jobs.parameters.Parameter` as JSON; `options` are Celery's.
-#: `package`: what the worker imports that announced the task (NULL: none did); `removed_at`: since when none has it.
+#: Tasks that workers can run. `parameters` is a list of `domain.jobs.parameters.Parameter` as JSON; `options` are
+#: Celery's. `package`: package imported by the worker that announced the task (NULL: no worker has); `removed_at`: time
+#: since which no worker declares the task.
 tasks = sa.Table(
     "tasks",
     metadata,
@@ -76,7 +69,8 @@ tasks = sa.Table(
     sa.Column("removed_at", UtcDateTime),
 )
 
-#: Workers heard of. A row with `gone_at` has stopped or was declared dead. `zone_data`: version of its time zone data.
+#: Workers that have registered. `gone_at`: time when the worker stopped or was declared lost. `zone_data`: version of
+#: its time zone data.
 workers = sa.Table(
     "workers",
     metadata,
@@ -95,7 +89,7 @@ workers = sa.Table(
     build_partial_index("ix_workers_live", "id", where="gone_at IS NULL"),
 )
 
-#: Queues that exist besides the shipped ones. `created_by` names who created it explicitly; a row without it was added
+#: Queues besides the default ones. `created_by`: actor that created the queue explicitly; a row without it was added
 #: for a definition or a live worker, and is removed some time after `unused_since`.
 queues = sa.Table(
     "queues",
@@ -110,8 +104,8 @@ queues = sa.Table(
     build_partial_index("ix_queues_paused", "name", where="paused_at IS NOT NULL"),
 )
 
-#: Executions: one row each, kept. `dispatched_at` is when the latest attempt was
-#: published; a Queued row without it is still to be.
+#: Executions, which are kept. `dispatched_at`: time when the latest attempt was published; a Queued row without it
+#: is yet to be published.
 executions = sa.Table(
     "executions",
     metadata,
@@ -199,7 +193,7 @@ executions = sa.Table(
     build_partial_index("ix_executions_triggered_by", "triggered_by", "job", where="triggered_by IS NOT NULL"),
 )
 
-#: One row for each attempt that a worker started.
+#: Attempts that a worker started.
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -216,7 +210,7 @@ attempts = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: Every change of state, with time, reason and actor. A state is entered at most once per attempt.
+#: Changes of state, with time, reason and actor. A state is entered at most once per attempt.
 transitions = sa.Table(
     "transitions",
     metadata,
@@ -229,7 +223,7 @@ transitions = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: What jobs wrote. `seq` is the id of the stream entry, in a form that sorts as text.
+#: Log lines of jobs. `seq` is the id of the stream entry, in a form that sorts as text.
 execution_logs = sa.Table(
     "execution_logs",
     metadata,
@@ -243,7 +237,7 @@ execution_logs = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: Rates: when each bucket is full again. A bucket without a row is full.
+#: Rate buckets. `full_at`: time when the bucket is full again. A bucket without a row is full.
 rate_buckets = sa.Table(
     "rate_buckets",
     metadata,
@@ -251,7 +245,7 @@ rate_buckets = sa.Table(
     sa.Column("full_at", UtcDateTime, nullable=False),
 )
 
-#: Who keeps others with a unique key out: until it has started or finished, or until `expires_at`.
+#: Holders of unique keys: executions that hold a key until they have started or finished, or until `expires_at`.
 unique_keys = sa.Table(
     "unique_keys",
     metadata,
@@ -262,7 +256,7 @@ unique_keys = sa.Table(
     sa.Column("taken_at", UtcDateTime, nullable=False),
 )
 
-#: Answers given under an Idempotency-Key.
+#: Responses to requests with an Idempotency-Key.
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,
@@ -274,9 +268,9 @@ idempotency_keys = sa.Table(
     sa.Index("ix_idempotency_keys_created_at", "created_at"),
 )
 
-#: The relay's one row: which Redis data set it follows, how far it has read, who leads and how often that was renewed.
-#: `logged_through`: the log lines of all that was reported up to this entry of the event stream are recorded.
-#: `problems`: what the leader could not use lately, for `/readyz`: a list of `relay.problems.Problem` as JSON.
+#: The relay's only row: the Redis data set that it follows, its stream offsets, the leader and the number of renewals.
+#: `logged_through`: entry of the event stream up to which the log lines of all reports are recorded.
+#: `problems`: recent problems of the leader, for `/readyz`: a list of `relay.problems.Problem` as JSON.
 relay_state = sa.Table(
     "relay_state",
     metadata,
@@ -293,7 +287,7 @@ relay_state = sa.Table(
     sa.Column("problems", Json),
 )
 
-#: Who changed what besides executions. Append-only: triggers refuse UPDATE and DELETE.
+#: Audit log of all changes except those of executions. Append-only: triggers refuse UPDATE and DELETE.
 audit = sa.Table(
     "audit",
     metadata,

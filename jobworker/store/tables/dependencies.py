@@ -1,15 +1,15 @@
-"""The tables of what belongs together: what waits for what, what was accepted together, what starts after what."""
+"""Tables of dependencies, batches and triggers."""
 
 import sqlalchemy as sa
 
 from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_index, metadata
 
-#: Batches that somebody cancelled and that have not ended.
+#: Condition of batches whose cancellation was requested and that have not ended.
 BATCH_CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"
 
-#: What executions wait for: one row for each parent. `condition` is the end of the parent that lets the dependent go,
-#: `otherwise` what becomes of it if the parent ends in another way, `outcome` what it was. Rows are settled in the
-#: transaction that ends the parent.
+#: Dependencies of executions, one row for each parent. `condition`: required outcome of the parent; `otherwise`: action
+#: for the dependent if the parent ends with another outcome; `outcome`: how the dependency was resolved. Rows are
+#: resolved (`settled_at`) in the transaction that ends the parent.
 dependencies = sa.Table(
     "dependencies",
     metadata,
@@ -23,8 +23,8 @@ dependencies = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: Executions that were accepted together: a batch, or a workflow. `on_complete` is what runs when the last of them has
-#: ended; `completion_id` is that execution, `problem` why there is none.
+#: Batches and workflows: executions that were submitted together. `on_complete`: job that runs when the last execution
+#: has ended; `completion_id`: that execution; `problem`: reason why there is no such execution.
 batches = sa.Table(
     "batches",
     metadata,
@@ -44,7 +44,7 @@ batches = sa.Table(
     build_partial_index("ix_batches_cancelling", "id", where=BATCH_CANCELLING),
 )
 
-#: Which jobs start after which: what `trigger_after` of the definitions says. `condition` is the end that counts.
+#: Triggers of jobs: `trigger_after` of the definitions. `condition`: outcome of the earlier job that fires the trigger.
 job_triggers = sa.Table(
     "job_triggers",
     metadata,

@@ -1,19 +1,19 @@
-"""The tables of what happens by itself: schedules with their calendars, and the ledger of what was due."""
+"""Tables of schedules, calendars and occurrences."""
 
 import sqlalchemy as sa
 
 from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_index, metadata
 
-#: Schedules with something ahead of them; a query must use the very same words for SQLite to find the index.
+#: Condition of schedules with a next occurrence. A query must repeat the exact text for SQLite to use the index.
 HAS_NEXT_DUE = "next_at IS NOT NULL AND enabled"
 
-#: Pauses that end by themselves.
+#: Condition of schedules whose pause ends by itself.
 HAS_PAUSE_END = "paused_until IS NOT NULL"
 
-#: `spec` is `domain.schedules.schedule.Schedule` as JSON; `owner` is code, api, or job (it is part of that job's definition).
-#: `state` is active, exhausted (nothing more is due) or retired (gone from code). Every occurrence up to
-#: `settled_until` has its row in the ledger; `next_at` is the nominal time of the next one, NULL: there is none.
-#: `runs` counts executions, `failures` those that failed in a row.
+#: Schedules. `spec` is `domain.schedules.schedule.Schedule` as JSON; `owner` is code, api, or job (the schedule is part
+#: of the definition of its job). `state` is active, exhausted (no further occurrences) or retired (removed from code).
+#: All occurrences up to `settled_until` have a row in `occurrences`; `next_at` is the nominal time of the next one
+#: (NULL: there is none ahead). `runs` is the number of executions, `failures` the number of consecutive failures.
 job_schedules = sa.Table(
     "job_schedules",
     metadata,
@@ -39,7 +39,7 @@ job_schedules = sa.Table(
     build_partial_index("ix_job_schedules_paused_until", "paused_until", "id", where=HAS_PAUSE_END),
 )
 
-#: Every revision that ever was of a schedule. Names are given again, so it is the id that counts.
+#: All revisions of schedules, by id, because names are reused.
 schedule_revisions = sa.Table(
     "schedule_revisions",
     metadata,
@@ -50,7 +50,7 @@ schedule_revisions = sa.Table(
     sa.Column("actor", sa.String(255), nullable=False),
 )
 
-#: Which calendars a schedule names.
+#: Calendars used by each schedule.
 schedule_calendars = sa.Table(
     "schedule_calendars",
     metadata,
@@ -59,7 +59,7 @@ schedule_calendars = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: The current revision of each calendar. `spec` is JSON of `domain.calendars.calendars`; `owner` is code or api.
+#: Current revision of each calendar. `spec` is JSON of `domain.calendars.calendars`; `owner` is code or api.
 calendars = sa.Table(
     "calendars",
     metadata,
@@ -71,7 +71,7 @@ calendars = sa.Table(
     sa.Column("changed_at", UtcDateTime, nullable=False),
 )
 
-#: Every revision that ever was; it outlives its calendar, so numbers are never used twice.
+#: All revisions of calendars; they outlive their calendar, so numbers are never reused.
 calendar_revisions = sa.Table(
     "calendar_revisions",
     metadata,
@@ -82,7 +82,7 @@ calendar_revisions = sa.Table(
     sa.Column("actor", sa.String(255), nullable=False),
 )
 
-#: The ledger of what was due. The key is what makes an occurrence happen once.
+#: Evaluated occurrences of schedules. The primary key ensures that an occurrence is recorded once.
 occurrences = sa.Table(
     "occurrences",
     metadata,
@@ -95,8 +95,8 @@ occurrences = sa.Table(
     sqlite_with_rowid=False,
 )
 
-#: One row: the time zone data by which the relay that leads, or led last, worked out when schedules are due.
-#: `zones` holds the data themselves (`services.schedules.time_zone_updates`), so that a later version can be compared with them.
+#: Time zone data, in one row, by which the current or last leader computed the times of schedules. `zones` contains the
+#: data themselves (`services.schedules.time_zone_updates`), so that they can be compared with a later version.
 zone_data = sa.Table(
     "zone_data",
     metadata,

@@ -11,7 +11,7 @@ from jobworker.domain.calendars.calendars import DateCalendar
 from jobworker.domain.jobs.definition import JobOwner
 from jobworker.services.calendars import calendar_changes
 from jobworker.store.schedules import calendar_rows
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules, occurrences
 from tests.integration.http.conftest import ApiDriver
 
 BUSINESS_CALENDAR: dict[str, Any] = {
@@ -255,15 +255,15 @@ def test_what_is_due_is_settled_as_the_calendar_was(any_api: ApiDriver) -> None:
     made = create_schedule(any_api, "first", rule, calendar="office")
     now = SystemClock().now()
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    table = core.job_schedules
+    table = job_schedules
     with any_api.database.write() as connection:
         # Nobody has looked since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
         connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
     assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
     with any_api.database.read() as connection:
-        ledger = sa.select(core.occurrences.c.scheduled_for).where(core.occurrences.c.schedule_id == made["id"])
-        settled = list(connection.scalars(ledger.order_by(core.occurrences.c.scheduled_for)))
+        ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == made["id"])
+        settled = list(connection.scalars(ledger.order_by(occurrences.c.scheduled_for)))
         row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()
         assert calendar_rows.get_current_revisions(connection, ["office"])["office"][0] == 2
     assert settled

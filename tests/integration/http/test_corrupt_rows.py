@@ -17,6 +17,7 @@ from jobworker.services import execution_stream
 from jobworker.services.schedules import compiler
 from jobworker.store.engine.columns import Json
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver
 from tests.polling import until
 
@@ -173,8 +174,7 @@ def _match_bad_row(table: sa.Table, names: dict[str, str]) -> Any:
         return table.c[keys[table.name]] == "bad"
     if table.name in ("schedule_revisions", "occurrences"):
         return (
-            table.c.schedule_id
-            == sa.select(core.job_schedules.c.id).where(core.job_schedules.c.name == "bad").scalar_subquery()
+            table.c.schedule_id == sa.select(job_schedules.c.id).where(job_schedules.c.name == "bad").scalar_subquery()
         )
     if table.name in ("transitions", "execution_logs"):
         last = table.c.state == "Failed" if table.name == "transitions" else sa.true()
@@ -268,7 +268,7 @@ def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
     api.insert_log_line(names["bad"], 1, "line")
     api.create_queue("slow")
     with api.database.read() as connection:
-        [schedule] = connection.scalars(sa.select(core.job_schedules.c.id).where(core.job_schedules.c.name == "bad"))
+        [schedule] = connection.scalars(sa.select(job_schedules.c.id).where(job_schedules.c.name == "bad"))
     api.insert_row("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
     api.insert_row("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
     with api.database.write() as connection:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from jobworker.store.engine.database import Database
 from jobworker.store.engine.read_limit import ReadLimit
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver
 
@@ -46,7 +46,7 @@ def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(api: ApiDr
 
 
 def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_api: ApiDriver) -> None:
-    schedules, spec = core.job_schedules, {"name": "x", "job": "export", "rule": {}}
+    schedules, spec = job_schedules, {"name": "x", "job": "export", "rule": {}}
     fixed = {"job": "export", "owner": "api", "revision": 1, "spec": spec, "enabled": False, "state": "active"}
     fixed |= {"settled_until": NOW, "runs": 0, "failures": 0, "created_at": NOW, "changed_at": NOW}
     with any_api.database.write() as connection:

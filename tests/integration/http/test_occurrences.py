@@ -10,7 +10,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.store import jobs
 from jobworker.store.schedules import calendar_rows
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_schedules import create_schedule, set_due
 
@@ -152,7 +152,7 @@ class TestAhead:
                 "paused_by": "api",
                 "paused_until": dt.datetime(2031, 7, 2, tzinfo=dt.UTC),
             }
-            connection.execute(sa.update(core.job_schedules).values(values))
+            connection.execute(sa.update(job_schedules).values(values))
         found = list_occurrences(api, "?upcoming=5&from=2031-07-01T00:00:00Z")
         assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
         assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"

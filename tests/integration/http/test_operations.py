@@ -17,6 +17,7 @@ from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.store.engine.database import Database
 from jobworker.store.schedules import schedule_rows, time_zone_data
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.transport import keys
 from jobworker.web import create_app
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job, make_settings
@@ -191,7 +192,7 @@ def test_not_all_that_are_overdue_are_named(ready: ApiDriver) -> None:
 def test_nobody_waits_for_what_is_paused_or_disabled(ready: ApiDriver) -> None:
     _create_overdue_schedules(ready, paused=600, disabled=600)
     with ready.database.write() as connection:
-        table = core.job_schedules
+        table = job_schedules
         now = SystemClock().now()
         connection.execute(sa.update(table).where(table.c.name == "paused").values(paused_at=now))
         connection.execute(sa.update(table).where(table.c.name == "disabled").values(enabled=False))

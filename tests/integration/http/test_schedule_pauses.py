@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.schedules.schedule import ScheduleOwner
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver
 from tests.integration.http.test_occurrences import URL, list_occurrences
 from tests.integration.http.test_schedules import create_schedule, insert_declared_schedule, set_due
@@ -127,4 +127,4 @@ def test_a_schedule_must_be_there(api: ApiDriver, action: str) -> None:
 
 def _update_schedule(api: ApiDriver, **values: Any) -> None:
     with api.database.write() as connection:
-        connection.execute(sa.update(core.job_schedules).values(values))
+        connection.execute(sa.update(job_schedules).values(values))

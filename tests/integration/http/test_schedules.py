@@ -16,7 +16,7 @@ from jobworker.domain.jobs.parameters import Parameter
 from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.store import jobs, tasks
 from jobworker.store.schedules import calendar_rows, schedule_rows
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
 DAILY_RULE = {"kind": "daily", "time": "06:00"}
@@ -48,7 +48,7 @@ def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) ->
 
 def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
     """Let something of a schedule be due at a moment, and nobody have looked since then."""
-    table = core.job_schedules
+    table = job_schedules
     with api.database.write() as connection:
         values = {"settled_until": at - dt.timedelta(minutes=1), "next_at": at}
         connection.execute(sa.update(table).where(table.c.name == name).values(values))

@@ -21,7 +21,7 @@ from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReade
 from jobworker.settings import Settings
 from jobworker.store import jobs, relay_state
 from jobworker.store.engine.database import Database
-from jobworker.store.executions import dispatch, executions
+from jobworker.store.executions import dispatch, due_executions, executions
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
@@ -99,7 +99,7 @@ class DispatchDriver:
     def release_due(self) -> None:
         """What is due becomes ready."""
         with self.database.write() as connection:
-            dispatch.release_due(connection, self.clock.now() + _DAY, 100)
+            due_executions.release_due(connection, self.clock.now() + _DAY, 100)
 
     def dispatch(self) -> list[str]:
         """The executions that go out in one round, in the order in which they were submitted."""

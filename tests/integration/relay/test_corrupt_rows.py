@@ -20,6 +20,8 @@ from jobworker.services.schedules import sync
 from jobworker.store import queues, relay_state
 from jobworker.store.queues import QueueRow
 from jobworker.store.tables import core
+from jobworker.store.tables.dependencies import batches, dependencies, job_triggers
+from jobworker.store.tables.schedules import job_schedules
 from jobworker.transport import keys
 from tests.conformance.execution_driver import ExecutionDriver
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
@@ -111,7 +113,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
         ExecutionState.FAILED,
         {
             "type": "MessageRejected",
-            "message": "it cannot be dispatched: in its row in the database parameters is no object",
+            "message": "it cannot be dispatched: in its row in the database parameters is not an object",
             "traceback": None,
         },
     )
@@ -171,13 +173,13 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(
     assert spoilt[0] in driver.list_published()
 
 
-@pytest.mark.parametrize(("table", "column"), [(core.batches, "on_complete"), (core.job_triggers, "parameters")])
+@pytest.mark.parametrize(("table", "column"), [(batches, "on_complete"), (job_triggers, "parameters")])
 def test_what_should_follow_an_end_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
     house = running.executions
     house.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
     for text in TEXTS:
         batch, [first] = house.submit_batch(Submission(job="load"))
-        if table is core.batches:
+        if table is batches:
             running.corrupt_column(table, column, text, id=batch)
         else:
             running.corrupt_column(table, column, text, job="report")
@@ -223,11 +225,11 @@ def create_row_of_each(running: CorruptRowDriver) -> None:
         core.queues,
         core.tasks,
         core.job_definitions,
-        core.job_triggers,
-        core.batches,
-        core.dependencies,
+        job_triggers,
+        batches,
+        dependencies,
         core.attempts,
-        core.job_schedules,
+        job_schedules,
         core.rate_buckets,
         core.unique_keys,
     ],

@@ -11,7 +11,7 @@ from jobworker.domain.executions.events import Event, EventKind
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs import policies
 from jobworker.relay.event_recorder import DeclinedMessage, record_events
-from jobworker.store.executions import dispatch
+from jobworker.store.executions import due_executions
 from jobworker.transport.publisher import get_list_names
 from tests.integration.relay.conftest import SEND, DispatchDriver
 
@@ -33,7 +33,7 @@ def test_attempts_that_were_cut_short_use_up_no_retry(driver: DispatchDriver) ->
         ]
         with driver.database.write() as connection:
             record_events(connection, reports)
-            assert dispatch.release_due(connection, driver.clock.now(), 10) == 1
+            assert due_executions.release_due(connection, driver.clock.now(), 10) == 1
     driver.dispatcher.dispatch()
     [headers] = list_headers(driver)
     assert (headers["jobworker"]["attempt"], headers["retries"]) == (5, 1)

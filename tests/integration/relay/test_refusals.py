@@ -130,7 +130,7 @@ def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
     relay.run_turn()
     record_report(driver, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     with monkeypatch.context() as broken:
-        broken.setattr("jobworker.store.executions.dispatch.expire_executions", lambda *_: 1 / 0)
+        broken.setattr("jobworker.store.executions.due_executions.expire_executions", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 relay.run_turn()

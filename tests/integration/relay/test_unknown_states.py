@@ -22,6 +22,7 @@ from jobworker.store.executions import (
 from jobworker.store.executions.unique_keys import UniqueKeyRequest
 from jobworker.store.schedules import due_schedules
 from jobworker.store.tables import core
+from jobworker.store.tables.dependencies import dependencies, job_triggers
 from tests.integration.relay.conftest import DispatchDriver
 from tests.integration.relay.test_corrupt_rows import CorruptRowDriver
 
@@ -38,8 +39,8 @@ def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str],
         connection.execute(sa.update(core.executions).values(schedule_id="s").where(core.executions.c.job == "extract"))
     running.corrupt_column(core.executions, "state", "Lost", id=bad)
     running.corrupt_column(core.transitions, "state", "Lost", execution_id=bad)
-    running.corrupt_column(core.dependencies, "condition", "maybe", execution_id=after[0])
-    running.corrupt_column(core.job_triggers, "condition", "maybe", job="report", after="load")
+    running.corrupt_column(dependencies, "condition", "maybe", execution_id=after[0])
+    running.corrupt_column(job_triggers, "condition", "maybe", job="report", after="load")
     return batch, [bad, good], after
 
 

@@ -21,6 +21,7 @@ from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.integration.transport.proxy import RedisProxy
@@ -144,7 +145,7 @@ class ScheduleCluster:
 
     def wait_until_all_fire(self) -> None:
         """Wait until every schedule has fired something that became due after this moment."""
-        now, table = self.engine.clock.now(), core.occurrences
+        now, table = self.engine.clock.now(), occurrences
 
         def all_fired() -> bool:
             wanted = sa.select(table.c.schedule_id).distinct().where(table.c.scheduled_for >= now)

@@ -19,7 +19,7 @@ from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
-from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences
 from tests.engine import Engine, run_engine
 from tests.polling import until
 from tests.servers import RedisServer, ServerProcess
@@ -60,7 +60,7 @@ class SchedulingProviderDriver:
 
     def list_occurrences(self, name: str = "tick") -> list[Any]:
         """Its rows, by nominal time."""
-        table, schedule_id = core.occurrences, self.get_schedule(name).id
+        table, schedule_id = occurrences, self.get_schedule(name).id
         with self.engine.database.read() as connection:
             query = sa.select(table).where(table.c.schedule_id == schedule_id).order_by(table.c.scheduled_for)
             return list(connection.execute(query))

@@ -10,6 +10,7 @@ from jobworker.domain.executions.events import EventKind
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.schedules import schedules
 from jobworker.store.tables import core
+from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.polling import until
@@ -40,7 +41,7 @@ def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
-        assert list(connection.execute(sa.select(core.occurrences))) == []
+        assert list(connection.execute(sa.select(occurrences))) == []
         assert schedules.find(connection, "tick").next_at == known.row.next_at
 
 

@@ -1,6 +1,6 @@
-"""The first tables, the relay's row, and the triggers that keep the audit as it was written.
+"""First tables, the relay's row, and the triggers that make the audit log append-only.
 
-The tables are spelled out here, not imported: the schema moves on, and this must not.
+The tables are defined here, not imported, because the schema changes later and this migration must not.
 """
 
 from typing import Any
@@ -244,7 +244,7 @@ sa.Table(
 )
 
 
-#: INSERT OR REPLACE deletes a row without firing the trigger for DELETE, hence the third.
+#: INSERT OR REPLACE deletes a row without firing the trigger for DELETE, hence the third trigger.
 _SQLITE_TRIGGERS = (
     """
     CREATE TRIGGER audit_refuse_update BEFORE UPDATE ON audit
@@ -284,7 +284,7 @@ _POSTGRESQL_TRIGGERS = (
 
 
 def upgrade() -> None:
-    """Build everything in the transaction that is open."""
+    """Create all tables and triggers in the open transaction."""
     connection = op.get_bind()
     _metadata.create_all(connection, checkfirst=False)
     connection.execute(sa.insert(_relay_state).values(id=1, events_offset="0-0", logs_offset="0-0"))

@@ -1,4 +1,4 @@
-"""What an execution is limited by, waits for and leaves behind; pauses of queues."""
+"""Limits, dependencies, batches and dead letters of executions; pauses of queues."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _moment = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Columns come after those that are there: so a database that has grown is the same as a new one."""
+    """Add columns after the existing ones, so that an upgraded database equals a new one; create tables and indexes."""
     for column in (
         sa.Column("overrides", _json),
         sa.Column("call", _json),
@@ -68,7 +68,7 @@ def upgrade() -> None:
 
 
 def _limits() -> None:
-    """What is ready has two indexes from now on, one for executions under limits."""
+    """Replace the index of ready executions by two indexes, one of them for executions under limits."""
     op.drop_index("ix_executions_ready", "executions")
     ready = "state || '' = 'Queued' AND dispatched_at IS NULL"
     published = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"

@@ -1,4 +1,4 @@
-"""Schedules stand by themselves, with what holds when they are late, overlap or are paused; calendars."""
+"""Schedules independent of job definitions, with policies for misfires, overlaps and pauses; calendars."""
 
 import json
 from typing import Any
@@ -15,9 +15,9 @@ _moment = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """What was a definition's rule becomes a schedule that has the name of its job."""
+    """Convert the rule of each definition to a schedule with the name of its job."""
     connection = op.get_bind()
-    # Times as they are stored: they are not interpreted here.
+    # Times are copied as stored, without interpretation.
     last = "(SELECT max(scheduled_for) FROM occurrences WHERE schedule_id = job_schedules.id) AS last"
     query = f"SELECT id, job, rule, enabled, created_at, changed_at, {last} FROM job_schedules"
     before = connection.execute(sa.text(query)).all()
@@ -99,7 +99,7 @@ def _create_calendars() -> None:
     )
 
 
-#: What a schedule says that nobody has decided otherwise. Until now executions ran beside those before them.
+#: Default members of a specification. `overlap` is "allow", because until this revision executions could overlap.
 _UNDECIDED: dict[str, Any] = {
     "description": "", "enabled": True, "calendar": None, "require": [], "exclude": [], "dst": None,
     "start": None, "end": None, "max_runs": None, "initial_delay": 0.0, "run_at_start": False,
@@ -119,7 +119,7 @@ def _insert(connection: sa.Connection, row: Any) -> None:
     }  # fmt: skip
     on_postgresql = connection.dialect.name == "postgresql"
     kind = "jsonb" if on_postgresql else "text"
-    # While its job was disabled nothing was due; from now on such occurrences have a row.
+    # While a job was disabled nothing was due; from this revision on such occurrences have a row.
     now = "now()" if on_postgresql else "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
     begins = ":settled" if row.enabled else now
     connection.execute(

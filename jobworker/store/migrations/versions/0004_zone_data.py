@@ -1,4 +1,4 @@
-"""The time zone data that schedules were worked out with, and those of each worker."""
+"""Time zone data by which the times of schedules were computed, and the version of each worker."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Nothing is noted yet: the relay notes its data when it begins to lead."""
+    """Create the table empty: the relay stores its data when it acquires the leadership."""
     op.create_table(
         "zone_data",
         sa.Column("id", sa.Integer, autoincrement=False, nullable=False),

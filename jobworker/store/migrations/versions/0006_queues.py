@@ -1,4 +1,4 @@
-"""Queues are created, declared or consumed before they are named; the unused ones are removed."""
+"""Queues that must be created, declared or consumed before use; removal of unused queues."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _moment = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Every queue that there is counts as added automatically; what definitions and schedules name is added."""
+    """Treat existing queues as added automatically; insert the queues that definitions and schedules name."""
     op.add_column("queues", sa.Column("created_by", sa.String(255)))
     op.add_column("queues", sa.Column("unused_since", _moment))
     _partial("ix_queues_paused", "queues", "name", "paused_at IS NOT NULL")

@@ -1,4 +1,4 @@
-"""The package from which each task was announced, and since when no worker declares it any more."""
+"""Package from which each task was announced, and the time since which no worker declares the task."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,6 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Nothing is removed yet: the relay notes packages when it begins to lead."""
+    """Add the empty columns: the relay writes packages when it acquires the leadership."""
     op.add_column("tasks", sa.Column("package", sa.String(255)))
     op.add_column("tasks", sa.Column("removed_at", sa.DateTime(timezone=True)))
