@@ -1,4 +1,4 @@
-"""The fixture `simulate_schedules` in the tests of somebody who has schedules, run by a pytest of their own."""
+"""Fixture `simulate_schedules` in tests of a user project, run by a separate pytest."""
 
 import ast
 import tomllib
@@ -65,24 +65,28 @@ def test_what_is_wrong_is_told(simulate_schedules, arguments, told):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project with schedules in a folder of its own."""
+    """Project with schedules in its own folder."""
     package = pytester.mkpydir("schedules")
     (package / "nightly.py").write_text(_SCHEDULES)
     return pytester
 
 
 def run(project: pytest.Pytester) -> pytest.RunResult:
-    # In a process of its own, without what this repository's pytest is set up with.
+    # A separate process runs without the plugins and options of this repository's pytest.
     return project.runpytest_subprocess("-p", "jobworker.testing.plugin", "-q")
 
 
-def test_users_test_their_schedules(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulate_schedules_fixture_works_in_user_tests(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     project.makepyfile(_TESTS)
     run(project).assert_outcomes(passed=9)
 
 
-def test_code_that_cannot_be_read_is_told(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_code_fails_the_test_with_its_place(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (project.path / "schedules" / "nightly.py").write_text(_SCHEDULES.replace("02:30", "26:30"))
     project.makepyfile("def test(simulate_schedules):\n    simulate_schedules('2026-03-28', '2026-03-29')")
@@ -91,7 +95,9 @@ def test_code_that_cannot_be_read_is_told(project: pytest.Pytester, monkeypatch:
     result.stdout.fnmatch_lines(["*Misconfigured: *schedules/nightly.py:5: schedule 'nightly': /rule/time: *"])
 
 
-def test_who_does_not_use_it_pays_nothing(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_plugin_imports_neither_sqlalchemy_nor_celery(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     project.makepyfile(
         "import sys\n\ndef test():\n    assert not [name for name in ('sqlalchemy', 'celery') if name in sys.modules]"
@@ -99,7 +105,7 @@ def test_who_does_not_use_it_pays_nothing(project: pytest.Pytester, monkeypatch:
     run(project).assert_outcomes(passed=1)
 
 
-def test_the_entry_point_is_the_module_and_nobody_else_imports_it() -> None:
+def test_entry_point_is_the_plugin_and_testing_is_not_imported_elsewhere() -> None:
     entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     assert entries == {"jobworker.testing.plugin": "jobworker.testing.plugin"}
     for path in (ROOT / "jobworker").rglob("*.py"):
@@ -113,7 +119,7 @@ def _list_documented_tests() -> list[CodeBlock]:
     return [block for block in list_code_blocks(DOCS / "schedules.md", "python") if block.code.startswith("# tests/")]
 
 
-def test_the_documented_test_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_tests_pass(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     package = pytester.mkpydir("schedules")
     for file in (ROOT / "schedules").glob("[a-z]*.py"):

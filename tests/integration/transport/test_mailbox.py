@@ -1,4 +1,4 @@
-"""What a worker's parent process remembers: with a real Redis, and a clock that stands still until it is moved."""
+"""Mailbox of a worker's parent process, with a real Redis and a clock that the test advances."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ _INFLIGHT = keys.INFLIGHT.format(worker="w")
 
 
 class _MailboxDriver:
-    """A mailbox, and the Redis behind it."""
+    """Mailbox, and the Redis behind it."""
 
     def __init__(self, url: str, clock: ManualClock) -> None:
         self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
@@ -35,7 +35,7 @@ class _MailboxDriver:
         self.mailbox.get_credit = lambda: self.slots - len(self.mailbox.delivered)
 
     def receive_messages(self, count: int, starting: int) -> list[Claim]:
-        """Messages as `FETCH` leaves them."""
+        """Add messages as the script `FETCH` leaves them; return their claims."""
         first = self.mailbox.allocate_tags(count)
         texts = [_make_text(f"e-{tag}") for tag in range(first, first + count)]
         entries = [(str(first + number), "q", text.encode()) for number, text in enumerate(texts)]
@@ -46,7 +46,7 @@ class _MailboxDriver:
         return [Claim(f"e-{tag}", 1, "w", tag) for tag, _, _ in entries]
 
     def start_next(self) -> Claim:
-        """Hand one over, and start it."""
+        """Pop the next message and start it."""
         fetched = self.mailbox.pop_startable()
         assert fetched is not None
         assert fetched.claim is not None
@@ -66,7 +66,7 @@ class _MailboxDriver:
         self.notifications += 1
 
     def _end(self) -> None:
-        """In a worker this ends the process."""
+        """Do nothing; in a worker this ends the process."""
 
 
 def _make_text(execution: str) -> str:
@@ -75,16 +75,14 @@ def _make_text(execution: str) -> str:
 
 @pytest.fixture
 def mailbox_driver(redis_url: str, clock: ManualClock) -> Iterator[_MailboxDriver]:
-    """An empty one."""
+    """Driver with an empty mailbox."""
     mailbox_driver = _MailboxDriver(redis_url, clock)
     with contextlib.closing(mailbox_driver.client):
         yield mailbox_driver
 
 
 @pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
-def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(
-    mailbox_driver: _MailboxDriver, in_the_way: str
-) -> None:
+def test_end_refused_by_the_stream_is_reported_later(mailbox_driver: _MailboxDriver, in_the_way: str) -> None:
     mailbox_driver.receive_messages(1, starting=1)
     ticket = mailbox_driver.start_next()
     assert mailbox_driver.mailbox.flush()
@@ -100,7 +98,7 @@ def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(
     assert mailbox_driver.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
-def test_many_large_results_leave_a_few_at_a_time(
+def test_large_results_are_sent_in_small_batches(
     mailbox_driver: _MailboxDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailbox_driver.slots = 40
@@ -122,7 +120,7 @@ def test_many_large_results_leave_a_few_at_a_time(
     assert [kind for kind, _ in mailbox_driver.list_events()].count("succeeded") == 40
 
 
-def test_an_end_that_redis_has_not_taken_is_still_in_hand(mailbox_driver: _MailboxDriver) -> None:
+def test_unsent_end_is_still_in_flight(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.receive_messages(2, starting=1)
     ended = mailbox_driver.start_next()
     mailbox_driver.is_disconnected = True
@@ -134,10 +132,8 @@ def test_an_end_that_redis_has_not_taken_is_still_in_hand(mailbox_driver: _Mailb
     assert ended not in mailbox_driver.mailbox.list_claims()
 
 
-def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
-    own_redis: Callable[..., RedisServer], clock: ManualClock
-) -> None:
-    """Messages in hand fill it: nothing but the acknowledgement of their ends makes room."""
+def test_full_redis_accepts_reports_that_free_memory(own_redis: Callable[..., RedisServer], clock: ManualClock) -> None:
+    """Messages in flight fill Redis: only the acknowledgement of their ends frees memory."""
     server = own_redis()
     mailbox_driver = _MailboxDriver(server.url, clock)
     with contextlib.closing(mailbox_driver.client):
@@ -159,7 +155,7 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
         assert not any(tag.isdigit() for tag in mailbox_driver.client.hkeys(_INFLIGHT)), "their messages are gone"
 
 
-def test_start_and_end_leave_together_with_the_acknowledgement(mailbox_driver: _MailboxDriver) -> None:
+def test_start_and_end_are_sent_together_with_the_acknowledgement(mailbox_driver: _MailboxDriver) -> None:
     [one, two] = mailbox_driver.receive_messages(2, starting=2)
     assert (mailbox_driver.start_next(), mailbox_driver.start_next()) == (one, two)
     mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
@@ -175,7 +171,7 @@ def test_start_and_end_leave_together_with_the_acknowledgement(mailbox_driver: _
     assert len(mailbox_driver.list_events()) == 3
 
 
-def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(mailbox_driver: _MailboxDriver) -> None:
+def test_message_is_not_started_before_redis_knows(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.slots = 3
     mailbox_driver.receive_messages(3, starting=1)
     assert mailbox_driver.notifications, "somebody must come and have the rest cleared"
@@ -186,7 +182,7 @@ def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(mailbox_dri
     assert [mailbox_driver.start_next().token, mailbox_driver.start_next().token] == ["2", "3"]
 
 
-def test_adopted_messages_come_first_and_ask_to_be_cleared(mailbox_driver: _MailboxDriver) -> None:
+def test_adopted_messages_come_first_and_must_be_cleared(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.receive_messages(1, starting=1)
     mailbox_driver.notifications = 0
     mailbox_driver.mailbox.add_adopted([("0", "q", _make_text("e-0").encode())])
@@ -196,7 +192,7 @@ def test_adopted_messages_come_first_and_ask_to_be_cleared(mailbox_driver: _Mail
     assert [mailbox_driver.start_next().execution, mailbox_driver.start_next().execution] == ["e-0", "e-1"]
 
 
-def test_reports_are_kept_while_redis_is_away_and_nothing_begins(mailbox_driver: _MailboxDriver) -> None:
+def test_reports_are_kept_and_nothing_starts_without_redis(mailbox_driver: _MailboxDriver) -> None:
     [one, _] = mailbox_driver.receive_messages(2, starting=2)
     mailbox_driver.start_next()
     mailbox_driver.is_disconnected = True
@@ -215,7 +211,7 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(mailbox_driver:
     assert mailbox_driver.start_next().token == "2"
 
 
-def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(mailbox_driver: _MailboxDriver) -> None:
+def test_flush_before_exit_gives_up_after_its_timeout(mailbox_driver: _MailboxDriver) -> None:
     [one] = mailbox_driver.receive_messages(1, starting=1)
     mailbox_driver.start_next()
     mailbox_driver.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
@@ -226,7 +222,7 @@ def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(mailbox_driver:
     assert not mailbox_driver.mailbox.is_empty()
 
 
-def test_what_did_not_start_in_time_goes_back_in_its_order(mailbox_driver: _MailboxDriver) -> None:
+def test_messages_not_started_in_time_are_requeued_in_order(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.slots = 1
     tickets = mailbox_driver.receive_messages(4, starting=1)
     mailbox_driver.start_next()
@@ -243,7 +239,7 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(mailbox_driver: _Mail
     assert mailbox_driver.list_events() == [("running", tickets[0].execution)]
 
 
-def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(
+def test_requeue_all_requeues_unstarted_and_interrupts_started_attempts(
     mailbox_driver: _MailboxDriver,
 ) -> None:
     [one, two] = mailbox_driver.receive_messages(2, starting=1)
@@ -255,7 +251,7 @@ def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interr
     assert mailbox_driver.mailbox.is_empty()
 
 
-def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(mailbox_driver: _MailboxDriver) -> None:
+def test_claimed_attempt_is_refused_and_fenced_worker_raises(mailbox_driver: _MailboxDriver) -> None:
     run = keys.RUN.format(execution="e")
     assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN
     assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN, "its answer may have been lost"
@@ -270,7 +266,7 @@ def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(mailbox_dr
         mailbox_driver.mailbox.claim(Claim("e", 4, "w", "6"))
 
 
-def test_attempt_whose_worker_was_given_up_is_lost_once(mailbox_driver: _MailboxDriver) -> None:
+def test_attempt_of_a_fenced_worker_is_lost_once(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.client.set(keys.RUN.format(execution="e"), "1 running dead 7")
     mailbox_driver.client.set(keys.FENCE.format(worker="dead"), "1")
     assert mailbox_driver.mailbox.claim(Claim("e", 1, "w", "1")) is ClaimResult.DUPLICATE
@@ -278,7 +274,7 @@ def test_attempt_whose_worker_was_given_up_is_lost_once(mailbox_driver: _Mailbox
     assert mailbox_driver.list_events() == [("lost", "e")]
 
 
-def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(mailbox_driver: _MailboxDriver) -> None:
+def test_foreign_message_is_acknowledged_or_rejected_with_a_reason(mailbox_driver: _MailboxDriver) -> None:
     mailbox_driver.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
     mailbox_driver.mailbox.allocate_tags(2)
     mailbox_driver.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], startable=2)
