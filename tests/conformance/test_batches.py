@@ -219,7 +219,7 @@ def test_cancel_batch_cancels_waiting_and_stops_running_executions(driver: Execu
     assert row.problem == "the on-complete job was not started, because the batch was cancelled"
 
 
-def test_cancelled_batches_take_one_transaction_and_none_when_all_requested(
+def test_cancelled_batches_take_one_transaction_and_then_none(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = [driver.submit_batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]

@@ -21,7 +21,7 @@ class RecordingStopRequests:
     def __init__(self) -> None:
         self.given: list[tuple[str, list[StopRequest]]] = []
 
-    def give(self, worker: str, orders: Iterable[StopRequest]) -> None:
+    def publish(self, worker: str, orders: Iterable[StopRequest]) -> None:
         """Record the stop requests for a worker."""
         self.given.append((worker, list(orders)))
 

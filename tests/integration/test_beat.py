@@ -323,7 +323,7 @@ def test_lost_lock_is_acquired_again(beat: Scheduler, schedule: BeatSchedule) ->
     assert len(schedule.list_reported()) == 1
 
 
-def test_lock_without_expiry_gets_one(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_lock_without_expiry_gets_an_expiry(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.set(beat.leader_key, "by hand")
     beat.tick()
     assert 0 < schedule.client.pttl(beat.leader_key) <= beat.lock_timeout * 1000

@@ -26,7 +26,7 @@ def told(occurrences):
     return [(each.schedule, each.scheduled_for.strftime("%dT%H:%M%z"), str(each.outcome)) for each in occurrences]
 
 
-def test_it_is_about_the_package(simulate_schedules):
+def test_business_day_of_the_package_fires(simulate_schedules):
     found = simulate_schedules("2026-03-28", "2026-04-01", names=["month-end"])
     assert told(found) == [("month-end", "30T18:00+0000", "fired")]
 
@@ -35,14 +35,14 @@ ONCE = [("2026-03-28T01:00", dt.datetime(2026, 3, 28, 4))]
 
 
 @pytest.mark.parametrize("outage", [("01:00", "04:00"), "01:00-04:00", ONCE])
-def test_outages(simulate_schedules, outage):
+def test_outage_causes_misses(simulate_schedules, outage):
     given = {"names": ["nightly"], "outage": outage, "zone": "Europe/Berlin"}
     first, second = simulate_schedules("2026-03-28", "2026-03-30", **given)
     assert (str(first.outcome), first.started_at) == ("missed", None)
     assert str(second.outcome) == ("fired" if isinstance(outage, list) else "missed")
 
 
-def test_durations(simulate_schedules):
+def test_duration_sets_the_end(simulate_schedules):
     for duration in (600, {"nightly": 600}):
         [only] = simulate_schedules(dt.date(2026, 3, 28), "2026-03-29", names=["nightly"], duration=duration)
         assert only.ended_at - only.started_at == dt.timedelta(minutes=10)
@@ -57,7 +57,7 @@ def test_durations(simulate_schedules):
         ({"outage": "night"}, "must be times of each day such as"),
     ],
 )
-def test_what_is_wrong_is_told(simulate_schedules, arguments, told):
+def test_invalid_arguments_are_rejected(simulate_schedules, arguments, told):
     with pytest.raises(Exception, match=told):
         simulate_schedules("2026-03-28", **{"end": "2026-03-31", **arguments})
 """

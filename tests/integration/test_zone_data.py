@@ -32,13 +32,13 @@ names = json.loads(sys.argv[1])
 early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before JobWorker is imported.
 from jobworker import daily
 from jobworker.domain.schedules.schedule import parse
-from jobworker.domain.schedules.timetable import next_after
+from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.testing.simulator import Simulator
 from jobworker.web import create_app
 
 def by_domain(name):
     made = parse({"name": "a", "job": "a", "rule": daily("06:00"), "zone": name})
-    return next_after(made.timetable({}), dt.datetime(2026, 12, 1, tzinfo=dt.UTC))
+    return find_next_time(made.build_timetable({}), dt.datetime(2026, 12, 1, tzinfo=dt.UTC))
 
 def by_http(name):
     asked = {"rule": {"kind": "daily", "time": "06:00"}, "zone": name, "from": "2026-12-01T00:00:00Z", "count": 1}

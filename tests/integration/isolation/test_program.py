@@ -232,7 +232,7 @@ def test_program_with_channel_sends_and_receives_messages() -> None:
                 break
         """,
         stdin=b"order\n",
-        wired=True,
+        has_message_pipe=True,
     )
     notes = ProgramRecorder(on_message=lambda message: wanted.append(True))
     assert run_program(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0

@@ -287,9 +287,7 @@ def test_end_report_with_invalid_utf_8_fails_the_execution(anywhere: RelayDriver
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReportRefused")
 
 
-def test_worker_names_with_invalid_utf_8_do_not_block_lost_worker_detection(
-    running: RelayDriver, log: LogEntries
-) -> None:
+def test_worker_names_with_invalid_utf_8_do_not_block_loss_detection(running: RelayDriver, log: LogEntries) -> None:
     odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
     running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
     running.run_turns(2)
