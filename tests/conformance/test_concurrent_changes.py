@@ -65,7 +65,7 @@ def test_late_success_does_not_undo_cancellation(driver: ExecutionDriver, monkey
     child = driver.submit("report", depends_on=[{"execution": parent}])
     driver.report_end(parent, EventKind.LOST, reason="its worker is gone")
     assert driver.get_state(parent) is ExecutionState.RETRYING
-    pause = CallPause(monkeypatch, history, "known")
+    pause = CallPause(monkeypatch, history, "get_many")
     with ThreadPoolExecutor(2) as pool:
         cancelled = run_in_threads(pool, pause, lambda: driver.report_end(parent), lambda: driver.cancel(parent))
         with pytest.raises(ExecutionNotCancellable):
@@ -91,7 +91,7 @@ def test_concurrent_changes_in_any_order_do_not_deadlock(
             told = record_events(connection, [end])
             resolution.resolve_dependents(connection, told.ended, NOW)
 
-    pause = CallPause(monkeypatch, history, "known")
+    pause = CallPause(monkeypatch, history, "get_many")
     with ThreadPoolExecutor(2) as pool:
         selection = Selection(ids=[first, second])
         cancelled = run_in_threads(

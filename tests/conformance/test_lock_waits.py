@@ -192,6 +192,6 @@ def test_response_timeout_follows_session_settings(postgres_url: str) -> None:
     for options in ("?options=-c%20statement_timeout%3D20000", "?options=-c%20statement_timeout%3D0", ""):
         database = Database(postgres_url + options)
         with database.read() as connection:
-            limits.append(connection.connection.dbapi_connection._limit)  # type: ignore[union-attr]
+            limits.append(connection.connection.dbapi_connection._response_timeout_seconds)  # type: ignore[union-attr]
         database.dispose()
     assert limits == [23.0, None, 8.0]
