@@ -1,4 +1,4 @@
-"""A database with jobs in which executions are accepted and end, as the API and the relay make them."""
+"""Driver for conformance tests: a database with jobs, whose executions are submitted and end as in production."""
 
 import itertools
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.tables import core
 from tests.conformance.factories import NOW, make_task
 
-#: What ends an execution, and the state that it has then.
+#: Kinds of reports that end an execution; each name is the state after the report.
 SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = (
     EventKind.SUCCEEDED,
     EventKind.FAILED,
@@ -36,7 +36,7 @@ _JOB_NAMES = ("extract", "load", "report")
 
 
 class ExecutionDriver:
-    """Accepts executions, and ends them one report at a time."""
+    """Driver that submits executions and ends them one report at a time."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -50,19 +50,19 @@ class ExecutionDriver:
             jobs.upsert(connection, JobDefinition("strict", "tasks.strict"), JobOwner.API, "ann", NOW)
 
     def define_job(self, name: str, **fields: Any) -> None:
-        """Change a definition."""
+        """Create or change a job definition."""
         policies = {"retry": {"max_attempts": None}, **fields.pop("policies", {})}
         with self.database.write() as connection:
             definition = JobDefinition(name, fields.pop("task", "tasks.any"), policies=policies, **fields)
             jobs.upsert(connection, definition, JobOwner.API, "ann", NOW)
 
     def submit(self, job: str = "load", **fields: Any) -> str:
-        """Accept an execution."""
+        """Submit an execution and return its id."""
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "ann")
         return row.id
 
     def submit_batch(self, *submissions: Submission, **options: Any) -> tuple[str, Sequence[str]]:
-        """Accept a batch: its id, and those of its executions."""
+        """Submit a batch and return its id and the ids of its executions."""
         accepted = submission.submit_batch(
             self.database, self.clock, submissions, "ann", options=BatchOptions(**options)
         )
@@ -70,38 +70,38 @@ class ExecutionDriver:
         return accepted.batch_id, accepted.execution_ids
 
     def report_end(self, execution: str, kind: EventKind = SUCCEEDED, **data: Any) -> None:
-        """Let a worker report the end, and the relay record it."""
+        """Record a worker's report of the end of an execution."""
         with self.database.write() as connection:
             self.record_report(connection, execution, kind, **data)
 
     def record_report(
         self, connection: sa.Connection, execution: str, kind: EventKind = SUCCEEDED, **data: Any
     ) -> None:
-        """The same in a transaction of the caller's."""
+        """Record a worker's report within the transaction of the caller."""
         event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
         error = {"error": {"type": "E", "message": "m", "traceback": None}} if kind in (FAILED, TIMED_OUT) else {}
         told = record_events(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
         resolution.resolve_dependents(connection, told.ended, self.clock.now())
 
     def get(self, execution: str) -> ExecutionRow:
-        """An execution as it stands."""
+        """Return the row of an execution."""
         return executions.get(self.database, execution)
 
     def get_state(self, execution: str) -> ExecutionState:
-        """Its state."""
+        """Return the state of an execution."""
         return self.get(execution).state
 
     def list_states(self, execution: str) -> list[str]:
-        """The states that it went through."""
+        """Return the states of an execution's transitions in order."""
         return [row.state.value for row in executions.list_transitions(self.database, execution).items]
 
     def list_executions(self, job: str) -> list[ExecutionRow]:
-        """The executions of a job, first to last."""
+        """Return the executions of a job, first to last."""
         with self.database.read() as connection:
             query = sa.select(core.executions.c.id).where(core.executions.c.job == job)
             ids = sorted(connection.scalars(query))
         return [self.get(each) for each in ids]
 
     def cancel(self, execution: str) -> ExecutionRow:
-        """Cancel through the API."""
+        """Cancel an execution through the service that the API uses."""
         return executions.cancel(self.database, self.clock, execution, "ann")

@@ -1,4 +1,4 @@
-"""Small things that the store's tests put into a database."""
+"""Factories of rows that the store's tests insert into a database."""
 
 import datetime as dt
 from collections import defaultdict
@@ -14,19 +14,19 @@ from jobworker.store.tasks import TaskRow
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
-#: One for each moment: a factory never goes back in time.
+#: One id factory for each point in time, because a factory never goes back in time.
 _ids: defaultdict[dt.datetime, IdFactory] = defaultdict(IdFactory)
 
 
 def make_task(name: str = "tasks.mail.send", *parameters: Parameter) -> TaskRow:
-    """A task that was announced at `NOW`."""
+    """Return the row of a task that was announced at `NOW`."""
     return TaskRow(name, "Sends.", parameters, {"queue": "default"}, "v1", NOW)
 
 
 def make_execution(
     job: str = "send", state: ExecutionState = ExecutionState.QUEUED, at: dt.datetime = NOW, **values: object
 ) -> NewExecution:
-    """An execution that is accepted at `at`."""
+    """Return a new execution that was accepted at `at`."""
     given: dict[str, object] = {
         "id": _ids[at].create_id(int(at.timestamp() * 1000)),
         "job": job,
@@ -48,6 +48,6 @@ def make_execution(
 
 
 def insert_executions(connection: sa.Connection, *rows: NewExecution, now: dt.datetime = NOW) -> list[str]:
-    """Insert executions; their ids."""
+    """Insert executions and return their ids."""
     executions.insert(connection, rows, "tester", now)
     return [row.id for row in rows]

@@ -1,4 +1,4 @@
-"""Schedules that a test settles, and what it finds in the database afterwards."""
+"""Driver for tests that evaluate schedules and read the resulting rows."""
 
 import datetime as dt
 from typing import Any
@@ -27,53 +27,53 @@ EVERY_MINUTE = {"kind": "interval", "every": 60}
 
 
 class ScheduleDriver:
-    """A database with one job, and schedules of it that are due every minute from `NOW` on."""
+    """Database with one job, and schedules of this job that are due every minute from `NOW` on."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.put_job()
 
     def put_job(self, name: str = "send", *parameters: Parameter, **fields: Any) -> None:
-        """Make, or change, a job."""
+        """Create or change a job."""
         with self.database.write() as connection:
             tasks.upsert(connection, make_task("tasks.mail.send", *parameters))
             jobs.upsert(connection, JobDefinition(name, task="tasks.mail.send", **fields), JobOwner.API, "me", NOW)
 
     def put_schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
-        """Make, or change, a schedule."""
+        """Create or change a schedule."""
         made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
         with self.database.write() as connection:
             timetable = made.build_timetable(calendars.load_calendars(connection, made.calendar_names))
             return schedule_rows.upsert(connection, made, ScheduleOwner.API, "me", now, find_next_time(timetable, now))
 
     def evaluate(self, *rows: ScheduleRow, minutes: float = 1) -> EvaluationSummary:
-        """Settle these schedules, so long after `NOW`."""
+        """Evaluate these schedules `minutes` after `NOW`."""
         now = at_minute(minutes)
         with self.database.write() as connection:
             return evaluator.evaluate_due(connection, {row.id: now for row in rows}, now)
 
     def list_outcomes(self, row: ScheduleRow) -> list[tuple[float, str]]:
-        """(minutes after `NOW`, outcome) of each row."""
+        """Return (minutes after `NOW`, outcome) of each occurrence row."""
         return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.list_occurrences(row)]
 
     def list_occurrences(self, row: ScheduleRow) -> list[Any]:
-        """The ledger of a schedule."""
+        """Return the occurrence rows of a schedule."""
         table = occurrences.c
         with self.database.read() as connection:
             query = occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
             return list(connection.execute(query))
 
     def list_executions(self) -> list[ExecutionRow]:
-        """The executions there are, the oldest first."""
+        """Return all executions, the oldest first."""
         with self.database.read() as connection:
             return list(reversed(executions.list_page(connection, ExecutionFilters(), limit=200).items))
 
     def list_states(self) -> list[ExecutionState]:
-        """Theirs."""
+        """Return the states of all executions, the oldest first."""
         return [execution.state for execution in self.list_executions()]
 
     def get_schedule(self, row: ScheduleRow) -> ScheduleRow:
-        """The schedule as it stands."""
+        """Return the current row of a schedule."""
         with self.database.read() as connection:
             found = schedule_rows.get_by_id(connection, row.id)
         assert found is not None
@@ -81,5 +81,5 @@ class ScheduleDriver:
 
 
 def at_minute(minutes: float) -> dt.datetime:
-    """So long after `NOW`."""
+    """Return the time `minutes` after `NOW`."""
     return NOW + minutes * MINUTE

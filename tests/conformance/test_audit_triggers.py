@@ -1,4 +1,4 @@
-"""The audit is append-only for plain SQL too, on each database."""
+"""Tests that the audit is append-only for plain SQL too, on each database."""
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ _ENTRY = {"at": NOW, "actor": "someone", "action": "job.create", "subject": "exp
 
 @pytest.fixture
 def audited(database: Database) -> Database:
-    """A database with one audit entry."""
+    """Database with one audit entry."""
     return write_entry(database)
 
 
@@ -28,23 +28,23 @@ def audited(database: Database) -> Database:
         "DELETE FROM audit WHERE id = 1",
     ],
 )
-def test_an_entry_stays_as_it_was_written(audited: Database, statement: str) -> None:
+def test_audit_entry_rejects_update_and_delete(audited: Database, statement: str) -> None:
     is_refused(audited, statement)
 
 
-def test_truncate_is_refused_on_postgresql(postgres_url: str) -> None:
+def test_audit_table_rejects_truncate_on_postgresql(postgres_url: str) -> None:
     database = write_entry(Database(postgres_url))
     is_refused(database, "TRUNCATE audit")
     database.dispose()
 
 
-def test_replace_is_refused_on_sqlite(sqlite_database: Database) -> None:
+def test_audit_entry_rejects_insert_or_replace_on_sqlite(sqlite_database: Database) -> None:
     columns = "(id, at, actor, action, subject)"
     write_entry(sqlite_database)
     is_refused(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
 
 
-def test_what_happened_to_an_execution_is_not_rewritten(database: Database) -> None:
+def test_transition_rejects_update(database: Database) -> None:
     execution = NewExecution(
         id="01890000-0000-7000-8000-000000000000", job="export", job_revision=1, task="export", max_attempts=1,
         queue="default", priority=5, parameters={}, correlation_id="c", batch_id=None, schedule_id=None,
@@ -56,7 +56,7 @@ def test_what_happened_to_an_execution_is_not_rewritten(database: Database) -> N
         connection.exec_driver_sql("UPDATE transitions SET actor = 'nobody'")
 
 
-def test_more_entries_are_welcome(audited: Database) -> None:
+def test_audit_accepts_more_entries(audited: Database) -> None:
     with audited.write() as connection:
         connection.execute(sa.insert(core.audit), [_ENTRY, _ENTRY])
     with audited.read() as connection:

@@ -1,4 +1,4 @@
-"""Batches and workflows: how they stand, when they are complete, and what follows; exactly once."""
+"""Batches and workflows: their counts, their completion, and the on-complete job, which starts exactly once."""
 
 import threading
 from contextlib import AbstractContextManager
@@ -48,7 +48,7 @@ def _list_execution_ids(status: BatchStatus) -> dict[str, str]:
     return {each.row.step: each.row.execution_id for each in status.steps}
 
 
-def test_a_batch_counts_and_completes_with_its_last_execution(driver: ExecutionDriver) -> None:
+def test_batch_counts_executions_and_completes_with_its_last_one(driver: ExecutionDriver) -> None:
     batch, ids = driver.submit_batch(LOAD, LOAD, LOAD, name="imports", on_complete=REPORT)
     driver.report_end(ids[0])
     driver.report_end(ids[1], FAILED)
@@ -67,7 +67,7 @@ def test_a_batch_counts_and_completes_with_its_last_execution(driver: ExecutionD
     assert (report.created_by, report.correlation_id, report.batch_id) == (f"batch:{batch}", batch, None)
 
 
-def test_two_last_executions_that_end_at_the_same_moment_complete_the_batch_once(driver: ExecutionDriver) -> None:
+def test_batch_completes_once_when_last_two_executions_end_together(driver: ExecutionDriver) -> None:
     batch, ids = driver.submit_batch(LOAD, LOAD, on_complete=REPORT)
     other = threading.Thread(target=driver.report_end, args=[ids[1]])
     with driver.database.write() as connection:
@@ -84,7 +84,7 @@ def _is_waiting_for_lock(driver: ExecutionDriver) -> bool:
         return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-def test_an_on_complete_job_that_cannot_start_leaves_a_reason(driver: ExecutionDriver) -> None:
+def test_batch_records_problem_when_on_complete_job_cannot_start(driver: ExecutionDriver) -> None:
     batch, ids = driver.submit_batch(LOAD, on_complete=REPORT)
     driver.define_job("report", enabled=False)
     driver.report_end(ids[0])
@@ -94,7 +94,7 @@ def test_an_on_complete_job_that_cannot_start_leaves_a_reason(driver: ExecutionD
     assert row.problem.startswith("the on-complete job could not be started: job report is disabled")
 
 
-def test_an_on_complete_job_is_checked_when_the_batch_is_accepted(driver: ExecutionDriver) -> None:
+def test_on_complete_job_is_validated_at_submission(driver: ExecutionDriver) -> None:
     for wrong, place in (
         (Submission(job="nobody"), "/on_complete/job"),
         (Submission(job="strict"), "/on_complete/parameters/rows"),
@@ -106,7 +106,7 @@ def test_an_on_complete_job_is_checked_when_the_batch_is_accepted(driver: Execut
     assert driver.list_executions("load") == []
 
 
-def test_a_workflow_runs_its_steps_in_order_and_passes_results(driver: ExecutionDriver) -> None:
+def test_workflow_runs_steps_in_order_and_passes_results(driver: ExecutionDriver) -> None:
     given = _submit_batch(
         driver,
         total=_make_step("report", ("left", "right"), parameters={
@@ -131,7 +131,7 @@ def test_a_workflow_runs_its_steps_in_order_and_passes_results(driver: Execution
     assert batches.get(driver.database, given.row.id).row.completed_at
 
 
-def test_what_becomes_of_steps_behind_a_failure(driver: ExecutionDriver) -> None:
+def test_failed_step_skips_fails_or_continues_its_dependents(driver: ExecutionDriver) -> None:
     given = _submit_batch(
         driver,
         a=_make_step(on_failure="continue"),
@@ -147,14 +147,17 @@ def test_what_becomes_of_steps_behind_a_failure(driver: ExecutionDriver) -> None
         driver.report_end(ids[each], FAILED)
     driver.report_end(ids["after_a"])
     assert {name: driver.get_state(each) for name, each in ids.items() if name not in ("a", "b")} == {
-        "after_a": ExecutionState.SUCCEEDED, "after_b": ExecutionState.FAILED, "mine": ExecutionState.SKIPPED, "handler": ExecutionState.QUEUED,
+        "after_a": ExecutionState.SUCCEEDED,
+        "after_b": ExecutionState.FAILED,
+        "mine": ExecutionState.SKIPPED,
+        "handler": ExecutionState.QUEUED,
         "quiet": ExecutionState.SKIPPED,
-    }  # fmt: skip
+    }
     driver.report_end(ids["handler"])
     assert batches.get(driver.database, given.row.id).row.completed_at
 
 
-def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(driver: ExecutionDriver) -> None:
+def test_workflow_with_invalid_steps_is_rejected_as_a_whole(driver: ExecutionDriver) -> None:
     with pytest.raises(InvalidInput) as refused:
         _submit_batch(
             driver,
@@ -170,7 +173,7 @@ def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(driver: ExecutionDriv
     assert batches.list_page(driver.database).items == []
 
 
-def test_a_workflow_with_an_idempotency_key_is_accepted_once(driver: ExecutionDriver) -> None:
+def test_workflow_with_idempotency_key_is_accepted_once(driver: ExecutionDriver) -> None:
     first, second = (
         _submit_batch(driver, IdempotencyKey("k", 60.0), a=_make_step(), b=_make_step(needs=("a",))) for _ in range(2)
     )
@@ -178,7 +181,7 @@ def test_a_workflow_with_an_idempotency_key_is_accepted_once(driver: ExecutionDr
     assert len(driver.list_executions("load")) == 2
 
 
-def test_a_step_may_depend_on_what_is_outside(driver: ExecutionDriver) -> None:
+def test_workflow_step_may_depend_on_execution_outside(driver: ExecutionDriver) -> None:
     outside = driver.submit("extract")
     ids = _list_execution_ids(_submit_batch(driver, a=_make_step(), b=_make_step(needs=("a",), depends_on=[outside])))
     driver.report_end(ids["a"])
@@ -187,7 +190,7 @@ def test_a_step_may_depend_on_what_is_outside(driver: ExecutionDriver) -> None:
     assert driver.get_state(ids["b"]) is ExecutionState.QUEUED
 
 
-def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: ExecutionDriver) -> None:
+def test_cancel_batch_cancels_waiting_and_stops_running_executions(driver: ExecutionDriver) -> None:
     wanted = [LOAD, Submission(job="load", delay=3600), Submission(job="load", delay=7200)]
     batch, ids = driver.submit_batch(*wanted, on_complete=REPORT)
     bystander = driver.submit("load", delay=3600)
@@ -197,8 +200,12 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: Execution
     DependencyResolver(driver.database, driver.clock).cancel_batches()
 
     assert [driver.get_state(each) for each in (*ids, bystander, after)] == [
-        ExecutionState.QUEUED, ExecutionState.CANCELLED, ExecutionState.CANCELLED, ExecutionState.SCHEDULED, ExecutionState.QUEUED,
-    ]  # fmt: skip
+        ExecutionState.QUEUED,
+        ExecutionState.CANCELLED,
+        ExecutionState.CANCELLED,
+        ExecutionState.SCHEDULED,
+        ExecutionState.QUEUED,
+    ]
     assert driver.get(ids[0]).cancel_requested_by == "ann"
     with driver.database.read() as connection:
         assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [
@@ -212,7 +219,7 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(driver: Execution
     assert row.problem == "the on-complete job was not started, because the batch was cancelled"
 
 
-def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
+def test_cancelled_batches_take_one_transaction_and_then_none(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = [driver.submit_batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
@@ -234,7 +241,7 @@ def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
     assert len(transactions) == 1, "everything is asked to stop: nothing is left to write"
 
 
-def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(driver: ExecutionDriver) -> None:
+def test_cancel_batch_rejects_completed_and_unknown_batch(driver: ExecutionDriver) -> None:
     batch, ids = driver.submit_batch(LOAD)
     driver.report_end(ids[0])
     with pytest.raises(ExecutionNotCancellable, match="has ended already"):

@@ -1,4 +1,4 @@
-"""The relay and the API change the same executions at once: one decides after the other, and neither is undone."""
+"""Concurrent changes of one execution by the relay and the API: they are serialized, and neither is undone."""
 
 import threading
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from jobworker.store.executions import history
 from tests.conformance.execution_driver import ExecutionDriver
 from tests.conformance.factories import NOW
 
-#: Longer than a transaction of these tests takes (s): who is still at it then waits for the other one.
+#: Longer than a transaction of these tests takes (s): a call that is unfinished after this time waits for a lock.
 _WAIT_SECONDS = 0.5
 
 
 class CallPause:
-    """Stops the first call of a function between its answer and what the caller does with it."""
+    """Pause of the first call of a function, after the function has returned and before the caller continues."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
@@ -50,7 +50,7 @@ def driver(database: Database) -> ExecutionDriver:
 def run_in_threads(
     pool: ThreadPoolExecutor, pause: CallPause, first: Callable[[], object], second: Callable[[], object]
 ) -> Future[object]:
-    """Run `first` up to the pause, then `second` as far as it comes, then both to the end; the future of `second`."""
+    """Run `first` up to the pause, then `second` as far as possible, then both to the end; return `second`'s future."""
     one = pool.submit(first)
     assert pause.reached.wait(30)
     other = pool.submit(second)
@@ -60,7 +60,7 @@ def run_in_threads(
     return other
 
 
-def test_a_late_success_does_not_undo_a_cancellation(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_success_does_not_undo_cancellation(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = driver.submit()
     child = driver.submit("report", depends_on=[{"execution": parent}])
     driver.report_end(parent, EventKind.LOST, reason="its worker is gone")
@@ -75,7 +75,7 @@ def test_a_late_success_does_not_undo_a_cancellation(driver: ExecutionDriver, mo
     assert driver.get_state(child) is ExecutionState.QUEUED
 
 
-def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
+def test_concurrent_changes_in_any_order_do_not_deadlock(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = driver.submit(), driver.submit()
@@ -101,7 +101,7 @@ def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
     assert {driver.get_state(first), driver.get_state(second)} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
 
 
-def test_what_takes_part_in_the_life_of_others_waits_its_turn_and_what_only_adds_rows_does_not(
+def test_advisory_lock_is_taken_for_dependencies_not_for_plain_inserts(
     postgres_url: str,
 ) -> None:
     database = Database(postgres_url)

@@ -1,4 +1,4 @@
-"""What PostgreSQL and the lock of SQLite's writers may take at most."""
+"""Timeouts of PostgreSQL statements and locks, and of the lock of SQLite's writers."""
 
 import contextlib
 import gc
@@ -29,14 +29,14 @@ def _dispose_databases(*databases: Database) -> None:
         database.dispose()
 
 
-def test_a_statement_of_postgresql_ends(postgres_url: str) -> None:
+def test_postgresql_statement_times_out(postgres_url: str) -> None:
     database = Database(postgres_url, DatabaseTimeouts(statement=0.2))
     with pytest.raises(sa.exc.OperationalError, match="statement timeout"), database.read() as connection:
         connection.execute(sa.text("SELECT pg_sleep(30)"))
     _dispose_databases(database)
 
 
-def test_a_lock_of_postgresql_is_waited_for_with_an_end(postgres_url: str) -> None:
+def test_postgresql_lock_wait_times_out(postgres_url: str) -> None:
     database = Database(postgres_url, DatabaseTimeouts(lock=0.2))
     lock = sa.text("LOCK TABLE queues IN ACCESS EXCLUSIVE MODE")
     with database._writer.begin() as holder:
@@ -46,7 +46,7 @@ def test_a_lock_of_postgresql_is_waited_for_with_an_end(postgres_url: str) -> No
     _dispose_databases(database)
 
 
-def test_who_hangs_in_a_transaction_loses_its_locks(postgres_url: str) -> None:
+def test_idle_transaction_loses_its_locks(postgres_url: str) -> None:
     hanging, database = Database(postgres_url, DatabaseTimeouts(idle=0.2)), Database(postgres_url)
     lock = sa.text("LOCK TABLE queues IN ACCESS EXCLUSIVE MODE")
     with contextlib.suppress(sa.exc.DBAPIError), hanging.write() as holder:
@@ -56,7 +56,7 @@ def test_who_hangs_in_a_transaction_loses_its_locks(postgres_url: str) -> None:
     _dispose_databases(hanging, database)
 
 
-def test_the_url_has_the_last_word(postgres_url: str) -> None:
+def test_url_options_override_default_timeouts(postgres_url: str) -> None:
     given = f"{postgres_url}?connect_timeout=7&options=-c%20statement_timeout%3D12345"
     database, migrating = Database(given), Database(postgres_url, MIGRATION_TIMEOUTS)
     assert _get_setting(database, "statement_timeout") == "12345ms"
@@ -66,7 +66,7 @@ def test_the_url_has_the_last_word(postgres_url: str) -> None:
     _dispose_databases(database, migrating)
 
 
-def test_a_server_that_does_not_greet_is_given_up() -> None:
+def test_connection_to_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         database = Database(f"postgresql+psycopg://u@127.0.0.1:{port}/d?connect_timeout=2")
@@ -75,7 +75,7 @@ def test_a_server_that_does_not_greet_is_given_up() -> None:
     _dispose_databases(database)
 
 
-def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
+def test_file_lock_wait_is_passed_to_next_caller(tmp_path: Path) -> None:
     clock = SystemClock()
     holder, lock = (FileLock(tmp_path / "lock", clock, timeout_seconds=0.2) for _ in range(2))
     with holder.hold(clock.monotonic()):
@@ -84,7 +84,7 @@ def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
                 pass
         assert sum(thread.name == "file-lock" for thread in threading.enumerate()) == 1
         assert lock.timeout_seconds == 0.2
-    # The thread that waits gets the lock, finds that it is not wanted, and gives it back.
+    # The waiting thread acquires the lock, finds that its caller has given up, and releases the lock.
     until(lambda: not _is_locked_for_others(tmp_path / "lock"), what="the lock to be given back")
     with lock.hold(clock.monotonic() + 30.0):
         assert _is_locked_for_others(tmp_path / "lock")
@@ -94,7 +94,7 @@ def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
     until(lambda: all(thread.name != "file-lock" for thread in threading.enumerate()), what="the thread to end")
 
 
-def test_the_file_lock_goes_to_the_one_who_waits(tmp_path: Path) -> None:
+def test_file_lock_goes_to_the_waiting_caller(tmp_path: Path) -> None:
     clock = SystemClock()
     holder, lock = (FileLock(tmp_path / "lock", clock, timeout_seconds=30.0) for _ in range(2))
     order: list[str] = []
@@ -112,7 +112,7 @@ def test_the_file_lock_goes_to_the_one_who_waits(tmp_path: Path) -> None:
     assert order == ["holder", "waiter"]
 
 
-def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
+def test_file_lock_leaves_no_open_descriptor(tmp_path: Path) -> None:
     clock = SystemClock()
     lock = FileLock(tmp_path / "lock", clock, timeout_seconds=1.0)
     before = len(os.listdir("/proc/self/fd"))

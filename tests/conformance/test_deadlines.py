@@ -1,4 +1,4 @@
-"""Deadlines for the start: what the relay finds in SQL too late is Skipped, and nothing else."""
+"""Deadlines for the start: an execution that the relay finds in SQL after its deadline is Skipped, and no other."""
 
 import datetime as dt
 
@@ -26,7 +26,7 @@ def _update_execution(database: Database, execution: str, **values: object) -> N
         connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
 
 
-def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Database) -> None:
+def test_execution_in_sql_past_its_deadline_is_skipped(database: Database) -> None:
     with database.write() as connection:
         queued, scheduled, later = insert_executions(
             connection,
@@ -52,7 +52,7 @@ def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Data
     assert [(row.attempt, row.state, row.actor) for row in told] == [(0, "Queued", "tester"), (0, "Skipped", "relay")]
 
 
-def test_what_is_in_redis_has_started_or_has_ended_is_left_alone(database: Database) -> None:
+def test_published_started_or_ended_execution_is_not_expired(database: Database) -> None:
     with database.write() as connection:
         ids = insert_executions(connection, *(make_execution(expires_at=NOW) for _ in range(4)))
     published, started, retrying, over = ids
@@ -66,7 +66,7 @@ def test_what_is_in_redis_has_started_or_has_ended_is_left_alone(database: Datab
     assert _get_rows(database, ids) == before
 
 
-def test_the_message_of_a_first_attempt_says_the_deadline(database: Database) -> None:
+def test_first_attempt_message_contains_deadline(database: Database) -> None:
     with database.write() as connection:
         [execution] = insert_executions(connection, make_execution(expires_at=NOW + SECOND))
     with database.read() as connection:

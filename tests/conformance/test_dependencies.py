@@ -1,4 +1,4 @@
-"""What waits for others is let go on, or ends, in the transaction that ends them."""
+"""Dependents: they are released or ended in the transaction that ends their parents."""
 
 import datetime as dt
 import threading
@@ -31,7 +31,7 @@ def driver(database: Database) -> ExecutionDriver:
     return ExecutionDriver(database)
 
 
-def test_a_dependent_waits_for_its_last_parent(driver: ExecutionDriver) -> None:
+def test_dependent_waits_for_its_last_parent(driver: ExecutionDriver) -> None:
     parents = [driver.submit("extract") for _ in range(3)]
     child = driver.submit("load", depends_on=parents)
     assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, 3)
@@ -46,7 +46,7 @@ def test_a_dependent_waits_for_its_last_parent(driver: ExecutionDriver) -> None:
     assert driver.list_states(child) == ["Waiting", "Queued"]
 
 
-def test_what_is_due_later_is_scheduled(driver: ExecutionDriver) -> None:
+def test_dependent_with_later_due_time_is_scheduled_on_release(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     due_at = NOW + dt.timedelta(hours=1)
     child = driver.submit("load", depends_on=[parent], due_at=due_at)
@@ -54,7 +54,7 @@ def test_what_is_due_later_is_scheduled(driver: ExecutionDriver) -> None:
     assert (driver.get_state(child), driver.get(child).due_at) == (ExecutionState.SCHEDULED, due_at)
 
 
-def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(driver: ExecutionDriver) -> None:
+def test_relative_deadline_counts_from_release_and_absolute_one_is_kept(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     moment = NOW + dt.timedelta(hours=2)
     relative = driver.submit("load", depends_on=[parent], expires=60.0)
@@ -75,14 +75,14 @@ def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(driver: Exec
         (CANCELLED, "success", False), (CANCELLED, "failure", False), (CANCELLED, "any", True),
     ],
 )  # fmt: skip
-def test_ends_that_let_a_dependent_go(driver: ExecutionDriver, kind: Any, on: str, goes_on: bool) -> None:
+def test_parent_end_releases_or_skips_dependent(driver: ExecutionDriver, kind: Any, on: str, goes_on: bool) -> None:
     parent = driver.submit("extract")
     child = driver.submit("load", depends_on=[{"execution": parent, "on": on}])
     driver.report_end(parent, kind)
     assert driver.get_state(child) is (ExecutionState.QUEUED if goes_on else ExecutionState.SKIPPED)
 
 
-def test_what_becomes_of_dependents_of_a_failure(driver: ExecutionDriver) -> None:
+def test_parent_failure_skips_fails_or_releases_dependents(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     skipped, failed, going_on = (
         driver.submit("load", depends_on=[{"execution": parent, "otherwise": word}])
@@ -101,7 +101,7 @@ def test_what_becomes_of_dependents_of_a_failure(driver: ExecutionDriver) -> Non
     assert (error["type"], error["message"]) == ("DependencyFailed", why)
 
 
-def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(driver: ExecutionDriver) -> None:
+def test_chain_is_skipped_to_its_end_and_second_end_changes_nothing(driver: ExecutionDriver) -> None:
     chain = [driver.submit("extract")]
     for _ in range(10):
         chain.append(driver.submit("load", depends_on=[chain[-1]]))
@@ -112,7 +112,7 @@ def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(driver: 
     assert [driver.get(each) for each in chain] == told
 
 
-def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
+def test_chain_too_long_for_one_transaction_is_finished_by_the_sweep(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "_MAX_WAVES", 3)
@@ -131,7 +131,7 @@ def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
 
 
 def _resolve_remaining(driver: ExecutionDriver, releases: DependencyResolver) -> int:
-    """Let the relay finish what is left over; how many transactions that takes."""
+    """Let the relay resolve the remaining dependents; return the number of transactions."""
     count = 0
     while releases.has_pending:
         with driver.database.write() as connection:
@@ -141,7 +141,7 @@ def _resolve_remaining(driver: ExecutionDriver, releases: DependencyResolver) ->
     return count
 
 
-def test_cancelling_ends_what_depends_on_it(driver: ExecutionDriver) -> None:
+def test_cancel_skips_dependents(driver: ExecutionDriver) -> None:
     first = driver.submit("extract", delay=3600)
     second = driver.submit("load", depends_on=[first])
     third = driver.submit("report", depends_on=[second])
@@ -151,7 +151,7 @@ def test_cancelling_ends_what_depends_on_it(driver: ExecutionDriver) -> None:
     assert driver.list_states(second) == ["Waiting", "Cancelled"]
 
 
-def test_parents_that_have_ended_already(driver: ExecutionDriver) -> None:
+def test_dependency_on_ended_parent_is_resolved_at_submission(driver: ExecutionDriver) -> None:
     done, failed = driver.submit("extract"), driver.submit("extract")
     driver.report_end(done, result={"rows": [7]})
     driver.report_end(failed, FAILED)
@@ -171,7 +171,7 @@ def test_parents_that_have_ended_already(driver: ExecutionDriver) -> None:
     assert len(driver.list_executions("load")) == 1
 
 
-def test_results_become_parameters(driver: ExecutionDriver) -> None:
+def test_parent_results_become_parameters(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     good, gone, saved, wrong = (
         driver.submit(job, depends_on=[parent], parameters=given)
@@ -196,7 +196,7 @@ def test_results_become_parameters(driver: ExecutionDriver) -> None:
     assert driver.get(wrong).reason == "rows must be of type integer, not array"
 
 
-def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
+def test_referenced_results_are_measured_before_they_are_inserted(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = driver.submit("extract")
@@ -214,7 +214,7 @@ def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
 
 
 @pytest.mark.parametrize("what", ["parameters", "results"])
-def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
+def test_resolution_reads_bounded_bytes_per_transaction(
     driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(resolution, "_MAX_BYTES", 100_000)
@@ -239,7 +239,7 @@ def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
     assert {driver.get(each).waiting_for for each in children} == {0}
 
 
-def test_what_an_execution_waits_for_is_listed(driver: ExecutionDriver) -> None:
+def test_dependencies_of_execution_are_listed(driver: ExecutionDriver) -> None:
     parents = sorted(driver.submit("extract") for _ in range(3))
     child = driver.submit("load", depends_on=parents)
     driver.report_end(parents[0])
@@ -257,8 +257,8 @@ def test_what_an_execution_waits_for_is_listed(driver: ExecutionDriver) -> None:
 
 
 @pytest.mark.parametrize("first", ["end", "child"])
-def test_an_end_and_a_dependent_that_come_at_the_same_moment(driver: ExecutionDriver, first: str) -> None:
-    """Whichever transaction is first, the other waits for it, and nobody is left behind."""
+def test_dependent_submitted_while_parent_ends_is_released(driver: ExecutionDriver, first: str) -> None:
+    """The second transaction waits for the first one in either order, and no dependent stays unresolved."""
     parent, children = driver.submit("extract"), list[str]()
 
     def end() -> None:
@@ -273,7 +273,7 @@ def test_an_end_and_a_dependent_that_come_at_the_same_moment(driver: ExecutionDr
 
 
 def _run_during_transaction(driver: ExecutionDriver, one: Callable[[], None], other: Callable[[], None]) -> None:
-    """Run `other` while the transaction of `one` has written everything and is not committed."""
+    """Run `other` after the transaction of `one` has written all its rows and before the commit."""
     thread = threading.Thread(target=other)
     started = threading.Event()
     engine = driver.database._writer
@@ -296,7 +296,7 @@ def _run_during_transaction(driver: ExecutionDriver, one: Callable[[], None], ot
 
 def _is_blocked(driver: ExecutionDriver) -> bool:
     if driver.database.is_sqlite:
-        return True  # One writes at a time; there is nothing to see of the other.
+        return True  # SQLite has one writer at a time, so waiting cannot be observed.
     with driver.database.read() as connection:
         waiting = connection.scalar(
             sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
@@ -304,7 +304,7 @@ def _is_blocked(driver: ExecutionDriver) -> bool:
     return bool(waiting)
 
 
-def test_what_was_stranded_is_found_by_the_sweep(driver: ExecutionDriver) -> None:
+def test_unresolved_dependent_is_resolved_by_the_sweep(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     child = driver.submit("load", depends_on=[parent])
     with driver.database.write() as connection:
@@ -315,7 +315,7 @@ def test_what_was_stranded_is_found_by_the_sweep(driver: ExecutionDriver) -> Non
     assert driver.get_state(child) is ExecutionState.QUEUED
 
 
-def test_a_unique_key_that_is_known_late_is_taken_late(driver: ExecutionDriver) -> None:
+def test_unique_key_that_depends_on_a_result_is_claimed_on_release(driver: ExecutionDriver) -> None:
     for name, conflict in (("load", "return"), ("report", "replace")):
         driver.define_job(
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
@@ -333,7 +333,7 @@ def test_a_unique_key_that_is_known_late_is_taken_late(driver: ExecutionDriver) 
     assert [driver.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
 
 
-def test_what_waits_for_an_execution_that_is_replaced_is_told(driver: ExecutionDriver) -> None:
+def test_dependents_of_replaced_execution_are_skipped(driver: ExecutionDriver) -> None:
     driver.define_job(
         "load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}}
     )

@@ -1,4 +1,4 @@
-"""Calls from Python become rows, once, whatever else is told about them."""
+"""Direct calls become rows once, for any order and number of their events."""
 
 import datetime as dt
 import itertools
@@ -55,7 +55,7 @@ def _get_row(database: Database) -> ExecutionRow:
 
 @pytest.fixture
 def call_database(database: Database) -> Database:
-    """A database that knows the task."""
+    """Database that knows the task."""
     with database.write() as connection:
         given = (Parameter("to", "string"), Parameter("urgent", "boolean", required=False))
         tasks.upsert(connection, TaskRow("tasks.mail.send", "", given, {}, "v1", NOW))
@@ -63,7 +63,7 @@ def call_database(database: Database) -> Database:
     return database
 
 
-def test_the_first_that_is_heard_makes_the_row(call_database: Database) -> None:
+def test_first_call_event_creates_execution(call_database: Database) -> None:
     _record_events(call_database, _make_event(EventKind.CALLED, **CALL_DATA))
     row = _get_row(call_database)
     assert (row.state, row.job, row.job_revision, row.queue, row.priority) == (
@@ -79,7 +79,7 @@ def test_the_first_that_is_heard_makes_the_row(call_database: Database) -> None:
     assert (published.id, published.urgency) == (EXECUTION, 7)
 
 
-def test_it_is_told_twice_and_with_what_came_of_it(call_database: Database) -> None:
+def test_repeated_call_event_changes_nothing(call_database: Database) -> None:
     called = _make_event(EventKind.CALLED, **CALL_DATA)
     _record_events(call_database, called, _make_event(EventKind.RUNNING, worker="w", token="t"), called)
     _record_events(
@@ -97,15 +97,15 @@ def test_it_is_told_twice_and_with_what_came_of_it(call_database: Database) -> N
         ]
 
 
-def test_what_was_told_before_it_was_called_is_not_lost_with_it(call_database: Database) -> None:
-    # Within one batch the call comes first, wherever it stands.
+def test_running_event_before_call_event_is_applied(call_database: Database) -> None:
+    # Within one batch of events the call is applied first, independent of its position.
     _record_events(
         call_database, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.CALLED, **CALL_DATA)
     )
     assert _get_row(call_database).state is ExecutionState.RUNNING
 
 
-def test_another_attempt_takes_along_what_celery_chained(call_database: Database) -> None:
+def test_retried_call_keeps_its_celery_chain(call_database: Database) -> None:
     chain = [{"task": "next", "args": [], "kwargs": {}}]
     _record_events(call_database, _make_event(EventKind.CALLED, **{**CALL_DATA, "embedded": {"chain": chain}}))
     _record_events(
@@ -119,13 +119,13 @@ def test_another_attempt_takes_along_what_celery_chained(call_database: Database
     assert (ready.attempt, ready.parameters, ready.call) == (1, {"to": "ann", "urgent": True}, {"chain": chain})
 
 
-def test_a_task_that_nobody_has_announced(database: Database) -> None:
+def test_call_of_unannounced_task_creates_execution(database: Database) -> None:
     _record_events(database, _make_event(EventKind.CALLED, **CALL_DATA))
     row = _get_row(database)
     assert (row.job, row.job_revision, row.parameters) == ("tasks.mail.send", 0, {"*": ["ann"], "urgent": True})
 
 
-def test_nonsense_is_logged_and_harms_nobody(call_database: Database) -> None:
+def test_invalid_call_event_is_logged_and_skipped(call_database: Database) -> None:
     other = "01995b7e-0000-7000-8000-000000000002"
     with structlog.testing.capture_logs() as logged:
         _record_events(
@@ -137,7 +137,7 @@ def test_nonsense_is_logged_and_harms_nobody(call_database: Database) -> None:
     assert _get_row(call_database).state is ExecutionState.QUEUED
 
 
-def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(call_database: Database) -> None:
+def test_call_of_removed_job_fails_when_it_is_declined(call_database: Database) -> None:
     declined = _make_event(EventKind.UNKNOWN_TASK, worker="w")
     with call_database.write() as connection:
         tasks.mark_removed(connection, ["tasks.mail.send"], NOW)
@@ -149,7 +149,7 @@ def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(cal
     assert "no worker declares its task tasks.mail.send" in row.error["message"]
 
 
-def test_call_that_is_declined_waits_while_its_code_may_be_elsewhere(call_database: Database) -> None:
+def test_declined_call_waits_while_its_code_may_be_elsewhere(call_database: Database) -> None:
     _record_events(
         call_database, _make_event(EventKind.CALLED, **CALL_DATA), _make_event(EventKind.UNKNOWN_TASK, worker="w")
     )

@@ -1,4 +1,4 @@
-"""Work of many threads in few commits: every answer is of something committed, a failure is its own."""
+"""Group commit: work of many threads in few commits. Each result is committed; a failure affects its own work only."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ Work = Callable[[sa.Connection], Any]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with little room, which only root may mount."""
+    """Small file system, which only root may mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
@@ -40,24 +40,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def largest_file() -> Iterator[Callable[[int], None]]:
-    """Sets how long a file may become by what this process writes (bytes)."""
+    """Function that limits the size of files that this process writes (bytes)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def enable_early_spill(raw: Any, _: object) -> None:
-    """Let SQLite write to the log before the commit, as a transaction larger than its cache does."""
+    """Let SQLite write to the log before the commit, as it does for a transaction larger than its cache."""
     raw.execute("PRAGMA cache_size=10")
 
 
 def disable_spill(raw: Any, _: object) -> None:
-    """Let SQLite keep everything in memory up to the commit."""
+    """Let SQLite keep all pages in memory up to the commit."""
     raw.execute("PRAGMA cache_size=100000")
 
 
 def make_small_work(queue: str) -> Work:
-    """Work that writes little."""
+    """Return work that writes one row."""
     return lambda connection: queues.upsert_many(connection, [queue], NOW)
 
 
@@ -70,7 +70,7 @@ def insert_rows(connection: sa.Connection, count: int) -> None:
 def commit_concurrently(
     database: Database, works: Sequence[Work], on_started: Callable[[int], object] = lambda _: None
 ) -> list[Any]:
-    """Commit each work in a thread of its own; the answers or errors. `on_started` is called after each start."""
+    """Commit each work in its own thread; return the results or errors. `on_started` is called after each start."""
     outcomes: list[Any] = [None] * len(works)
 
     def run(number: int) -> None:
@@ -89,7 +89,7 @@ def commit_concurrently(
 
 
 def commit_together(database: Database, works: Sequence[Work]) -> list[Any]:
-    """Commit these works in one transaction, in this order; the answers or errors."""
+    """Commit these works in one transaction, in this order; return the results or errors."""
     go_on = threading.Event()
     busy = threading.Event()
 
@@ -109,7 +109,7 @@ def commit_together(database: Database, works: Sequence[Work]) -> list[Any]:
 
 
 def check_acknowledged_is_committed(database: Database, large: int, error: str = "full") -> None:
-    """Commit small works with a large one among them for which there is no room; check what each is told."""
+    """Commit small works and a large one that does not fit on the disk; check the result of each."""
     works = [make_small_work("a"), make_small_work("b")]
     works.insert(large, lambda connection: insert_rows(connection, 20_000))
     outcomes = commit_together(database, works)
@@ -122,7 +122,7 @@ def check_acknowledged_is_committed(database: Database, large: int, error: str =
     assert error in str(outcomes[large])
 
 
-def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
+def test_concurrent_commits_return_their_own_result_or_error(database: Database) -> None:
     outcomes: dict[int, object] = {}
     together = threading.Barrier(12)
 
@@ -158,7 +158,7 @@ def test_waiting_threads_share_a_commit(sqlite_database: Database) -> None:
 
 
 @pytest.mark.parametrize("large", [0, 1, 2])
-def test_a_full_database_loses_nothing_that_was_acknowledged(sqlite_database: Database, large: int) -> None:
+def test_full_database_loses_no_acknowledged_commit(sqlite_database: Database, large: int) -> None:
     with sqlite_database.read() as connection:
         pages = connection.scalar(sa.text("PRAGMA page_count"))
     sa.event.listen(
@@ -167,7 +167,7 @@ def test_a_full_database_loses_nothing_that_was_acknowledged(sqlite_database: Da
     check_acknowledged_is_committed(sqlite_database, large)
 
 
-def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlite_url: str) -> None:
+def test_full_disk_loses_no_acknowledged_commit(small_disk: Path, sqlite_url: str) -> None:
     database = Database(f"sqlite:///{shutil.copy(sqlite_url.removeprefix('sqlite:///'), small_disk / 'jobworker.db')}")
     sa.event.listen(database._writer, "connect", enable_early_spill)
     try:
@@ -177,16 +177,17 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlit
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["in the work", "in the commit"])
-def test_an_io_error_loses_nothing_that_was_acknowledged(
+def test_io_error_loses_no_acknowledged_commit(
     sqlite_database: Database, largest_file: Callable[[int], None], early: bool
 ) -> None:
     sa.event.listen(sqlite_database._writer, "connect", enable_early_spill if early else disable_spill)
     sqlite_database.commit(lambda connection: queues.upsert_many(connection, ["before"], NOW))
-    largest_file(sqlite_database.get_log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
+    # A write beyond this size fails with EFBIG: "disk I/O error".
+    largest_file(sqlite_database.get_log_size() + 200_000)
     check_acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
 
 
-def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Database) -> None:
+def test_database_error_suppressed_by_the_work_is_raised(sqlite_database: Database) -> None:
     sa.event.listen(sqlite_database._writer, "connect", lambda raw, _: raw.execute("PRAGMA max_page_count=1"))
 
     def write(connection: sa.Connection) -> None:
@@ -201,14 +202,14 @@ def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Databa
         assert queues.list_names(connection, 100) == []
 
 
-def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Database) -> None:
+def test_suppressed_error_that_rolled_back_the_transaction_is_raised(database: Database) -> None:
     def write() -> None:
         with database.write() as connection:
             queues.upsert_many(connection, ["lost"], NOW)
             if database.is_sqlite:
-                connection.exec_driver_sql("ROLLBACK")  # What SQLite does by itself when the disk is full.
+                connection.exec_driver_sql("ROLLBACK")  # SQLite rolls back by itself when the disk is full.
             with contextlib.suppress(sa.exc.DBAPIError):
-                connection.exec_driver_sql("SELECT nothing")  # Ends PostgreSQL's.
+                connection.exec_driver_sql("SELECT nothing")  # A failed statement ends the transaction of PostgreSQL.
 
     with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
         write()
@@ -216,11 +217,11 @@ def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Databa
         assert queues.list_names(connection, 100) == []
 
 
-def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
+def test_commit_without_statement_returns_result(database: Database) -> None:
     assert database.commit(lambda _: "nothing") == "nothing"
 
 
-def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
+def test_work_that_timed_out_waiting_is_not_executed_later(sqlite_url: str) -> None:
     database = Database(sqlite_url, DatabaseTimeouts(lock=0.3))
     busy, go_on = threading.Event(), threading.Event()
 
@@ -231,7 +232,7 @@ def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
     first = threading.Thread(target=database.commit, args=(hold,))
     first.start()
     busy.wait(30)
-    # The first has taken its turn; what it runs is its own.
+    # The first thread has led its turn; the work that runs now is its own.
     with pytest.raises(DatabaseBusy, match="nothing was changed"):
         database.commit(make_small_work("late"))
     go_on.set()
@@ -242,7 +243,7 @@ def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
     database.dispose()
 
 
-def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, tmp_path: Path) -> None:
+def test_waiting_thread_leads_until_one_gets_the_file_lock(sqlite_url: str, tmp_path: Path) -> None:
     database = Database(sqlite_url, DatabaseTimeouts(lock=0.3))
     holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock(), 1.0)
     with holder.hold(SystemClock().monotonic()):
@@ -256,7 +257,7 @@ def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, 
     database.dispose()
 
 
-def test_a_commit_that_fails_is_told_to_everybody_in_it(
+def test_failed_commit_raises_for_every_thread_in_it(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:

@@ -1,4 +1,4 @@
-"""A lock that another program holds: few callers wait for it, and none for long."""
+"""Waits for a lock that another program holds: few callers wait, and none of them long."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ from jobworker.store.tables import core
 from tests.conftest import NOW
 from tests.polling import until
 
-#: More than may wait for a lock at a time.
+#: Number of concurrent callers: more than may wait for a lock at a time.
 _CALLER_COUNT = 16
 
-#: Of PostgreSQL's locks; SQLite's own is waited for 2 s.
+#: Timeouts of PostgreSQL's locks; the timeout of SQLite's own lock is 2 s as well.
 _LOCK_LIMITS = DatabaseTimeouts(lock=2.0)
 
-#: Those who wait when the lock is not known to hang.
+#: Maximum wait of callers before the lock is known to be held for long (s).
 _MAX_FIRST_WAIT_SECONDS = 3.5
 
 Work = Callable[[Database], object]
@@ -34,7 +34,7 @@ Work = Callable[[Database], object]
 
 @contextlib.contextmanager
 def hold_lock(database: Database, table: str = "executions") -> Iterator[None]:
-    """Hold the lock of the writers of SQLite, or that of a table of PostgreSQL, by a connection that is not ours."""
+    """Hold the lock of SQLite's writers, or the lock of a PostgreSQL table, by a foreign connection."""
     if database.is_sqlite:
         with contextlib.closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as raw:
             raw.execute("BEGIN IMMEDIATE")
@@ -47,7 +47,7 @@ def hold_lock(database: Database, table: str = "executions") -> Iterator[None]:
 
 
 def write_nothing(connection: sa.Connection) -> None:
-    """Change no row, under the locks of a change."""
+    """Update no row, but acquire the locks of an update."""
     connection.execute(sa.delete(core.executions).where(core.executions.c.id == "none"))
 
 
@@ -66,7 +66,7 @@ def read_transaction(database: Database) -> None:
 
 
 def measure_concurrent_waits(database: Database, work: Work) -> list[float]:
-    """Let many callers try; check that each is refused, and return the seconds that they waited, the longest last."""
+    """Let many callers try; check that each is refused, and return their waiting times (s) in ascending order."""
     waited: list[float] = []
     refused: list[str] = []
 
@@ -89,14 +89,14 @@ def measure_concurrent_waits(database: Database, work: Work) -> list[float]:
 
 
 @pytest.mark.parametrize("work", [submit_job, write_transaction])
-def test_writers_wait_once_for_the_lock_of_another_program(database_url: str, work: Work) -> None:
+def test_writers_wait_once_for_lock_of_another_program(database_url: str, work: Work) -> None:
     database = Database(database_url, _LOCK_LIMITS)
     work(database)
     with hold_lock(database):
         first = measure_concurrent_waits(database, work)
         assert first[-1] < _MAX_FIRST_WAIT_SECONDS, first
         later = measure_concurrent_waits(database, work)
-        # On PostgreSQL one of them tries with the full patience.
+        # On PostgreSQL one of the callers waits with the full timeout.
         assert later[-2] < 1.0, later
         assert later[-1] < _MAX_FIRST_WAIT_SECONDS, later
     began = time.monotonic()
@@ -111,14 +111,14 @@ def test_readers_of_postgresql_wait_once_for_a_lock(postgres_url: str) -> None:
     with hold_lock(database):
         assert measure_concurrent_waits(database, read_transaction)[-1] < _MAX_FIRST_WAIT_SECONDS
         assert measure_concurrent_waits(database, read_transaction)[-2] < 1.0
-        # What needs other tables goes on.
+        # Statements on other tables succeed.
         with database.read() as connection:
             assert queues.list_names(connection, 10) == []
     read_transaction(database)
     database.dispose()
 
 
-def test_after_a_lock_that_hung_callers_wait_with_the_full_patience_again(postgres_url: str) -> None:
+def test_full_lock_timeout_is_restored_after_a_held_lock(postgres_url: str) -> None:
     database = Database(postgres_url, DatabaseTimeouts(lock=0.2))
     with hold_lock(database), pytest.raises(DatabaseBusy):
         submit_job(database)
@@ -127,7 +127,7 @@ def test_after_a_lock_that_hung_callers_wait_with_the_full_patience_again(postgr
     database.dispose()
 
 
-def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: str) -> None:
+def test_errors_other_than_timeouts_do_not_shorten_waits(postgres_url: str) -> None:
     database = Database(postgres_url, DatabaseTimeouts(statement=0.2))
     with pytest.raises(sa.exc.OperationalError, match="statement timeout"), database.read() as connection:
         connection.execute(sa.text("SELECT pg_sleep(30)"))
@@ -144,14 +144,16 @@ def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: 
     database.dispose()
 
 
-def test_more_callers_than_connections_are_told_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_beyond_the_connection_pool_get_database_busy(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock_waits, "_CONNECTION_TIMEOUT_SECONDS", 0.1)
     with contextlib.ExitStack() as readers:
         for _ in range(60 if database.is_sqlite else 30):
             readers.enter_context(database.read())
         with pytest.raises(DatabaseBusy, match="too many requests are being worked off at once"), database.read():
             pass
-        # One caller at a time looks whether there is a free connection.
+        # One caller at a time checks for a free connection.
         began = time.monotonic()
         with pytest.raises(DatabaseBusy, match="nothing was changed: try again"), database.read():
             pass
@@ -161,14 +163,14 @@ def test_more_callers_than_connections_are_told_so(database: Database, monkeypat
     assert not database._limiter.is_unavailable
 
 
-def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None:
+def test_stopped_server_process_is_given_up(postgres_url: str) -> None:
     database = Database(postgres_url, DatabaseTimeouts(statement=0.2))
     with database.read() as connection:
         backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
     os.kill(backend, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        # It is found out before the connection is handed over, so another one is made.
+        # The broken connection is detected before it is handed over, so another one is opened.
         read_transaction(database)
         assert time.monotonic() - began < 10.0
         with database.read() as connection:
@@ -185,7 +187,7 @@ def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None
     database.dispose()
 
 
-def test_the_limit_of_an_answer_follows_the_settings_of_the_session(postgres_url: str) -> None:
+def test_response_timeout_follows_session_settings(postgres_url: str) -> None:
     limits = []
     for options in ("?options=-c%20statement_timeout%3D20000", "?options=-c%20statement_timeout%3D0", ""):
         database = Database(postgres_url + options)

@@ -1,4 +1,4 @@
-"""Upgrading: alone and together, from nothing, and what is said when code and database do not fit."""
+"""Upgrades: single and concurrent, from an empty database, and the errors when code and database do not match."""
 
 import threading
 from pathlib import Path
@@ -17,12 +17,12 @@ def set_revision(database: Database, revision: str) -> None:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
-def test_a_fresh_database_passes_the_check(database: Database, database_url: str) -> None:
+def test_fresh_database_passes_revision_check(database: Database, database_url: str) -> None:
     migrate.check_revision(database)
     assert migrate.get_revision(database_url) == migrate.get_head()
 
 
-def test_upgrading_again_changes_nothing(database: Database, database_url: str) -> None:
+def test_upgrade_again_changes_nothing(database: Database, database_url: str) -> None:
     with database.write() as connection:
         connection.execute(sa.insert(core.queues).values(name="critical", created_at=sa.func.now()))
     assert migrate.upgrade(database_url) == migrate.get_head()
@@ -30,7 +30,7 @@ def test_upgrading_again_changes_nothing(database: Database, database_url: str) 
         assert connection.scalars(sa.select(core.queues.c.name)).all() == ["critical"]
 
 
-def test_the_relay_finds_its_row(database: Database) -> None:
+def test_upgrade_creates_relay_state_row(database: Database) -> None:
     with database.read() as connection:
         rows = connection.execute(sa.select(core.relay_state)).mappings().all()
     assert [(row["id"], row["epoch"], row["events_offset"], row["logs_offset"]) for row in rows] == [
@@ -38,7 +38,7 @@ def test_the_relay_finds_its_row(database: Database) -> None:
     ]
 
 
-def test_a_newer_database_is_left_alone(database: Database, database_url: str) -> None:
+def test_newer_database_is_rejected_and_unchanged(database: Database, database_url: str) -> None:
     set_revision(database, "9999")
     for action in (lambda: migrate.check_revision(database), lambda: migrate.upgrade(database_url)):
         with pytest.raises(ConfigurationError, match=r"9999, made by a newer JobWorker; upgrade the code"):
@@ -46,7 +46,7 @@ def test_a_newer_database_is_left_alone(database: Database, database_url: str) -
     assert migrate.get_revision(database_url) == "9999"
 
 
-def test_an_empty_database_asks_for_the_upgrade(tmp_path: Path) -> None:
+def test_empty_database_error_names_the_upgrade_command(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     database = Database(url)
     assert migrate.get_revision(url) is None
@@ -57,12 +57,12 @@ def test_an_empty_database_asks_for_the_upgrade(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_upgrades_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+def test_concurrent_upgrades_succeed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     assert _upgrade_together(url) == [migrate.get_head()] * 4
 
 
-def test_upgrades_at_the_same_time_do_not_meet_on_postgresql(postgres: object, request: pytest.FixtureRequest) -> None:
+def test_concurrent_upgrades_succeed_on_postgresql(postgres: object, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue("postgres")
     server.create_database("together")
     try:
@@ -79,7 +79,7 @@ def _upgrade_together(url: str) -> list[str]:
         start.wait()
         try:
             outcomes.append(migrate.upgrade(url))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the assertion shows it
+        except Exception as error:  # noqa: BLE001 - the assertion shows the error
             outcomes.append(repr(error))
 
     threads = [threading.Thread(target=upgrade) for _ in range(4)]
@@ -91,7 +91,7 @@ def _upgrade_together(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all " * 100])
-def test_a_database_that_cannot_be_used_is_named(tmp_path: Path, content: bytes) -> None:
+def test_unusable_database_is_named_in_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "some.db"
     path.write_bytes(content)
     if not content:
@@ -101,7 +101,7 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path, content: bytes)
         migrate.upgrade(f"sqlite:///{path}")
 
 
-def test_a_password_is_not_shown() -> None:
+def test_connection_error_hides_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
         migrate.upgrade("postgresql+psycopg://user:hush@127.0.0.1:1/none")
     assert "hush" not in caught.value.detail

@@ -1,4 +1,4 @@
-"""Pauses of schedules, on both databases: by hand, for a while, and after failures."""
+"""Pauses of schedules on both databases: by hand, with an end, and after failures."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.conformance.schedule_driver import ScheduleDriver, at_minute
 
 @pytest.fixture
 def driver(database: Database) -> ScheduleDriver:
-    """One job, and schedules that are due every minute."""
+    """Driver with one job, and schedules that are due every minute."""
     return ScheduleDriver(database)
 
 
@@ -44,7 +44,7 @@ def fail_execution(driver: ScheduleDriver, row: ScheduleRow, *states: ExecutionS
     return driver.get_schedule(row)
 
 
-def test_a_pause_holds_occurrences_up_and_says_why(driver: ScheduleDriver) -> None:
+def test_paused_schedule_skips_occurrences_with_reason(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     pause_schedule(driver, tick, 1.5)
     driver.evaluate(tick, minutes=3)
@@ -65,9 +65,7 @@ def test_a_pause_holds_occurrences_up_and_says_why(driver: ScheduleDriver) -> No
     ("policy", "fired"),
     [("skip", []), ("fire_once", [4]), ("catch_up", [3, 4])],
 )
-def test_the_end_of_a_pause_makes_up_as_the_schedule_says(
-    driver: ScheduleDriver, policy: str, fired: list[int]
-) -> None:
+def test_resume_handles_missed_occurrences_by_policy(driver: ScheduleDriver, policy: str, fired: list[int]) -> None:
     tick = driver.put_schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
     pause_schedule(driver, tick, 0.5)
     after = resume_schedule(driver, tick, 4.5)
@@ -84,14 +82,14 @@ def test_the_end_of_a_pause_makes_up_as_the_schedule_says(
             assert row.reason == "skipped by a pause, and fired when me ended the pause"
 
 
-def test_whoever_resumes_it_may_say_otherwise(driver: ScheduleDriver) -> None:
+def test_resume_overrides_missed_occurrence_policy(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     pause_schedule(driver, tick, 0.5)
     resume_schedule(driver, tick, 2.5, MissedOccurrencePolicy.FIRE_ONCE)
     assert driver.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
 
 
-def test_what_a_pause_held_up_is_what_calendars_allowed_then(driver: ScheduleDriver) -> None:
+def test_catch_up_after_pause_applies_calendars_of_the_nominal_time(driver: ScheduleDriver) -> None:
     def close(*days: str) -> None:
         with driver.database.write() as connection:
             spec = {"kind": "dates", "days": dict.fromkeys(days, "closed")}
@@ -107,7 +105,7 @@ def test_what_a_pause_held_up_is_what_calendars_allowed_then(driver: ScheduleDri
     assert [outcome for _, outcome in driver.list_outcomes(daily)] == ["fired", "fired", "skipped_calendar"]
 
 
-def test_a_pause_with_an_end_holds_nothing_up_after_it(driver: ScheduleDriver) -> None:
+def test_pause_with_end_skips_nothing_after_its_end(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     pause_schedule(driver, tick, 0.5, until=2)
     driver.evaluate(tick, minutes=1)
@@ -118,7 +116,7 @@ def test_a_pause_with_an_end_holds_nothing_up_after_it(driver: ScheduleDriver) -
         assert due_schedules.list_ended_pauses(connection, at_minute(2), 10) == [tick.id]
 
 
-def test_a_pause_can_be_changed_and_begins_where_it_began(driver: ScheduleDriver) -> None:
+def test_pause_change_keeps_its_begin(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     row = pause_schedule(driver, tick, 0.5, until=2)
     row = pause_schedule(driver, row, 1)
@@ -128,7 +126,7 @@ def test_a_pause_can_be_changed_and_begins_where_it_began(driver: ScheduleDriver
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [("/until", "past_time")]
 
 
-def test_so_many_failures_in_a_row_pause_it(driver: ScheduleDriver) -> None:
+def test_consecutive_failures_pause_schedule(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(pause_after_failures=3)
     assert fail_execution(driver, tick, ExecutionState.FAILED, ExecutionState.TIMED_OUT).failures == 2
     assert fail_execution(driver, tick, ExecutionState.CANCELLED, ExecutionState.SUCCEEDED).failures == 0

@@ -1,4 +1,4 @@
-"""What the relay asks in every turn is answered from an index alone, however long history is (SQLite)."""
+"""Query plans: the queries of every relay turn read from an index alone, however long the history is (SQLite)."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def _list_plans(database: Database, run_query: object) -> list[str]:
         ]
 
 
-def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
+def test_list_ready_reads_in_index_order(sqlite_database: Database) -> None:
     plan = _list_plans(sqlite_database, lambda connection: dispatch.list_ready(connection, _TWO_TASKS_BACKLOG, 10))
     assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority>? AND priority<?)"]
     with sqlite_database.write() as connection:
@@ -61,14 +61,14 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
     ]
 
 
-def test_limit_keys_are_found_one_after_the_other(sqlite_database: Database) -> None:
+def test_limit_keys_are_found_by_index_steps(sqlite_database: Database) -> None:
     plan = _list_plans(sqlite_database, lambda connection: limit_usage.list_heads(connection, _NOOP_BACKLOG, "", 10))
     steps = [step for step in plan if "ix_executions" in step]
     assert steps == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key>?)"] * 2
     assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN executions" in step]
 
 
-def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
+def test_list_by_limit_key_reads_in_index_order(sqlite_database: Database) -> None:
     line = _list_plans(
         sqlite_database, lambda connection: limit_usage.list_by_limit_key(connection, _NOOP_BACKLOG, "key", 10)
     )
@@ -81,7 +81,7 @@ def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite
     assert overtaken == [f"SEARCH executions USING INDEX ix_executions_limited {priority_by_priority}"] * 5
 
 
-def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database) -> None:
+def test_slot_holders_are_counted_from_their_index(sqlite_database: Database) -> None:
     held = _list_plans(sqlite_database, limit_usage.count_held_slots)
     assert held == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key>?)"]
     ahead = _list_plans(sqlite_database, lambda connection: limit_usage.count_published(connection, {"key"}))
@@ -90,7 +90,7 @@ def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database
     assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
 
 
-def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Database) -> None:
+def test_find_ready_queues_takes_one_step_in_each_index(sqlite_database: Database) -> None:
     asked = _list_plans(sqlite_database, lambda connection: queues.find_ready(connection, ["default", "mail"]))
     searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
     assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
@@ -104,7 +104,7 @@ def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Dat
     assert after == ["SEARCH queues USING INDEX ix_queues_paused (name>?)"]
 
 
-def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None:
+def test_backlogs_are_read_from_their_indexes(sqlite_database: Database) -> None:
     backlog = _list_plans(sqlite_database, executions.get_backlogs)
     assert [step.partition(" (")[0].partition(" ")[2] for step in backlog] == [
         f"executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
@@ -115,11 +115,11 @@ def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None
     ]
 
 
-def test_whether_a_queue_is_used_is_found_without_reading_what_waits(sqlite_database: Database) -> None:
+def test_unused_queues_are_found_without_reading_the_backlog(sqlite_database: Database) -> None:
     by_queue = [
         f"SEARCH executions USING INDEX ix_executions_{each} (queue=?" for each in ("ready", "limited", "held_back")
     ]
-    # What was published is no more than the feed, what runs no more than the workers have slots.
+    # Published executions are bounded by the feed, running executions by the slots of the workers.
     bounded = [
         "SEARCH executions USING INDEX ix_executions_published (dispatched_at>?)",
         "SCAN executions USING INDEX ix_executions_running",
@@ -134,7 +134,7 @@ def test_whether_a_queue_is_used_is_found_without_reading_what_waits(sqlite_data
         assert all(step.startswith(like) for step, like in zip(steps, [*by_queue, *bounded] * count, strict=True))
 
 
-def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database: Database) -> None:
+def test_beat_entries_are_read_in_index_order(sqlite_database: Database) -> None:
     revisions = [
         "CORRELATED SCALAR SUBQUERY 1",
         "SEARCH schedule_calendars USING COVERING INDEX ix_schedule_calendars_schedule_id (schedule_id=?)",
@@ -148,14 +148,14 @@ def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database:
     assert some == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id=?)", *revisions]
 
 
-def test_executions_of_a_schedule_are_found_through_its_ledger(sqlite_database: Database) -> None:
+def test_executions_of_schedule_are_found_through_occurrences(sqlite_database: Database) -> None:
     wanted = ExecutionFilters(schedule_id="id")
     plan = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, wanted))
     assert "SEARCH occurrences USING PRIMARY KEY (schedule_id=?)" in plan
     assert not [step for step in plan if step.startswith("SCAN executions")]
 
 
-def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
+def test_postgresql_plans_use_the_same_indexes(postgres_url: str) -> None:
     database = Database(postgres_url)
     asked = {
         "ix_executions_limited": lambda connection: limit_usage.list_heads(connection, _NOOP_BACKLOG, "", 10),
@@ -188,7 +188,7 @@ def _list_plans_on_postgresql(database: Database, run_query: object) -> list[str
     return plans
 
 
-def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
+def test_next_due_execution_is_the_first_index_entry(sqlite_database: Database) -> None:
     plan = _list_plans(sqlite_database, due_executions.get_next_due)
     assert plan == [
         "SCAN executions USING INDEX ix_executions_due",
@@ -196,7 +196,7 @@ def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Datab
     ]
 
 
-def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database) -> None:
+def test_deadlines_and_dead_letters_are_read_from_their_indexes(sqlite_database: Database) -> None:
     late = _list_plans(sqlite_database, lambda connection: due_executions.expire_executions(connection, NOW, 10))
     assert late == ["SEARCH executions USING INDEX ix_executions_expiring (expires_at>? AND expires_at<?)"]
     index = "USING INDEX ix_executions_dead_letter"
@@ -221,7 +221,7 @@ def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database
     assert reruns == ["SEARCH executions USING INDEX ix_executions_rerun_of (rerun_of=?)"]
 
 
-def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_database: Database) -> None:
+def test_published_running_and_cancel_requests_are_read_from_their_indexes(sqlite_database: Database) -> None:
     published = _list_plans(sqlite_database, lambda connection: dispatch.list_published_before(connection, NOW, 10))
     assert published == ["SEARCH executions USING INDEX ix_executions_published (dispatched_at>? AND dispatched_at<?)"]
     running = _list_plans(sqlite_database, lambda connection: dispatch.list_running(connection, "worker"))
@@ -234,12 +234,12 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]
 
 
-def test_the_last_success_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
+def test_last_success_is_the_first_index_entry(sqlite_database: Database) -> None:
     plan = _list_plans(sqlite_database, lambda connection: executions.get_last_success(connection, "job", "id"))
     assert plan == ["SEARCH executions USING INDEX ix_executions_succeeded (job=? AND id<?)"]
 
 
-def test_what_an_end_lets_go_on_is_found_through_indexes(sqlite_database: Database) -> None:
+def test_unresolved_dependents_are_found_through_indexes(sqlite_database: Database) -> None:
     waiting = _list_plans(
         sqlite_database, lambda connection: dependency_rows.list_unresolved(connection, ["p", "q"], 10)
     )
@@ -250,7 +250,7 @@ def test_what_an_end_lets_go_on_is_found_through_indexes(sqlite_database: Databa
     assert swept == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id>?)"]
 
 
-def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) -> None:
+def test_batch_states_are_counted_from_an_index(sqlite_database: Database) -> None:
     counted = _list_plans(sqlite_database, lambda connection: batches.count_by_state(connection, ["b"]))
     assert counted == ["SEARCH executions USING COVERING INDEX ix_executions_batch_state (batch_id=?)"]
     over = _list_plans(sqlite_database, lambda connection: batches.has_unfinished(connection, "b"))
@@ -265,7 +265,7 @@ def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) 
     assert opened == ["SEARCH batches USING INDEX ix_batches_open (id>?)"]
 
 
-def test_what_schedules_are_due_is_read_from_their_index(sqlite_database: Database) -> None:
+def test_due_schedules_are_read_from_their_index(sqlite_database: Database) -> None:
     index = "job_schedules USING INDEX ix_job_schedules_next_at"
     due = _list_plans(sqlite_database, lambda connection: due_schedules.list_due(connection, NOW, 10))
     assert due == [f"SEARCH {index} (next_at>? AND next_at<?)"]
@@ -279,7 +279,7 @@ def test_what_schedules_are_due_is_read_from_their_index(sqlite_database: Databa
     assert ["ix_job_schedules_paused_until" in step for step in over] == [True]
 
 
-def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlite_database: Database) -> None:
+def test_unfinished_executions_of_schedule_are_read_from_their_index(sqlite_database: Database) -> None:
     index = "executions USING INDEX ix_executions_schedule_id (schedule_id=?)"
     due = _list_plans(sqlite_database, lambda connection: due_schedules.get_many(connection, ["a", "b"]))
     assert f"SEARCH {index}" in due
@@ -290,7 +290,7 @@ def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlit
     assert unfinished == [f"SEARCH {index}"]
 
 
-def test_what_is_overdue_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
+def test_overdue_schedules_are_read_in_index_order(sqlite_database: Database) -> None:
     by_index = ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>? AND next_at<?)"]
     assert (
         _list_plans(sqlite_database, lambda connection: schedule_queries.list_overdue(connection, NOW, 10)) == by_index

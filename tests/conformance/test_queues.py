@@ -1,4 +1,4 @@
-"""Queues: how they come to exist, in which of them something may run, and which of them are removed."""
+"""Queues: their creation, their readiness and their removal."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def _make_worker(*names: str) -> WorkerRow:
     return WorkerRow("w", "host", 1, "prefork", 2, names, ("tasks.mail.send",), "v1", NOW, NOW)
 
 
-def test_queues_are_remembered_once_and_only_by_names_that_may_be(database: Database) -> None:
+def test_queue_names_are_registered_once_and_only_if_valid(database: Database) -> None:
     _register_queue(database, "b", "a")
     _register_queue(database, "a", "c", "c")
     _register_queue(database)
@@ -61,7 +61,7 @@ def test_queues_are_remembered_once_and_only_by_names_that_may_be(database: Data
     assert _list_queue_names(database) == ["a", "b", "c"]
 
 
-def test_what_live_workers_consume_and_code_declares_exists(database: Database, clock: ManualClock) -> None:
+def test_queues_of_live_workers_and_declared_jobs_exist(database: Database, clock: ManualClock) -> None:
     with database.write() as connection:
         workers.update_live(connection, [_make_worker("default", "consumed", "Not-Ours" * 20)], NOW)
     task_catalog.register_tasks(database, clock, [ANNOUNCEMENT], "v1")
@@ -74,7 +74,7 @@ def test_what_live_workers_consume_and_code_declares_exists(database: Database, 
     assert _list_queue_names(database) == ["consumed", "default", "mail", "reports"]
 
 
-def test_only_queues_in_which_something_may_run_are_ready(database: Database) -> None:
+def test_find_ready_returns_only_queues_with_runnable_executions(database: Database) -> None:
     with database.write() as connection:
         insert_executions(
             connection,
@@ -125,7 +125,7 @@ QUEUE_USES: dict[str, Callable[[sa.Connection], object]] = {
 
 
 @pytest.mark.parametrize("use", QUEUE_USES)
-def test_a_queue_stays_as_long_as_anything_uses_it(database: Database, clock: ManualClock, use: str) -> None:
+def test_used_queue_is_not_removed(database: Database, clock: ManualClock, use: str) -> None:
     _register_queue(database, "mail", "unused")
     with database.write() as connection:
         QUEUE_USES[use](connection)
@@ -144,7 +144,7 @@ def test_a_queue_stays_as_long_as_anything_uses_it(database: Database, clock: Ma
     assert _list_queue_names(database) == []
 
 
-def test_a_queue_is_removed_when_it_was_unused_for_an_hour(database: Database, clock: ManualClock) -> None:
+def test_queue_unused_for_an_hour_is_removed(database: Database, clock: ManualClock) -> None:
     def rounds(count: int) -> None:
         for _ in range(count):
             queue_services.remove_unused(database, clock)
@@ -153,7 +153,7 @@ def test_a_queue_is_removed_when_it_was_unused_for_an_hour(database: Database, c
     _register_queue(database, "mail", *BUILTIN_QUEUES)
     rounds(6)
     assert "mail" in _list_queue_names(database)
-    # A worker comes and goes between two rounds: the hour begins anew.
+    # A worker that uses the queue between two rounds restarts the hour.
     _register_queue(database, "mail")
     rounds(6)
     assert "mail" in _list_queue_names(database)
@@ -161,7 +161,7 @@ def test_a_queue_is_removed_when_it_was_unused_for_an_hour(database: Database, c
     assert _list_queue_names(database) == sorted(BUILTIN_QUEUES)
 
 
-def test_a_round_is_bounded(database: Database) -> None:
+def test_delete_unused_removes_a_bounded_number_of_queues(database: Database) -> None:
     _register_queue(database, *(f"old-{number}" for number in range(10)))
     with database.write() as connection:
         later = NOW + MINUTE
@@ -172,7 +172,7 @@ def test_a_round_is_bounded(database: Database) -> None:
     assert _list_queue_names(database) == ["old-0"]
 
 
-def test_an_accepted_batch_completes_in_a_queue_that_is_gone(database: Database, clock: ManualClock) -> None:
+def test_on_complete_job_starts_in_a_removed_queue(database: Database, clock: ManualClock) -> None:
     with database.write() as connection:
         tasks.upsert(connection, make_task())
         jobs.upsert(connection, JobDefinition("send", "tasks.mail.send"), JobOwner.API, "ann", NOW)

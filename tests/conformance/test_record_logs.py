@@ -1,4 +1,4 @@
-"""What the relay keeps of what jobs write: each line once, in order, and no more than a log may hold."""
+"""Recording of log lines: each line once, in order, and up to the size limit of a log."""
 
 import itertools
 from typing import Any
@@ -19,13 +19,13 @@ _numbers = itertools.count(1)
 
 
 def make_log_event(execution: str, message: str, attempt: int = 1, **data: Any) -> Event:
-    """A line on the stream, each later than the one before."""
+    """Return the event of a log line; each is later than the one before."""
     given = {"level": "INFO", "logger": "job", "message": message, "at": NOW.isoformat(), **data}
     return _make_event(EventKind.LOG, execution, attempt, given)
 
 
 def make_cut_event(execution: str, lines: Any, size: int, attempt: int = 1) -> Event:
-    """A worker says that it has dropped so many lines."""
+    """Return the event by which a worker reports dropped lines."""
     return _make_event(EventKind.LOG_CUT, execution, attempt, {"dropped": [lines, size]})
 
 
@@ -36,31 +36,31 @@ def _make_event(kind: EventKind, execution: str, attempt: int, data: dict[str, A
 
 @pytest.fixture
 def execution(database: Database) -> str:
-    """An execution that has said nothing yet."""
+    """Id of an execution without log lines."""
     with database.write() as connection:
         [made] = insert_executions(connection, make_execution())
     return made
 
 
 def record_events(database: Database, *reports: Event) -> None:
-    """One transaction of the relay."""
+    """Record these events in one transaction of the relay."""
     with database.write() as connection:
         record_logs(connection, reports)
 
 
 def list_log_lines(database: Database, execution: str) -> list[str]:
-    """The lines as one reads them."""
+    """Return the log lines as the API shows them."""
     with database.read() as connection:
         return [line.message for line in timeline.list_logs_after(connection, execution, "", 1000)]
 
 
 def get_log_size(database: Database, execution: str) -> LogSize:
-    """What the execution knows of its log."""
+    """Return the log size that is stored with the execution."""
     with database.read() as connection:
         return log_lines.get_sizes(connection, [execution])[execution]
 
 
-def test_lines_are_kept_in_their_order_and_once(database: Database, execution: str) -> None:
+def test_log_lines_are_stored_in_order_and_once(database: Database, execution: str) -> None:
     first, second = make_log_event(execution, "one"), make_log_event(execution, "two", attempt=2)
     record_events(database, first, second)
     record_events(database, make_log_event(execution, "three"))
@@ -70,7 +70,7 @@ def test_lines_are_kept_in_their_order_and_once(database: Database, execution: s
     )
 
 
-def test_lines_of_nobody_and_lines_that_nobody_wrote_are_left_out(database: Database, execution: str) -> None:
+def test_log_lines_of_unknown_executions_and_invalid_ones_are_dropped(database: Database, execution: str) -> None:
     record_events(
         database,
         make_log_event("00000000-0000-7000-8000-000000000000", "nobody's"),
@@ -81,13 +81,13 @@ def test_lines_of_nobody_and_lines_that_nobody_wrote_are_left_out(database: Data
     assert list_log_lines(database, execution) == ["good"]
 
 
-def test_a_line_that_is_too_long_is_cut_here_too(database: Database, execution: str) -> None:
+def test_recorder_cuts_a_line_that_is_too_long(database: Database, execution: str) -> None:
     record_events(database, make_log_event(execution, "x" * 100_000))
     [line] = list_log_lines(database, execution)
     assert line == log_limits.cut_line("x" * 100_000)
 
 
-def test_a_full_log_ends_with_one_line_that_counts_the_rest(
+def test_full_log_ends_with_one_line_that_counts_dropped_lines(
     database: Database, execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "MAX_LOG_BYTES", 3 * log_limits.compute_line_size("line 0"))
@@ -98,7 +98,7 @@ def test_a_full_log_ends_with_one_line_that_counts_the_rest(
         log_limits.format_cut_notice(DroppedLines(2, 2 * log_limits.compute_line_size("line 3"))),
     ]
 
-    # The next attempt has no log of its own, and a short line does not slip in behind a long one.
+    # The next attempt continues the same log, and a short line does not pass after a long one was dropped.
     record_events(
         database, make_log_event(execution, "x", attempt=2), make_cut_event(execution, 1000, 50_000, attempt=2)
     )
@@ -109,7 +109,7 @@ def test_a_full_log_ends_with_one_line_that_counts_the_rest(
     assert get_log_size(database, execution) == LogSize(3 * log_limits.compute_line_size("line 0"), dropped)
 
 
-def test_the_mark_moves_on_with_what_it_says(
+def test_truncation_mark_moves_on_when_its_count_grows(
     database: Database, execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "MAX_LOG_BYTES", 0)
@@ -124,7 +124,7 @@ def test_the_mark_moves_on_with_what_it_says(
     assert not log_lines.is_truncation_mark(log_lines.format_seq("1700000000000-3"))
 
 
-def test_what_a_worker_dropped_is_told_although_the_log_is_not_full(database: Database, execution: str) -> None:
+def test_lines_dropped_by_worker_are_counted_in_a_log_with_room(database: Database, execution: str) -> None:
     record_events(database, make_log_event(execution, "one"), make_cut_event(execution, 7, 700))
     record_events(database, make_log_event(execution, "two"))
     assert list_log_lines(database, execution) == [

@@ -1,4 +1,4 @@
-"""What jobs say of themselves while they run: the latest progress, and metadata that attempts share."""
+"""Recording of progress and metadata: the latest progress, and metadata that attempts share."""
 
 import itertools
 from typing import Any
@@ -19,7 +19,7 @@ _numbers = itertools.count(1)
 
 
 class ProgressDriver:
-    """An execution, and a relay that hears of it."""
+    """An execution, and the recorder of its events."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -27,12 +27,12 @@ class ProgressDriver:
             [self.id] = insert_executions(connection, make_execution())
 
     def make_event(self, kind: EventKind, attempt: int = 1, **data: Any) -> Event:
-        """A report, later than all before."""
+        """Return an event that is later than all before it."""
         event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(_numbers), 0))
         return Event(event_id, kind, self.id, attempt, data)
 
     def record_events(self, *reports: Event) -> ExecutionRow:
-        """One transaction of the relay; the execution afterwards."""
+        """Record these events in one transaction of the relay; return the execution afterwards."""
         with self.database.write() as connection:
             record_progress(connection, reports)
             record_events(connection, reports)
@@ -44,11 +44,11 @@ class ProgressDriver:
 
 @pytest.fixture
 def driver(database: Database) -> ProgressDriver:
-    """Once on SQLite and once on PostgreSQL."""
+    """Driver on SQLite, then on PostgreSQL."""
     return ProgressDriver(database)
 
 
-def test_the_latest_progress_counts(driver: ProgressDriver) -> None:
+def test_latest_progress_is_stored(driver: ProgressDriver) -> None:
     row = driver.record_events(
         driver.make_event(EventKind.RUNNING, worker="w"),
         driver.make_event(EventKind.PROGRESS, done=1, total=3, message=None),
@@ -58,7 +58,7 @@ def test_the_latest_progress_counts(driver: ProgressDriver) -> None:
     assert row.metadata is None
 
 
-def test_what_comes_with_the_end_is_the_latest(driver: ProgressDriver) -> None:
+def test_progress_and_metadata_of_the_end_are_stored(driver: ProgressDriver) -> None:
     driver.record_events(
         driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.METADATA, page=1, cursor="a")
     )
@@ -83,7 +83,7 @@ def test_metadata_is_merged_over_reports_and_attempts(driver: ProgressDriver) ->
     assert row.metadata == {"page": 2, "seen": [1, {"x": None}], "new": 1}
 
 
-def test_nobody_listens_to_an_attempt_that_was_given_up(driver: ProgressDriver) -> None:
+def test_reports_of_a_lost_attempt_are_ignored(driver: ProgressDriver) -> None:
     driver.record_events(
         driver.make_event(EventKind.RUNNING, worker="w1"), driver.make_event(EventKind.LOST, worker="w1")
     )
@@ -98,7 +98,7 @@ def test_nobody_listens_to_an_attempt_that_was_given_up(driver: ProgressDriver) 
     assert (row.progress["done"], row.metadata) == (1, {"a": 1})  # type: ignore[index]
 
 
-def test_nor_to_anybody_after_the_end(driver: ProgressDriver) -> None:
+def test_reports_after_the_end_are_ignored(driver: ProgressDriver) -> None:
     driver.record_events(
         driver.make_event(EventKind.RUNNING, worker="w"), driver.make_event(EventKind.SUCCEEDED, worker="w")
     )
@@ -108,18 +108,18 @@ def test_nor_to_anybody_after_the_end(driver: ProgressDriver) -> None:
     assert (row.progress, row.metadata) == (None, None)
 
 
-def test_what_nobody_wrote_changes_nothing(driver: ProgressDriver) -> None:
+def test_invalid_progress_and_metadata_are_ignored(driver: ProgressDriver) -> None:
     row = driver.record_events(driver.make_event(EventKind.RUNNING, worker="w", progress=7, metadata=["a"]))
     assert (row.state, row.progress, row.metadata) == (ExecutionState.RUNNING, None, None)
 
 
-def test_metadata_of_two_attempts_together_have_the_same_limit(driver: ProgressDriver) -> None:
+def test_metadata_of_two_attempts_share_one_size_limit(driver: ProgressDriver) -> None:
     driver.record_events(driver.make_event(EventKind.METADATA, a="x" * 10_000))
     row = driver.record_events(driver.make_event(EventKind.METADATA, b="x" * 10_000))
     assert row.metadata == {"a": "x" * 10_000}
 
 
-def test_a_result_in_a_file_is_part_of_the_end(driver: ProgressDriver) -> None:
+def test_end_report_stores_result_file(driver: ProgressDriver) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "00", "host": "h"}
     row = driver.record_events(driver.make_event(EventKind.SUCCEEDED, result=None, result_file=file))
     assert (row.state, row.result, row.result_file) == (ExecutionState.SUCCEEDED, None, file)

@@ -1,4 +1,4 @@
-"""A job whose code has been removed takes no submissions; one whose workers are merely away does."""
+"""A job whose code was removed rejects submissions; a job whose workers are merely down accepts them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def _make_announcement(name: str, **policies: Any) -> dict[str, Any]:
 
 
 class TaskRemovalDriver(ExecutionDriver):
-    """A household whose workers announce what they have."""
+    """Driver whose workers announce their tasks."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -44,7 +44,7 @@ class TaskRemovalDriver(ExecutionDriver):
         is_complete: bool = True,
         registers: bool = True,
     ) -> None:
-        """A worker starts, a second after the one before."""
+        """Start a worker one second after the previous one."""
         self.clock.advance(1)
         now = self.clock.now()
         if registers:
@@ -56,7 +56,7 @@ class TaskRemovalDriver(ExecutionDriver):
         self._record_live_workers()
 
     def stop_worker(self, name: str) -> None:
-        """A worker ends."""
+        """Stop a worker."""
         del self._live[name]
         self._record_live_workers()
 
@@ -66,7 +66,7 @@ class TaskRemovalDriver(ExecutionDriver):
             task_catalog.mark_removed_tasks(connection, [offer for _, offer in self._live.values()], self.clock.now())
 
     def is_removed(self, name: str = "export") -> bool:
-        """Whether the task is marked."""
+        """Return whether the task is marked as removed."""
         with self.database.read() as connection:
             row = tasks.get(connection, name)
         assert row is not None
@@ -80,7 +80,7 @@ def driver(database: Database) -> TaskRemovalDriver:
 
 @pytest.fixture
 def removed(driver: TaskRemovalDriver) -> TaskRemovalDriver:
-    """Version 2 has no task `export` any more."""
+    """Driver whose code version 2 has no task `export` any more."""
     driver.start_worker("v1", "export", "mail")
     driver.stop_worker("v1")
     driver.start_worker("v2", "mail")
@@ -114,34 +114,34 @@ def test_task_is_not_removed_by_workers_that_need_not_have_it(driver: TaskRemova
     assert not driver.is_removed()
 
 
-def test_task_is_not_removed_when_the_latest_workers_are_away(driver: TaskRemovalDriver) -> None:
-    """The one that is left has started before them: it is of the version before."""
+def test_task_is_not_removed_when_the_latest_workers_are_down(driver: TaskRemovalDriver) -> None:
+    """The remaining worker started before them, so it runs the earlier version."""
     driver.start_worker("v1", "mail")
     driver.start_worker("v2", "export", "mail")
     driver.stop_worker("v2")
     assert not driver.is_removed()
 
 
-def test_task_that_no_worker_has_announced_yet_is_not_removed(driver: TaskRemovalDriver) -> None:
+def test_task_without_announcement_is_not_removed(driver: TaskRemovalDriver) -> None:
     task_catalog.register_unannounced_tasks(driver.database, driver.clock, [_make_announcement("export")], "v2")
     driver.start_worker("v1", "mail")
     assert not driver.is_removed()
 
 
-def test_task_that_comes_back_takes_submissions_again(removed: TaskRemovalDriver) -> None:
+def test_restored_task_accepts_submissions_again(removed: TaskRemovalDriver) -> None:
     with pytest.raises(JobRemoved):
         removed.submit("export")
     removed.start_worker("v1", "export", "mail")
     assert removed.submit("export")
 
 
-def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: TaskRemovalDriver) -> None:
-    """A relay learns each catalogue once."""
+def test_task_of_known_catalog_is_restored_when_its_worker_starts(removed: TaskRemovalDriver) -> None:
+    """A relay reads each catalog once."""
     removed.start_worker("v1 again", "export", registers=False)
     assert removed.submit("export")
 
 
-def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: TaskRemovalDriver) -> None:
+def test_submission_error_names_removed_job_time_and_remedy(removed: TaskRemovalDriver) -> None:
     with pytest.raises(JobRemoved) as caught:
         removed.submit("export")
     for part in ("job export", "2026-03-02 12:00:02 UTC", "code version v1", "start a worker", "DELETE /api/v1/jobs"):
@@ -159,7 +159,7 @@ def _submit_batch_with_completion(driver: TaskRemovalDriver) -> None:
 @pytest.mark.parametrize(
     ("ask", "pointer"), [(_submit_batch, "/executions/1/job"), (_submit_batch_with_completion, "/on_complete/job")]
 )
-def test_batch_is_refused_with_the_place(
+def test_batch_with_removed_job_is_rejected_with_pointer(
     removed: TaskRemovalDriver, ask: Callable[[TaskRemovalDriver], None], pointer: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -167,14 +167,14 @@ def test_batch_is_refused_with_the_place(
     assert [(each.pointer, each.code) for each in caught.value.errors] == [(pointer, "job_removed")]
 
 
-def test_workflow_is_refused_with_the_place(removed: TaskRemovalDriver) -> None:
+def test_workflow_with_removed_job_is_rejected_with_pointer(removed: TaskRemovalDriver) -> None:
     steps = {"first": WorkflowStep(Submission(job="mail")), "second": WorkflowStep(Submission(job="export"))}
     with pytest.raises(InvalidInput) as caught:
         workflows.submit(removed.database, removed.clock, Workflow(steps), "ann")
     assert [(each.pointer, each.code) for each in caught.value.errors] == [("/steps/second/job", "job_removed")]
 
 
-def test_what_has_run_is_not_run_again(driver: TaskRemovalDriver) -> None:
+def test_rerun_of_removed_job_is_rejected(driver: TaskRemovalDriver) -> None:
     driver.start_worker("v1", "export", "mail")
     failed = driver.submit("export")
     driver.report_end(failed, FAILED)
@@ -186,7 +186,7 @@ def test_what_has_run_is_not_run_again(driver: TaskRemovalDriver) -> None:
     assert [each.code for each in done.problems] == ["job_removed"]
 
 
-def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> None:
+def test_occurrences_of_removed_job_are_skipped_with_reason(removed: TaskRemovalDriver) -> None:
     described = {"name": "nightly", "job": "export", "rule": {"kind": "interval", "every": 60}}
     made = schedules.create(removed.database, removed.clock, described, "ann")
     assert any("has been removed" in warning for warning in made.warnings)
@@ -201,7 +201,7 @@ def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> Non
         occurrences.fire(removed.database, removed.clock, "nightly", None, "ann")
 
 
-def test_trigger_starts_nothing_and_is_logged(driver: TaskRemovalDriver) -> None:
+def test_trigger_of_removed_job_starts_nothing_and_is_logged(driver: TaskRemovalDriver) -> None:
     driver.start_worker("v1", "mail")
     after = {"job": "load", "on": "success", "parameters": {}}
     described = _make_announcement("export", trigger_after=[after])

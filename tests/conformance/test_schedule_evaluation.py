@@ -1,4 +1,4 @@
-"""Settling schedules in SQL, on both databases: rows of the ledger, executions, how far each schedule has come."""
+"""Evaluation of schedules in SQL on both databases: occurrence rows, executions, and the state of each schedule."""
 
 import logging
 
@@ -25,11 +25,11 @@ from tests.conftest import NOW
 
 @pytest.fixture
 def driver(database: Database) -> ScheduleDriver:
-    """One job, and schedules that are due every minute."""
+    """Driver with one job, and schedules that are due every minute."""
     return ScheduleDriver(database)
 
 
-def test_what_is_due_fires_once_however_often_it_is_said(driver: ScheduleDriver) -> None:
+def test_due_occurrence_fires_once_when_evaluated_again(driver: ScheduleDriver) -> None:
     driver.put_job("send", Parameter("to", "string"))
     tick = driver.put_schedule(parameters={"to": "b"}, queue="low", priority=2)
     assert driver.evaluate(tick).count == 1
@@ -44,14 +44,14 @@ def test_what_is_due_fires_once_however_often_it_is_said(driver: ScheduleDriver)
     assert (after.settled_until, after.next_at, after.runs) == (at_minute(1), at_minute(2), 1)
 
 
-def test_many_schedules_are_settled_together(driver: ScheduleDriver) -> None:
+def test_many_schedules_are_evaluated_together(driver: ScheduleDriver) -> None:
     rows = [driver.put_schedule(f"tick{number}") for number in range(30)]
     assert driver.evaluate(*rows).count == 30
     assert {execution.created_by for execution in driver.list_executions()} == {f"schedule:{row.name}" for row in rows}
     assert all(driver.list_outcomes(row) == [(1, "fired")] for row in rows)
 
 
-def test_an_occurrence_with_a_row_makes_no_execution(driver: ScheduleDriver) -> None:
+def test_occurrence_with_a_row_creates_no_execution(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(overlap="queue_all", misfire={"policy": "catch_up"})
     with driver.database.write() as connection:
         rows = [OccurrenceRow(tick.id, at_minute(1), "missed", None, None, NOW)]
@@ -63,7 +63,7 @@ def test_an_occurrence_with_a_row_makes_no_execution(driver: ScheduleDriver) -> 
     assert driver.list_states() == [ExecutionState.QUEUED, ExecutionState.WAITING]
 
 
-def test_what_nobody_noticed_for_long_is_settled_in_parts(driver: ScheduleDriver) -> None:
+def test_long_backlog_of_occurrences_is_evaluated_in_parts(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     done = driver.evaluate(tick, minutes=2500)
     assert (done.count, list(done.unfinished)) == (0, [tick.id])
@@ -79,7 +79,7 @@ def test_what_nobody_noticed_for_long_is_settled_in_parts(driver: ScheduleDriver
 @pytest.mark.parametrize(
     ("policy", "late"), [({"policy": "skip"}, []), ({"policy": "catch_up", "max": 3}, [2496, 2497, 2498])]
 )
-def test_every_misfire_policy_holds_over_several_parts(
+def test_misfire_policy_holds_over_several_parts(
     driver: ScheduleDriver, policy: dict[str, object], late: list[int]
 ) -> None:
     tick = driver.put_schedule(misfire=policy, overlap="allow")
@@ -89,7 +89,7 @@ def test_every_misfire_policy_holds_over_several_parts(
     assert len(driver.list_outcomes(tick)) == 2500
 
 
-def test_overlap_is_what_the_schedule_says(driver: ScheduleDriver) -> None:
+def test_overlap_policy_decides_concurrent_executions(driver: ScheduleDriver) -> None:
     expected = {
         "skip": [ExecutionState.QUEUED],
         "queue_one": [ExecutionState.QUEUED, ExecutionState.WAITING],
@@ -111,7 +111,7 @@ def test_overlap_is_what_the_schedule_says(driver: ScheduleDriver) -> None:
     assert driver.list_occurrences(rows["skip"])[1].reason == f"execution {first} had not ended"
 
 
-def test_the_next_one_cancels_those_before_it_and_waits_for_their_end(driver: ScheduleDriver) -> None:
+def test_cancel_running_cancels_earlier_executions_and_waits_for_their_end(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(overlap="cancel_running", jitter=3600)
     driver.evaluate(tick, minutes=1)
     with driver.database.write() as connection:
@@ -130,7 +130,7 @@ def test_the_next_one_cancels_those_before_it_and_waits_for_their_end(driver: Sc
     )
 
 
-def test_a_disabled_or_missing_job_leaves_rows(driver: ScheduleDriver) -> None:
+def test_disabled_or_missing_job_skips_occurrences_with_reason(driver: ScheduleDriver) -> None:
     tick, other = driver.put_schedule(), driver.put_schedule("other", job="nobody")
     driver.put_job(enabled=False)
     driver.evaluate(tick, other)
@@ -142,14 +142,14 @@ def test_a_disabled_or_missing_job_leaves_rows(driver: ScheduleDriver) -> None:
     assert driver.list_executions() == []
 
 
-def test_a_schedule_that_is_not_enabled_is_not_due(driver: ScheduleDriver) -> None:
+def test_disabled_schedule_is_not_evaluated(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(enabled=False)
     assert driver.evaluate(tick, minutes=3).count == 0
     assert driver.list_outcomes(tick) == []
     assert driver.get_schedule(tick).next_at == at_minute(4)
 
 
-def test_after_its_last_run_one_row_says_so(driver: ScheduleDriver) -> None:
+def test_exhausted_schedule_records_one_row_after_its_last_run(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(max_runs=2, overlap="allow")
     driver.evaluate(tick, minutes=1)
     assert driver.get_schedule(tick).state is Standing.ACTIVE
@@ -162,7 +162,7 @@ def test_after_its_last_run_one_row_says_so(driver: ScheduleDriver) -> None:
     assert (after.state, after.next_at, after.runs) == (Standing.EXHAUSTED, None, 2)
 
 
-def test_a_rule_that_comes_to_its_end(driver: ScheduleDriver) -> None:
+def test_once_rule_exhausts_its_schedule(driver: ScheduleDriver) -> None:
     once = driver.put_schedule(rule={"kind": "once", "at": at_minute(1).isoformat()})
     driver.evaluate(once)
     after = driver.get_schedule(once)
@@ -170,7 +170,7 @@ def test_a_rule_that_comes_to_its_end(driver: ScheduleDriver) -> None:
     assert driver.list_outcomes(once) == [(1, "fired")]
 
 
-def test_calendars_are_asked_when_it_is_settled(driver: ScheduleDriver) -> None:
+def test_calendar_rules_are_evaluated_at_the_occurrence(driver: ScheduleDriver) -> None:
     with driver.database.write() as connection:
         spec = {"kind": "dates", "days": {"2026-03-02": "Quiet day"}}
         values = {"revision": 1, "owner": "api", "spec": spec, "created_at": NOW, "changed_at": NOW}
@@ -182,7 +182,7 @@ def test_calendars_are_asked_when_it_is_settled(driver: ScheduleDriver) -> None:
     assert driver.list_occurrences(out)[0].reason == "within calendar quiet: Quiet day"
 
 
-def test_who_comes_second_with_a_unique_key_leaves_a_row(driver: ScheduleDriver) -> None:
+def test_duplicate_unique_key_records_skipped_duplicate(driver: ScheduleDriver) -> None:
     driver.put_job(policies={"unique": {"key": None, "until": "finished", "for": None, "on_conflict": "return"}})
     tick = driver.put_schedule(overlap="allow", misfire={"policy": "catch_up"})
     driver.evaluate(tick, minutes=2)
@@ -191,7 +191,7 @@ def test_who_comes_second_with_a_unique_key_leaves_a_row(driver: ScheduleDriver)
     assert driver.list_occurrences(tick)[1].reason == f"execution {execution.id} has its unique key"
 
 
-def test_what_is_spread_is_due_later_and_always_by_as_much(driver: ScheduleDriver) -> None:
+def test_spread_delays_each_occurrence_by_a_constant_offset(driver: ScheduleDriver) -> None:
     rows = [driver.put_schedule(f"tick{number}", spread=600, overlap="allow") for number in range(5)]
     driver.evaluate(*rows, minutes=1)
     driver.evaluate(*rows, minutes=2)
@@ -205,7 +205,7 @@ def test_what_is_spread_is_due_later_and_always_by_as_much(driver: ScheduleDrive
     assert len({shares[0] for shares in found.values()}) == 5
 
 
-def test_parameters_that_the_task_refuses_fail_where_everybody_looks(driver: ScheduleDriver) -> None:
+def test_invalid_parameters_fail_the_execution_and_pause_the_schedule(driver: ScheduleDriver) -> None:
     driver.put_job("send", Parameter("to", "string"))
     tick = driver.put_schedule(parameters={"to": 5}, pause_after_failures=2)
     driver.evaluate(tick)
@@ -218,7 +218,7 @@ def test_parameters_that_the_task_refuses_fail_where_everybody_looks(driver: Sch
     assert driver.get_schedule(tick).paused_at == at_minute(2)
 
 
-def test_one_that_cannot_be_read_is_named_once_and_stops_nobody(
+def test_unreadable_schedule_is_logged_once_and_blocks_no_other(
     driver: ScheduleDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = driver.put_schedule("bad"), driver.put_schedule("good")
@@ -232,7 +232,7 @@ def test_one_that_cannot_be_read_is_named_once_and_stops_nobody(
     assert [minute for minute, _ in driver.list_outcomes(good)] == [1, 2]
 
 
-def test_somebody_fires_it_by_hand(driver: ScheduleDriver) -> None:
+def test_fire_now_applies_overlap_policy_and_checks_job(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     with driver.database.write() as connection:
         assert evaluator.fire_now(connection, tick, at_minute(0.5), "me").outcome is OccurrenceOutcome.FIRED
@@ -253,7 +253,7 @@ def test_somebody_fires_it_by_hand(driver: ScheduleDriver) -> None:
         evaluator.fire_now(connection, tick, at_minute(0.8), "me")
 
 
-def test_what_runs_at_start_has_an_occurrence_then(driver: ScheduleDriver) -> None:
+def test_run_at_start_fires_an_occurrence_at_startup(driver: ScheduleDriver) -> None:
     eager, lazy = driver.put_schedule("eager", run_at_start=True), driver.put_schedule("lazy")
     with driver.database.write() as connection:
         assert due_schedules.list_run_at_start(connection) == [eager.id]
@@ -262,7 +262,7 @@ def test_what_runs_at_start_has_an_occurrence_then(driver: ScheduleDriver) -> No
     assert driver.list_outcomes(lazy) == []
 
 
-def test_what_runs_at_start_keeps_to_the_bounds_of_its_schedule(driver: ScheduleDriver) -> None:
+def test_run_at_start_respects_start_end_and_initial_delay(driver: ScheduleDriver) -> None:
     rows = [
         driver.put_schedule("early", run_at_start=True, start=at_minute(1).isoformat()),
         driver.put_schedule("late", run_at_start=True, end=at_minute(0.5).isoformat()),
@@ -282,7 +282,7 @@ def test_what_runs_at_start_keeps_to_the_bounds_of_its_schedule(driver: Schedule
     assert [driver.list_outcomes(row) for row in rows[:3]] == [[(1, "fired")], [], [(1, "fired")]]
 
 
-def test_what_runs_at_start_is_held_up_by_a_pause(driver: ScheduleDriver) -> None:
+def test_run_at_start_is_skipped_while_paused(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule(run_at_start=True)
     with driver.database.write() as connection:
         schedule_rows.update_pause(connection, tick.id, SchedulePauseRecord(at_minute(0.2), "ann"))
@@ -290,7 +290,7 @@ def test_what_runs_at_start_is_held_up_by_a_pause(driver: ScheduleDriver) -> Non
     assert driver.list_outcomes(tick) == [(0.5, "skipped_paused")]
 
 
-def test_a_change_settles_first_what_is_due(driver: ScheduleDriver) -> None:
+def test_evaluate_now_settles_due_occurrences(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     with driver.database.write() as connection:
         row = evaluator.evaluate_now(connection, tick, at_minute(2.5))

@@ -1,6 +1,6 @@
-"""Ten hours in which nobody looks at the schedules, over nights when clocks change, under each policy.
+"""Outages of ten hours without evaluation, over nights when clocks change, under each policy.
 
-Time is virtual; the ledger must be the one that a few plain sentences predict (`_predicted`).
+Time is virtual; the occurrence rows must equal those that a simple model predicts (`_predict_outcomes`).
 """
 
 import datetime as dt
@@ -23,10 +23,10 @@ from tests.schedule_oracle import NO_DISCREPANCIES, OccurrenceKey, compare_datab
 
 HOUR = dt.timedelta(hours=1)
 
-#: Due at whole seconds, occurrences are noticed so much later while somebody looks.
+#: Lag between a due time, a whole second, and its evaluation while the relay runs.
 EVALUATION_LAG = dt.timedelta(milliseconds=300)
 
-#: Nights in which the clocks of a zone are set, and the hour (UTC) at which the outage begins.
+#: Nights in which the clocks of a zone change, and the hour (UTC) at which the outage begins.
 CLOCK_CHANGE_NIGHTS = [
     ("Europe/Berlin", dt.datetime(2026, 3, 28, 20, tzinfo=dt.UTC)),
     ("Europe/Berlin", dt.datetime(2026, 10, 24, 20, tzinfo=dt.UTC)),
@@ -56,13 +56,13 @@ RULES: list[dict[str, Any]] = [
 
 
 def make_frequent_schedule(outage: dt.datetime) -> dict[str, Any]:
-    """Due so often in an outage that it is settled in several parts, and not for long before and after it."""
+    """Return a schedule so frequent that an outage is evaluated in several parts; it is active shortly around it."""
     start, end = outage - HOUR / 20, outage + 10 * HOUR + HOUR / 20
     return {"rule": {"kind": "interval", "every": 30}, "start": start.isoformat(), "end": end.isoformat()}
 
 
 class OutageSimulation:
-    """Schedules, and somebody who looks after them except during an outage. What it does takes no time."""
+    """Schedules, and a relay that evaluates them except during an outage. Its work takes no time."""
 
     def __init__(self, database: Database, begin: dt.datetime, outage: dt.datetime) -> None:
         self.database = database
@@ -75,7 +75,7 @@ class OutageSimulation:
             jobs.upsert(connection, JobDefinition("send", task="tasks.mail.send"), JobOwner.API, "me", begin)
 
     def add_schedule(self, **fields: Any) -> str:
-        """Add a schedule; answers its id."""
+        """Add a schedule and return its id."""
         spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
         made = parse(spec)
         with self.database.write() as connection:
@@ -85,14 +85,14 @@ class OutageSimulation:
         return row.id
 
     def run_until(self, until: dt.datetime) -> None:
-        """Settle whatever is due as soon as it is, until then."""
+        """Evaluate each due schedule as soon as it is due, until `until`."""
         while (moment := self._find_next_evaluation()) is not None and moment < until:
             self.now = moment
             self._evaluate_due()
         self.now = until
 
     def pause_all(self, until: dt.datetime, resumes_automatically: bool) -> None:
-        """Pause every schedule now; it ends by itself, or somebody has to `resume` them then."""
+        """Pause every schedule now; the pause ends at `until`, or the test has to call `resume` at that time."""
         with self.database.write() as connection:
             for row in schedule_rows.list_all(connection):
                 pauses.pause_schedule(connection, row, None, until if resumes_automatically else None, "me", self.now)
@@ -106,11 +106,11 @@ class OutageSimulation:
                     pauses.resume_schedule(connection, row, "me", self.now)
 
     def is_paused(self, nominal: dt.datetime) -> bool:
-        """Whether an occurrence falls into the pause."""
+        """Return whether an occurrence falls into the pause."""
         return self.paused is not None and self.paused[0] <= nominal < self.paused[1]
 
     def compute_evaluation_time(self, nominal: dt.datetime) -> dt.datetime:
-        """When an occurrence is noticed."""
+        """Return the time at which an occurrence is evaluated."""
         begin, end = self.outage
         return end if begin <= nominal + EVALUATION_LAG < end else nominal + EVALUATION_LAG
 
@@ -134,15 +134,15 @@ class OutageSimulation:
                 due = dict(evaluator.evaluate_due(connection, due, self.now).unfinished)
 
 
-def _predict_outcomes(village: OutageSimulation, end: dt.datetime) -> Iterator[tuple[OccurrenceKey, str]]:
-    for schedule, spec in village.specs.items():
+def _predict_outcomes(simulated: OutageSimulation, end: dt.datetime) -> Iterator[tuple[OccurrenceKey, str]]:
+    for schedule, spec in simulated.specs.items():
         together: dict[dt.datetime, list[dt.datetime]] = {}
         held_up = []
-        for moment in list_nominal_times(spec, *_get_active_range(spec, village.begin, end)):
-            if village.is_paused(moment):
+        for moment in list_nominal_times(spec, *_get_active_range(spec, simulated.begin, end)):
+            if simulated.is_paused(moment):
                 held_up.append(moment)
             else:
-                together.setdefault(village.compute_evaluation_time(moment), []).append(moment)
+                together.setdefault(simulated.compute_evaluation_time(moment), []).append(moment)
         for noticed, group in together.items():
             for moment, outcome in _predict_group(group, noticed, **spec["misfire"]):
                 yield (schedule, moment), outcome
@@ -161,7 +161,7 @@ def _get_active_range(spec: dict[str, Any], begin: dt.datetime, end: dt.datetime
 def _predict_group(
     group: list[dt.datetime], evaluated_at: dt.datetime, policy: str, grace: float = 60, max: int = 100
 ) -> Iterator[tuple[dt.datetime, str]]:
-    """What becomes of occurrences that are noticed together, and later than the grace or not."""
+    """Yield the outcomes of occurrences that are evaluated together, within their grace or later."""
     late = [moment for moment in group if moment < evaluated_at - dt.timedelta(seconds=grace)]
     for moment in group:
         if moment not in late:
@@ -176,42 +176,42 @@ def _predict_group(
 
 
 @pytest.mark.parametrize(("zone", "outage"), CLOCK_CHANGE_NIGHTS)
-def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
+def test_outage_leaves_exactly_the_rows_of_the_misfire_policy(
     database: Database, zone: str, outage: dt.datetime
 ) -> None:
-    village = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
+    simulated = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
     for misfire in MISFIRE_POLICIES:
         for fields in RULES:
-            village.add_schedule(zone=zone, misfire=misfire, **fields)
-        village.add_schedule(misfire=misfire, **make_frequent_schedule(outage))
+            simulated.add_schedule(zone=zone, misfire=misfire, **fields)
+        simulated.add_schedule(misfire=misfire, **make_frequent_schedule(outage))
     end = outage + 12 * HOUR
-    village.run_until(end)
+    simulated.run_until(end)
 
-    expected = dict(_predict_outcomes(village, end))
-    assert compare_database(database, expected, village.begin, end) == NO_DISCREPANCIES
+    expected = dict(_predict_outcomes(simulated, end))
+    assert compare_database(database, expected, simulated.begin, end) == NO_DISCREPANCIES
     assert set(expected.values()) == {"fired", "coalesced", "missed"}
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
 @pytest.mark.parametrize("on_resume", ["skip", "fire_once", "catch_up"])
-def test_a_pause_in_an_outage_leaves_exactly_the_rows_that_the_policies_say(
+def test_pause_in_outage_leaves_exactly_the_rows_of_the_policies(
     database: Database, on_resume: str, by_itself: bool
 ) -> None:
     zone, outage = CLOCK_CHANGE_NIGHTS[0]
-    village = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
+    simulated = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
     for misfire in MISFIRE_POLICIES[1::2]:
         for fields in RULES[1::2]:
-            village.add_schedule(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
-    village.run_until(outage - HOUR / 3)
-    # One that ends by itself does so while nobody looks.
+            simulated.add_schedule(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
+    simulated.run_until(outage - HOUR / 3)
+    # A pause that ends by itself ends during the outage.
     until = outage + (7 if by_itself else 11.1) * HOUR
-    village.pause_all(until, by_itself)
+    simulated.pause_all(until, by_itself)
     if not by_itself:
-        village.run_until(until)
-        village.resume()
+        simulated.run_until(until)
+        simulated.resume()
     end = outage + 12 * HOUR
-    village.run_until(end)
+    simulated.run_until(end)
 
-    expected = dict(_predict_outcomes(village, end))
-    assert compare_database(database, expected, village.begin, end) == NO_DISCREPANCIES
+    expected = dict(_predict_outcomes(simulated, end))
+    assert compare_database(database, expected, simulated.begin, end) == NO_DISCREPANCIES
     assert {"fired", "skipped_paused"} <= set(expected.values())

@@ -1,4 +1,4 @@
-"""What code declares becomes so in SQL."""
+"""Synchronization of declared schedules and calendars with SQL."""
 
 import datetime as dt
 from typing import Any
@@ -30,7 +30,7 @@ DAY = dt.timedelta(days=1)
 
 
 class ScheduleSyncDriver:
-    """A database with jobs, and the code that declares schedules for them."""
+    """Database with jobs, and code that declares schedules for them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -83,13 +83,14 @@ def list_steps(changes: list[SyncChange]) -> list[tuple[SyncOutcome, str]]:
     return [(change.step, change.name) for change in changes]
 
 
-def test_what_is_new_is_created(driver: ScheduleSyncDriver) -> None:
+def test_new_declaration_creates_schedule(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly", zone="Europe/Berlin", parameters={"days": 9})
     [change] = driver.apply()
     assert (change.step, change.kind, change.name, change.reason) == (SyncOutcome.CREATED, "schedule", "nightly", None)
     assert change.place is not None
     assert change.place.startswith("tests/conformance/test_schedule_sync.py:")
-    assert list(change.next) == [NOW + n * DAY for n in (1, 2, 3)]  # 13:00 in Berlin is 12:00, and that is now.
+    # 13:00 in Berlin is 12:00 in UTC, which is the current time.
+    assert list(change.next) == [NOW + n * DAY for n in (1, 2, 3)]
     row = driver.get_schedule("nightly")
     assert (row.owner, row.state, row.job, row.revision) == (ScheduleOwner.CODE, ScheduleState.ACTIVE, "load", 1)
     assert (row.next_at, row.schedule.parameters) == (NOW + DAY, {"days": 9})
@@ -97,7 +98,7 @@ def test_what_is_new_is_created(driver: ScheduleSyncDriver) -> None:
         assert [entry.actor for entry in audit.list_by_subject(connection, "nightly")] == ["code:v1"]
 
 
-def test_what_is_so_already_is_left_alone(driver: ScheduleSyncDriver) -> None:
+def test_unchanged_declaration_changes_nothing(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     driver.clock.advance(1)
@@ -106,7 +107,7 @@ def test_what_is_so_already_is_left_alone(driver: ScheduleSyncDriver) -> None:
     assert driver.get_schedule("nightly") == before
 
 
-def test_a_change_settles_what_was_due_before(driver: ScheduleSyncDriver) -> None:
+def test_changed_declaration_settles_earlier_occurrences_first(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     due = NOW + dt.timedelta(hours=1)
@@ -123,7 +124,7 @@ def test_a_change_settles_what_was_due_before(driver: ScheduleSyncDriver) -> Non
     assert (row.revision, row.next_at) == (2, due + dt.timedelta(hours=1))
 
 
-def test_what_is_gone_from_code_is_retired_and_comes_back(driver: ScheduleSyncDriver) -> None:
+def test_removed_declaration_retires_schedule_and_restores_it(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     driver.clock.advance(3600.0 + 10)
@@ -146,7 +147,7 @@ def test_what_is_gone_from_code_is_retired_and_comes_back(driver: ScheduleSyncDr
     assert len(driver.list_outcomes("nightly")) == 1, "what was due while it was retired stays as it is"
 
 
-def test_what_is_retired_stays_so_until_it_is_deleted(driver: ScheduleSyncDriver) -> None:
+def test_retired_schedule_stays_retired_until_deleted(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     driver.fields.clear()
@@ -172,7 +173,7 @@ def test_what_is_retired_stays_so_until_it_is_deleted(driver: ScheduleSyncDriver
     assert (made.row.owner, made.row.state) == (ScheduleOwner.API, ScheduleState.ACTIVE)
 
 
-def test_a_name_that_is_taken_is_told_with_where_it_is_changed(driver: ScheduleSyncDriver) -> None:
+def test_existing_schedule_name_conflict_names_its_owner(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     driver.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
@@ -182,7 +183,7 @@ def test_a_name_that_is_taken_is_told_with_where_it_is_changed(driver: ScheduleS
             editing.create(driver.database, driver.clock, wanted, "ann")
 
 
-def test_what_never_fires_is_accepted_and_told(driver: ScheduleSyncDriver) -> None:
+def test_schedule_that_never_fires_is_created_with_a_warning(driver: ScheduleSyncDriver) -> None:
     driver.calendars["summer"] = {"kind": "dates", "days": ["2026-06-01", "2026-06-03"]}
     driver.calendars["past"] = {"kind": "dates", "days": ["2020-06-01"]}
     driver.declare("never", end="2020-01-01T00:00:00Z")
@@ -198,7 +199,7 @@ def test_what_never_fires_is_accepted_and_told(driver: ScheduleSyncDriver) -> No
     assert changes["summer"].warnings == []
 
 
-def test_what_others_own_is_left_alone(driver: ScheduleSyncDriver) -> None:
+def test_schedules_of_other_owners_are_left_unchanged(driver: ScheduleSyncDriver) -> None:
     theirs = {"name": "theirs", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
     editing.create(driver.database, driver.clock, theirs, "ann")
     driver.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
@@ -216,7 +217,7 @@ def test_what_others_own_is_left_alone(driver: ScheduleSyncDriver) -> None:
     assert (driver.get_schedule("theirs"), driver.get_schedule("report")) == before
 
 
-def test_what_cannot_run_waits_until_it_can(driver: ScheduleSyncDriver) -> None:
+def test_refused_declaration_is_applied_once_it_is_valid(driver: ScheduleSyncDriver) -> None:
     driver.declare("early", job="later")
     driver.declare("wrong", job="strict", parameters={"rows": "many"})
     driver.declare("mine")
@@ -228,7 +229,7 @@ def test_what_cannot_run_waits_until_it_can(driver: ScheduleSyncDriver) -> None:
     assert list_steps(driver.apply()) == [(SyncOutcome.CREATED, "early"), (SyncOutcome.REFUSED, "wrong")]
 
 
-def test_a_change_that_cannot_be_leaves_what_is_there(driver: ScheduleSyncDriver) -> None:
+def test_invalid_change_leaves_schedule_unchanged(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     before = driver.get_schedule("nightly")
@@ -237,7 +238,7 @@ def test_a_change_that_cannot_be_leaves_what_is_there(driver: ScheduleSyncDriver
     assert driver.get_schedule("nightly") == before
 
 
-def test_a_plan_tells_what_would_be_and_changes_nothing(driver: ScheduleSyncDriver) -> None:
+def test_plan_returns_changes_and_writes_nothing(driver: ScheduleSyncDriver) -> None:
     for name in ("kept", "changed", "gone"):
         driver.declare(name)
     driver.apply()
@@ -265,7 +266,7 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(driver: ScheduleSyncDriv
     assert driver.plan() == [planned[2]]
 
 
-def test_calendars_come_before_the_schedules_that_name_them_and_go_after(driver: ScheduleSyncDriver) -> None:
+def test_calendars_are_created_before_schedules_and_removed_after(driver: ScheduleSyncDriver) -> None:
     driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
     assert list_steps(driver.apply()) == [(SyncOutcome.REFUSED, "month-end")]
     driver.calendars["office"] = {"closed": ["2026-03-31"]}
@@ -289,7 +290,7 @@ def test_calendars_come_before_the_schedules_that_name_them_and_go_after(driver:
     assert driver.apply() == []
 
 
-def test_calendars_of_others_are_left_alone(driver: ScheduleSyncDriver) -> None:
+def test_calendars_of_other_owners_are_left_unchanged(driver: ScheduleSyncDriver) -> None:
     calendar_changes.create(driver.database, driver.clock, {"name": "office", "kind": "business"}, "ann")
     driver.calendars["office"] = {"country": "DE"}
     driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
@@ -301,7 +302,7 @@ def test_calendars_of_others_are_left_alone(driver: ScheduleSyncDriver) -> None:
     assert driver.apply() == []
 
 
-def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(driver: ScheduleSyncDriver) -> None:
+def test_job_is_registered_without_schedule_whose_name_exists(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     rule = {"kind": "daily", "time": "01:00"}

@@ -1,4 +1,4 @@
-"""The migrations add up to `store.tables.core`, on each database, down to indexes and their conditions."""
+"""Tests that the migrations build the schema of `store.tables.core` on each database, with conditions of indexes."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from jobworker.store.engine.database import Database
 from jobworker.store.tables import core
 from tests.servers import PostgresServer
 
-#: What a database says of itself: one text for each column, constraint and index.
+#: Query that describes a PostgreSQL database: one text for each column, constraint and index.
 _POSTGRESQL_DESCRIPTION = """
     SELECT 'column ' || table_name || '.' || column_name,
            concat_ws(' ', row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position), data_type,
@@ -22,7 +22,7 @@ _POSTGRESQL_DESCRIPTION = """
     UNION ALL SELECT 'constraint ' || conname, pg_get_constraintdef(oid)
       FROM pg_constraint WHERE connamespace = 'public'::regnamespace
 """
-#: Not the text of CREATE TABLE: a column that is added later stands behind the constraints there.
+#: The text of CREATE TABLE is not compared, because a column that is added later follows the constraints there.
 _SQLITE_DESCRIPTION = """
     SELECT 'column ' || m.name || '.' || c.name,
            c.cid || ' ' || c.type || ' ' || c."notnull" || ' ' || ifnull(c.dflt_value, '-') || ' ' || c.pk
@@ -39,7 +39,7 @@ _SQLITE_DESCRIPTION = """
 
 @pytest.fixture
 def empty_database_url(database_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database of the same kind as `database`."""
+    """URL of an empty database of the same kind as `database`."""
     if database_url.startswith("sqlite"):
         yield database_url + ".empty"
         return
@@ -63,13 +63,13 @@ def test_migrations_build_the_same_database_as_the_schema(database: Database, em
     assert only_migrations == only_schema, "store/migrations must be brought up to store/tables/core.py"
 
 
-def test_alembic_finds_nothing_to_migrate(database: Database) -> None:
+def test_alembic_finds_no_difference(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": is_reflectable})
         assert compare_metadata(context, core.metadata) == []
 
 
-def test_a_missing_column_would_be_seen(database: Database) -> None:
+def test_alembic_finds_a_removed_column(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.text("ALTER TABLE queues ADD COLUMN paused INTEGER"))
     with database.read() as connection:
@@ -78,7 +78,7 @@ def test_a_missing_column_would_be_seen(database: Database) -> None:
 
 
 def describe_database(database: Database) -> dict[str, str]:
-    """What the database says of its tables, columns, constraints and indexes; Alembic's own table left out."""
+    """Return descriptions of tables, columns, constraints and indexes by name, without Alembic's own table."""
     statement = _SQLITE_DESCRIPTION if database.is_sqlite else _POSTGRESQL_DESCRIPTION
     with database.read() as connection:
         rows = connection.execute(sa.text(statement)).all()
@@ -86,5 +86,5 @@ def describe_database(database: Database) -> dict[str, str]:
 
 
 def is_reflectable(thing: object, name: str | None, *_: object) -> bool:
-    """Alembic cannot read indexes on expressions back from SQLite; the other test compares their SQL."""
+    """Return whether Alembic can reflect this object: not indexes on expressions of SQLite (another test does)."""
     return name not in ("ix_executions_ready", "ix_executions_limited")

@@ -1,4 +1,4 @@
-"""Requests to cancel what has begun, on their way to the workers: given, repeated, and taken for what they are."""
+"""Stop requests for started executions on their way to the workers: sent, repeated, and matched to the attempt."""
 
 from collections.abc import Iterable
 
@@ -16,18 +16,18 @@ from tests.conformance.factories import NOW, insert_executions, make_execution
 
 
 class RecordingStopRequests:
-    """Takes orders, and notes them."""
+    """Writer of stop requests that records them."""
 
     def __init__(self) -> None:
         self.given: list[tuple[str, list[StopRequest]]] = []
 
     def publish(self, worker: str, orders: Iterable[StopRequest]) -> None:
-        """Note them."""
+        """Record the stop requests for a worker."""
         self.given.append((worker, list(orders)))
 
 
 class CancellationDriver:
-    """Executions that somebody wants cancelled."""
+    """Driver for executions with cancel requests."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -36,7 +36,7 @@ class CancellationDriver:
         self.stopper = StopRequestSender(database, self.redis, self.clock)  # type: ignore[arg-type]
 
     def request_cancel(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
-        """One in this state, and the request."""
+        """Create an execution in this state and request its cancellation."""
         with self.database.write() as connection:
             [made] = insert_executions(connection, make_execution())
             assert executions.request_cancel(connection, made, "ann", NOW)
@@ -44,13 +44,13 @@ class CancellationDriver:
         return made
 
     def update_execution(self, execution: str, **values: object) -> None:
-        """Change the row."""
+        """Update the row of an execution."""
         table = core.executions
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
 
     def run_turn(self, after: float = 0.0) -> list[tuple[str, list[StopRequest]]]:
-        """The orders that are given in a turn, so many seconds later."""
+        """Return the stop requests that are sent in a turn, `after` seconds later."""
         self.clock.advance(after)
         self.redis.given.clear()
         self.stopper.send_pending()
@@ -62,7 +62,7 @@ def driver(database: Database) -> CancellationDriver:
     return CancellationDriver(database)
 
 
-def test_each_worker_gets_its_orders(driver: CancellationDriver) -> None:
+def test_stop_requests_are_grouped_by_worker(driver: CancellationDriver) -> None:
     one, other, third = (
         driver.request_cancel("Running"),
         driver.request_cancel("Running", 2, "w2"),
@@ -73,29 +73,29 @@ def test_each_worker_gets_its_orders(driver: CancellationDriver) -> None:
     assert given["w2"] == [StopRequest(other, 2, "ann")]
 
 
-def test_an_order_is_repeated_until_the_execution_has_ended(driver: CancellationDriver) -> None:
+def test_stop_request_is_repeated_until_the_execution_ends(driver: CancellationDriver) -> None:
     execution = driver.request_cancel("Running")
     assert [len(driver.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
     driver.update_execution(execution, state="Succeeded")
     assert driver.run_turn(60) == []
 
 
-def test_another_attempt_is_another_order(driver: CancellationDriver) -> None:
+def test_next_attempt_gets_its_own_stop_request(driver: CancellationDriver) -> None:
     execution = driver.request_cancel("Running")
     driver.run_turn()
     driver.update_execution(execution, attempt=2, worker="w2")
     assert driver.run_turn(0.1) == [("w2", [StopRequest(execution, 2, "ann")])]
 
 
-def test_what_nobody_wants_cancelled_runs_on(driver: CancellationDriver) -> None:
+def test_running_execution_without_cancel_request_gets_no_stop_request(driver: CancellationDriver) -> None:
     with driver.database.write() as connection:
         [made] = insert_executions(connection, make_execution())
     driver.update_execution(made, state="Running", attempt=1, worker="w1")
     assert driver.run_turn() == []
 
 
-def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(driver: CancellationDriver) -> None:
-    """The request came while the end of the attempt was written down, and found it running."""
+def test_retrying_execution_with_cancel_request_is_cancelled_at_once(driver: CancellationDriver) -> None:
+    """The request arrived while the end of the attempt was being recorded, and found the execution running."""
     execution = driver.request_cancel("Retrying")
     driver.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
     assert driver.run_turn() == []

@@ -27,7 +27,7 @@ def _put_schedule(name: str, **given: Any) -> Any:
     return parse({"name": name, "job": "send", "rule": {"kind": "daily", "time": "06:00"}, **given})
 
 
-def test_what_was_put_is_read_back(database: Database) -> None:
+def test_calendar_is_read_back(database: Database) -> None:
     with database.write() as connection:
         put = calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
     with database.read() as connection:
@@ -45,7 +45,7 @@ def test_what_was_put_is_read_back(database: Database) -> None:
     )
 
 
-def test_each_change_makes_a_revision_that_stays(database: Database) -> None:
+def test_calendar_change_creates_a_permanent_revision(database: Database) -> None:
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         second = calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "bob", LATER)
@@ -71,7 +71,7 @@ def test_each_change_makes_a_revision_that_stays(database: Database) -> None:
     ]
 
 
-def test_pages(database: Database) -> None:
+def test_calendars_and_revisions_are_paged(database: Database) -> None:
     with database.write() as connection:
         for name in ("c", "a", "b"):
             calendar_rows.upsert(connection, name, BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
@@ -84,7 +84,7 @@ def test_pages(database: Database) -> None:
         assert [row.revision for row in calendar_rows.list_revisions(connection, "a", 1, latest.next).items] == [1]
 
 
-def test_which_schedules_use_it(database: Database) -> None:
+def test_lock_using_schedules_returns_schedules_of_calendar(database: Database) -> None:
     given = [("z", {"exclude": ["holidays"]}), ("a", {"require": ["holidays", "office"]}), ("none", {})]
     with database.write() as connection:
         for name, fields in given:
@@ -95,7 +95,7 @@ def test_which_schedules_use_it(database: Database) -> None:
 
 
 @pytest.mark.parametrize("lock", [False, True])
-def test_values_follow_every_change(database: Database, lock: bool) -> None:
+def test_load_calendars_follows_every_change(database: Database, lock: bool) -> None:
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         calendar_rows.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
@@ -105,13 +105,13 @@ def test_values_follow_every_change(database: Database, lock: bool) -> None:
             "black-outs": BLACKOUT_CALENDAR,
         }
         assert values.load_calendars(connection, ["office"], lock)["office"] is found["office"]
-        # At the same moment, too: tests' clocks stand still.
+        # The cached value is correct even when both changes have the same time, because the tests' clock stands still.
         calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
         assert values.load_calendars(connection, ["office"], lock)["office"].to_json() == BLACKOUT_CALENDAR
         assert values.load_calendars(connection, (), lock) == {}
 
 
-def test_an_unknown_calendar_is_told_with_those_that_come_close(database: Database) -> None:
+def test_unknown_calendar_error_suggests_similar_names(database: Database) -> None:
     with database.write() as connection:
         with pytest.raises(CalendarNotFound, match="nor any other yet: POST /api/v1/calendars makes one"):
             values.load_calendars(connection, ["office"])
@@ -120,7 +120,7 @@ def test_an_unknown_calendar_is_told_with_those_that_come_close(database: Databa
             values.load_calendars(connection, ["ofice", "office", "x"])
 
 
-def test_what_is_wrong_with_the_calendars_of_a_schedule(database: Database) -> None:
+def test_invalid_calendar_references_are_returned_with_pointers(database: Database) -> None:
     rule = {"kind": "business_day", "n": 1, "time": "18:00"}
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_calendars_of_a_schedule(database: Database) -> N
     assert "did you mean black-outs?" in found[1].message
 
 
-def test_a_calendar_stays_while_somebody_enters_a_schedule_that_names_it(database: Database) -> None:
+def test_calendar_named_by_a_concurrent_schedule_is_not_removed(database: Database) -> None:
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
     refused: list[str] = []
@@ -159,7 +159,7 @@ def test_a_calendar_stays_while_somebody_enters_a_schedule_that_names_it(databas
     assert refused == ["calendar office is named by schedule a; change or delete it first"]
 
 
-def test_a_change_that_is_undone_leaves_nothing_behind(database: Database) -> None:
+def test_rolled_back_calendar_change_leaves_nothing_in_the_cache(database: Database) -> None:
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         tried = connection.begin_nested()

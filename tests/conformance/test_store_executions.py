@@ -1,4 +1,4 @@
-"""Executions: accepted, listed by keyset, asked to stop."""
+"""Executions: inserted, listed by keyset, and cancelled."""
 
 import datetime as dt
 from typing import Any
@@ -24,7 +24,7 @@ def _update_execution(database: Database, execution_id: str, **values: Any) -> N
         connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
 
 
-def test_what_was_accepted_is_read_back(database: Database) -> None:
+def test_execution_is_read_back(database: Database) -> None:
     row = make_execution(
         parameters={"n": 1, "deep": [{"ü": None}]}, batch_id="b", scheduled_for=NOW - HOUR, queue="mail"
     )
@@ -38,7 +38,7 @@ def test_what_was_accepted_is_read_back(database: Database) -> None:
     assert (first.attempt, first.state, first.at, first.actor) == (0, ExecutionState.QUEUED, NOW, "tester")
 
 
-def test_many_are_accepted_in_their_order(database: Database) -> None:
+def test_executions_are_stored_in_submission_order(database: Database) -> None:
     rows = [make_execution(parameters={"n": number}) for number in range(2500)]
     with database.write() as connection:
         ids = insert_executions(connection, *rows)
@@ -48,7 +48,7 @@ def test_many_are_accepted_in_their_order(database: Database) -> None:
         assert connection.scalar(sa.select(sa.func.count()).select_from(core.transitions)) == 2500
 
 
-def test_a_batch_that_fails_leaves_nothing(database: Database) -> None:
+def test_failed_insert_stores_no_execution(database: Database) -> None:
     twice = make_execution()
     with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
         insert_executions(connection, make_execution(), twice, twice)
@@ -68,14 +68,14 @@ def _list_all_pages(database: Database, filters: ExecutionFilters, limit: int) -
             return found
 
 
-def test_pages_show_each_execution_once_newest_first(database: Database) -> None:
+def test_pages_list_each_execution_once_newest_first(database: Database) -> None:
     with database.write() as connection:
         ids = insert_executions(connection, *(make_execution() for _ in range(23)))
     assert _list_all_pages(database, ExecutionFilters(), 5) == ids[::-1]
     assert _list_all_pages(database, ExecutionFilters(), 23) == ids[::-1]
 
 
-def test_what_arrives_between_two_pages_does_not_shift_them(database: Database) -> None:
+def test_new_executions_do_not_shift_later_pages(database: Database) -> None:
     with database.write() as connection:
         ids = insert_executions(connection, *(make_execution() for _ in range(6)))
         first = executions.list_page(connection, ExecutionFilters(), 3)
@@ -102,7 +102,7 @@ def test_what_arrives_between_two_pages_does_not_shift_them(database: Database) 
         (ExecutionFilters(created_before=dt.datetime.max.replace(tzinfo=dt.UTC)), {"a", "b", "c", "d"}),
     ],
 )
-def test_filters(database: Database, filters: ExecutionFilters, expected: set[str]) -> None:
+def test_filters_select_executions(database: Database, filters: ExecutionFilters, expected: set[str]) -> None:
     rows = {
         "a": (make_execution(correlation_id="x"), NOW),
         "b": (make_execution(state=ExecutionState.SCHEDULED, batch_id="batch"), NOW),
@@ -116,7 +116,7 @@ def test_filters(database: Database, filters: ExecutionFilters, expected: set[st
     assert {names[found] for found in _list_all_pages(database, filters, 2)} == expected
 
 
-def test_a_cursor_belongs_to_its_filters(database: Database) -> None:
+def test_cursor_is_valid_only_for_its_filters(database: Database) -> None:
     with database.write() as connection:
         insert_executions(connection, *(make_execution() for _ in range(3)))
         cursor = executions.list_page(connection, ExecutionFilters(job="send"), 1).next
@@ -138,7 +138,9 @@ def _get_row(database: Database, execution_id: str) -> ExecutionRow:
 
 
 @pytest.mark.parametrize(("state", "attempt"), [(ExecutionState.SCHEDULED, 0), (ExecutionState.RETRYING, 2)])
-def test_what_waits_for_its_time_is_cancelled_at_once(database: Database, state: ExecutionState, attempt: int) -> None:
+def test_scheduled_or_retrying_execution_is_cancelled_at_once(
+    database: Database, state: ExecutionState, attempt: int
+) -> None:
     with database.write() as connection:
         [waiting] = insert_executions(connection, make_execution(state=ExecutionState.SCHEDULED))
     _update_execution(database, waiting, state=state, attempt=attempt)
@@ -156,7 +158,7 @@ def test_what_waits_for_its_time_is_cancelled_at_once(database: Database, state:
     )
 
 
-def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_remembered(database: Database) -> None:
+def test_first_cancel_request_of_started_execution_is_kept(database: Database) -> None:
     with database.write() as connection:
         [queued, running, over] = insert_executions(connection, make_execution(), make_execution(), make_execution())
     _update_execution(database, running, state="Running", attempt=2, worker="w")
@@ -178,7 +180,7 @@ def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_r
         assert cancellation.list_started_cancel_requests(connection, 10) == []
 
 
-def test_counts(database: Database) -> None:
+def test_executions_are_counted_by_state_and_backlog_by_queue(database: Database) -> None:
     with database.write() as connection:
         ids = insert_executions(
             connection,

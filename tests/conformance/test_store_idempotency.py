@@ -1,4 +1,4 @@
-"""Idempotency keys: reserved once, forgotten in time, also when two requests bring the same one at once."""
+"""Idempotency keys: reserved once, deleted after their expiry, also with two concurrent requests."""
 
 import datetime as dt
 import threading
@@ -14,7 +14,7 @@ DAY = dt.timedelta(days=1)
 STORED_RESPONSE = IdempotencyRecord("key", "fingerprint", ["1", "2"], None, NOW)
 
 
-def test_a_key_is_reserved_once(database: Database) -> None:
+def test_idempotency_key_is_reserved_once(database: Database) -> None:
     with database.write() as connection:
         assert idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY) is None
     with database.write() as connection:
@@ -24,7 +24,7 @@ def test_a_key_is_reserved_once(database: Database) -> None:
         assert idempotency.get(connection, "other") is None
 
 
-def test_an_expired_key_is_free(database: Database) -> None:
+def test_expired_idempotency_key_can_be_reserved_again(database: Database) -> None:
     with database.write() as connection:
         idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY)
         later = replace(STORED_RESPONSE, execution_ids=["3"], created_at=NOW + 2 * DAY)
@@ -32,14 +32,14 @@ def test_an_expired_key_is_free(database: Database) -> None:
         assert idempotency.get(connection, "key") == later
 
 
-def test_old_keys_are_forgotten_on_the_way(database: Database) -> None:
+def test_reserve_deletes_expired_keys(database: Database) -> None:
     with database.write() as connection:
         idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY)
         idempotency.reserve(connection, replace(STORED_RESPONSE, key="new", created_at=NOW + 2 * DAY), NOW + DAY)
         assert idempotency.get(connection, "key") is None
 
 
-def test_of_two_at_once_the_second_waits_and_learns_the_answer_of_the_first(database: Database) -> None:
+def test_concurrent_reservation_waits_and_returns_the_first_response(database: Database) -> None:
     reserved, done = threading.Event(), threading.Event()
     answers: list[IdempotencyRecord | None] = []
 

@@ -1,4 +1,4 @@
-"""Definitions, revisions and the schedule that a definition carries."""
+"""Definitions, revisions, and the schedule of a definition."""
 
 import datetime as dt
 from dataclasses import replace
@@ -25,7 +25,7 @@ def _put_schedule(database: Database, job: str = "send") -> Any:
         return connection.execute(sa.select(table).where(table.c.job == job)).one_or_none()
 
 
-def test_what_was_put_is_read_back(database: Database) -> None:
+def test_definition_is_read_back(database: Database) -> None:
     with database.write() as connection:
         put = jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
     with database.read() as connection:
@@ -35,7 +35,7 @@ def test_what_was_put_is_read_back(database: Database) -> None:
     assert (put.revision, put.owner, put.definition, put.created_at) == (1, JobOwner.API, SEND, NOW)
 
 
-def test_each_change_makes_a_revision_that_stays_readable(database: Database) -> None:
+def test_definition_change_creates_a_readable_revision(database: Database) -> None:
     changed = replace(SEND, queue="critical")
     with database.write() as connection:
         jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
@@ -46,20 +46,20 @@ def test_each_change_makes_a_revision_that_stays_readable(database: Database) ->
         assert jobs.get_definition(connection, "send", 3) is None
 
 
-def test_putting_the_same_again_changes_nothing(database: Database) -> None:
+def test_upsert_of_same_definition_changes_nothing(database: Database) -> None:
     with database.write() as connection:
         first = jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
         assert jobs.upsert(connection, SEND, JobOwner.API, "bob", LATER) == first
         assert len(audit.list_by_subject(connection, "send")) == 1
 
 
-def test_another_owner_is_a_change(database: Database) -> None:
+def test_owner_change_creates_a_revision(database: Database) -> None:
     with database.write() as connection:
         jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
         assert jobs.upsert(connection, SEND, JobOwner.CODE, "relay", LATER).revision == 2
 
 
-def test_revisions_outlive_the_job_and_are_not_used_again(database: Database) -> None:
+def test_revisions_outlive_their_job_and_are_not_reused(database: Database) -> None:
     with database.write() as connection:
         jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
         assert jobs.delete(connection, "send", "ann", NOW)
@@ -69,7 +69,7 @@ def test_revisions_outlive_the_job_and_are_not_used_again(database: Database) ->
         assert not jobs.delete(connection, "other", "ann", NOW)
 
 
-def test_every_change_is_in_the_audit(database: Database) -> None:
+def test_definition_changes_are_recorded_in_audit(database: Database) -> None:
     changed = replace(SEND, queue="critical")
     with database.write() as connection:
         jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
@@ -87,7 +87,7 @@ def test_every_change_is_in_the_audit(database: Database) -> None:
     assert entries[2].after is None
 
 
-def test_a_schedule_comes_and_goes_with_its_definition(database: Database) -> None:
+def test_schedule_is_created_and_deleted_with_its_definition(database: Database) -> None:
     with database.write() as connection:
         jobs.upsert(connection, replace(SEND, schedule=EVERY_MINUTE), JobOwner.API, "ann", NOW)
     first = _put_schedule(database)
@@ -98,7 +98,7 @@ def test_a_schedule_comes_and_goes_with_its_definition(database: Database) -> No
     assert _put_schedule(database) is None
 
 
-def test_a_schedule_keeps_its_id_and_says_when_its_rule_changed(database: Database) -> None:
+def test_schedule_keeps_its_id_and_updates_changed_at_with_its_rule(database: Database) -> None:
     scheduled = replace(SEND, schedule=EVERY_MINUTE)
     with database.write() as connection:
         jobs.upsert(connection, scheduled, JobOwner.API, "ann", NOW)
@@ -108,7 +108,7 @@ def test_a_schedule_keeps_its_id_and_says_when_its_rule_changed(database: Databa
     assert _put_schedule(database) == first
     with database.write() as connection:
         jobs.upsert(connection, replace(scheduled, enabled=False), JobOwner.API, "ann", LATER)
-    # It goes on being due: its occurrences leave rows that say why nothing ran.
+    # The schedule stays due: its occurrences leave rows with the reason why no execution was created.
     assert _put_schedule(database) == first
     with database.write() as connection:
         jobs.upsert(
@@ -118,14 +118,14 @@ def test_a_schedule_keeps_its_id_and_says_when_its_rule_changed(database: Databa
     assert (changed.id, changed.changed_at) == (first.id, LATER)
 
 
-def test_deleting_a_job_deletes_its_schedule(database: Database) -> None:
+def test_delete_job_deletes_its_schedule(database: Database) -> None:
     with database.write() as connection:
         jobs.upsert(connection, replace(SEND, schedule=EVERY_MINUTE), JobOwner.API, "ann", NOW)
         jobs.delete(connection, "send", "ann", LATER)
     assert _put_schedule(database) is None
 
 
-def test_pages_walk_through_all_jobs_by_name(database: Database) -> None:
+def test_pages_list_all_jobs_by_name(database: Database) -> None:
     names = [f"job-{number:02}" for number in range(7)]
     with database.write() as connection:
         for name in reversed(names):
@@ -144,7 +144,7 @@ def test_pages_walk_through_all_jobs_by_name(database: Database) -> None:
     assert found == names
 
 
-def test_several_are_found_at_once(database: Database) -> None:
+def test_get_many_returns_known_jobs(database: Database) -> None:
     with database.write() as connection:
         jobs.upsert(connection, SEND, JobOwner.API, "ann", NOW)
         assert set(jobs.get_many(connection, ["send", "other"])) == {"send"}

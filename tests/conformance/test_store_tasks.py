@@ -1,4 +1,4 @@
-"""The catalogue of tasks, and the names of queues."""
+"""Catalog of tasks."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tests.conformance.factories import make_task
 FORMAT = Parameter("format", "string", required=False, default="csv", choices=("csv", "json"))
 
 
-def test_a_task_is_read_back_with_its_parameters(database: Database) -> None:
+def test_task_is_read_back_with_its_parameters(database: Database) -> None:
     row = make_task("tasks.export", Parameter("user_id", "string"), FORMAT)
     with database.write() as connection:
         tasks.upsert(connection, row)
@@ -20,7 +20,7 @@ def test_a_task_is_read_back_with_its_parameters(database: Database) -> None:
         assert tasks.list_names(connection) == ["tasks.export"]
 
 
-def test_a_new_announcement_replaces_the_old(database: Database) -> None:
+def test_new_announcement_replaces_the_old(database: Database) -> None:
     with database.write() as connection:
         tasks.upsert(connection, make_task())
         tasks.upsert(connection, replace(make_task(), code_version="v2", parameters=(FORMAT,)))
@@ -29,7 +29,7 @@ def test_a_new_announcement_replaces_the_old(database: Database) -> None:
     assert (found.code_version, found.parameters) == ("v2", (FORMAT,))
 
 
-def test_pages_walk_through_all_tasks_by_name(database: Database) -> None:
+def test_pages_list_all_tasks_by_name(database: Database) -> None:
     names = [f"tasks.t{number}" for number in range(5)]
     with database.write() as connection:
         for name in names:

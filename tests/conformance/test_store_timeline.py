@@ -21,7 +21,7 @@ ERROR = {"type": "E", "message": "m", "traceback": None}
 
 @pytest.fixture
 def execution(database: Database) -> str:
-    """An execution that ran twice and wrote five lines; the reports arrived out of order."""
+    """Id of an execution with two attempts and five log lines, whose reports arrived out of order."""
     with database.write() as connection:
         [made] = insert_executions(connection, make_execution())
         later = [(2, "Succeeded"), (1, "Running"), (1, "Retrying"), (2, "Running"), (1, "Queued")]
@@ -68,7 +68,7 @@ def _list_all_pages(page: Callable[[str | None], Page[Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 6, 50])
-def test_transitions_come_in_the_order_of_the_story(database: Database, execution: str, limit: int) -> None:
+def test_transitions_are_listed_chronologically(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
         found = _list_all_pages(lambda cursor: timeline.list_transitions(connection, execution, limit, cursor))
     assert [(row.attempt, row.state.value) for row in found] == [
@@ -82,21 +82,21 @@ def test_transitions_come_in_the_order_of_the_story(database: Database, executio
 
 
 @pytest.mark.parametrize("limit", [1, 2, 50])
-def test_attempts_come_first_to_last(database: Database, execution: str, limit: int) -> None:
+def test_attempts_are_listed_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
         found = _list_all_pages(lambda cursor: timeline.list_attempts(connection, execution, limit, cursor))
     assert [(row.attempt, row.runtime, row.error) for row in found] == [(1, None, ERROR), (2, 0.5, None)]
 
 
 @pytest.mark.parametrize("limit", [2, 50])
-def test_lines_come_first_to_last(database: Database, execution: str, limit: int) -> None:
+def test_log_lines_are_listed_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
         found = _list_all_pages(lambda cursor: timeline.list_logs(connection, execution, limit, cursor))
     assert [row.message for row in found] == [f"line {number}" for number in range(5)]
     assert found[1].at == NOW + dt.timedelta(seconds=1)
 
 
-def test_a_cursor_belongs_to_its_execution(database: Database, execution: str) -> None:
+def test_cursor_is_valid_only_for_its_execution(database: Database, execution: str) -> None:
     with database.write() as connection:
         [other] = insert_executions(connection, make_execution())
         cursor = timeline.list_logs(connection, execution, 1).next
@@ -106,7 +106,7 @@ def test_a_cursor_belongs_to_its_execution(database: Database, execution: str) -
             timeline.list_attempts(connection, execution, 1, cursor)
 
 
-def test_the_pulse_changes_with_whatever_happens(database: Database, execution: str) -> None:
+def test_pulse_changes_with_every_change_of_the_execution(database: Database, execution: str) -> None:
     table = core.executions
     steps = [
         sa.update(table).where(table.c.id == execution).values(progress={"done": 1}),

@@ -1,4 +1,4 @@
-"""What workers announce is learnt, whatever some of it says."""
+"""Registration of announced tasks, with invalid announcements among them."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def _make_announcement(name: str, **options: Any) -> dict[str, Any]:
     [(None, None, False), (0, 1, False), (3, 4, False), (999, 1000, False), (1000, 1000, False), (10**9, 1000, False),
      (-1, None, True), ("x", None, True), (2.5, None, True), (True, None, True)],
 )  # fmt: skip
-def test_max_retries_gives_a_policy_that_can_be_read_again(
+def test_max_retries_becomes_a_valid_retry_policy(
     driver: ExecutionDriver, retries: Any, attempts: int | None, told: bool
 ) -> None:
     with structlog.testing.capture_logs() as logs:
@@ -50,7 +50,7 @@ def test_max_retries_gives_a_policy_that_can_be_read_again(
         _make_announcement("broken", max_retries=10**30),
     ],
 )
-def test_a_task_that_cannot_be_kept_does_not_stop_the_others(driver: ExecutionDriver, broken: dict[str, Any]) -> None:
+def test_invalid_announcement_does_not_block_the_others(driver: ExecutionDriver, broken: dict[str, Any]) -> None:
     with structlog.testing.capture_logs() as logs:
         task_catalog.register_tasks(
             driver.database, driver.clock, [_make_announcement("one"), broken, _make_announcement("two")], "v1"

@@ -1,4 +1,4 @@
-"""Jobs that start after others."""
+"""Triggers: jobs that start after executions of other jobs."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def _make_trigger(*items: dict[str, Any]) -> dict[str, Any]:
     return {"trigger_after": list(items)}
 
 
-def test_an_end_starts_another_job_once(driver: ExecutionDriver) -> None:
+def test_parent_end_triggers_job_once(driver: ExecutionDriver) -> None:
     item = {"job": "extract", "on": "success", "parameters": {"rows": {"$from": "extract", "path": "/rows"}, "n": 2}}
     driver.define_job("load", defaults={"n": 1, "m": 1}, policies=_make_trigger(item))
     parent = driver.submit("extract", correlation_id="order-1")
@@ -35,7 +35,7 @@ def test_an_end_starts_another_job_once(driver: ExecutionDriver) -> None:
     assert driver.list_states(row.id) == ["Waiting", "Queued"]
 
 
-def test_only_the_ends_that_count(driver: ExecutionDriver) -> None:
+def test_trigger_fires_only_on_matching_ends(driver: ExecutionDriver) -> None:
     driver.define_job(
         "load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"})
     )
@@ -48,7 +48,7 @@ def test_only_the_ends_that_count(driver: ExecutionDriver) -> None:
     assert [row.triggered_by for row in driver.list_executions("load")][1:] == [waiting]
 
 
-def test_a_chain_of_triggers(driver: ExecutionDriver) -> None:
+def test_triggers_form_a_chain(driver: ExecutionDriver) -> None:
     driver.define_job(
         "load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}})
     )
@@ -59,7 +59,7 @@ def test_a_chain_of_triggers(driver: ExecutionDriver) -> None:
     assert (report.state, report.triggered_by) == (ExecutionState.QUEUED, load.id)
 
 
-def test_what_is_disabled_changed_or_removed_is_not_started(driver: ExecutionDriver) -> None:
+def test_disabled_changed_or_removed_trigger_starts_nothing(driver: ExecutionDriver) -> None:
     policies = _make_trigger({"job": "extract"})
     driver.define_job("load", policies=policies)
     driver.define_job("load", policies=policies, enabled=False)
@@ -90,7 +90,7 @@ def _create_job(driver: ExecutionDriver, name: str, *items: dict[str, Any]) -> N
          "not a source here; the sources are: a"),
     ],
 )  # fmt: skip
-def test_triggers_that_are_refused(driver: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:
+def test_invalid_triggers_are_rejected(driver: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:
     for name in ("new", "a", "b", "c"):
         driver.define_job(name, policies=_make_trigger())
     driver.define_job("b", policies=_make_trigger({"job": "new"}))
@@ -103,14 +103,14 @@ def test_triggers_that_are_refused(driver: ExecutionDriver, items: Any, place: s
     assert text in problem.message
 
 
-def test_triggers_need_complete_parameters(driver: ExecutionDriver) -> None:
+def test_trigger_without_required_parameters_is_rejected(driver: ExecutionDriver) -> None:
     wanted = JobDefinition("new", "tasks.strict", policies=_make_trigger({"job": "extract"}))
     with pytest.raises(InvalidInput) as refused:
         jobs.create(driver.database, driver.clock, wanted, "ann")
     assert [each.pointer for each in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
 
 
-def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(driver: ExecutionDriver) -> None:
+def test_trigger_cycle_declared_in_code_is_dropped(driver: ExecutionDriver) -> None:
     def offered(name: str, after: str) -> dict[str, Any]:
         policies = {"retry": {}, "trigger_after": [{"job": after, "on": "success", "parameters": {}}]}
         options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}

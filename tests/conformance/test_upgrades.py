@@ -1,4 +1,4 @@
-"""Databases that hold something are upgraded with it, from each released revision."""
+"""Upgrades of databases that contain rows, from each released revision."""
 
 import datetime as dt
 import json
@@ -42,7 +42,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A database at revision 0002: what a definition's rule was kept in has two rows, and a ledger."""
+    """Database at revision 0002 with two rules of definitions and occurrence rows."""
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
         patched.setattr(migrate, "_steps_to_head", lambda *given: steps(*given)[:2])
@@ -77,7 +77,7 @@ def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], ena
     connection.execute(table.insert().values(**values, created_at=CHANGED_AT - DAY, changed_at=CHANGED_AT))
 
 
-def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedules: Database) -> None:
+def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(before_schedules: Database) -> None:
     url = before_schedules.url.render_as_string(hide_password=False)
     migrate.upgrade(url)
     with before_schedules.read() as connection:
@@ -90,7 +90,7 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
         ScheduleState.ACTIVE,
         True,
     )
-    # All of it, as what is entered from now on; and executions run beside each other, as they did.
+    # All fields are set as for a new schedule; executions may overlap, as before the upgrade.
     wanted = {"name": "nightly", "job": "nightly", "zone": "Europe/Berlin", "overlap": "allow"}
     assert row.spec == parse({**wanted, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
     assert row.settled_until == FIRED_AT
@@ -99,11 +99,11 @@ def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedul
         evaluator.evaluate_due(connection, {row.id: now}, now)
         ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == row.id)
         found = sorted(connection.scalars(ledger))
-    # 03:00 in Berlin is 02:00 in UTC in winter; what had its row has no other.
+    # 03:00 in Berlin is 02:00 in UTC in winter; the recorded occurrence gets no second row.
     assert found == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
 
 
-def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_schedules: Database) -> None:
+def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
         row = schedule_rows.get_by_name(connection, "stopped")
@@ -113,7 +113,7 @@ def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_sched
     assert dt.timedelta(0) <= now - row.settled_until < dt.timedelta(minutes=5)
 
 
-def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> None:
+def test_upgrade_creates_revisions_for_existing_schedules(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
         found = connection.execute(sa.select(schedule_revisions)).all()
@@ -124,7 +124,7 @@ def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> Non
     assert all(json.dumps(row.spec) for row in found)
 
 
-def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
+def test_interrupted_upgrade_leaves_database_unchanged(
     before_schedules: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, rows = (
@@ -133,7 +133,7 @@ def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
     )
     with before_schedules.read() as connection:
         before = connection.exec_driver_sql(rows).all()
-    # By then the table has been dropped and made anew; it is a row that cannot be taken over.
+    # The table has been dropped and created anew by then; the failing statement copies a row.
     with monkeypatch.context() as patched:
         patched.setattr(json, "dumps", _raise_killed)
         with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
     migrate.check_revision(before_schedules)
 
 
-def test_an_upgrade_that_ends_before_its_commit_leaves_everything_as_it_was(
+def test_upgrade_interrupted_before_its_commit_leaves_database_unchanged(
     before_schedules: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = before_schedules.url.render_as_string(hide_password=False)
@@ -170,9 +170,7 @@ def _raise_killed(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
-    empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_upgrade_marks_queues_as_automatic_and_adds_named_ones(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
         patched.setattr(migrate, "_steps_to_head", lambda *given: _list_steps_before("0006", steps(*given)))
@@ -201,6 +199,6 @@ def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
 
 
 def _list_steps_before(revision: str, steps: list[Any]) -> list[Any]:
-    """The steps of an upgrade that come before a revision."""
+    """Return the steps of an upgrade before a revision."""
     names = [step.revision.revision for step in steps]
     return steps[: names.index(revision)]

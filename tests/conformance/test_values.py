@@ -1,4 +1,4 @@
-"""What the rule for JSON values accepts is read back equal, from SQL and from a message to a worker."""
+"""JSON values that `json_values` accepts are read back equal, from SQL and from a message to a worker."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def make_nested(levels: int, innermost: Any = 1) -> Any:
 
 
 def read_stored(driver: ExecutionDriver, execution: str, value: Any) -> Any:
-    """A value as it comes back from the database."""
+    """Return a value as read back from the database."""
     with driver.database.write() as connection:
         mine = core.executions.c.id == execution
         connection.execute(sa.update(core.executions).where(mine).values(result=value))
@@ -64,7 +64,7 @@ def read_stored(driver: ExecutionDriver, execution: str, value: Any) -> Any:
 
 
 def is_same_json(actual: Any, expected: Any) -> bool:
-    """Whether two JSON values are equal. PostgreSQL gives back 1e16 and more as integers of the same digits."""
+    """Return whether two JSON values are equal. PostgreSQL returns 1e16 and more as integers with these digits."""
     if isinstance(expected, float) and isinstance(actual, int):
         return float(actual) == expected
     if isinstance(expected, list):
@@ -76,7 +76,7 @@ def is_same_json(actual: Any, expected: Any) -> bool:
     return type(actual) is type(expected) and bool(actual == expected)
 
 
-def test_what_is_accepted_comes_back_equal(driver: ExecutionDriver) -> None:
+def test_accepted_json_value_is_read_back_equal(driver: ExecutionDriver) -> None:
     execution = driver.submit("load")
 
     @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
@@ -108,13 +108,13 @@ def test_what_is_accepted_comes_back_equal(driver: ExecutionDriver) -> None:
         ("a\x00b", "NUL"),
     ],
 )
-def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
+def test_dependent_with_unacceptable_parameters_fails_alone(
     driver: ExecutionDriver, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = driver.submit("extract")
     given = {"rows": make_nested(40, {"$from": parent})}
     child, other = (driver.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
-    # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
+    # Databases refuse different values: this one stores a result that a worker of another version may have reported.
     monkeypatch.setattr(
         "jobworker.store.executions.dependency_rows.get_results", lambda _, ids: dict.fromkeys(ids, result)
     )
@@ -128,7 +128,7 @@ def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
 
 @pytest.fixture
 def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
-    """A house in which parameters that hold "bad" cannot be worked with, in a way that nobody foresaw."""
+    """Driver whose store raises an unforeseen error for parameters that contain "bad"."""
     check = preparation.check_parameters
 
     def checked(accepted: Any, given: Any, *more: Any) -> Any:
@@ -140,7 +140,7 @@ def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> Executi
     return driver
 
 
-def test_a_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) -> None:
+def test_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) -> None:
     driver = fragile
     parent = driver.submit("extract")
     children = [driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
@@ -159,12 +159,12 @@ def test_a_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver
     )
 
 
-def test_the_sweep_passes_over_what_cannot_be_written(fragile: ExecutionDriver) -> None:
+def test_sweep_passes_dependent_that_cannot_be_written(fragile: ExecutionDriver) -> None:
     driver = fragile
     parent = driver.submit("extract")
     child = driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
     with driver.database.write() as connection:
-        # As if a relay had died between the end and what follows it.
+        # State after a relay died between recording the end and resolving the dependents.
         mine = core.executions.c.id == parent
         connection.execute(sa.update(core.executions).where(mine).values(state="Succeeded", result="bad"))
     DependencyResolver(driver.database, driver.clock).resolve_stranded()
@@ -172,18 +172,18 @@ def test_the_sweep_passes_over_what_cannot_be_written(fragile: ExecutionDriver) 
     assert driver.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 
 
-def test_what_is_put_together_is_checked_as_a_whole(driver: ExecutionDriver) -> None:
+def test_merged_parameters_are_validated_as_a_whole(driver: ExecutionDriver) -> None:
     driver.define_job("load", defaults={"__type__": "uuid"})
     with pytest.raises(InvalidParameters, match="__type__"):
         driver.submit("load", parameters={"__value__": "zz"})
     assert driver.submit("load", parameters={"__value__": "zz", "more": 1})
 
 
-def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(driver: ExecutionDriver) -> None:
+def test_rerun_keeps_date_of_direct_call_and_rejects_a_patch_with_one(driver: ExecutionDriver) -> None:
     date = {"__type__": "date", "__value__": "2026-03-02"}
     called = driver.submit("load")
     with driver.database.write() as connection:
-        # As the relay writes down a call from Python.
+        # State after the relay recorded a direct call.
         mine = core.executions.c.id == called
         connection.execute(sa.update(core.executions).where(mine).values(parameters={"day": date}))
     driver.report_end(called, FAILED)
@@ -196,8 +196,8 @@ def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(driver: E
         dead_letters.rerun(driver.database, driver.clock, plain, RedriveOptions(patch=patch), "ann")
 
 
-def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> None:
-    """PostgreSQL quotes the row."""
+def test_integrity_error_text_omits_the_row(database: Database) -> None:
+    """PostgreSQL quotes the row in its error."""
     row = {"id": "hush", "task": "hush", "parameters": {"text": "hush"}, "result": "hush"}
     with pytest.raises(sa.exc.IntegrityError) as refused, database.write() as connection:
         connection.execute(sa.insert(core.executions).values(row))

@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log: readers keep no writer waiting, and it does not grow without end."""
+"""SQLite's write-ahead log: readers block no writer, and the log does not grow without limit."""
 
 import contextlib
 import sqlite3
@@ -18,13 +18,13 @@ from jobworker.store.engine.database import Database, DatabaseTimeouts
 from jobworker.store.tables import core
 from tests.conftest import NOW
 
-#: Far below the 10 s for which a writer used to wait, and far above what a busy machine takes.
+#: Maximum wait of a writer (s): far below the 10 s of earlier versions, and far above the time on a busy machine.
 _MAX_WAIT_SECONDS = 4.0
 
 
 @pytest.fixture
 def reader(sqlite_url: str) -> Iterator[sqlite3.Connection]:
-    """Another program, which reads in one transaction."""
+    """Connection of another program that reads in one transaction."""
     with contextlib.closing(sqlite3.connect(get_path(sqlite_url), isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM queues").fetchone()
@@ -42,7 +42,7 @@ def write_rows(database: Database, name: str) -> None:
         connection.execute(sa.insert(core.queues), rows)
 
 
-def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sqlite3.Connection) -> None:
+def test_checkpoint_does_not_wait_for_readers(sqlite_database: Database, reader: sqlite3.Connection) -> None:
     clock, longest = SystemClock(), 0.0
     for number in range(3):
         began = clock.monotonic()
@@ -53,7 +53,7 @@ def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sql
     assert sqlite_database.get_log_size() > 0
 
 
-def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sqlite3.Connection) -> None:
+def test_write_ahead_log_is_emptied_after_the_reader_ends(sqlite_url: str, reader: sqlite3.Connection) -> None:
     clock = ManualClock(NOW)
     database = Database(sqlite_url, clock=clock)
     write_rows(database, "a")
@@ -67,9 +67,7 @@ def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sq
     database.dispose()
 
 
-def test_writers_keep_the_log_short_while_no_relay_runs(
-    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writers_keep_the_log_short_without_a_relay(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WRITER_CHECKPOINT_BYTES", 500_000)
     sizes = []
     for number in range(12):
@@ -78,7 +76,7 @@ def test_writers_keep_the_log_short_while_no_relay_runs(
     assert max(sizes) < 1_000_000
 
 
-def test_an_endless_reader_ends_the_acceptance_of_work_and_not_the_writing(
+def test_endless_reader_stops_submissions_but_not_writes(
     sqlite_database: Database, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_ahead_log, "MAX_LOG_BYTES", 500_000)
@@ -92,7 +90,7 @@ def test_an_endless_reader_ends_the_acceptance_of_work_and_not_the_writing(
         assert "new" not in queues.list_names(connection, 1000)
 
 
-def test_work_is_accepted_again_when_the_reader_has_gone(
+def test_submissions_are_accepted_again_after_the_reader_ends(
     sqlite_url: str, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_ahead_log, "MAX_LOG_BYTES", 100_000)
@@ -107,7 +105,7 @@ def test_work_is_accepted_again_when_the_reader_has_gone(
     database.dispose()
 
 
-def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(
+def test_failed_checkpoint_does_not_fail_the_preceding_commit(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -120,7 +118,7 @@ def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(
         assert len(queues.list_names(connection, 1000)) == 300
 
 
-def test_our_own_reads_have_a_deadline(sqlite_url: str) -> None:
+def test_read_statement_times_out(sqlite_url: str) -> None:
     database = Database(sqlite_url, DatabaseTimeouts(statement=0.2))
     endless = sa.text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n")
     with pytest.raises(sa.exc.OperationalError, match="interrupted"), database.read() as connection:
@@ -130,8 +128,8 @@ def test_our_own_reads_have_a_deadline(sqlite_url: str) -> None:
     database.dispose()
 
 
-def test_writers_do_not_wait_while_many_read(sqlite_database: Database) -> None:
-    """Readers come and go, so there is always one, as with a dashboard that is open all day."""
+def test_writers_do_not_wait_for_many_readers(sqlite_database: Database) -> None:
+    """Readers overlap without a gap, as with a dashboard that is open all day."""
     over = threading.Event()
 
     def read() -> None:

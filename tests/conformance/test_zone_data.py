@@ -1,4 +1,4 @@
-"""Schedules follow time zone data that have changed: nothing fires twice, and nothing is lost."""
+"""Schedules follow changed time zone data: no occurrence fires twice, and none is lost."""
 
 import collections
 import datetime as dt
@@ -18,7 +18,7 @@ from tests import zone_data
 from tests.conformance.schedule_driver import ScheduleDriver
 
 HOUR = dt.timedelta(hours=1)
-#: Before the first occurrence of this day, which is 13:00 or 14:00 in UTC.
+#: Morning before the first occurrence of this day, which is at 13:00 or 14:00 in UTC.
 MORNING = dt.datetime(2026, 12, 1, 12, tzinfo=dt.UTC)
 VANCOUVER = "America/Vancouver"
 
@@ -34,24 +34,24 @@ TIMES = {"daily": 1, "twice": 2, "thrice": 3}
 
 @pytest.fixture(scope="module")
 def winter_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package of an earlier version, by which Vancouver goes back to winter time: 06:00 is 14:00 in UTC."""
+    """Package of an earlier version, by which Vancouver returns to winter time: 06:00 is 14:00 in UTC."""
     return zone_data.create_tzdata_package(
         tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"}
     )
 
 
 class ZoneDataDriver:
-    """A relay's host, where other data are installed from time to time."""
+    """Host of a relay on which other time zone data are installed from time to time."""
 
-    def __init__(self, town: ScheduleDriver, winter_time: Path) -> None:
-        self.schedules = town
+    def __init__(self, schedules: ScheduleDriver, winter_time: Path) -> None:
+        self.schedules = schedules
         self.clock = ManualClock(MORNING)
         self.packages = {"2025b": winter_time, DATA_VERSION: None}
 
     def run_relay(self, version: str, *hours: float, follows_zone_data: bool = True) -> None:
-        """Start a relay with these data, and let it settle what is due so many hours after `MORNING`.
+        """Start a relay with these data, and evaluate due schedules at the given hours after `MORNING`.
 
-        `follows_zone_data`: it is not one of an earlier release, which did not look whether the data had changed.
+        `follows_zone_data` is false for a relay of an earlier release, which did not check for changed data.
         """
         with zone_data.use_tzdata(self.packages[version], version):
             if follows_zone_data:
@@ -61,13 +61,13 @@ class ZoneDataDriver:
                 self.evaluate_all()
 
     def evaluate_all(self) -> None:
-        """Settle all schedules."""
+        """Evaluate all schedules."""
         with self.schedules.database.write() as connection:
             ids = list(connection.scalars(sa.select(job_schedules.c.id)))
             evaluate_due(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
 
     def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
-        """Make a schedule in a process with these data."""
+        """Create a schedule in a process with these time zone data."""
         given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
         with zone_data.use_tzdata(self.packages[version], version):
             return self.schedules.put_schedule(name, MORNING, **given)
@@ -75,7 +75,7 @@ class ZoneDataDriver:
 
 @pytest.fixture
 def driver(database: Database, winter_time: Path) -> ZoneDataDriver:
-    """A host on either database."""
+    """Driver on SQLite, then on PostgreSQL."""
     return ZoneDataDriver(ScheduleDriver(database), winter_time)
 
 
@@ -89,7 +89,9 @@ def driver(database: Database, winter_time: Path) -> ZoneDataDriver:
     ],
     ids=["earlier-before", "earlier-between", "later-between", "later-after"],
 )
-def test_every_occurrence_has_one_execution(driver: ZoneDataDriver, before: str, after: str, switched: float) -> None:
+def test_occurrence_has_one_execution_across_zone_data_changes(
+    driver: ZoneDataDriver, before: str, after: str, switched: float
+) -> None:
     driver.run_relay(before)
     rows = {name: driver.put_schedule(before, name, rule=rule) for name, rule in RULES.items()}
     driver.run_relay(before, switched)
@@ -100,16 +102,16 @@ def test_every_occurrence_has_one_execution(driver: ZoneDataDriver, before: str,
     }
     assert all(each.outcome == "fired" for row in rows.values() for each in driver.schedules.list_occurrences(row))
     for name, times in TIMES.items():
-        # What is late because its moment had passed when the new data came is of the same day.
+        # An occurrence that is late because its time had passed under the new data belongs to the same day.
         assert collections.Counter(each.date() for each in fired[name]) == {
             MORNING.date(): times,
             MORNING.date() + dt.timedelta(days=1): times,
         }, name
-    # Hours pass whatever clocks show.
+    # Elapsed hours do not depend on clock changes.
     assert fired["hourly"] == fired["interval"] == [MORNING + number * HOUR for number in range(1, 29)]
 
 
-def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
+def test_host_zone_data_counts_as_data_of_earlier_releases(
     driver: ZoneDataDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
@@ -120,6 +122,6 @@ def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
     row = driver.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
     driver.run_relay("2025b", 17.5, follows_zone_data=False)
     driver.run_relay(DATA_VERSION, 18.5, 30)
-    # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
+    # The occurrence of 06:00 on this day fired at 05:00 UTC and is not due again at 06:00 UTC.
     assert [each.scheduled_for for each in driver.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
     assert driver.schedules.get_schedule(row).next_at == MORNING + 42 * HOUR

@@ -1,11 +1,11 @@
-"""A Celery application for `celery -A tests.integration.beat_app beat`, impatient enough for tests."""
+"""Celery application for `celery -A tests.integration.beat_app beat` with short intervals for tests."""
 
 from celery import Celery
 
 from jobworker.settings import Settings
 from jobworker.transport.celery_settings import build_celery_settings
 
-#: Seconds between looks, and until a silent leader is replaced.
+#: Interval of ticks, and timeout after which a silent leader is replaced (s).
 TICK_SECONDS = 0.2
 LEADER_LOCK_SECONDS = 2
 

@@ -1,4 +1,4 @@
-"""A Redis that a test may break, and an engine on it."""
+"""Redis that a test may break, and an engine on it."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,27 +14,27 @@ from tests.servers import RedisServer, run_server
 
 @pytest.fixture
 def own_server(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """A Redis of the test's own, with an append-only file as under `jobworker up`."""
+    """Redis of one test, with an append-only file as under `jobworker up`."""
     return own_redis(persistent=True)
 
 
 @pytest.fixture
 def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet, on SQLite."""
+    """Engine without processes, on SQLite."""
     with run_engine(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
         yield engine
 
 
 @pytest.fixture
 def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet, once on SQLite and once on PostgreSQL."""
+    """Engine without processes, on SQLite, then on PostgreSQL."""
     with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A relay and a worker of each kind, ready to run every job."""
+    """Engine with a relay and a worker of each kind, ready to run every job."""
     folder = tmp_path_factory.mktemp(request.param)
     url = f"sqlite:///{folder / 'jobworker.db'}"
     migrate.upgrade(url)
@@ -50,7 +50,7 @@ def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def lasting_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Engine]:
-    """Nothing started yet, on SQLite, for all the tests of a module: what one starts the others find running."""
+    """Engine without processes, on SQLite, for all tests of a module: a test finds the processes of earlier ones."""
     folder = tmp_path_factory.mktemp("engine")
     url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)

@@ -1,4 +1,4 @@
-"""Two schedulers in one process against a real Redis, tick by tick."""
+"""Two schedulers in one process on a real Redis, tick by tick."""
 
 import collections
 import datetime as dt
@@ -24,19 +24,19 @@ from tests.servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
 
-#: Once an hour, five minutes before these modules were collected: a run of the tests does not meet the next occurrence.
+#: Hourly rule, five minutes before these modules were collected, so that a test run does not meet the next occurrence.
 HOURLY = {"kind": "cron", "expression": f"{(dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)).minute} * * * *"}
 EVERY_10_MINUTES = {"kind": "interval", "every": 600}
 MINUTE = dt.timedelta(minutes=1)
 
 
 def make_spec(rule: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    """A schedule as SQL keeps it."""
+    """Return the stored form of a schedule."""
     return schedules.parse({"name": "nightly", "job": "job", "rule": rule, **fields}).to_json()
 
 
 def compute_next_time(rule: Mapping[str, Any], moment: dt.datetime) -> dt.datetime | None:
-    """When a schedule with this rule is due next, in UTC."""
+    """Return the next due time of a schedule with this rule, in UTC."""
     return timetable.find_next_time(schedules.parse(make_spec(rule)).build_timetable({}), moment)
 
 
@@ -49,9 +49,9 @@ def make_scheduler(url: str, **conf: Any) -> Scheduler:
 
 @dataclass
 class BeatSchedule:
-    """The schedule in Redis as a test sees it."""
+    """Reader and writer of the schedule in Redis."""
 
-    client: Any  # redis-py's annotations allow for every kind of client at once
+    client: Any  # redis-py's annotations allow for every kind of client at once.
     now: dt.datetime = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ def other_beat(redis_url: str) -> Scheduler:
 
 
 def interrupt_tick(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop `beat` once between reading and reporting, as SIGSTOP would, and let something happen."""
+    """Interrupt `beat` once between reading and reporting, as SIGSTOP would, and call `meanwhile`."""
     report = beat._report_due
 
     def late(reading: ScheduleSnapshot) -> list[dt.datetime]:
@@ -108,7 +108,7 @@ def interrupt_tick(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch
 
 
 @pytest.mark.parametrize("rule", [HOURLY, EVERY_10_MINUTES])
-def test_a_due_entry_is_reported_once_with_its_nominal_time(
+def test_due_entry_is_reported_once_with_its_nominal_time(
     beat: Scheduler, schedule: BeatSchedule, rule: dict[str, Any]
 ) -> None:
     nominal = schedule.now - MINUTE
@@ -141,7 +141,7 @@ def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Schedul
     assert following > schedule.now
 
 
-def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_entry_not_yet_due_is_unchanged_and_bounds_the_sleep(beat: Scheduler, schedule: BeatSchedule) -> None:
     soon = schedule.now + dt.timedelta(seconds=1.5)
     schedule.add_entry("s1", EVERY_10_MINUTES, soon)
 
@@ -150,13 +150,13 @@ def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, sc
     assert schedule.get_next_time("s1") == soon
 
 
-def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_next_time_of_a_reported_entry_bounds_the_sleep(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.max_interval = 5
     schedule.add_entry("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
     assert 0 < beat.tick() <= 1
 
 
-def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_entry_without_another_occurrence_is_removed(beat: Scheduler, schedule: BeatSchedule) -> None:
     nominal = schedule.now - MINUTE
     schedule.add_entry("s1", {"kind": "once", "at": nominal.isoformat()}, nominal)
 
@@ -167,7 +167,7 @@ def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, 
 
 
 @pytest.mark.parametrize("ahead", [dt.timedelta(days=2), -dt.timedelta(days=2)])
-def test_it_is_redis_whose_clock_counts(
+def test_due_times_follow_the_clock_of_redis(
     schedule: BeatSchedule, redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
 ) -> None:
     now = time.time
@@ -183,7 +183,7 @@ def test_it_is_redis_whose_clock_counts(
     assert schedule.get_next_time("early") == early
 
 
-def test_entries_with_the_same_times_are_read_once(
+def test_next_time_of_entries_with_one_rule_is_computed_once(
     beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dt.datetime] = []
@@ -205,7 +205,7 @@ def test_entries_with_the_same_times_are_read_once(
     assert len(asked) <= 1
 
 
-def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_large_backlog_is_reported_in_batches(beat: Scheduler, schedule: BeatSchedule) -> None:
     for number in range(BATCH_SIZE + 1):
         schedule.add_entry(f"s{number}", HOURLY, schedule.now - MINUTE)
 
@@ -215,7 +215,7 @@ def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: BeatSched
     assert len(set(schedule.list_reported())) == BATCH_SIZE + 1
 
 
-def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_report_waits_while_the_relay_is_behind(beat: Scheduler, schedule: BeatSchedule) -> None:
     oldest = schedule.now - dt.timedelta(hours=5)
     schedule.add_entry("s1", EVERY_10_MINUTES, oldest)
     fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'log') end"
@@ -229,7 +229,7 @@ def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Sche
     assert schedule.list_reported() == [("s1", oldest)]
 
 
-def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_only_the_leader_reports(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
 
@@ -243,19 +243,19 @@ def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: BeatSc
     assert 0 < schedule.client.pttl(keys.BEAT) <= beat.lock_timeout * 1000
 
 
-def test_a_leader_that_ends_hands_over_at_once(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_closed_leader_hands_over_at_once(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     other_beat.tick()
     beat.close()
     beat.close()
     other_beat.tick()
     assert schedule.client.hget(keys.BEAT, "leader") == other_beat.name
-    # A beat that never led, or led long ago, does not take the lock away from the leader.
+    # A beat that never led, or led long ago, does not delete the leader's lock.
     beat.close()
     assert schedule.client.exists(beat.leader_key)
 
 
-def test_a_stopped_leader_that_resumes_reports_nothing_twice(
+def test_stopped_leader_that_resumes_reports_nothing_twice(
     beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(50):
@@ -265,7 +265,7 @@ def test_a_stopped_leader_that_resumes_reports_nothing_twice(
     def lock_expires_and_the_other_leads() -> None:
         schedule.client.delete(beat.leader_key)
         other_beat.tick()
-        # Due and still unreported: the token must fence the first leader here, the scores cannot.
+        # Due and not reported yet: here the token must fence the first leader, because the scores cannot.
         schedule.add_entry("late", HOURLY, late[1])
 
     interrupt_tick(beat, lock_expires_and_the_other_leads, monkeypatch)
@@ -277,7 +277,7 @@ def test_a_stopped_leader_that_resumes_reports_nothing_twice(
     assert set(counted.values()) == {1}
 
 
-def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
+def test_stopped_leader_that_resumes_without_lock_reports_nothing(
     beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lock_changes_hands() -> None:
@@ -293,7 +293,7 @@ def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
 
 
 @pytest.mark.parametrize("what", ["score", "rule", "removed"])
-def test_an_entry_that_changes_while_it_is_read_is_not_reported(
+def test_entry_changed_while_it_is_read_is_not_reported(
     beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     nominal = schedule.now - MINUTE
@@ -315,7 +315,7 @@ def test_an_entry_that_changes_while_it_is_read_is_not_reported(
     assert schedule.get_next_time("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
 
 
-def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_lost_lock_is_acquired_again(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.client.delete(beat.leader_key)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
@@ -323,7 +323,7 @@ def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: BeatSchedule) -> 
     assert len(schedule.list_reported()) == 1
 
 
-def test_a_lock_that_would_never_expire_does(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_lock_without_expiry_gets_an_expiry(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.set(beat.leader_key, "by hand")
     beat.tick()
     assert 0 < schedule.client.pttl(beat.leader_key) <= beat.lock_timeout * 1000
@@ -345,9 +345,7 @@ MALFORMED_ENTRIES: dict[str, bytes] = {
 }
 
 
-def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(
-    beat: Scheduler, schedule: BeatSchedule
-) -> None:
+def test_unreadable_entry_is_quarantined_and_blocks_no_other(beat: Scheduler, schedule: BeatSchedule) -> None:
     for name, definition in MALFORMED_ENTRIES.items():
         schedule.client.hset(entry_format.build_entry_key(name), entry_format.DEFINITION_FIELD, definition)
         schedule.client.zadd(entry_format.SCHEDULE_KEY, {entry_format.build_entry_key(name): 1})
@@ -375,7 +373,7 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(
 
 
 def put_foreign_value(client: Any, key: str, kind: str) -> None:
-    """Let somebody else's value of this type stand under a key of ours."""
+    """Write a foreign value of this type to a key of JobWorker."""
     client.delete(key)
     if kind == "text":
         client.set(key, "something")
@@ -395,7 +393,7 @@ def put_foreign_value(client: Any, key: str, kind: str) -> None:
         (keys.BEAT_QUARANTINE, "text"),
     ],
 )
-def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
+def test_key_of_another_type_is_deleted_and_beat_continues(
     beat: Scheduler, schedule: BeatSchedule, capsys: pytest.CaptureFixture[str], key: str, kind: str
 ) -> None:
     put_foreign_value(schedule.client, key, kind)
@@ -409,14 +407,14 @@ def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
     assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_schedule_key_of_another_type_is_deleted(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.set(entry_format.SCHEDULE_KEY, "something")
     assert beat.tick() == 0
     assert beat.tick() == beat.max_interval
     assert not schedule.client.exists(entry_format.SCHEDULE_KEY)
 
 
-def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_tick_is_repeated_after_other_redis_errors(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.set(keys.EVENTS, "something")
     assert 0 < beat.tick() < 1
@@ -424,12 +422,12 @@ def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: BeatSc
 
 
 @pytest.mark.parametrize("tick", ["", "soon", "9" * 30])
-def test_a_strange_tick_is_none(schedule: BeatSchedule, tick: str) -> None:
+def test_invalid_tick_is_ignored(schedule: BeatSchedule, tick: str) -> None:
     schedule.client.hset(keys.BEAT, "tick_ms", tick)
     assert beat_keys.get_last_tick(schedule.client) is None
 
 
-def test_an_entry_without_a_key_is_named(
+def test_entry_with_an_empty_key_is_logged(
     beat: Scheduler, schedule: BeatSchedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schedule.client.zadd(entry_format.SCHEDULE_KEY, {"": 1})
@@ -437,12 +435,12 @@ def test_an_entry_without_a_key_is_named(
     assert "entry='\"\"'" in "".join(capsys.readouterr())
 
 
-def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_infinite_score_is_ignored(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.zadd(entry_format.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
     assert beat.tick() == beat.max_interval
 
 
-def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) -> None:
+def test_restarted_redis_is_awaited(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis(persistent=True)
     beat = make_scheduler(server.url)
     with server.create_client() as client:
@@ -463,7 +461,7 @@ def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) 
         assert schedule.list_reported() == [("s1", schedule.now - MINUTE)]
 
 
-def test_dropped_connections_are_made_again(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_dropped_connections_are_reopened(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.client.client_kill_filter(_type="normal", skipme=True)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
@@ -471,7 +469,7 @@ def test_dropped_connections_are_made_again(beat: Scheduler, schedule: BeatSched
     assert len(schedule.list_reported()) == 1
 
 
-def test_a_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer]) -> None:
+def test_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     beat = make_scheduler(server.url)
     with server.create_client() as client:
@@ -487,31 +485,31 @@ def test_a_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer])
         assert [name for name, _ in schedule.list_reported()] == ["s1", "s2"]
 
 
-def test_entries_of_celeryconfig_are_refused_by_name(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_celeryconfig_entries_are_rejected_by_name(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     beat = make_scheduler(redis_url, beat_schedule={"mine": {"task": "t", "schedule": 60}})
     assert "mine" in "".join(capsys.readouterr())
     assert beat.tick() == beat.max_interval
 
 
-def test_another_key_prefix_is_refused(redis_url: str) -> None:
+def test_changed_key_prefix_is_rejected(redis_url: str) -> None:
     with pytest.raises(SystemExit, match="error: redbeat_key_prefix"):
         make_scheduler(redis_url, redbeat_key_prefix="other:")
 
 
 @pytest.mark.parametrize(("interval", "lock"), [(60, 15), (1, 4.9), (300, 1499)])
-def test_a_lock_that_does_not_outlive_several_looks_is_refused(redis_url: str, interval: float, lock: float) -> None:
+def test_lock_timeout_below_five_intervals_is_rejected(redis_url: str, interval: float, lock: float) -> None:
     with pytest.raises(SystemExit, match="error: redbeat_lock_timeout") as refused:
         make_scheduler(redis_url, beat_max_loop_interval=interval, redbeat_lock_timeout=lock)
     assert f"at least {5 * interval} s" in str(refused.value)
 
 
-def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_default_lock_timeout_replaces_a_dead_leader_within_30_seconds(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
-    # It dies right after a tick; who stands by looks when the lock has just not expired, and once more.
+    # The leader dies right after a tick; the standby checks just before the lock expires, and once more.
     assert schedule.client.pttl(beat.leader_key) / 1000 + beat.max_interval <= 30
 
 
-def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: BeatSchedule) -> None:
+def test_redbeat_entry_reads_and_saves_an_entry_unchanged(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.add_entry("s1", HOURLY, schedule.now + MINUTE)
     key = entry_format.build_entry_key("s1")
     before = schedule.client.hget(key, entry_format.DEFINITION_FIELD)

@@ -1,4 +1,4 @@
-"""Real `celery beat` processes: killed, stopped and left alone by Redis."""
+"""Real `celery beat` processes: killed, stopped, and disconnected from Redis."""
 
 import collections
 import datetime as dt
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[2]
 EVERY_SECOND = {"kind": "interval", "every": 1}
 SECOND = dt.timedelta(seconds=1)
 
-#: Enough that a tick has work and a leader can be stopped in the middle of it.
+#: Number of schedules: enough that a tick takes time and a leader can be stopped within it.
 SCHEDULE_COUNT = 20
 
 
 class BeatProcesses:
-    """The beat processes of one test."""
+    """Beat processes of one test."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._environment = {**os.environ, "JOBWORKER_REDIS_URL": url, "JOBWORKER_HOME": str(folder)}
@@ -36,7 +36,7 @@ class BeatProcesses:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start_beat(self, app: str = "tests.integration.beat_app", *options: str) -> int:
-        # The console script, as people start it: it does not look into the current folder by itself.
+        # The console script, as users start it: it does not add the current folder to the import path.
         celery = Path(sys.executable).parent / "celery"
         command = [str(celery), "-A", app, "beat", "-l", "INFO", *options]
         log = self._folder / f"beat-{len(self._processes)}.log"
@@ -86,12 +86,12 @@ def beats(server: RedisServer, tmp_path: Path) -> Iterator[BeatProcesses]:
         yield beats
     finally:
         beats.stop_all()
-        # Shown by pytest if the test failed.
+        # pytest shows this output if the test failed.
         sys.stderr.write(beats.read_logs())
 
 
 def get_leader_pid(schedule: BeatSchedule) -> int:
-    """The process id of the beat that leads, 0 if none does."""
+    """Return the process id of the leading beat, or 0 if none leads."""
     try:
         name = schedule.client.hget(keys.BEAT, "leader")
     except redis.RedisError:
@@ -100,7 +100,7 @@ def get_leader_pid(schedule: BeatSchedule) -> int:
 
 
 def wait_for_occurrences(schedule: BeatSchedule, by: int = 3 * SCHEDULE_COUNT) -> None:
-    """Wait until so many more occurrences were reported."""
+    """Wait until this many further occurrences were reported."""
     wanted = schedule.client.xlen(keys.EVENTS) + by
     until(lambda: schedule.client.xlen(keys.EVENTS) >= wanted, what="more due events")
 
@@ -111,7 +111,7 @@ def check_no_duplicates(schedule: BeatSchedule) -> None:
     assert all(at.microsecond == 0 for _, at in counted)
 
 
-def test_another_beat_takes_over_from_one_that_was_killed(beats: BeatProcesses, schedule: BeatSchedule) -> None:
+def test_second_beat_takes_over_from_a_killed_leader(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
     first = until(lambda: get_leader_pid(schedule), what="a leader")
     wait_for_occurrences(schedule)
@@ -123,7 +123,7 @@ def test_another_beat_takes_over_from_one_that_was_killed(beats: BeatProcesses, 
     assert beats.is_alive(second)
 
 
-def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: BeatProcesses, schedule: BeatSchedule) -> None:
+def test_frozen_leader_that_resumes_reports_nothing_twice(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
     first = until(lambda: get_leader_pid(schedule), what="a leader")
     (second,) = pids - {first}
@@ -134,13 +134,13 @@ def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: BeatProcesse
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)
     assert beats.is_alive(first)
-    # It leads again when its turn comes, so it is well and standing by.
+    # The beat leads again after the other one ended, so it was on standby.
     beats.send_signal(second, signal.SIGTERM)
     assert beats.wait_for_exit(second) == 0
     until(lambda: get_leader_pid(schedule) == first, what="the first beat to lead again")
 
 
-def test_beat_outlives_a_restart_of_redis(beats: BeatProcesses, schedule: BeatSchedule, server: RedisServer) -> None:
+def test_beat_survives_a_redis_restart(beats: BeatProcesses, schedule: BeatSchedule, server: RedisServer) -> None:
     pid = beats.start_beat()
     wait_for_occurrences(schedule)
     server.stop()
@@ -153,7 +153,7 @@ def test_beat_outlives_a_restart_of_redis(beats: BeatProcesses, schedule: BeatSc
     assert beats.is_alive(pid)
 
 
-def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: BeatProcesses, schedule: BeatSchedule) -> None:
+def test_terminated_beat_releases_the_lock(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pid = beats.start_beat()
     wait_for_occurrences(schedule, 1)
     beats.send_signal(pid, signal.SIGTERM)
@@ -161,7 +161,7 @@ def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: BeatProcesses, s
     assert not schedule.client.exists(f"{entry_format.KEY_PREFIX}:lock")
 
 
-def test_the_shipped_app_runs_beat(beats: BeatProcesses, schedule: BeatSchedule) -> None:
+def test_default_app_runs_beat(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pid = beats.start_beat("jobworker")
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)
@@ -169,13 +169,13 @@ def test_the_shipped_app_runs_beat(beats: BeatProcesses, schedule: BeatSchedule)
     assert beats.wait_for_exit(pid) == 0
 
 
-def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: BeatProcesses) -> None:
+def test_interval_too_long_for_the_lock_is_reported_in_one_line(beats: BeatProcesses) -> None:
     assert beats.wait_for_exit(beats.start_beat("jobworker", "--max-interval", "60")) == 1
     assert "error: redbeat_lock_timeout is 15 s; with beat_max_loop_interval (--max-interval) 60 s" in beats.read_logs()
     assert "Traceback" not in beats.read_logs()
 
 
-def test_beat_loads_neither_sql_nor_http() -> None:
+def test_beat_imports_neither_sql_nor_http_modules() -> None:
     check = (
         "import sys, jobworker.celery, jobworker.transport.beat, jobworker.transport.beat.projection;"
         "print([m for m in ('sqlalchemy', 'flask', 'marshmallow', 'werkzeug') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""From schedules as SQL has them to the entries that beat follows."""
+"""Synchronization of schedules from SQL to the entries of beat."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
@@ -37,13 +37,13 @@ pytestmark = pytest.mark.every_redis
 HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 
-#: Longer than the relay may need until it has looked at everything (s).
+#: Time in which the relay compares all entries (s), with a margin.
 FULL_SWEEP_SECONDS = 60.0
 
 
 @dataclass
 class BeatSyncDriver:
-    """A relay's projector with its clock, the database that it reads and the Redis that it writes."""
+    """Projector of a relay with its clock, the database that it reads, and the Redis that it writes."""
 
     database: Database
     beat_schedule: BeatSchedule
@@ -55,7 +55,7 @@ class BeatSyncDriver:
         return self.beat_schedule.now
 
     def put_schedule(self, name: str, rule: Mapping[str, Any], settled: dt.datetime, **fields: Any) -> str:
-        """Make or change a schedule whose occurrences up to `settled` are in the ledger; answers its id."""
+        """Create or change a schedule whose occurrences up to `settled` are recorded; return its id."""
         with self.database.write() as connection:
             spec = schedules.parse(make_spec(rule, **{"name": name, **fields}))
             row = schedule_rows.upsert(
@@ -64,7 +64,7 @@ class BeatSyncDriver:
             return row.id
 
     def put_hourly_schedules(self, count: int, settled: dt.datetime) -> list[str]:
-        """Hourly schedules, all at once and long ago."""
+        """Insert hourly schedules that were created long ago, all at one time; return their ids."""
         with self.database.write() as connection:
             common = {
                 "owner": "api",
@@ -96,20 +96,20 @@ class BeatSyncDriver:
             schedule_rows.delete(connection, row, "ann", self.clock.now())
 
     def run_for(self, seconds: float = FULL_SWEEP_SECONDS) -> None:
-        """What the relay does in this time."""
+        """Run the projector for this time."""
         for _ in range(int(seconds)):
             self.projector.run()
             self.clock.advance(1.0)
 
     def count_commands(self) -> dict[str, int]:
-        """How often each command was called so far."""
+        """Return the number of calls of each Redis command so far."""
         return {name: stat["calls"] for name, stat in self.beat_schedule.client.info("commandstats").items()}
 
     def get_next_time(self, schedule_id: str) -> dt.datetime | None:
         return self.beat_schedule.get_next_time(schedule_id)
 
     def list_entry_ids(self) -> set[str]:
-        """The ids of all schedules of which there is a complete entry."""
+        """Return the ids of all schedules with a complete entry."""
         found = set(self.beat_schedule.client.zrange(entry_format.SCHEDULE_KEY, 0, -1))
         ids = {
             key.removeprefix(entry_format.KEY_PREFIX)
@@ -142,7 +142,7 @@ def beat(redis_url: str) -> Scheduler:
     return make_scheduler(redis_url)
 
 
-def test_a_new_schedule_is_known_with_the_next_round(database: Database, client: redis.Redis, redis_url: str) -> None:
+def test_new_schedule_gets_an_entry_in_the_next_round(database: Database, client: redis.Redis, redis_url: str) -> None:
     sync_driver = create_driver(database, client)
     sync_driver.run_for()
     first = sync_driver.put_schedule("nightly", HOURLY, sync_driver.clock.now(), zone="Europe/Berlin")
@@ -154,7 +154,7 @@ def test_a_new_schedule_is_known_with_the_next_round(database: Database, client:
     assert (entry.name, entry.task, entry.schedule.timetable_json["zone"]) == (first, "job", "Europe/Berlin")
 
 
-def test_nothing_changed_writes_nothing(sync_driver: BeatSyncDriver) -> None:
+def test_unchanged_schedules_cause_no_writes(sync_driver: BeatSyncDriver) -> None:
     sync_driver.put_hourly_schedules(100, sync_driver.now)
     sync_driver.run_for()
     before = sync_driver.count_commands()
@@ -164,9 +164,7 @@ def test_nothing_changed_writes_nothing(sync_driver: BeatSyncDriver) -> None:
     assert {name.removeprefix("cmdstat_") for name in after if after[name] != before.get(name)} <= read
 
 
-def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(
-    sync_driver: BeatSyncDriver, beat: Scheduler
-) -> None:
+def test_due_occurrence_survives_a_round_and_a_relay_change(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
     nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
     due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
     sync_driver.run_for()
@@ -178,7 +176,7 @@ def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(
 
 
 @pytest.mark.parametrize("settled", [HOUR, dt.timedelta(0)])
-def test_a_changed_schedule_begins_with_the_next_occurrence_that_has_no_row(
+def test_changed_schedule_continues_with_the_next_unrecorded_occurrence(
     sync_driver: BeatSyncDriver, beat: Scheduler, settled: dt.timedelta
 ) -> None:
     sync_driver.put_schedule("mine", HOURLY, sync_driver.now)
@@ -190,7 +188,7 @@ def test_a_changed_schedule_begins_with_the_next_occurrence_that_has_no_row(
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "retired", "exhausted"])
-def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(sync_driver: BeatSyncDriver, how: str) -> None:
+def test_schedule_without_upcoming_occurrence_has_no_entry(sync_driver: BeatSyncDriver, how: str) -> None:
     gone, other = (
         sync_driver.put_schedule("gone", HOURLY, sync_driver.now),
         sync_driver.put_schedule("other", HOURLY, sync_driver.now),
@@ -215,7 +213,7 @@ def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(sync_driver: Be
     assert sync_driver.list_entry_ids() == {other}
 
 
-def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(sync_driver: BeatSyncDriver) -> None:
+def test_paused_schedule_keeps_its_entry(sync_driver: BeatSyncDriver) -> None:
     paused = sync_driver.put_schedule("paused", HOURLY, sync_driver.now)
     sync_driver.run_for()
     sync_driver.update_schedule(paused, paused_at=sync_driver.now, paused_by="ann", changed_at=sync_driver.clock.now())
@@ -223,7 +221,7 @@ def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(sync_driver: Bea
     assert sync_driver.list_entry_ids() == {paused}
 
 
-def test_of_thousands_only_the_changed_one_is_looked_at(sync_driver: BeatSyncDriver) -> None:
+def test_round_reads_only_the_changed_schedule(sync_driver: BeatSyncDriver) -> None:
     ids = sync_driver.put_hourly_schedules(3000, sync_driver.now)
     sync_driver.run_for(3)
     sync_driver.put_schedule("s17", EVERY_10_MINUTES, sync_driver.now)
@@ -236,9 +234,7 @@ def test_of_thousands_only_the_changed_one_is_looked_at(sync_driver: BeatSyncDri
     assert sync_driver.get_next_time(ids[17]) == compute_next_time(EVERY_10_MINUTES, sync_driver.now)
 
 
-def test_so_many_changes_that_they_are_not_read_one_by_one(
-    sync_driver: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_changes_are_found_by_a_full_sweep(sync_driver: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beat_sync, "_MAX_RECENT", 10)
     ids = sync_driver.put_hourly_schedules(50, sync_driver.now)
     sync_driver.run_for()
@@ -250,7 +246,7 @@ def test_so_many_changes_that_they_are_not_read_one_by_one(
     assert all(mark.startswith("2.") for mark in found)
 
 
-def test_a_change_that_was_committed_late_is_found_all_the_same(sync_driver: BeatSyncDriver) -> None:
+def test_late_committed_change_is_found(sync_driver: BeatSyncDriver) -> None:
     sync_driver.run_for()
     late = sync_driver.put_hourly_schedules(1, sync_driver.now)
     sync_driver.run_for()
@@ -260,7 +256,7 @@ def test_a_change_that_was_committed_late_is_found_all_the_same(sync_driver: Bea
 FIRST_DAY = {"kind": "business_day", "n": 1, "time": "06:00", "roll": "following"}
 
 
-def test_beat_finds_the_calendars_that_it_needs_in_the_entry(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
+def test_entry_contains_the_calendars_of_its_rule(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
     month = sync_driver.now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + 32 * 24 * HOUR
     days = [month.date().replace(day=number) for number in range(1, 29)]
     nominal = dt.datetime.combine(days[0], dt.time(6), dt.UTC)
@@ -283,7 +279,7 @@ def test_beat_finds_the_calendars_that_it_needs_in_the_entry(sync_driver: BeatSy
     assert entry.schedule.find_next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
 
 
-def test_calendars_that_change_no_nominal_time_are_left_out(sync_driver: BeatSyncDriver) -> None:
+def test_entry_omits_calendars_without_effect_on_nominal_times(sync_driver: BeatSyncDriver) -> None:
     with sync_driver.database.write() as connection:
         calendar_rows.upsert(
             connection, "office", BusinessCalendar().to_json(), CalendarOwner.API, "ann", sync_driver.now
@@ -296,7 +292,7 @@ def test_calendars_that_change_no_nominal_time_are_left_out(sync_driver: BeatSyn
     assert "office" not in str(definition)
 
 
-def test_another_revision_of_a_calendar_writes_its_schedules_again(sync_driver: BeatSyncDriver) -> None:
+def test_calendar_revision_rewrites_entries_of_its_schedules(sync_driver: BeatSyncDriver) -> None:
     with sync_driver.database.write() as connection:
         calendar_rows.upsert(
             connection, "open", BusinessCalendar().to_json(), CalendarOwner.API, "ann", sync_driver.now
@@ -318,7 +314,7 @@ def test_another_revision_of_a_calendar_writes_its_schedules_again(sync_driver: 
     assert (str(before).split()[0], str(after).split()[0]) == ("1.1", "1.2")
 
 
-def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
+def test_entries_lost_by_redis_are_rebuilt_in_bounded_rounds(
     sync_driver: BeatSyncDriver, beat: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beat_sync, "_COMPARE_BATCH_SIZE", 700)
@@ -339,7 +335,7 @@ def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
     assert sorted(sync_driver.beat_schedule.list_reported()) == [(each, missed) for each in ids]
 
 
-def test_without_being_told_everything_is_rebuilt_within_a_minute(sync_driver: BeatSyncDriver) -> None:
+def test_lost_entries_are_rebuilt_within_a_minute_without_notification(sync_driver: BeatSyncDriver) -> None:
     ids = sync_driver.put_hourly_schedules(50, sync_driver.now)
     sync_driver.run_for(37)
     sync_driver.beat_schedule.client.flushall()
@@ -347,7 +343,7 @@ def test_without_being_told_everything_is_rebuilt_within_a_minute(sync_driver: B
     assert sync_driver.list_entry_ids() == set(ids)
 
 
-def test_many_that_are_gone_are_found_in_bounded_rounds(
+def test_removed_schedules_are_found_in_bounded_rounds(
     sync_driver: BeatSyncDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beat_sync, "_COMPARE_BATCH_SIZE", 100)
@@ -359,16 +355,14 @@ def test_many_that_are_gone_are_found_in_bounded_rounds(
     assert sync_driver.list_entry_ids() == set(ids[:100])
 
 
-def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(
-    sync_driver: BeatSyncDriver, beat: Scheduler
-) -> None:
+def test_occurrence_whose_report_was_lost_is_reported_again(sync_driver: BeatSyncDriver, beat: Scheduler) -> None:
     nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
     assert nominal is not None
     due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
     sync_driver.run_for()
     beat.tick()
     sync_driver.beat_schedule.client.delete(keys.EVENTS)
-    # Not at once: it is on its way to whoever settles.
+    # The report is not repeated at once, because it may be on its way to the evaluation.
     soon = ManualClock(nominal + 5 * SECOND)
     BeatSynchronizer(sync_driver.database, Projection(sync_driver.beat_schedule.client), soon).run()
     assert sync_driver.get_next_time(due) == compute_next_time(HOURLY, sync_driver.now)
@@ -380,7 +374,7 @@ def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(
     assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
 
 
-def test_nothing_is_reported_again_while_reports_wait_to_be_settled(
+def test_occurrence_is_not_reported_again_while_reports_are_unread(
     sync_driver: BeatSyncDriver, beat: Scheduler
 ) -> None:
     nominal = sync_driver.now - SECOND
@@ -388,7 +382,7 @@ def test_nothing_is_reported_again_while_reports_wait_to_be_settled(
     due = sync_driver.put_schedule("due", rule, nominal - SECOND)
     sync_driver.run_for(1)
     beat.tick()
-    # The relay has much to do, and reads that later.
+    # The relay is busy and reads the report later.
     sync_driver.clock.advance(600)
     sync_driver.projector.reset()
     sync_driver.projector.run()
@@ -402,10 +396,10 @@ def test_nothing_is_reported_again_while_reports_wait_to_be_settled(
     assert sync_driver.get_next_time(due) == nominal
 
 
-def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
+def test_report_after_an_outage_is_not_considered_lost(
     sync_driver: BeatSyncDriver, beat: Scheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything was down when it was due, and beat is back before the relay has read anything."""
+    """The whole system was down at the due time, and beat is back before the relay has read any report."""
     nominal = compute_next_time(HOURLY, sync_driver.now - 3 * HOUR)
     due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - 3 * HOUR)
     sync_driver.run_for(1)
@@ -420,7 +414,7 @@ def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
 
 
 @pytest.mark.parametrize(("settled", "score"), [(0, None), (0, "inf"), (1, "inf")])
-def test_an_entry_that_somebody_put_off_comes_back(
+def test_postponed_entry_is_restored(
     sync_driver: BeatSyncDriver, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
 ) -> None:
     since = sync_driver.now - settled * HOUR
@@ -437,7 +431,7 @@ def test_an_entry_that_somebody_put_off_comes_back(
 
 
 @pytest.mark.parametrize("how", ["quarantined", "text", "another definition", "no definition"])
-def test_a_broken_entry_is_healed_with_its_occurrence(sync_driver: BeatSyncDriver, beat: Scheduler, how: str) -> None:
+def test_broken_entry_is_restored_with_its_occurrence(sync_driver: BeatSyncDriver, beat: Scheduler, how: str) -> None:
     nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
     due = sync_driver.put_schedule("due", HOURLY, sync_driver.now - HOUR)
     sync_driver.run_for()
@@ -461,7 +455,7 @@ def test_a_broken_entry_is_healed_with_its_occurrence(sync_driver: BeatSyncDrive
     assert sync_driver.list_entry_ids() == {due}
 
 
-def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(
+def test_schedule_unreadable_for_beat_is_quarantined_and_blocks_no_other(
     sync_driver: BeatSyncDriver, beat: Scheduler
 ) -> None:
     nominal = compute_next_time(HOURLY, sync_driver.now - HOUR)
@@ -476,7 +470,7 @@ def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(
     assert list(sync_driver.beat_schedule.list_quarantined()) == [entry_format.build_entry_key(broken)]
 
 
-def test_entries_of_others_are_not_touched(sync_driver: BeatSyncDriver) -> None:
+def test_foreign_entries_are_left_unchanged(sync_driver: BeatSyncDriver) -> None:
     sync_driver.beat_schedule.client.zadd(entry_format.SCHEDULE_KEY, {"redbeat:mine": 10**10})
     mine = sync_driver.put_schedule("mine", HOURLY, sync_driver.now)
     sync_driver.run_for()

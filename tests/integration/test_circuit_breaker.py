@@ -27,7 +27,7 @@ def circuits(client: redis.Redis) -> CircuitBreaker:
     return CircuitBreaker(client)
 
 
-def test_it_opens_after_failures_in_a_row(circuits: CircuitBreaker) -> None:
+def test_circuit_opens_after_consecutive_failures(circuits: CircuitBreaker) -> None:
     assert [circuits.record_failure(TARGET, 3, 60) for _ in range(2)] == [1, 2]
     assert circuits.acquire_permission(TARGET, 10) == 0
     assert circuits.record_failure(TARGET, 3, 60) == 3
@@ -35,7 +35,7 @@ def test_it_opens_after_failures_in_a_row(circuits: CircuitBreaker) -> None:
     assert circuits.acquire_permission(OTHER, 10) == 0
 
 
-def test_a_success_between_begins_anew(circuits: CircuitBreaker, client: redis.Redis) -> None:
+def test_success_resets_the_failure_count(circuits: CircuitBreaker, client: redis.Redis) -> None:
     circuits.record_failure(TARGET, 2, 60)
     circuits.record_success(TARGET)
     assert not client.exists(keys.CIRCUIT.format(target=TARGET))
@@ -43,7 +43,7 @@ def test_a_success_between_begins_anew(circuits: CircuitBreaker, client: redis.R
     assert circuits.acquire_permission(TARGET, 10) == 0
 
 
-def test_after_the_pause_one_tries_and_the_others_wait(circuits: CircuitBreaker) -> None:
+def test_half_open_circuit_permits_one_trial(circuits: CircuitBreaker) -> None:
     circuits.record_failure(TARGET, 1, 0.05)
     until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the pause")
     assert circuits.acquire_permission(TARGET, 600) == 2
@@ -53,13 +53,13 @@ def test_after_the_pause_one_tries_and_the_others_wait(circuits: CircuitBreaker)
     assert circuits.acquire_permission(TARGET, 600) == 0
 
 
-def test_who_tries_and_is_never_heard_of_again_blocks_nobody_for_ever(circuits: CircuitBreaker) -> None:
+def test_trial_without_result_expires(circuits: CircuitBreaker) -> None:
     circuits.record_failure(TARGET, 1, 0.05)
     until(lambda: circuits.acquire_permission(TARGET, 0.2) == 0)
     assert circuits.acquire_permission(TARGET, 0.2) == 2
     until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the trial")
 
 
-def test_what_is_held_against_a_target_is_forgotten(circuits: CircuitBreaker, client: redis.Redis) -> None:
+def test_failure_count_expires(circuits: CircuitBreaker, client: redis.Redis) -> None:
     circuits.record_failure(TARGET, 5, 60)
     assert 3600 < client.ttl(keys.CIRCUIT.format(target=TARGET)) <= 3660

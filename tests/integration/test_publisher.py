@@ -1,4 +1,4 @@
-"""Messages to workers, as they lie in Redis and as Celery reads them."""
+"""Messages to workers: their form in Redis, and as Celery reads them."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ EXECUTION = "01995b7e-0000-7000-8000-000000000001"
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of an empty Redis."""
+    """Client of an empty Redis."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield client
 
@@ -49,18 +49,18 @@ def make_message(**values: object) -> Message:
 
 
 def list_published(client: redis.Redis, *messages: Message) -> list[str]:
-    """The raw messages of the list of the first, in the order in which workers take them."""
+    """Publish these messages; return those in the list of the first one, in the order in which workers fetch them."""
     Publisher(client).publish(messages)
     taken: Any = client.lrange(get_list_name(messages[0].queue, messages[0].priority), 0, -1)
     return list(reversed(taken))
 
 
-def test_a_message_begins_as_the_scripts_expect(client: redis.Redis) -> None:
+def test_message_begins_with_the_prefix_expected_by_scripts(client: redis.Redis) -> None:
     [raw] = list_published(client, make_message())
     assert raw.startswith(f'{{"headers":{{"jobworker":{{"execution":"{EXECUTION}","attempt":2,')
 
 
-def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
+def test_message_equals_the_one_celery_sends(client: redis.Redis) -> None:
     [raw] = list_published(client, make_message())
     sent = json.loads(raw)
     told = sent["headers"].pop("jobworker")
@@ -94,7 +94,7 @@ def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
     }
 
 
-def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -> None:
+def test_message_is_consumed_by_kombu_transport(client: redis.Redis, redis_url: str) -> None:
     Publisher(client).publish([make_message(attempt=1, priority=0), make_message(attempt=2, priority=9)])
     seen: list[tuple[str, Any]] = []
 
@@ -110,7 +110,7 @@ def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -
 
 
 @pytest.mark.parametrize("text", ["100 %", "%(body)b %b %%", 'a "quoted" \\ word', "ä\N{SNOWMAN}\n", "{}"])
-def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> None:
+def test_special_characters_do_not_corrupt_the_message(client: redis.Redis, text: str) -> None:
     moment = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
     strange = make_message(
         job=text, task=text, queue="q", parameters={text: text}, correlation_id=text, scheduled_for=moment
@@ -123,7 +123,7 @@ def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> N
     assert json.loads(base64.b64decode(sent["body"]))[1] == {text: text}
 
 
-def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis) -> None:
+def test_messages_of_one_template_differ_only_in_their_values(client: redis.Redis) -> None:
     raws = list_published(
         client, *(make_message(execution=f"e{number}", parameters={"n": number}) for number in range(3))
     )
@@ -143,13 +143,13 @@ def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis)
         {"policies": "[]"},
     ],
 )
-def test_no_kind_borrows_the_template_of_another(client: redis.Redis, change: dict[str, Any]) -> None:
+def test_message_templates_are_not_shared_across_kinds(client: redis.Redis, change: dict[str, Any]) -> None:
     first, second = list_published(client, make_message(), make_message(**change))
     assert json.loads(first) == json.loads(list_published(client, make_message())[-1])
     assert json.loads(second) != json.loads(first)
 
 
-def test_one_token_for_each_queue_however_much_is_published(client: redis.Redis) -> None:
+def test_queue_has_one_wake_token_however_much_is_published(client: redis.Redis) -> None:
     messages = [make_message(queue=queue, priority=priority) for queue in ("a", "b") for priority in (0, 5, 9)]
     for _ in range(3):
         Publisher(client).publish(messages)
@@ -157,7 +157,7 @@ def test_one_token_for_each_queue_however_much_is_published(client: redis.Redis)
     assert client.llen(get_list_name("a", 5)) == 3
 
 
-def test_a_call_keeps_what_celery_chained_to_it_and_what_has_no_name(client: redis.Redis) -> None:
+def test_direct_call_message_keeps_chain_and_positional_arguments(client: redis.Redis) -> None:
     chain = [{"task": "next"}]
     [raw] = list_published(client, make_message(parameters={"*": [1, 2], "to": "a"}, call={"chain": chain}))
     args, kwargs, embedded = json.loads(base64.b64decode(json.loads(raw)["body"]))

@@ -1,4 +1,4 @@
-"""What schedules would do, on virtual time."""
+"""Simulation of schedules on virtual time."""
 
 import datetime as dt
 import itertools
@@ -27,14 +27,14 @@ def parse_time(text: str) -> dt.datetime:
 
 
 def write_code(name: str = "s", **fields: Any) -> Declarations:
-    """Code that declares one schedule."""
+    """Return declarations with one schedule."""
     with collect_declarations() as found:
         schedule(name, **{"job": "load", **fields})
     return found
 
 
 def list_outcomes(occurrences: Sequence[SimulatedOccurrence]) -> list[tuple[str, str]]:
-    """When each is due (UTC) and what becomes of it."""
+    """Return due time (UTC) and outcome of each occurrence."""
     return [(f"{each.scheduled_for.astimezone(dt.UTC):%m-%dT%H:%M}", each.outcome.value) for each in occurrences]
 
 
@@ -44,7 +44,7 @@ def run_real_schedules(declared: Declarations, begin: str, end: str, **more: Any
     )
 
 
-def test_every_occurrence_is_there_in_local_time() -> None:
+def test_simulation_lists_every_occurrence_in_local_time() -> None:
     found = run_real_schedules(write_code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600)
     assert list_outcomes(found) == [
         ("03-27T01:30", "fired"),
@@ -63,7 +63,7 @@ def test_every_occurrence_is_there_in_local_time() -> None:
     assert last.ended_at == last.scheduled_for + dt.timedelta(minutes=10)
 
 
-def test_the_beginning_is_part_of_it_and_the_end_is_not() -> None:
+def test_simulation_includes_its_begin_and_excludes_its_end() -> None:
     assert list_outcomes(run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00")) == [
         ("01-01T00:00", "fired"),
         ("01-01T01:00", "fired"),
@@ -82,7 +82,7 @@ _NIGHT = [Outage(parse_time("01-01T00:30"), parse_time("01-01T03:30"))]
         ({"policy": "skip", "grace": 7200}, ["missed", "fired", "fired", "fired"]),
     ],
 )
-def test_after_an_outage_the_misfire_policy_decides(misfire: Any, outcomes: list[str]) -> None:
+def test_misfire_policy_decides_after_an_outage(misfire: Any, outcomes: list[str]) -> None:
     found = run_real_schedules(
         write_code(rule=every(3600), misfire=misfire, overlap="allow"), "01-01T00:10", "01-01T04:30", outages=_NIGHT
     )
@@ -102,7 +102,7 @@ def test_after_an_outage_the_misfire_policy_decides(misfire: Any, outcomes: list
         ("cancel_running", ["Cancelled", "Cancelled", "Cancelled", "Succeeded"]),
     ],
 )
-def test_the_assumed_duration_makes_overlaps_visible(overlap: str, outcomes: list[str | None]) -> None:
+def test_assumed_duration_causes_overlaps(overlap: str, outcomes: list[str | None]) -> None:
     found = run_real_schedules(write_code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000)
     assert [each.state.value if each.state else None for each in found] == outcomes
     spans = sorted((each.started_at, each.ended_at) for each in found if each.started_at and each.ended_at)
@@ -110,12 +110,12 @@ def test_the_assumed_duration_makes_overlaps_visible(overlap: str, outcomes: lis
     assert one_by_one is (overlap != "allow")
 
 
-def test_a_reason_names_the_occurrence_and_not_an_execution_that_is_nowhere() -> None:
+def test_reason_names_the_occurrence_instead_of_an_execution() -> None:
     _, skipped = run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00", duration=5400)
     assert skipped.reason == "the execution of 2026-01-01T00:00:00Z had not ended"
 
 
-def test_durations_of_some_schedules() -> None:
+def test_durations_apply_to_named_schedules() -> None:
     declared = write_code(rule=every(3600))
     with collect_declarations() as other:
         schedule("long", job="load", rule=every(3600))
@@ -129,7 +129,7 @@ def test_durations_of_some_schedules() -> None:
     ]
 
 
-def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
+def test_max_runs_calendars_and_jitter_are_applied() -> None:
     with collect_declarations() as declared:
         calendar("closed", kind="dates", days=["2026-01-02"])
         schedule("s", job="load", rule=daily("12:00"), exclude=["closed"], max_runs=2, jitter=3600)
@@ -144,29 +144,29 @@ def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
     assert dt.timedelta(0) < found[0].started_at - found[0].scheduled_for < dt.timedelta(hours=1)
 
 
-def test_there_is_an_end_to_it() -> None:
-    story = simulation.simulate_code(
+def test_simulation_stops_at_its_limit() -> None:
+    result = simulation.simulate_code(
         write_code(rule=every(1), overlap="allow"),
         SimulationOptions(parse_time("01-01"), parse_time("12-31"), limit=50),
     )
-    assert len(story.occurrences) == 50
-    assert story.stopped_at == parse_time("01-01") + dt.timedelta(seconds=50)
+    assert len(result.occurrences) == 50
+    assert result.stopped_at == parse_time("01-01") + dt.timedelta(seconds=50)
     nothing = simulation.simulate_code(
         write_code(rule=once("2020-01-01T00:00Z")), SimulationOptions(parse_time("01-01"), parse_time("12-31"))
     )
     assert (nothing.occurrences, nothing.stopped_at) == ([], None)
 
 
-def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
+def test_outage_beyond_the_end_leaves_occurrences_unevaluated() -> None:
     outage = Outage(parse_time("01-01T01:30"), parse_time("01-03"))
-    story = simulation.simulate_code(
+    result = simulation.simulate_code(
         write_code(rule=every(3600)), SimulationOptions(parse_time("01-01"), parse_time("01-02"), [outage], duration=60)
     )
-    assert list_outcomes(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
-    assert story.unevaluated == {"s": parse_time("01-01T02:00")}
+    assert list_outcomes(result.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
+    assert result.unevaluated == {"s": parse_time("01-01T02:00")}
 
 
-def test_an_outage_at_the_beginning_counts() -> None:
+def test_outage_at_the_begin_delays_the_first_occurrence() -> None:
     found = run_real_schedules(
         write_code(rule=every(3600)),
         "01-01",
@@ -176,13 +176,13 @@ def test_an_outage_at_the_beginning_counts() -> None:
     assert [f"{each.settled_at:%H:%M}" for each in found] == ["00:30", "01:00"]
 
 
-def test_a_pause_holds_and_ends_as_it_is_in_the_database(sqlite_database: Database) -> None:
-    household = ExecutionDriver(sqlite_database)
+def test_database_pause_holds_and_ends_in_the_simulation(sqlite_database: Database) -> None:
+    driver = ExecutionDriver(sqlite_database)
     described = {"name": "s", "job": "load", "rule": {"kind": "interval", "every": 3600}, "on_resume": "fire_once"}
-    schedules.create(sqlite_database, household.clock, described, "ann")
+    schedules.create(sqlite_database, driver.clock, described, "ann")
     with sqlite_database.write() as connection:
         row = schedules.find(connection, "s")
-        pauses.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", household.clock.now())
+        pauses.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", driver.clock.now())
     question = SimulationOptions(parse_time("06-01"), parse_time("06-01T03:00"), duration=60)
     found = simulation.simulate_database(sqlite_database, question).occurrences
     assert list_outcomes(found) == [
@@ -194,16 +194,16 @@ def test_a_pause_holds_and_ends_as_it_is_in_the_database(sqlite_database: Databa
     assert "moving" in (found[0].reason or "")
 
 
-def test_what_cannot_be_declared_is_told() -> None:
+def test_undeclarable_schedule_is_rejected() -> None:
     with pytest.raises(InvalidInput, match=r"schedule s .*/exclude/0: there is no calendar 'DE'"):
         run_real_schedules(write_code(rule=daily("12:00"), exclude=["DE"]), "01-01", "01-02")
 
 
-def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
-    household = ExecutionDriver(sqlite_database)
+def test_database_and_code_can_be_simulated_side_by_side(sqlite_database: Database) -> None:
+    driver = ExecutionDriver(sqlite_database)
     for name, time in (("mine", "06:00"), ("other", "07:00")):
         described = {"name": name, "job": "load", "rule": DailyRule(dt.time.fromisoformat(time)).to_json()}
-        schedules.create(sqlite_database, household.clock, described, "ann")
+        schedules.create(sqlite_database, driver.clock, described, "ann")
     question = SimulationOptions(parse_time("06-01"), parse_time("06-02"))
 
     def names(*chosen: str, code: Declarations | None = None) -> list[str]:
@@ -224,11 +224,11 @@ def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
         assert [row.name for row in schedule_rows.list_all(connection)] == ["mine", "other"]
 
 
-def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
-    household = ExecutionDriver(sqlite_database)
-    household.define_job("load", enabled=False)
+def test_definitions_of_the_database_are_applied(sqlite_database: Database) -> None:
+    driver = ExecutionDriver(sqlite_database)
+    driver.define_job("load", enabled=False)
     described = {"name": "s", "job": "load", "rule": {"kind": "daily", "time": "06:00"}}
-    schedules.create(sqlite_database, household.clock, described, "ann")
+    schedules.create(sqlite_database, driver.clock, described, "ann")
     [only] = simulation.simulate_database(
         sqlite_database, SimulationOptions(parse_time("06-01"), parse_time("06-02"))
     ).occurrences
@@ -236,16 +236,16 @@ def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
     assert only.state is None
 
 
-def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> None:
+def test_code_with_unknown_jobs_is_simulated(sqlite_database: Database) -> None:
     ExecutionDriver(sqlite_database)
     with collect_declarations() as declared:
         schedule("mine", job="load", rule=daily("06:00"))
         schedule("early", job="nowhere", rule=daily("07:00"), parameters={"any": 1})
         schedule("wrong", job="strict", rule=daily("08:00"), parameters={"rows": "many"})
     question = SimulationOptions(parse_time("06-01"), parse_time("06-02"))
-    story = simulation.simulate_code(declared, question, ["mine", "early"], sqlite_database)
-    assert [each.schedule for each in story.occurrences] == ["mine", "early"]
-    assert story.assumed_jobs == ["nowhere"]
+    result = simulation.simulate_code(declared, question, ["mine", "early"], sqlite_database)
+    assert [each.schedule for each in result.occurrences] == ["mine", "early"]
+    assert result.assumed_jobs == ["nowhere"]
     with pytest.raises(InvalidInput, match=r"schedule wrong .*/parameters/rows: "):
         simulation.simulate_code(declared, question, None, sqlite_database)
     with pytest.raises(ScheduleNotFound, match=r"code declares no schedule 'nope'\. It declares early, mine, wrong"):
@@ -261,12 +261,12 @@ def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> 
         ("01-01", "01-02", {"duration": float("nan")}, "the duration is nan"),
     ],
 )
-def test_questions_that_make_no_sense(begin: str, end: str, more: dict[str, Any], told: str) -> None:
+def test_invalid_options_are_rejected(begin: str, end: str, more: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
         SimulationOptions(parse_time(begin), parse_time(end), **more)
 
 
-def test_a_duration_of_a_schedule_that_is_not_there(sqlite_database: Database) -> None:
+def test_duration_of_unknown_schedule_is_rejected(sqlite_database: Database) -> None:
     question = SimulationOptions(parse_time("01-01"), parse_time("01-02"), durations={"t": 3})
     with pytest.raises(ScheduleNotFound, match="code declares no schedule 't'"):
         simulation.simulate_code(write_code(rule=daily("12:00")), question)

@@ -1,4 +1,4 @@
-"""Whatever time zone data the host has: processes take those of the package `tzdata`, and say which they are."""
+"""Time zone data: processes use those of the package `tzdata` instead of the host's, and report their version."""
 
 import datetime as dt
 import json
@@ -32,13 +32,13 @@ names = json.loads(sys.argv[1])
 early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before JobWorker is imported.
 from jobworker import daily
 from jobworker.domain.schedules.schedule import parse
-from jobworker.domain.schedules.timetable import next_after
+from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.testing.simulator import Simulator
 from jobworker.web import create_app
 
 def by_domain(name):
     made = parse({"name": "a", "job": "a", "rule": daily("06:00"), "zone": name})
-    return next_after(made.timetable({}), dt.datetime(2026, 12, 1, tzinfo=dt.UTC))
+    return find_next_time(made.build_timetable({}), dt.datetime(2026, 12, 1, tzinfo=dt.UTC))
 
 def by_http(name):
     asked = {"rule": {"kind": "daily", "time": "06:00"}, "zone": name, "from": "2026-12-01T00:00:00Z", "count": 1}
@@ -62,7 +62,7 @@ for name in {names}:
 
 @pytest.fixture
 def host(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of a host whose own time zone data are wrong."""
+    """Working folder on a host whose own time zone data are wrong."""
     monkeypatch.setenv("PYTHONTZPATH", str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES)))
     monkeypatch.setenv("JOBWORKER_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("JOBWORKER_REDIS_URL", "redis://127.0.0.1:1/0")
@@ -79,13 +79,13 @@ def _run(folder: Path, *arguments: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_rules_previews_and_the_fixture_for_tests_take_the_data_of_the_package(host: Path) -> None:
+def test_rules_previews_and_fixture_use_the_packaged_zone_data(host: Path) -> None:
     told, logged = _run(host, "-c", _PRINT_ZONE_DATA, json.dumps(list(EXPECTED_UTC_TIMES)))
     assert DATA_VERSION in logged
     assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in EXPECTED_UTC_TIMES.items()]
 
 
-def test_simulations_take_the_data_of_the_package(host: Path) -> None:
+def test_simulations_use_the_packaged_zone_data(host: Path) -> None:
     told, _ = _run(
         host,
         "-m",
@@ -103,7 +103,7 @@ def test_simulations_take_the_data_of_the_package(host: Path) -> None:
     assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == EXPECTED_UTC_TIMES
 
 
-def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engine, tmp_path: Path) -> None:
+def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_path: Path) -> None:
     wrong = {"PYTHONTZPATH": str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES))}
     other = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
     earlier = zone_data.create_tzdata_package(
@@ -137,7 +137,7 @@ def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engin
 
 
 def _put_schedule(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
-    """A schedule that was made a while ago, and whose time has come."""
+    """Insert a schedule that was created a while ago and is due."""
     made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
         return schedule_rows.upsert(

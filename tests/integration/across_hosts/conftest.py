@@ -1,4 +1,4 @@
-"""An engine on both databases, and two workers that share its work: one with processes, one with threads."""
+"""Engine on both databases, and two workers that share its work: one with processes, one with threads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +12,23 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet, once on SQLite and once on PostgreSQL."""
+    """Engine without processes, on SQLite, then on PostgreSQL."""
     with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield engine
 
 
 def start_two_workers(engine: Engine) -> None:
-    """Together they could run seven at once."""
+    """Start two workers, which together could run seven executions at once."""
     engine.start_worker("-c", "3")
     engine.start_worker("-P", "threads", "-c", "4")
 
 
 def list_activity(engine: Engine) -> list[tuple[str, str]]:
-    """(execution, "start" or "end"), in the order in which it happened on whichever worker."""
+    """Return (execution, "start" or "end") of both workers in chronological order."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     return [(line.split()[0], line.split()[2]) for line in lines]
 
 
 def list_started(engine: Engine) -> list[str]:
-    """The executions in the order in which they began."""
+    """Return the executions in the order of their starts."""
     return [execution for execution, what in list_activity(engine) if what == "start"]

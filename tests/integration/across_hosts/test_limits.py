@@ -1,4 +1,4 @@
-"""With real workers: never more than may run, never faster than is allowed, and everybody has a turn."""
+"""Limits with real workers: concurrency and rate limits hold, and every key gets its turn."""
 
 import collections
 import datetime as dt
@@ -10,7 +10,7 @@ from tests.integration.across_hosts.conftest import list_activity, list_started,
 from tests.polling import until
 
 
-def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) -> None:
+def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: Engine) -> None:
     engine = any_engine
     relay = engine.start_relay()
     start_two_workers(engine)
@@ -34,7 +34,7 @@ def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) ->
     assert {engine.get(execution).attempt for execution in owner} == {1}
 
 
-def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engine: Engine) -> None:
+def test_small_tenant_does_not_wait_for_a_large_backlog(engine: Engine) -> None:
     engine.start_relay()
     start_two_workers(engine)
     engine.wait_until_ready("shared")
@@ -48,7 +48,7 @@ def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engin
     assert after > 30, "what came first is far from done"
 
 
-def test_a_rate_holds_on_two_workers(engine: Engine) -> None:
+def test_rate_limit_holds_on_two_workers(engine: Engine) -> None:
     engine.start_relay()
     start_two_workers(engine)
     engine.wait_until_ready("paced")
@@ -57,7 +57,7 @@ def test_a_rate_holds_on_two_workers(engine: Engine) -> None:
     for of_tenant in executions.values():
         starts = sorted(row.started_at for each in of_tenant if (row := engine.get(each)).started_at is not None)
         assert len(starts) == 12
-        # Five in a second; and a fifth of a second's worth of them together, however late a worker hears of it.
+        # Five starts in a second, plus those of a fifth of a second, however late a worker receives a message.
         for first, sixth in zip(starts, starts[7:], strict=False):
             assert sixth - first > dt.timedelta(seconds=1), "eight within a second"
         assert starts[-1] - starts[0] > dt.timedelta(seconds=1.5)

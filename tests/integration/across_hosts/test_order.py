@@ -1,4 +1,4 @@
-"""With real workers: urgent work overtakes a backlog, the rest has its share, a paused queue lets nothing start."""
+"""Order with real workers: urgent executions overtake a backlog, the rest gets a share, paused queues start nothing."""
 
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
@@ -11,11 +11,11 @@ SMALL_FEED_SETTINGS = {"JOBWORKER_FEED": "20"}
 
 
 def submit_executions(engine: Engine, count: int, priority: int) -> list[str]:
-    """So many that take a moment each."""
+    """Submit `count` executions that take a moment each."""
     return [engine.submit_one("hold", parameters={"seconds": 0.02}, priority=priority) for _ in range(count)]
 
 
-def test_an_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
+def test_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
     engine.start_relay(**SMALL_FEED_SETTINGS)
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
@@ -29,7 +29,7 @@ def test_an_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
     assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: len(backlog) + 1}
 
 
-def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
+def test_overtaken_execution_starts_before_the_backlog_is_done(engine: Engine) -> None:
     engine.start_relay(**SMALL_FEED_SETTINGS, JOBWORKER_AGEING="1")
     paused = queues.pause(engine.database, SystemClock(), "default", "tester", None)
     assert paused.row.paused_at is not None
@@ -44,7 +44,7 @@ def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
     assert order.index(slow) < len(crowd) - 20, "long before the crowd was gone"
 
 
-def test_a_paused_queue_lets_nothing_start_and_another_goes_on(any_engine: Engine) -> None:
+def test_paused_queue_starts_nothing_while_another_queue_runs(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     engine.wait_until_final(engine.submit_one("noop"))
@@ -60,7 +60,7 @@ def test_a_paused_queue_lets_nothing_start_and_another_goes_on(any_engine: Engin
     assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: 11}
 
 
-def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
+def test_pause_withdraws_messages_from_redis(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")

@@ -1,4 +1,4 @@
-"""One worker of each kind for all the tests that do not end it."""
+"""Workers, one of each kind, shared by all tests that do not end it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,27 +10,27 @@ from tests.servers import ServerProcess
 
 
 class WorkerKind(NamedTuple):
-    """A kind of worker."""
+    """Kind of a worker: pool, transport and variant."""
 
     pool: str
     transport: str = "batched"
 
     @property
     def uses_processes(self) -> bool:
-        """Whether jobs run in processes of their own, which can be killed."""
+        """Use of separate processes for jobs, which can be killed."""
         return self.pool == "prefork"
 
     def __str__(self) -> str:
         return self.pool if self.transport == "batched" else f"{self.pool}-{self.transport}"
 
 
-#: Each kind that is promised to work.
+#: Kinds of workers that are supported.
 BATCHED_KINDS = [WorkerKind("prefork"), WorkerKind("threads"), WorkerKind("solo")]
 KOMBU_KIND = WorkerKind("prefork", "stock")
 
 
 class WorkerUnderTest(NamedTuple):
-    """A post office with one worker."""
+    """Message driver with one worker."""
 
     driver: MessageDriver
     kind: WorkerKind
@@ -41,7 +41,7 @@ class WorkerUnderTest(NamedTuple):
 def worker_under_test(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerUnderTest]:
-    """A post office with a worker of the kind that the test asks for (indirectly)."""
+    """Message driver with a worker of the kind that the test selects (indirectly)."""
     kind: WorkerKind = request.param
-    with run_message_driver(tmp_path_factory.mktemp(str(kind))) as post:
-        yield WorkerUnderTest(post, kind, post.start_worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))
+    with run_message_driver(tmp_path_factory.mktemp(str(kind))) as driver:
+        yield WorkerUnderTest(driver, kind, driver.start_worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))

@@ -1,4 +1,4 @@
-"""Messages put into Redis by hand, and what workers say about them: no relay, no database."""
+"""Driver that pushes messages into Redis by hand and reads the reports of workers: no relay, no database."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from tests.servers import RedisServer, ServerProcess, run_server
 
 
 class MessageDriver:
-    """One Redis, the messages in it, and workers of all kinds."""
+    """Redis with messages, and workers of all kinds."""
 
     def __init__(self, folder: Path, server: RedisServer) -> None:
         self.client: redis.Redis = server.create_client()
@@ -34,7 +34,7 @@ class MessageDriver:
     # --- workers ----------------------------------------------------------------------------------------------
 
     def start_worker(self, pool: str, *options: str, **settings: str) -> ServerProcess:
-        """Start a worker; wait until it is known."""
+        """Start a worker and wait until it is registered."""
         before = self.list_workers()
         worker = self.engine.start_worker("--pool", pool, "--without-gossip", "--without-mingle", *options, **settings)
 
@@ -46,12 +46,12 @@ class MessageDriver:
         return worker
 
     def list_workers(self) -> set[str]:
-        """The workers that are known."""
+        """Return the ids of the registered workers."""
         known: Any = self.client.zrange(keys.WORKERS, 0, -1)
         return set(known)
 
     def wait_until_ended(self, *workers: ServerProcess) -> None:
-        """Wait until the workers are gone, while somebody looks for silent ones as the relay does."""
+        """Wait until the workers have ended, while silent workers are reaped as the relay does."""
 
         def gone() -> bool:
             self._registry.reap_silent_workers()
@@ -60,13 +60,13 @@ class MessageDriver:
         until(gone, what=f"the end of the workers; logs: {[worker.log for worker in workers]}")
 
     def reap_silent_workers(self) -> list[str]:
-        """Look for silent workers, as the relay does every second."""
+        """Reap silent workers, as the relay does every second."""
         return self._registry.reap_silent_workers()
 
     # --- messages ---------------------------------------------------------------------------------------------
 
     def publish(self, job: str, queue: str = "default", is_revoked: bool = False, **options: Any) -> str:
-        """Publish attempt 1 of an execution; limits are options, everything else is a parameter."""
+        """Publish attempt 1 of an execution; limits are options, all other keywords are parameters."""
         message = _make_message(job, queue, options)
         if is_revoked:
             assert Claims(self.client).revoke([(message.execution, message.attempt)]) == [ClaimResult.REVOKED]
@@ -74,7 +74,7 @@ class MessageDriver:
         return message.execution
 
     def publish_changed(self, change: Callable[[dict[str, Any]], Any], job: str = "noop") -> str:
-        """Publish a message that is changed on its way: `change` gets it as a dictionary."""
+        """Publish a message that `change` modifies: `change` gets the message as a dictionary."""
         message = _make_message(job, "default", {})
         envelope = json.loads(self._publisher._render(message))
         change(envelope)
@@ -82,33 +82,33 @@ class MessageDriver:
         return message.execution
 
     def push_raw(self, message: str | bytes, queue: str = "default") -> None:
-        """Put something into the queue's list."""
+        """Push a raw message to the list of a queue."""
         with self.client.pipeline() as pipe:
             pipe.lpush(queue, message)
             pipe.lpush(keys.READY.format(queue=queue), 1)
             pipe.execute()
 
     def count_queued(self, queue: str = "default") -> int:
-        """How many messages are in the lists of a queue."""
+        """Return the number of messages in the lists of a queue."""
         return sum(int(self.client.llen(name)) for name in get_list_names(queue))
 
     def list_in_flight(self) -> list[str]:
-        """The messages that workers have in hand."""
+        """Return the messages that workers have in flight."""
         client: Any = self.client
-        held: list[str] = client.hvals("unacked")  # Where kombu's own transport keeps them.
+        held: list[str] = client.hvals("unacked")  # Hash of kombu's own transport.
         for name in client.scan_iter(keys.INFLIGHT.format(worker="*")):
             held.extend(message for tag, message in client.hgetall(name).items() if tag.isdigit())
         return held
 
     def get_run_record(self, execution: str) -> tuple[int, str]:
-        """(attempt, state) of the record in Redis."""
+        """Return (attempt, state) of the run record in Redis."""
         attempt, state, *_ = str(self.client.get(keys.RUN.format(execution=execution))).split()
         return int(attempt), state
 
     # --- reports ----------------------------------------------------------------------------------------------
 
     def list_events(self, execution: str = "") -> list[tuple[str, dict[str, Any]]]:
-        """(kind, data) of the reports about an execution, or about messages that belong to none."""
+        """Return (kind, data) of the reports about an execution, or about messages without an execution."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [
             (fields["kind"], json.loads(fields["data"]))
@@ -117,11 +117,11 @@ class MessageDriver:
         ]
 
     def list_event_kinds(self, execution: str = "") -> list[str]:
-        """Only the kinds."""
+        """Return the kinds of the reports about an execution."""
         return [kind for kind, _ in self.list_events(execution)]
 
     def wait_for_event(self, kind: str, execution: str = "") -> dict[str, Any]:
-        """Wait for a report of this kind; its data."""
+        """Wait for a report of this kind and return its data."""
 
         def found() -> list[dict[str, Any]]:
             return [data for told, data in self.list_events(execution) if told == kind]
@@ -130,29 +130,29 @@ class MessageDriver:
         return until(found, what=what)[0]
 
     def wait_until_empty(self, queue: str = "default") -> None:
-        """Wait until no message is anywhere."""
+        """Wait until no message is queued or in flight."""
         until(
             lambda: not self.count_queued(queue) and not self.list_in_flight(),
             what=f"no message; {self.list_in_flight()}",
         )
 
     def wait_until_reported(self, queue: str = "default") -> None:
-        """Wait until whatever the worker had to say by now is said: a later job has ended."""
+        """Wait until the worker has sent all earlier reports: a later job has ended."""
         self.wait_for_event("succeeded", self.publish("noop", queue))
         self.wait_until_empty(queue)
 
     def is_running(self, execution: str) -> bool:
-        """Whether its first attempt has begun, by the diary."""
+        """Return whether the first attempt has begun, according to the job's own records."""
         return self.engine.is_running(execution)
 
     def get_attempt_pid(self, execution: str) -> int:
-        """The process that runs its first attempt, by the diary."""
+        """Return the id of the process that runs the first attempt, according to the job's own records."""
         lines = self.engine.activity_log.read_text().splitlines()
         [begun] = [line for line in lines if line.startswith(f"{execution} 1 start ")]
         return int(begun.split()[-1])
 
     def count_starts(self, execution: str) -> int:
-        """How often its first attempt began, by the diary."""
+        """Return the number of starts of the first attempt, according to the job's own records."""
         return self.engine.count_starts()[execution, 1]
 
 
@@ -167,12 +167,12 @@ def _make_message(job: str, queue: str, options: dict[str, Any]) -> Message:
 
 @contextlib.contextmanager
 def run_message_driver(folder: Path) -> Iterator[MessageDriver]:
-    """A post office with a Redis of its own; its workers end with the block."""
+    """Yield a message driver with its own Redis; end its workers afterwards."""
     server = RedisServer(folder / "redis")
     with run_server(server):
-        post = MessageDriver(folder, server)
+        driver = MessageDriver(folder, server)
         try:
-            yield post
+            yield driver
         finally:
-            post.engine.stop()
-            post.engine.database.dispose()
+            driver.engine.stop()
+            driver.engine.database.dispose()

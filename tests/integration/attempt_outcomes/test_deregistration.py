@@ -1,4 +1,4 @@
-"""A worker that has said goodbye stays gone, whatever its threads still do."""
+"""A deregistered worker stays deregistered, even if its threads continue."""
 
 import contextlib
 import datetime as dt
@@ -17,7 +17,7 @@ from jobworker.worker.celery.task import JobTask
 from jobworker.worker.heartbeat import Heartbeat
 
 
-def test_no_beat_comes_after_goodbye(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_after_deregistration_writes_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     in_flight = InFlight(
         ReportOutbox("w", SystemClock(), lambda: redis.Redis.from_url(redis_url), lambda: None), "v", SystemClock()
     )

@@ -1,4 +1,4 @@
-"""How a job that has started can end, and what is told about it: each once, and then its message is gone."""
+"""Ends of started jobs and their reports: each end is reported once, and then its message is gone."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.polling import until
 
 _EVERY_KIND = pytest.mark.parametrize("worker_under_test", [*BATCHED_KINDS, KOMBU_KIND], indirect=True, ids=str)
 
-#: What a job does → how it ends, whatever the pool.
+#: Job → its parameters and the kind of its end report, for every pool.
 _OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
     "noop": ({}, "succeeded"),
     "plain_celery_task": ({"left": 1}, "succeeded"),
@@ -31,26 +31,26 @@ _OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def expect_end(worker_under_test: WorkerUnderTest, execution: str, *kinds: str) -> dict[str, Any]:
-    """Wait for the end; these are the reports, in order and once each, and nothing is left. The data of the last."""
-    post = worker_under_test.driver
-    data = post.wait_for_event(kinds[-1], execution)
-    post.wait_until_reported()
-    assert post.list_event_kinds(execution) == list(kinds)
-    assert post.count_starts(execution) <= 1
-    assert worker_under_test.kind.transport == "stock" or post.get_run_record(execution) == (1, "finished")
+    """Wait for the last of these reports, check their order and that no message is left; return the last one's data."""
+    driver = worker_under_test.driver
+    data = driver.wait_for_event(kinds[-1], execution)
+    driver.wait_until_reported()
+    assert driver.list_event_kinds(execution) == list(kinds)
+    assert driver.count_starts(execution) <= 1
+    assert worker_under_test.kind.transport == "stock" or driver.get_run_record(execution) == (1, "finished")
     return data
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("job", _OUTCOMES)
-def test_a_job_comes_to_its_end(worker_under_test: WorkerUnderTest, job: str) -> None:
+def test_job_reports_its_outcome(worker_under_test: WorkerUnderTest, job: str) -> None:
     parameters, kind = _OUTCOMES[job]
     expect_end(worker_under_test, worker_under_test.driver.publish(job, **parameters), "running", kind)
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("requeue", [False, True])
-def test_reject_is_a_failure_and_never_runs_again(worker_under_test: WorkerUnderTest, requeue: bool) -> None:
+def test_reject_fails_the_attempt_and_is_not_requeued(worker_under_test: WorkerUnderTest, requeue: bool) -> None:
     told = expect_end(
         worker_under_test, worker_under_test.driver.publish("rejects", requeue=requeue), "running", "failed"
     )
@@ -58,14 +58,14 @@ def test_reject_is_a_failure_and_never_runs_again(worker_under_test: WorkerUnder
 
 
 @_EVERY_KIND
-def test_the_soft_limit_is_kept(worker_under_test: WorkerUnderTest) -> None:
-    """By the process of the pool, or where there is none, by one of the job's own."""
+def test_soft_time_limit_ends_the_job(worker_under_test: WorkerUnderTest) -> None:
+    """The limit is enforced in the pool's process, or for pools without processes in a process of the job."""
     execution = worker_under_test.driver.publish("hold", seconds=15, soft_time_limit=0.5)
     assert expect_end(worker_under_test, execution, "running", "timed_out")["reason"] == "soft time limit exceeded"
 
 
 @_EVERY_KIND
-def test_the_hard_limit_is_kept(worker_under_test: WorkerUnderTest) -> None:
+def test_hard_time_limit_ends_the_job(worker_under_test: WorkerUnderTest) -> None:
     execution = worker_under_test.driver.publish("hold", seconds=15, time_limit=0.5)
     assert expect_end(worker_under_test, execution, "running", "timed_out")["reason"] == "hard time limit exceeded"
     assert not worker_under_test.driver.engine.count_ends()[execution, 1]
@@ -76,61 +76,59 @@ _PROCESSES = pytest.mark.parametrize("worker_under_test", [BATCHED_KINDS[0], KOM
 
 @_PROCESSES
 @pytest.mark.parametrize("job", ["kills_itself", "leaves_at_once"])
-def test_a_process_that_is_gone_is_a_lost_attempt(worker_under_test: WorkerUnderTest, job: str) -> None:
+def test_attempt_whose_process_exits_is_lost(worker_under_test: WorkerUnderTest, job: str) -> None:
     told = expect_end(worker_under_test, worker_under_test.driver.publish(job), "running", "lost")
     assert told["reason"].startswith("the process that ran it ended: ")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_somebody_kills_is_a_lost_attempt(
-    worker_under_test: WorkerUnderTest, number: signal.Signals
-) -> None:
-    post = worker_under_test.driver
-    execution = post.publish("hold", seconds=20)
-    until(lambda: post.is_running(execution))
-    os.kill(post.get_attempt_pid(execution), number)
+def test_attempt_whose_process_is_killed_is_lost(worker_under_test: WorkerUnderTest, number: signal.Signals) -> None:
+    driver = worker_under_test.driver
+    execution = driver.publish("hold", seconds=20)
+    until(lambda: driver.is_running(execution))
+    os.kill(driver.get_attempt_pid(execution), number)
     expect_end(worker_under_test, execution, "running", "lost")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", ["TERM", "KILL"])
-def test_a_running_job_is_terminated(worker_under_test: WorkerUnderTest, number: str) -> None:
-    post = worker_under_test.driver
-    execution = post.publish("hold", seconds=20)
-    until(lambda: post.is_running(execution))
-    post.control.revoke(execution, terminate=True, signal=number)
+def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUnderTest, number: str) -> None:
+    driver = worker_under_test.driver
+    execution = driver.publish("hold", seconds=20)
+    until(lambda: driver.is_running(execution))
+    driver.control.revoke(execution, terminate=True, signal=number)
     told = expect_end(worker_under_test, execution, "running", "cancelled")
     assert told["reason"] == "terminated through Celery's remote control"
-    assert not post.engine.count_ends()[execution, 1]
+    assert not driver.engine.count_ends()[execution, 1]
 
 
 @pytest.mark.parametrize("worker_under_test", BATCHED_KINDS[1:], indirect=True, ids=str)
-def test_threads_cannot_be_terminated(worker_under_test: WorkerUnderTest) -> None:
-    post = worker_under_test.driver
-    execution = post.publish("hold", seconds=1)
-    until(lambda: post.is_running(execution))
-    post.control.revoke(execution, terminate=True)
+def test_revoke_with_terminate_does_not_end_a_thread(worker_under_test: WorkerUnderTest) -> None:
+    driver = worker_under_test.driver
+    execution = driver.publish("hold", seconds=1)
+    until(lambda: driver.is_running(execution))
+    driver.control.revoke(execution, terminate=True)
     assert expect_end(worker_under_test, execution, "running", "succeeded")["result"] == "held"
 
 
 @_EVERY_KIND
-def test_a_job_that_is_held_back_is_revoked(worker_under_test: WorkerUnderTest) -> None:
-    post = worker_under_test.driver
-    post.wait_for_event("succeeded", post.publish("rarely"))
-    execution = post.publish("rarely")
-    until(post.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
-    assert post.control.revoke(execution, reply=True, limit=1)
+def test_rate_limited_job_is_revoked(worker_under_test: WorkerUnderTest) -> None:
+    driver = worker_under_test.driver
+    driver.wait_for_event("succeeded", driver.publish("rarely"))
+    execution = driver.publish("rarely")
+    until(driver.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
+    assert driver.control.revoke(execution, reply=True, limit=1)
     assert expect_end(worker_under_test, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
-    assert not post.count_starts(execution)
+    assert not driver.count_starts(execution)
 
 
 @_EVERY_KIND
-def test_a_queued_attempt_that_was_revoked_is_dropped_in_silence(worker_under_test: WorkerUnderTest) -> None:
-    """The relay revokes and records what is cancelled while it is queued; its message means nothing any more."""
-    post = worker_under_test.driver
-    execution = post.publish("noop", is_revoked=True)
-    post.wait_until_reported()
-    assert post.list_event_kinds(execution) == []
-    assert post.get_run_record(execution) == (1, "revoked")
-    assert not post.count_starts(execution)
+def test_revoked_queued_attempt_is_dropped_without_a_report(worker_under_test: WorkerUnderTest) -> None:
+    """The relay revokes a queued execution and records its cancellation; the message has no further meaning."""
+    driver = worker_under_test.driver
+    execution = driver.publish("noop", is_revoked=True)
+    driver.wait_until_reported()
+    assert driver.list_event_kinds(execution) == []
+    assert driver.get_run_record(execution) == (1, "revoked")
+    assert not driver.count_starts(execution)

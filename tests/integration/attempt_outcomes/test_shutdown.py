@@ -1,4 +1,4 @@
-"""How workers end, and what becomes of what they have in hand. Each worker has a queue of its own."""
+"""Shutdown of workers and the messages that they have in flight. Each worker has its own queue."""
 
 import signal
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from tests.integration.attempt_outcomes.message_driver import MessageDriver, run
 from tests.polling import until
 from tests.servers import ServerProcess
 
-#: Longer than a lease, so a worker that nobody beats for is given up.
+#: Longer than a lease, so a worker without heartbeats is given up.
 _LONG_JOB_SECONDS = LEASE_SECONDS + 2
 
-#: Those whose jobs can be interrupted.
+#: Kinds of workers whose jobs can be interrupted.
 _INTERRUPTIBLE_KINDS = [BATCHED_KINDS[0], KOMBU_KIND]
 
-#: One that is told to end by remote control.
+#: Kind of a worker that is stopped by remote control.
 _STOPPED_KIND = WorkerKind("prefork", "asked")
 
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[MessageDriver]:
-    """A post office without workers."""
+    """Message driver without workers."""
     with run_message_driver(tmp_path) as driver:
         yield driver
 
@@ -41,7 +41,7 @@ def _start_long_job(driver: MessageDriver, kind: WorkerKind, seconds: float) -> 
 
 
 def _expect_clean_shutdown(driver: MessageDriver, *workers: ServerProcess) -> None:
-    """They are gone, nobody was given up, nothing is in flight, and they have said goodbye."""
+    """Check that the workers ended and deregistered, none was given up, and no message is in flight."""
     driver.wait_until_ended(*workers)
     assert driver.list_event_kinds() == [], "worker_lost"
     assert driver.list_in_flight() == []
@@ -49,8 +49,8 @@ def _expect_clean_shutdown(driver: MessageDriver, *workers: ServerProcess) -> No
     assert all("Unrecoverable error" not in worker.log.read_text() for worker in workers)
 
 
-def test_warm_jobs_end_while_the_worker_is_kept_alive(driver: MessageDriver) -> None:
-    """Told so by a signal, or, the one with a name, by remote control."""
+def test_warm_shutdown_finishes_jobs_and_keeps_the_heartbeat(driver: MessageDriver) -> None:
+    """The shutdown is requested by a signal, or for the worker with a name by remote control."""
     kinds = [*BATCHED_KINDS, KOMBU_KIND, _STOPPED_KIND]
     workers = {kind: _start_worker(driver, kind, slots=1) for kind in kinds}
     held = {kind: _start_long_job(driver, kind, _LONG_JOB_SECONDS) for kind in kinds}
@@ -67,7 +67,7 @@ def test_warm_jobs_end_while_the_worker_is_kept_alive(driver: MessageDriver) -> 
     assert [driver.list_event_kinds(execution) for execution in rest] == [[]] * len(kinds)
 
 
-def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(driver: MessageDriver) -> None:
+def test_soft_shutdown_interrupts_jobs_past_its_timeout(driver: MessageDriver) -> None:
     workers = [_start_worker(driver, kind, soft=LEASE_SECONDS + 1) for kind in _INTERRUPTIBLE_KINDS]
     short = [_start_long_job(driver, kind, 1) for kind in _INTERRUPTIBLE_KINDS]
     long = [_start_long_job(driver, kind, 60) for kind in _INTERRUPTIBLE_KINDS]
@@ -79,7 +79,7 @@ def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(driver: Me
     assert set(driver.engine.count_ends()) == {(execution, 1) for execution in short}
 
 
-def test_soft_a_second_signal_makes_it_cold(driver: MessageDriver) -> None:
+def test_second_signal_makes_soft_shutdown_cold(driver: MessageDriver) -> None:
     kind = BATCHED_KINDS[0]
     worker = _start_worker(driver, kind, soft=60)
     held = _start_long_job(driver, kind, 60)
@@ -91,7 +91,7 @@ def test_soft_a_second_signal_makes_it_cold(driver: MessageDriver) -> None:
 
 
 @pytest.mark.parametrize("first", [(), (signal.SIGTERM,)], ids=["at once", "while it is warm"])
-def test_cold_what_runs_is_interrupted(driver: MessageDriver, first: tuple[signal.Signals, ...]) -> None:
+def test_cold_shutdown_interrupts_running_jobs(driver: MessageDriver, first: tuple[signal.Signals, ...]) -> None:
     workers = [_start_worker(driver, kind) for kind in _INTERRUPTIBLE_KINDS]
     held = [_start_long_job(driver, kind, 60) for kind in [*_INTERRUPTIBLE_KINDS, *_INTERRUPTIBLE_KINDS]]
     for worker in workers:
@@ -105,8 +105,8 @@ def test_cold_what_runs_is_interrupted(driver: MessageDriver, first: tuple[signa
     assert not driver.engine.count_ends()
 
 
-def test_cold_threads_are_waited_for(driver: MessageDriver) -> None:
-    """Told so by SIGQUIT, or by Ctrl-C and Ctrl-C again."""
+def test_cold_shutdown_waits_for_threads(driver: MessageDriver) -> None:
+    """The shutdown is requested by SIGQUIT, or by two Ctrl-C."""
     by_signal, by_keyboard = BATCHED_KINDS[1:], [WorkerKind("threads", "keyboard"), WorkerKind("solo", "keyboard")]
     workers = {kind: _start_worker(driver, kind) for kind in [*by_signal, *by_keyboard]}
     held = [_start_long_job(driver, kind, 3) for kind in workers]
@@ -120,8 +120,8 @@ def test_cold_threads_are_waited_for(driver: MessageDriver) -> None:
     assert [driver.list_event_kinds(execution) for execution in held] == [["running", "succeeded"]] * 4
 
 
-def test_what_was_held_back_is_the_next_ones_unstarted(driver: MessageDriver) -> None:
-    """Fetched, and kept back by a rate limit: it goes back as the attempt that it was."""
+def test_shutdown_returns_rate_limited_messages_unstarted(driver: MessageDriver) -> None:
+    """A fetched message that a rate limit holds back is returned as the same attempt."""
     workers = {kind: _start_worker(driver, kind) for kind in BATCHED_KINDS}
     held = []
     for kind in BATCHED_KINDS:
@@ -136,7 +136,7 @@ def test_what_was_held_back_is_the_next_ones_unstarted(driver: MessageDriver) ->
     assert [driver.get_run_record(execution) for execution in held] == [(0, "finished")] * 3
 
 
-def test_killed_what_ran_is_lost_and_the_rest_was_never_taken(driver: MessageDriver) -> None:
+def test_killed_worker_loses_started_attempts_only(driver: MessageDriver) -> None:
     kinds = [*BATCHED_KINDS, KOMBU_KIND]
     workers = {kind: _start_worker(driver, kind) for kind in kinds}
     held = {kind: _start_long_job(driver, kind, 60) for kind in kinds}
@@ -147,7 +147,7 @@ def test_killed_what_ran_is_lost_and_the_rest_was_never_taken(driver: MessageDri
     assert [driver.list_event_kinds(held[kind]) for kind in BATCHED_KINDS] == [["running", "lost"]] * 3
 
 
-def test_processes_are_replaced_between_jobs(driver: MessageDriver) -> None:
+def test_pool_processes_are_replaced_between_jobs(driver: MessageDriver) -> None:
     kind = BATCHED_KINDS[0]
     driver.start_worker("prefork", "-Q", str(kind), "-c", "1", "--max-tasks-per-child", "2")
     done = [driver.publish("noop", str(kind)) for _ in range(7)]

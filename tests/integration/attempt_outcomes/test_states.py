@@ -1,4 +1,4 @@
-"""In which state an execution ends, and what its history says: with relay and database."""
+"""Final states and transitions of executions, with relay and database."""
 
 import contextlib
 import json
@@ -23,20 +23,20 @@ _LIST = get_list_name("default", 5)
 
 @pytest.fixture
 def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """The engine's Redis."""
+    """Redis server of the engine."""
     return own_redis()
 
 
 @pytest.fixture
 def client(server: RedisServer) -> Iterator[redis.Redis]:
-    """A client of the engine's Redis."""
+    """Client of the engine's Redis."""
     with contextlib.closing(server.create_client()) as client:
         yield client
 
 
 @pytest.fixture
 def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet, on SQLite."""
+    """Engine without processes, on SQLite."""
     with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
         yield engine
 
@@ -44,7 +44,7 @@ def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, server: R
 def _submit_and_change_message(
     engine: Engine, client: redis.Redis, change: Callable[[dict[str, Any]], Any], **fields: Any
 ) -> str:
-    """Submit, while all slots are busy, and change the message in the queue."""
+    """Submit an execution while all slots are busy, and change its queued message."""
     execution = engine.submit_one("noop", **fields)
     waiting: Any = client.lrange
     [message] = until(lambda: [each for each in waiting(_LIST, 0, -1) if execution in each], what="the message")
@@ -57,7 +57,7 @@ def _submit_and_change_message(
     return execution
 
 
-def test_states_of_what_never_ran_and_of_what_was_stopped(
+def test_cancelled_expired_and_interrupted_executions_reach_their_states(
     engine: Engine, client: redis.Redis, server: RedisServer, tmp_path: Path
 ) -> None:
     control = Celery(broker=server.url, set_as_current=False).control
@@ -101,7 +101,7 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     assert not engine.count_ends()[held, 1]
 
 
-def test_a_task_that_one_worker_lacks_runs_on_the_other(engine: Engine, client: redis.Redis, tmp_path: Path) -> None:
+def test_task_declined_by_one_worker_runs_on_another(engine: Engine, client: redis.Redis, tmp_path: Path) -> None:
     relay = engine.start_relay()
     engine.start_worker("-c", "1", "-n", "has@here")
     engine.wait_until_ready()

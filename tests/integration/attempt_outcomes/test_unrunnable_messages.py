@@ -1,4 +1,4 @@
-"""How a message ends that never becomes a run of a job: too late, unreadable, refused, unknown; also foreign ones."""
+"""Ends of messages that never start a job: expired, unreadable, rejected, unknown task; also foreign ones."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def _set_headers(**changed: Any) -> Change:
     return lambda envelope: envelope["headers"].update(changed)
 
 
-#: What is done to one of our messages → the report, and what its reason begins with.
+#: Change of a message → kind of its report, and the beginning of the reason.
 _TOO_LATE = "its deadline 2020-01-01T00:00:00+00:00 passed before it started"
 
 _CHANGES: dict[str, tuple[Change, str, str]] = {
@@ -44,29 +44,29 @@ _CHANGES: dict[str, tuple[Change, str, str]] = {
 
 @_EVERY_KIND
 @pytest.mark.parametrize("change", _CHANGES)
-def test_an_attempt_that_never_starts(worker_under_test: WorkerUnderTest, change: str) -> None:
-    post = worker_under_test.driver
+def test_unrunnable_message_is_reported_with_its_reason(worker_under_test: WorkerUnderTest, change: str) -> None:
+    driver = worker_under_test.driver
     how, kind, reason = _CHANGES[change]
-    execution = post.publish_changed(how)
-    told = post.wait_for_event(kind, execution)
-    post.wait_until_reported()
-    assert post.list_event_kinds(execution) == [kind]
+    execution = driver.publish_changed(how)
+    told = driver.wait_for_event(kind, execution)
+    driver.wait_until_reported()
+    assert driver.list_event_kinds(execution) == [kind]
     assert told["reason"] == reason
-    assert told["worker"] in post.list_workers()
-    assert not post.count_starts(execution)
-    # It may start elsewhere if this worker does not have the task, and never again if it is over.
-    assert post.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
+    assert told["worker"] in driver.list_workers()
+    assert not driver.count_starts(execution)
+    # Another worker may start the attempt if this worker lacks the task; no worker may if the attempt has ended.
+    assert driver.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
 
 
 @pytest.mark.parametrize("worker_under_test", [KOMBU_KIND], indirect=True, ids=str)
 @pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
-def test_the_same_on_kombus_own_transport(worker_under_test: WorkerUnderTest, change: str) -> None:
-    post = worker_under_test.driver
+def test_unrunnable_message_is_reported_on_kombu_transport(worker_under_test: WorkerUnderTest, change: str) -> None:
+    driver = worker_under_test.driver
     how, kind, _ = _CHANGES[change]
-    execution = post.publish_changed(how)
-    post.wait_for_event(kind, execution)
-    post.wait_until_reported()
-    assert post.list_event_kinds(execution) == [kind]
+    execution = driver.publish_changed(how)
+    driver.wait_for_event(kind, execution)
+    driver.wait_until_reported()
+    assert driver.list_event_kinds(execution) == [kind]
 
 
 _PLAIN_HEADERS = {"id": "plain-1", "task": "noop", "lang": "py"}
@@ -83,7 +83,7 @@ def _make_foreign_messages(**headers: Any) -> str:
     return json.dumps(envelope)
 
 
-#: What somebody else may put into our queues.
+#: Foreign messages in queues of JobWorker.
 _FOREIGN: dict[str, str | bytes] = {
     "no JSON": "garbage",
     "a list": "[]",
@@ -99,35 +99,35 @@ _FOREIGN: dict[str, str | bytes] = {
 
 @_EVERY_KIND
 @pytest.mark.parametrize("what", _FOREIGN)
-def test_what_nobody_can_read_is_told_and_dropped(worker_under_test: WorkerUnderTest, what: str) -> None:
-    post = worker_under_test.driver
-    before = len(post.list_events())
-    post.push_raw(_FOREIGN[what])
-    until(lambda: len(post.list_events()) > before, what="a report")
-    post.wait_until_reported()
-    [(kind, told)] = post.list_events()[before:]
+def test_unreadable_foreign_message_is_reported_and_dropped(worker_under_test: WorkerUnderTest, what: str) -> None:
+    driver = worker_under_test.driver
+    before = len(driver.list_events())
+    driver.push_raw(_FOREIGN[what])
+    until(lambda: len(driver.list_events()) > before, what="a report")
+    driver.wait_until_reported()
+    [(kind, told)] = driver.list_events()[before:]
     assert kind == "rejected"
     assert {"message", "task", "queue", "reason", "error"} == set(told)
     assert worker_under_test.worker.is_alive()
 
 
 @_EVERY_KIND
-def test_a_foreign_message_that_came_too_late_is_told(worker_under_test: WorkerUnderTest) -> None:
-    post = worker_under_test.driver
-    before = len(post.list_events())
-    post.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
-    until(lambda: len(post.list_events()) > before, what="a report")
-    post.wait_until_reported()
-    [(kind, told)] = post.list_events()[before:]
+def test_expired_foreign_message_is_reported(worker_under_test: WorkerUnderTest) -> None:
+    driver = worker_under_test.driver
+    before = len(driver.list_events())
+    driver.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
+    until(lambda: len(driver.list_events()) > before, what="a report")
+    driver.wait_until_reported()
+    [(kind, told)] = driver.list_events()[before:]
     assert kind == "expired"
     assert (told["message"], told["task"], told["queue"]) == ("late-1", "noop", "default")
 
 
 @_EVERY_KIND
-def test_a_plain_celery_message_runs_and_nothing_is_told(worker_under_test: WorkerUnderTest) -> None:
-    post = worker_under_test.driver
-    before = post.list_events()
-    post.push_raw(_make_foreign_messages(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
-    post.wait_until_reported()
-    assert post.list_events() == before
+def test_plain_celery_message_runs_without_reports(worker_under_test: WorkerUnderTest) -> None:
+    driver = worker_under_test.driver
+    before = driver.list_events()
+    driver.push_raw(_make_foreign_messages(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
+    driver.wait_until_reported()
+    assert driver.list_events() == before
     assert "plain_celery_task[plain-1] succeeded" in worker_under_test.worker.log.read_text()

@@ -1,4 +1,4 @@
-"""Tasks that are called from Python, as Celery's users do: they are executions like any other."""
+"""Direct calls from Python, as Celery's users make them: they are executions like any other."""
 
 import signal
 
@@ -14,24 +14,24 @@ _PREAMBLE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import cal
 
 
 def call_task(engine: Engine, expression: str) -> str:
-    """Evaluate a call in a program of its own; answers the task's id."""
+    """Evaluate a call in a separate program and return the task's id."""
     return engine.run_python(f"{_PREAMBLE}print(({expression}).id)")
 
 
 def list_attempt_states(engine: Engine, row: ExecutionRow) -> list[str]:
-    """The states of the attempts."""
+    """Return the states of the attempts of an execution."""
     return [each.state.value for each in executions.list_attempts(engine.database, row.id).items]
 
 
 @pytest.fixture
 def called_engine(any_engine: Engine) -> Engine:
-    """A relay and a worker, on both databases."""
+    """Engine with a relay and a worker, on both databases."""
     any_engine.start()
     any_engine.wait_until_ready("called")
     return any_engine
 
 
-def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
+def test_direct_call_creates_a_complete_execution(called_engine: Engine) -> None:
     engine = called_engine
     execution = call_task(engine, "calls.called.delay(4, good_attempt=2)")
     row = engine.wait_until_known_and_final(execution)
@@ -50,7 +50,7 @@ def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
     assert engine.count_starts() == {(execution, 1): 1, (execution, 2): 1}
 
 
-def test_calls_of_every_kind(called_engine: Engine) -> None:
+def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> None:
     engine = called_engine
     own = "01a22dc7-fd10-7000-8000-000000000001"
     assert (
@@ -71,20 +71,20 @@ def test_calls_of_every_kind(called_engine: Engine) -> None:
     assert engine.wait_until_known_and_final(later).result == 5
 
 
-def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> None:
+def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: Engine) -> None:
     engine = called_engine
     parent = engine.submit_one("caller", correlation_id="order-17")
     assert engine.wait_until_final(parent).state is ExecutionState.SUCCEEDED
     numbers = engine.wait_for_executions("called", 3)
     assert sorted(row.result for row in numbers) == [10, 20, 30]
     steps = sorted(engine.wait_for_executions("plain_step", 3), key=lambda row: row.result)
-    # The chain goes on although its first step took two attempts.
+    # The chain continues although its first step took two attempts.
     assert [(row.result, row.attempt) for row in steps] == [(2, 2), (12, 1), (112, 1)]
     assert {row.correlation_id for row in [*numbers, *steps]} == {"order-17"}
     assert [row.created_by for row in steps] == [f"execution:{key}" for key in (parent, steps[0].id, steps[1].id)]
 
 
-def test_a_call_survives_its_process(engine: Engine) -> None:
+def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
     engine.start()
     execution = call_task(engine, "calls.dies_once.delay()")
     row = engine.wait_until_known_and_final(execution)
@@ -92,7 +92,7 @@ def test_a_call_survives_its_process(engine: Engine) -> None:
     assert list_attempt_states(engine, row) == ["Lost", "Succeeded"]
 
 
-def test_a_call_goes_to_a_worker_that_has_the_task(engine: Engine) -> None:
+def test_direct_call_runs_on_a_worker_that_has_the_task(engine: Engine) -> None:
     engine.start_relay()
     other = engine.start_worker(JOBWORKER_TASKS="tests.docs")
     until(lambda: "ready" in engine.read_log(other))
@@ -102,7 +102,7 @@ def test_a_call_goes_to_a_worker_that_has_the_task(engine: Engine) -> None:
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
+def test_direct_call_in_a_thread_is_recorded_after_a_relay_outage(engine: Engine) -> None:
     relay = engine.start_relay()
     engine.start_worker("--pool", "threads")
     engine.wait_until_ready("called")
@@ -113,7 +113,7 @@ def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engine) -> None:
+def test_direct_call_with_unstorable_arguments_raises_value_error(engine: Engine) -> None:
     code = (
         "for arguments in (range(20000), ['\\ud800'], [float('nan')]):\n"
         "    try: calls.summed.delay(*arguments)\n"
@@ -124,8 +124,8 @@ def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engi
     assert all(line.startswith("task summed cannot be called like this: its ") for line in told)
 
 
-def test_results_of_calls_are_read_from_the_history(called_engine: Engine) -> None:
-    """As Celery's users do: get, state, successful, and the exception of a failure."""
+def test_results_of_direct_calls_are_read_from_history(called_engine: Engine) -> None:
+    """Results are read as Celery's users do: get, state, successful, and the exception of a failure."""
     code = """
 made = calls.called.delay(4)
 print(made.get(timeout=30), made.state, made.successful(), made.ready())
@@ -159,7 +159,7 @@ except NotImplementedError as error:
     ]
 
 
-def test_a_queue_of_somebody_elses_choice(engine: Engine) -> None:
+def test_direct_call_accepts_any_queue_name_up_to_64_characters(engine: Engine) -> None:
     engine.start_relay()
     long = "x" * 65
     engine.start_worker("-Q", f"default,Mail,{long}")
@@ -177,7 +177,7 @@ except ValueError as error:
     assert "cannot be called like this: the name of its queue has more than 64 characters" in told
 
 
-def test_calls_into_a_queue_without_a_worker_are_told(engine: Engine) -> None:
+def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> None:
     relay = engine.start_relay()
     engine.start_worker()
     engine.wait_until_ready("called")
@@ -188,7 +188,7 @@ def test_calls_into_a_queue_without_a_worker_are_told(engine: Engine) -> None:
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_a_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
+def test_direct_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
     engine.start_relay()
     worker = engine.start_worker()
     engine.wait_until_ready("called")

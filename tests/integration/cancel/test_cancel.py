@@ -1,4 +1,4 @@
-"""Cancelling what runs, on real workers: by its own will, by SIGTERM, by SIGKILL; and nothing is left."""
+"""Cancellation of running jobs on real workers: by the job itself, by SIGTERM, by SIGKILL; no process is left."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from tests.child_processes import filter_alive, get_attempt_pid, list_started_pi
 from tests.engine import Engine
 from tests.polling import until
 
-#: From the request to Cancelled (s): what is promised.
+#: Guaranteed maximum time from the request to Cancelled (s).
 _MAX_CANCEL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
 def prefork(lasting_engine: Engine) -> Engine:
-    """A relay and a worker with two processes."""
+    """Engine with a relay and a worker with two processes."""
     lasting_engine.start_relay()
     lasting_engine.start_worker()
     lasting_engine.wait_until_ready("clings")
@@ -32,7 +32,7 @@ def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -
 
 
 def _wait_until_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
-    """Within the promise, in the name of who asked, with this reason."""
+    """Wait for the cancellation within the guaranteed time; check its actor and reason."""
     row = engine.wait_until_final(execution)
     assert (row.state, row.reason) == (ExecutionState.CANCELLED, reason)
     assert row.finished_at is not None
@@ -45,7 +45,7 @@ def _wait_until_cancelled(engine: Engine, execution: str, reason: str) -> Execut
     return row
 
 
-def test_a_job_that_looks_stops_by_itself(prefork: Engine) -> None:
+def test_job_that_checks_for_cancellation_stops_by_itself(prefork: Engine) -> None:
     engine = prefork
     raising, saying = (
         _submit_and_wait_until_running(engine, "minds_cancellation"),
@@ -58,7 +58,7 @@ def test_a_job_that_looks_stops_by_itself(prefork: Engine) -> None:
     _wait_until_cancelled(engine, saying, "put everything back")
 
 
-def test_a_job_that_does_not_look_is_ended_by_sigterm_and_what_it_started_too(prefork: Engine) -> None:
+def test_job_that_ignores_cancellation_is_ended_by_sigterm(prefork: Engine) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "clings", parameters={"ignore_signals": False})
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
@@ -67,7 +67,7 @@ def test_a_job_that_does_not_look_is_ended_by_sigterm_and_what_it_started_too(pr
     until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
-def test_a_job_that_ignores_sigterm_and_forks_is_killed_and_what_it_started_too(prefork: Engine) -> None:
+def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: Engine) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "clings")
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
@@ -78,7 +78,7 @@ def test_a_job_that_ignores_sigterm_and_forks_is_killed_and_what_it_started_too(
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_a_job_that_comes_to_its_end_all_the_same_has_succeeded(prefork: Engine) -> None:
+def test_job_that_finishes_despite_cancellation_succeeds(prefork: Engine) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "finishes_when_cancelled")
     engine.cancel(execution)
@@ -86,7 +86,7 @@ def test_a_job_that_comes_to_its_end_all_the_same_has_succeeded(prefork: Engine)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "what there was")
 
 
-def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine, tmp_path: object) -> None:
+def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: Engine, tmp_path: object) -> None:
     engine = prefork
     gate = engine.folder / "gate"
     held = [_submit_and_wait_until_running(engine, "finishes_when_cancelled") for _ in range(2)]
@@ -98,7 +98,7 @@ def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine
     assert [engine.wait_until_final(execution).result for execution in after] == [False, False]
 
 
-def test_one_that_nobody_asked_for_is_cancelled_by_its_worker(prefork: Engine) -> None:
+def test_job_that_raises_job_cancelled_itself_is_cancelled(prefork: Engine) -> None:
     engine = prefork
     row = engine.wait_until_final(engine.submit_one("cancels_itself_for_no_reason"))
     assert (row.state, row.reason) == (ExecutionState.CANCELLED, "the job stopped by itself")
@@ -106,7 +106,7 @@ def test_one_that_nobody_asked_for_is_cancelled_by_its_worker(prefork: Engine) -
     assert last.actor == f"worker:{row.worker}"
 
 
-def test_a_job_with_limits_is_cancelled_before_they_pass(prefork: Engine) -> None:
+def test_job_with_time_limits_is_cancelled_before_they_pass(prefork: Engine) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "clings", soft_time_limit=50, time_limit=60)
     engine.cancel(execution)
@@ -114,7 +114,7 @@ def test_a_job_with_limits_is_cancelled_before_they_pass(prefork: Engine) -> Non
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_where_there_are_no_processes_a_job_has_to_look(engine: Engine, pool: str) -> None:
+def test_job_in_a_pool_without_processes_must_check_for_cancellation(engine: Engine, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool, "-c", "2")
     engine.wait_until_ready()

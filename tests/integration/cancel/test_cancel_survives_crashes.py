@@ -1,4 +1,4 @@
-"""A request to cancel what runs outlives every process and Redis, and no race leaves anything in between."""
+"""Cancel requests survive every process and Redis, and concurrent ends leave no execution in between."""
 
 import contextlib
 import signal
@@ -26,7 +26,7 @@ def _get_cancel_requester(engine: Engine, execution: str) -> str:
     return executions.list_transitions(engine.database, execution).items[-1].actor
 
 
-def test_a_request_outlives_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
+def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
     relay, _ = engine.start()
     engine.wait_until_ready("clings")
     execution = _submit_and_wait_until_running(engine, "minds_cancellation")
@@ -42,11 +42,11 @@ def test_a_request_outlives_relay_and_redis(engine: Engine, own_server: RedisSer
     assert (_get_cancel_requester(engine, execution), _get_cancel_requester(engine, other)) == ("tester", "tester")
 
 
-def test_an_order_that_redis_has_lost_is_given_again(engine: Engine, own_server: RedisServer) -> None:
+def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: RedisServer) -> None:
     engine.start()
     engine.wait_until_ready("clings")
     execution = _submit_and_wait_until_running(engine, "wait_for_file", path=str(engine.folder / "never"))
-    # While the worker is frozen, the order is given, and lost with all the data.
+    # While the worker is frozen, the stop request is sent, and lost with all data of Redis.
     pid = get_attempt_pid(engine, execution)
     engine.cancel(execution)
     own_server.create_client().flushall()
@@ -55,7 +55,7 @@ def test_an_order_that_redis_has_lost_is_given_again(engine: Engine, own_server:
     until(lambda: not filter_alive([pid]))
 
 
-def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(engine: Engine) -> None:
+def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine) -> None:
     _, worker = engine.start()
     engine.wait_until_ready("clings")
     execution = _submit_and_wait_until_running(engine, "clings")
@@ -73,7 +73,7 @@ def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(
     kill_processes(apart, *list_descendants(apart))
 
 
-def test_a_worker_that_waits_for_its_jobs_to_end_still_stops_those_that_are_cancelled(engine: Engine) -> None:
+def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> None:
     _, worker = engine.start()
     engine.wait_until_ready("clings")
     looks, clings = (
@@ -88,8 +88,8 @@ def test_a_worker_that_waits_for_its_jobs_to_end_still_stops_those_that_are_canc
     until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
-def test_of_jobs_that_end_while_they_are_cancelled_each_has_one_end(engine: Engine) -> None:
-    """An order takes about a second: these end before it, with it, or after it."""
+def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
+    """A stop request takes about a second: these jobs end before it, with it, or after it."""
     engine.start_relay()
     engine.start_worker("-c", "8")
     engine.wait_until_ready("holds_politely")

@@ -1,4 +1,4 @@
-"""Jobs that are classes, in processes and in threads: their parameters, their options and their hooks."""
+"""Class jobs in processes and in threads: their parameters, options and hooks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.polling import until
 
 
 def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
-    """The log of an execution, once it has its last line."""
+    """Return the log of an execution, once it contains `last`."""
 
     def lines() -> list[str]:
         found = [line.message for line in executions.list_log_lines(engine.database, execution).items]
@@ -20,7 +20,7 @@ def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
     return until(lines, what=f"{last!r} in the log of {execution}; logs in {engine.folder}")
 
 
-def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> None:
+def test_class_job_takes_its_options_from_attributes(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Export", parameters={"month": "May", "rows": 5}))
     assert row.result == {"month": "May", "format": "csv", "rows": 5, "heard": ["before_start"]}
     assert (row.priority, row.max_attempts, row.metadata) == (7, 2, {"heard": "before_start on_success after_return"})
@@ -67,7 +67,7 @@ def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> Non
         ),
     ],
 )
-def test_each_end_has_its_hooks(at_work: Engine, how: str, state: ExecutionState, hooks: list[str]) -> None:
+def test_class_job_end_calls_its_hooks(at_work: Engine, how: str, state: ExecutionState, hooks: list[str]) -> None:
     parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
     row = at_work.wait_until_final(at_work.submit_one("ends", parameters=parameters))
     assert row.state is state
@@ -75,7 +75,7 @@ def test_each_end_has_its_hooks(at_work: Engine, how: str, state: ExecutionState
     assert max(at_work.count_starts().values()) == 1
 
 
-def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
+def test_cancelled_class_job_calls_on_cancel(at_work: Engine) -> None:
     waits = at_work.submit_one("Waits")
     until(lambda: at_work.is_running(waits))
     at_work.cancel(waits)
@@ -85,7 +85,7 @@ def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
     assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
 
 
-def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
+def test_isolated_class_job_calls_the_same_hooks(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Isolated"))
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
     assert wait_for_log(at_work, row.id, "after_return Succeeded") == [
@@ -94,14 +94,14 @@ def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
     ]
 
 
-def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
+def test_class_job_with_unstorable_result_fails(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("ends", parameters={"how": "rubbish"}))
     assert row.state is ExecutionState.FAILED
     heard = wait_for_log(at_work, row.id, "after_return Failed")
     assert heard[1].startswith("on_failure ResultRefused: ")
 
 
-def test_hooks_that_raise_are_logged_and_change_nothing(at_work: Engine) -> None:
+def test_failing_hooks_are_logged_and_change_nothing(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": True}))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "good")
     lines = wait_for_log(at_work, row.id, "after_return() failed")
@@ -115,7 +115,7 @@ def test_hooks_that_raise_are_logged_and_change_nothing(at_work: Engine) -> None
     assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
 
 
-def test_a_class_called_as_a_function_has_no_ends(at_work: Engine) -> None:
+def test_class_job_called_as_a_function_calls_no_end_hooks(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Caller"))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "May")
     [line] = [line.message for line in executions.list_log_lines(at_work.database, row.id).items]

@@ -1,4 +1,4 @@
-"""A database with one task, and the command line on it."""
+"""Database with one task, and the command line on it."""
 
 import datetime as dt
 import logging
@@ -38,10 +38,10 @@ _TASK = {
 
 @pytest.fixture(autouse=True)
 def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command sets up the logs of its process, and here that is the process of all tests."""
+    """Restoration of the logging setup: a command configures its process, which here is the process of all tests."""
     configure, root = structlog.configure, logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    # What loggers keep for themselves could not be taken back.
+    # Loggers that are cached on first use could not be restored.
     monkeypatch.setattr(
         structlog, "configure", lambda **options: configure(**{**options, "cache_logger_on_first_use": False})
     )
@@ -53,12 +53,12 @@ def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> CommandRunner:
-    """Runs `jobworker …` where one task, `clean`, is known and no Redis runs."""
+    """Runner of `jobworker …` with one known task, `clean`, and without Redis."""
     task_catalog.register_tasks(sqlite_database, SystemClock(), [_TASK], "v1")
     environment = {
         "JOBWORKER_HOME": str(tmp_path / "var"),
         "JOBWORKER_DATABASE_URL": sqlite_url,
-        # Nobody listens on port 1: what is asked for here must not need Redis.
+        # No server listens on port 1: the tested commands must not need Redis.
         "JOBWORKER_REDIS_URL": "redis://127.0.0.1:1/0",
     }
 
@@ -70,7 +70,7 @@ def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> CommandRu
 
 @pytest.fixture
 def report(sqlite_database: Database) -> StateReporter:
-    """Records a change of state as if a worker had reported it."""
+    """Function that records a change of state as if a worker had reported it."""
 
     def record(execution: str, state: ExecutionState, **details: object) -> None:
         at = dt.datetime.now(dt.UTC)

@@ -1,4 +1,4 @@
-"""`jobworker backup`: a copy that opens, made while others write."""
+"""`jobworker backup`: a valid copy that is made while other processes write."""
 
 import contextlib
 import sqlite3
@@ -17,7 +17,7 @@ from tests.conftest import NOW
 from tests.integration.cli.conftest import CommandRunner
 
 
-def test_the_copy_is_whole_and_writers_do_not_wait_for_it(
+def test_backup_is_complete_and_does_not_block_writers(
     run: CommandRunner, sqlite_database: Database, tmp_path: Path
 ) -> None:
     for number in range(10):
@@ -56,7 +56,7 @@ def test_the_copy_is_whole_and_writers_do_not_wait_for_it(
     database.dispose()
 
 
-def test_an_existing_file_is_left_as_it_is(run: CommandRunner, tmp_path: Path) -> None:
+def test_backup_does_not_overwrite_an_existing_file(run: CommandRunner, tmp_path: Path) -> None:
     precious = tmp_path / "copy.db"
     precious.write_text("precious")
     done = run("backup", str(precious))
@@ -64,14 +64,14 @@ def test_an_existing_file_is_left_as_it_is(run: CommandRunner, tmp_path: Path) -
     assert "exists and is left as it is" in done.stderr
 
 
-def test_a_folder_that_does_not_exist_is_named(run: CommandRunner, tmp_path: Path) -> None:
+def test_backup_into_missing_folder_names_the_folder(run: CommandRunner, tmp_path: Path) -> None:
     done = run("backup", str(tmp_path / "none" / "copy.db"))
     assert done.exit_code == 2
     assert "no backup was made" in done.stderr
     assert "No such file or directory" in done.stderr
 
 
-def test_a_damaged_database_gives_no_backup(
+def test_backup_of_damaged_database_leaves_no_file(
     run: CommandRunner, sqlite_url: str, sqlite_database: Database, tmp_path: Path
 ) -> None:
     sqlite_database.checkpoint(above=0)
@@ -84,7 +84,7 @@ def test_a_damaged_database_gives_no_backup(
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_a_backup_gives_up_before_the_log_fills_the_disk(
+def test_backup_stops_before_the_log_fills_the_disk(
     run: CommandRunner, sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backup, "_MAX_LOG_BYTES", 0)
@@ -95,7 +95,7 @@ def test_a_backup_gives_up_before_the_log_fills_the_disk(
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_postgresql_has_a_tool_of_its_own(run: CommandRunner, tmp_path: Path) -> None:
+def test_backup_of_postgresql_names_pg_dump_command(run: CommandRunner, tmp_path: Path) -> None:
     url = "postgresql://ann:secret@db.example:5433/jobs?sslmode=require&password=secret"
     done = run("backup", "copy.dump", JOBWORKER_DATABASE_URL=url)
     assert done.exit_code == 2

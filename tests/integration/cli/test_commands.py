@@ -1,4 +1,4 @@
-"""submit, executions, wait and db, on a real database."""
+"""Commands submit, executions, wait and db, on a real database."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def test_submit_prints_the_id_of_a_queued_execution(run: CommandRunner, sqlite_d
     assert row.created_by.startswith("cli")
 
 
-def test_a_locked_database_is_told_without_a_traceback(run: CommandRunner, sqlite_url: str) -> None:
+def test_submit_reports_a_locked_database_without_a_traceback(run: CommandRunner, sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -62,7 +62,7 @@ def test_a_locked_database_is_told_without_a_traceback(run: CommandRunner, sqlit
         (["--json", '{"days": 1, "label": "x"}', "days=2"], {"days": 2, "label": "x"}),
     ],
 )
-def test_values_are_read_as_the_types_say(
+def test_submit_parses_values_by_parameter_type(
     run: CommandRunner, sqlite_database: Database, pairs: list[str], parameters: dict[str, Any]
 ) -> None:
     done = run("submit", "clean", *pairs)
@@ -79,7 +79,7 @@ def test_submit_passes_its_options_on(run: CommandRunner, sqlite_database: Datab
     assert (row.due_at - row.created_at).total_seconds() == 3600
 
 
-def test_submit_after_others(run: CommandRunner, sqlite_database: Database) -> None:
+def test_submit_after_option_adds_dependencies(run: CommandRunner, sqlite_database: Database) -> None:
     first, second = (run("submit", "clean", "days=1").stdout.strip() for _ in range(2))
     row = _get_row(
         sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip()
@@ -90,7 +90,7 @@ def test_submit_after_others(run: CommandRunner, sqlite_database: Database) -> N
     assert "execution must be the id of an execution, not 'x'" in refused.stderr
 
 
-def test_submit_for_a_moment(run: CommandRunner, sqlite_database: Database) -> None:
+def test_submit_due_at_option_sets_the_due_time(run: CommandRunner, sqlite_database: Database) -> None:
     done = run("submit", "clean", "days=1", "--due-at", "2031-05-01T12:00:00+02:00")
 
     assert _get_row(sqlite_database, done.stdout.strip()).due_at.isoformat() == "2031-05-01T10:00:00+00:00"
@@ -124,7 +124,7 @@ def test_submit_for_a_moment(run: CommandRunner, sqlite_database: Database) -> N
         (["clean", "days=1", "--due-at", "2031-01-01T00:00:00Z", "--delay", "1"], "not both"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_submitted(
+def test_invalid_submit_prints_the_problem_and_submits_nothing(
     run: CommandRunner, arguments: list[str], complaint: str
 ) -> None:
     done = run("submit", *arguments)
@@ -160,7 +160,7 @@ def test_wait_prints_the_result(run: CommandRunner, report: StateReporter) -> No
     assert json.loads(done.stdout) == {"removed": 3}
 
 
-def test_wait_tells_a_failure(run: CommandRunner, report: StateReporter) -> None:
+def test_wait_prints_a_failure(run: CommandRunner, report: StateReporter) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     report(execution, ExecutionState.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
 
@@ -170,7 +170,7 @@ def test_wait_tells_a_failure(run: CommandRunner, report: StateReporter) -> None
     assert done.stderr == f"{execution} Failed: OSError: disk full\n"
 
 
-def test_wait_gives_up_when_told_to(run: CommandRunner) -> None:
+def test_wait_exits_with_3_after_its_timeout(run: CommandRunner) -> None:
     execution = run("submit", "clean", "days=1", "--delay", "3600").stdout.strip()
 
     done = run("wait", execution, "--timeout", "0.1")
@@ -179,14 +179,14 @@ def test_wait_gives_up_when_told_to(run: CommandRunner) -> None:
     assert done.stderr.startswith(f"{execution} is Scheduled")
 
 
-def test_wait_for_nothing_is_an_error(run: CommandRunner) -> None:
+def test_wait_for_unknown_execution_is_an_error(run: CommandRunner) -> None:
     done = run("wait", "nonsense")
 
     assert done.exit_code == 2
     assert done.stderr.startswith("error: there is no execution 'nonsense'")
 
 
-def test_following_tells_the_whole_story(
+def test_follow_prints_the_whole_timeline(
     run: CommandRunner, report: StateReporter, sqlite_database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
@@ -215,7 +215,7 @@ def _print_state(database: Database, execution: str, *messages: str) -> None:
         log_lines.insert(connection, lines)
 
 
-def test_logs_prints_what_there_is_and_does_not_wait(run: CommandRunner, sqlite_database: Database) -> None:
+def test_logs_prints_existing_lines_without_waiting(run: CommandRunner, sqlite_database: Database) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     messages = [f"line {number}" for number in range(1_203)]
     _print_state(sqlite_database, execution, *messages)
@@ -224,7 +224,9 @@ def test_logs_prints_what_there_is_and_does_not_wait(run: CommandRunner, sqlite_
     assert [line.partition(" INFO ")[2] for line in done.stdout.splitlines()] == messages
 
 
-def test_logs_follows_until_the_end(run: CommandRunner, report: StateReporter, sqlite_database: Database) -> None:
+def test_logs_follow_prints_lines_until_the_end(
+    run: CommandRunner, report: StateReporter, sqlite_database: Database
+) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     _print_state(sqlite_database, execution, "before")
 
@@ -241,7 +243,7 @@ def test_logs_follows_until_the_end(run: CommandRunner, report: StateReporter, s
     assert run("logs", "nonsense").exit_code == 2
 
 
-def test_a_result_in_a_file_is_named(run: CommandRunner, report: StateReporter) -> None:
+def test_wait_prints_the_name_of_a_result_file(run: CommandRunner, report: StateReporter) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
     report(execution, ExecutionState.SUCCEEDED, result_file=file)
@@ -249,7 +251,7 @@ def test_a_result_in_a_file_is_named(run: CommandRunner, report: StateReporter) 
     assert (done.exit_code, done.stdout) == (0, "the result is in result-1.json (100,000 bytes) on far-away\n")
 
 
-def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: CommandRunner, tmp_path: Path) -> None:
+def test_db_upgrade_creates_the_tables_and_can_be_repeated(run: CommandRunner, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new/jobworker.db"
 
     assert "upgraded from nothing" in run("db", "upgrade", JOBWORKER_DATABASE_URL=url).stdout
@@ -257,7 +259,7 @@ def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: CommandRunner, tmp
     assert run("executions", JOBWORKER_DATABASE_URL=url).exit_code == 0
 
 
-def test_a_database_that_cannot_be_made_is_named(run: CommandRunner) -> None:
+def test_db_upgrade_names_a_database_that_cannot_be_created(run: CommandRunner) -> None:
     done = run("db", "upgrade", JOBWORKER_DATABASE_URL="sqlite:////proc/none/x.db")
     assert done.exit_code == 2
     assert done.stderr.startswith("error: the database /proc/none/x.db cannot be made: ")
@@ -273,7 +275,7 @@ def test_a_database_that_cannot_be_made_is_named(run: CommandRunner) -> None:
         ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
     ],
 )
-def test_bad_settings_are_an_error_without_traceback(
+def test_invalid_settings_are_an_error_without_traceback(
     run: CommandRunner, variable: str, value: str, complaint: str
 ) -> None:
     done = run("submit", "clean", "days=1", **{variable: value})
@@ -284,14 +286,14 @@ def test_bad_settings_are_an_error_without_traceback(
     assert "secret" not in done.stderr
 
 
-def test_a_database_without_tables_says_what_to_do(run: CommandRunner, tmp_path: Path) -> None:
+def test_database_without_tables_error_names_the_upgrade_command(run: CommandRunner, tmp_path: Path) -> None:
     done = run("executions", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
 
     assert done.exit_code == 2
     assert "run jobworker db upgrade" in done.stderr
 
 
-def test_web_needs_a_free_port(run: CommandRunner) -> None:
+def test_web_requires_a_free_port(run: CommandRunner) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         done = run("web", JOBWORKER_BIND=f"127.0.0.1:{port}")
@@ -300,7 +302,7 @@ def test_web_needs_a_free_port(run: CommandRunner) -> None:
     assert done.stderr.startswith(f"error: port {port} on 127.0.0.1 is in use")
 
 
-def test_web_needs_its_app(run: CommandRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_web_requires_its_app(run: CommandRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [""])
 
@@ -310,7 +312,7 @@ def test_web_needs_its_app(run: CommandRunner, tmp_path: Path, monkeypatch: pyte
     assert "there is no app.py here" in done.stderr
 
 
-def test_web_needs_a_database_with_tables(run: CommandRunner, tmp_path: Path) -> None:
+def test_web_requires_a_database_with_tables(run: CommandRunner, tmp_path: Path) -> None:
     where = {"JOBWORKER_DATABASE_URL": f"sqlite:///{tmp_path}/empty.db"}
     done = run("web", JOBWORKER_BIND=f"127.0.0.1:{find_free_port()}", **where)
 
@@ -319,7 +321,7 @@ def test_web_needs_a_database_with_tables(run: CommandRunner, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", ["up", "db upgrade", "web", "relay", "executions", "submit clean days=1", "doctor"])
-def test_a_home_that_is_a_file_is_told_in_one_sentence(run: CommandRunner, tmp_path: Path, command: str) -> None:
+def test_home_that_is_a_file_is_reported_in_one_line(run: CommandRunner, tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
     where = {"JOBWORKER_HOME": str(tmp_path / "file"), "JOBWORKER_BIND": f"127.0.0.1:{find_free_port()}"}
     done = run(*command.split(), **where, JOBWORKER_DATABASE_URL="", JOBWORKER_REDIS_URL="")
@@ -330,8 +332,8 @@ def test_a_home_that_is_a_file_is_told_in_one_sentence(run: CommandRunner, tmp_p
     assert "Traceback" not in done.output
 
 
-def test_a_home_on_a_file_system_that_takes_no_files_is_told_in_one_sentence(run: CommandRunner) -> None:
-    done = run("up", JOBWORKER_HOME="/sys")  # Not even root may make files there.
+def test_home_on_a_read_only_file_system_is_reported_in_one_line(run: CommandRunner) -> None:
+    done = run("up", JOBWORKER_HOME="/sys")  # Not even root can create files there.
 
     assert done.exit_code == 2
     assert done.output.startswith("error: JOBWORKER_HOME=/sys cannot be used: ")

@@ -40,7 +40,7 @@ def test_dead_letters_are_listed_and_counted(run: CommandRunner, report: StateRe
     assert json.loads(run("dead-letters", "groups", "--json").stdout)["count"] == 2
 
 
-def test_redrive_goes_on_until_nothing_is_left(
+def test_redrive_continues_until_no_dead_letter_is_left(
     run: CommandRunner, report: StateReporter, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters = [_create_dead_letter(run, report) for _ in range(3)]
@@ -64,7 +64,7 @@ def _get_selection_defaults() -> dict[str, object]:
     return {name: getattr(made, name) for name in actions.Selection.__dataclass_fields__}
 
 
-def test_what_cannot_be_redriven_is_told(run: CommandRunner, report: StateReporter) -> None:
+def test_redrive_prints_dead_letters_that_cannot_be_redriven(run: CommandRunner, report: StateReporter) -> None:
     letter = _create_dead_letter(run, report)
 
     done = run("dead-letters", "redrive", letter, "--patch", '{"days": "many"}')
@@ -73,7 +73,9 @@ def test_what_cannot_be_redriven_is_told(run: CommandRunner, report: StateReport
     assert done.stderr == f"{letter}: days must be of type integer, not string\n"
 
 
-def test_discard_and_cancel(run: CommandRunner, report: StateReporter, sqlite_database: Database) -> None:
+def test_discard_and_cancel_print_their_counts(
+    run: CommandRunner, report: StateReporter, sqlite_database: Database
+) -> None:
     letter = _create_dead_letter(run, report)
     later = run("submit", "clean", "days=1", "--delay", "60", "--expires", "30").stdout.strip()
 
@@ -104,7 +106,7 @@ def test_discard_and_cancel(run: CommandRunner, report: StateReporter, sqlite_da
         (["executions", "cancel", "--state", "Failed"], "is not one of"),
     ],
 )
-def test_what_is_meant_must_be_clear(run: CommandRunner, arguments: list[str], complaint: str) -> None:
+def test_ambiguous_selection_is_rejected(run: CommandRunner, arguments: list[str], complaint: str) -> None:
     done = run(*arguments)
 
     assert done.exit_code == 2

@@ -15,7 +15,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    """Makes a package with one module of jobs."""
+    """Function that creates a package with one module of jobs."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(package: str, code: str) -> str:
@@ -28,7 +28,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 
 
 def _parse_levels(output: str) -> dict[str, str]:
-    """level by subject"""
+    """Return the level of each subject."""
     found = {}
     for line in output.splitlines():
         level, _, rest = line.partition(" ")
@@ -37,19 +37,21 @@ def _parse_levels(output: str) -> dict[str, str]:
     return found
 
 
-def test_every_check_says_how_it_stands(run: CommandRunner, redis_url: str, tasks: Callable[[str, str], str]) -> None:
+def test_doctor_prints_the_level_of_every_check(
+    run: CommandRunner, redis_url: str, tasks: Callable[[str, str], str]
+) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=redis_url, JOBWORKER_TASKS=tasks("fine_tasks", ""))
 
     levels = _parse_levels(done.stdout)
     for subject in ("python", "settings", "database", "migrations", "redis", "redis server", "tasks"):
         assert levels[subject] == "ok", done.stdout
-    # Nothing runs here.
+    # No process runs in this test.
     assert levels["relay"] == levels["workers"] == "FAIL"
     assert levels["beat"] == levels["redis data"] == "warn"
     assert done.exit_code == 1
 
 
-def test_a_module_that_does_not_import_is_named_with_its_traceback(
+def test_doctor_names_a_module_that_fails_to_import_with_its_traceback(
     run: CommandRunner, redis_url: str, tasks: Callable[[str, str], str]
 ) -> None:
     package = tasks("broken_tasks", "import sys\n\nsys.exit('no key')\n")
@@ -64,7 +66,7 @@ def test_a_module_that_does_not_import_is_named_with_its_traceback(
     assert "import nowhere_to_be_found" in done.stdout
 
 
-def test_a_redis_that_evicts_is_refused(run: CommandRunner, own_redis: Callable[[], RedisServer]) -> None:
+def test_doctor_fails_for_a_redis_that_evicts(run: CommandRunner, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
     with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -75,13 +77,13 @@ def test_a_redis_that_evicts_is_refused(run: CommandRunner, own_redis: Callable[
     assert "set maxmemory-policy noeviction" in done.stdout
 
 
-def test_a_redis_that_keeps_its_data_is_fine(run: CommandRunner, own_redis: Callable[..., RedisServer]) -> None:
+def test_doctor_accepts_a_redis_that_keeps_its_data(run: CommandRunner, own_redis: Callable[..., RedisServer]) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=own_redis(persistent=True).url)
 
     assert _parse_levels(done.stdout)["redis data"] == "ok"
 
 
-def test_what_is_away_does_not_hide_the_rest(run: CommandRunner, tmp_path: Path) -> None:
+def test_doctor_runs_all_checks_when_a_service_is_down(run: CommandRunner, tmp_path: Path) -> None:
     done = run("doctor", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", JOBWORKER_TASKS="no_such_package")
 
     levels = _parse_levels(done.stdout)
@@ -92,21 +94,21 @@ def test_what_is_away_does_not_hide_the_rest(run: CommandRunner, tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", ["tcp://x", "redis://127.0.0.1:port/0"])
-def test_a_nonsensical_redis_url_is_a_finding(run: CommandRunner, value: str) -> None:
+def test_doctor_reports_an_invalid_redis_url(run: CommandRunner, value: str) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=value)
 
     assert f"JOBWORKER_REDIS_URL={value} is not a Redis URL" in done.stdout
     assert "tasks" in _parse_levels(done.stdout)
 
 
-def test_bad_settings_are_a_finding(run: CommandRunner) -> None:
+def test_doctor_reports_invalid_settings(run: CommandRunner) -> None:
     done = run("doctor", JOBWORKER_FEED="many")
 
     assert done.exit_code == 1
     assert _parse_levels(done.stdout) == {"settings": "FAIL"}
 
 
-def test_beside_a_running_up_its_redis_is_asked(run: CommandRunner, tmp_path: Path) -> None:
+def test_doctor_checks_the_redis_of_a_running_up(run: CommandRunner, tmp_path: Path) -> None:
     home = tmp_path / "var"
     EmbeddedRedis(home).prepare()
     lock = HomeLock(home)

@@ -17,7 +17,7 @@ _NIGHTLY = "schedule('nightly', job='clean', rule=daily('02:00'), zone='Europe/B
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the commands are typed, with the package `nights`."""
+    """Working folder of the commands, with the package `nights`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "nights").mkdir()
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def jobworker(run: CommandRunner, folder: Path) -> CommandRunner:
-    """Runs `jobworker …` there."""
+    """Runner of `jobworker …` in that folder."""
     return functools.partial(run, JOBWORKER_SCHEDULES="nights")
 
 
@@ -35,7 +35,7 @@ def write_schedules(folder: Path, *lines: str) -> None:
     (folder / "nights" / "__init__.py").write_text(text)
 
 
-def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: CommandRunner, folder: Path) -> None:
+def test_plan_prints_the_difference_and_apply_writes_it(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY)
     planned = jobworker("schedules", "plan")
     assert planned.exit_code == 0
@@ -61,7 +61,7 @@ def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: CommandRunne
     assert (retired["step"], retired["name"], retired["place"]) == ("retired", "nightly", None)
 
 
-def test_apply_says_what_cannot_be(jobworker: CommandRunner, folder: Path) -> None:
+def test_apply_prints_refused_schedules(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY, "schedule('wrong', job='clean', rule=daily('02:00'))")
     done = jobworker("schedules", "apply")
     assert done.exit_code == 1
@@ -80,7 +80,9 @@ def test_apply_says_what_cannot_be(jobworker: CommandRunner, folder: Path) -> No
         ),
     ],
 )
-def test_code_that_cannot_be_read_is_told(jobworker: CommandRunner, folder: Path, line: str, told: str) -> None:
+def test_plan_and_apply_report_unreadable_code_without_a_traceback(
+    jobworker: CommandRunner, folder: Path, line: str, told: str
+) -> None:
     write_schedules(folder, line)
     for command in ("plan", "apply"):
         done = jobworker("schedules", command)
@@ -89,13 +91,13 @@ def test_code_that_cannot_be_read_is_told(jobworker: CommandRunner, folder: Path
         assert "Traceback" not in done.stderr
 
 
-def test_without_the_package_it_says_so(jobworker: CommandRunner) -> None:
+def test_plan_without_the_package_reports_it(jobworker: CommandRunner) -> None:
     done = jobworker("schedules", "plan", JOBWORKER_SCHEDULES="nowhere")
     assert done.exit_code == 2
     assert "no package 'nowhere' with schedules here" in done.stderr
 
 
-def test_list_and_show(jobworker: CommandRunner, folder: Path, sqlite_database: Database) -> None:
+def test_list_and_show_print_schedules(jobworker: CommandRunner, folder: Path, sqlite_database: Database) -> None:
     write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     theirs = {
@@ -132,7 +134,7 @@ def test_list_and_show(jobworker: CommandRunner, folder: Path, sqlite_database: 
     assert "nightly" in unknown.stderr
 
 
-def test_fire_makes_an_execution_unless_one_has_not_ended(
+def test_fire_creates_an_execution_unless_one_is_unfinished(
     jobworker: CommandRunner, folder: Path, sqlite_database: Database
 ) -> None:
     write_schedules(folder, _NIGHTLY)
@@ -153,7 +155,7 @@ def test_fire_makes_an_execution_unless_one_has_not_ended(
     assert jobworker("schedules", "fire", "nobody").exit_code == 2
 
 
-def test_pause_and_resume(jobworker: CommandRunner, folder: Path) -> None:
+def test_pause_and_resume_change_the_state(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     paused = jobworker("schedules", "pause", "nightly", "--note", "moving", "--until", "2099-01-01T12:00:00Z")
@@ -169,7 +171,7 @@ def test_pause_and_resume(jobworker: CommandRunner, folder: Path) -> None:
     assert jobworker("schedules", "resume", "nobody").exit_code == 2
 
 
-def test_preview_shows_what_is_not_saved(jobworker: CommandRunner, folder: Path) -> None:
+def test_preview_prints_occurrences_of_an_unsaved_rule(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     rule = '{"kind": "daily", "time": "02:30"}'
@@ -191,7 +193,7 @@ def test_preview_shows_what_is_not_saved(jobworker: CommandRunner, folder: Path)
     assert "time must be a time of day" in wrong.stderr
 
 
-def test_simulate_shows_what_would_happen(jobworker: CommandRunner, folder: Path) -> None:
+def test_simulate_prints_occurrences(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     span = ["--from", "2026-03-28", "--to", "2026-03-30", "--zone", "Europe/Berlin"]
@@ -225,7 +227,7 @@ def test_simulate_shows_what_would_happen(jobworker: CommandRunner, folder: Path
         (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "there is no schedule 'x'"),
     ],
 )
-def test_simulate_says_what_it_does_not_understand(jobworker: CommandRunner, options: list[str], told: str) -> None:
+def test_simulate_rejects_invalid_options(jobworker: CommandRunner, options: list[str], told: str) -> None:
     done = jobworker("simulate", *options)
     assert done.exit_code == 2
     assert told in " ".join(done.stderr.replace("│", " ").split())

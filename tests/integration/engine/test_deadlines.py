@@ -8,7 +8,7 @@ from tests.engine import Engine
 from tests.polling import until
 
 
-def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine, tmp_path: Path) -> None:
+def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"
@@ -43,7 +43,7 @@ def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine,
     assert not {key for key, _ in engine.count_starts()} & {in_sql, due_later, in_redis}
 
 
-def test_a_deadline_is_for_the_first_attempt_only(engine: Engine) -> None:
+def test_deadline_applies_to_the_first_attempt_only(engine: Engine) -> None:
     engine.start()
     retry = {"max_attempts": 3, "strategy": "fixed", "delay": 1.5}
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 3}, expires=2, retry=retry)

@@ -1,4 +1,4 @@
-"""What is lost is found in time with the settings that nobody changed."""
+"""Default settings: lost workers and messages are detected in time."""
 
 import contextlib
 import signal
@@ -12,13 +12,13 @@ from tests.engine import Engine
 from tests.polling import until
 from tests.servers import RedisServer
 
-#: What is promised (s).
+#: Guaranteed maximum times until a lost worker and a lost message are detected (s).
 _WORKER_LOSS_SECONDS, _MESSAGE_LOSS_SECONDS = 45, 60
 
 _LIST = get_list_name("default", 5)
 
 
-def test_a_killed_worker_and_lost_messages_are_noticed_in_time_by_default(
+def test_default_timeouts_detect_killed_worker_and_lost_messages_in_time(
     engine: Engine, own_server: RedisServer, tmp_path: Path
 ) -> None:
     usual = Settings.from_environment({})

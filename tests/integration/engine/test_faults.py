@@ -1,4 +1,4 @@
-"""Everything that may go wrong between accepted and final: killed, frozen, doubled, lost, emptied."""
+"""Faults between submission and final state: killed and frozen processes, duplicated and lost messages, lost data."""
 
 import contextlib
 import signal
@@ -19,11 +19,11 @@ from tests.engine import Engine
 from tests.polling import until
 from tests.servers import RedisServer
 
-#: The Redis list of the default queue at the default priority.
+#: Redis list of the default queue at the default priority.
 _LIST = get_list_name("default", 5)
 
 
-def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tmp_path: Path) -> None:
+def test_killed_worker_is_detected_and_its_executions_run_again(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     _, worker = engine.start()
     gate = tmp_path / "gate"
@@ -42,14 +42,14 @@ def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tm
     assert max(engine.count_starts().values()) == 1
 
 
-def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
+def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(
     engine: Engine, own_server: RedisServer, tmp_path: Path
 ) -> None:
     _, sleeper = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(held))
-    sleeper.send_signal(signal.SIGSTOP)  # the parent only: it cannot beat, its child runs on
+    sleeper.send_signal(signal.SIGSTOP)  # Only the parent is stopped: it sends no heartbeat, and its child continues.
     engine.start_worker()
     until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
     gate.touch()
@@ -68,14 +68,14 @@ def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
 
 @contextlib.contextmanager
 def _occupy_all_slots(engine: Engine, gate: Path) -> Iterator[None]:
-    """Both processes of the worker hold a job, and so fetch nothing, until the block ends."""
+    """Occupy both processes of the worker with a job until the block ends, so that the worker fetches no message."""
     held = engine.submit("wait_for_file", count=2, path=str(gate))
     until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
     yield
     gate.touch()
 
 
-def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_duplicated_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
     with contextlib.closing(own_server.create_client()) as client:
         with _occupy_all_slots(engine, tmp_path / "gate"):
@@ -102,7 +102,7 @@ def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServ
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_executions_finish_after_redis_is_emptied(any_engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"
@@ -119,14 +119,16 @@ def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer
 
     assert engine.wait_until_all_final() == {"Succeeded": 302}
     assert engine.get(held).attempt == 1, "a running attempt survives the loss of its claim"
-    # What had ended but was not yet read went with Redis and runs once more; what SQL knew does not.
+    # Ends that had not been read were lost with Redis, and their executions run again; ends recorded in SQL do not.
     starts = engine.count_starts()
     assert {starts[key, 1] for key in recorded} == {1}
     assert starts[held, 1] == 1
     assert max(starts.values()) <= 2
 
 
-def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_attempt_whose_end_report_is_lost_with_redis_runs_again(
+    engine: Engine, own_server: RedisServer, tmp_path: Path
+) -> None:
     relay, _ = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
@@ -146,13 +148,13 @@ def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServ
 
 
 @pytest.mark.parametrize("down", [2.0, 5.0])
-def test_redis_restarted_while_every_slot_is_busy(engine: Engine, own_server: RedisServer, down: float) -> None:
+def test_busy_workers_survive_a_redis_restart(engine: Engine, own_server: RedisServer, down: float) -> None:
     _, worker = engine.start()
     held = engine.submit("hold", count=2, seconds=4)
     until(lambda: all(engine.is_running(key) for key in held))
     engine.submit("noop", count=50)
     own_server.stop()
-    accepted = engine.submit("noop", count=50)  # Redis has no part in accepting
+    accepted = engine.submit("noop", count=50)  # Submissions do not need Redis.
     time.sleep(down)
     own_server.start()
 
@@ -162,7 +164,7 @@ def test_redis_restarted_while_every_slot_is_busy(engine: Engine, own_server: Re
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_relay_killed_again_and_again(engine: Engine) -> None:
+def test_repeated_relay_kills_lose_and_duplicate_nothing(engine: Engine) -> None:
     relay, _ = engine.start()
     for _ in range(4):
         engine.submit("noop", count=100)
@@ -179,7 +181,7 @@ def test_relay_killed_again_and_again(engine: Engine) -> None:
     assert (attempts, transitions) == (400, 1200)
 
 
-def test_several_relays_and_workers_at_once(any_engine: Engine) -> None:
+def test_several_relays_and_workers_run_each_execution_once(any_engine: Engine) -> None:
     engine = any_engine
     first, _ = engine.start()
     engine.start_relay()
@@ -193,7 +195,7 @@ def test_several_relays_and_workers_at_once(any_engine: Engine) -> None:
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_stream_is_trimmed_only_up_to_what_sql_has(engine: Engine, own_server: RedisServer) -> None:
+def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: Engine, own_server: RedisServer) -> None:
     relay, _ = engine.start()
     engine.submit("noop", count=100)
     engine.wait_until_all_final()
@@ -211,7 +213,7 @@ def test_stream_is_trimmed_only_up_to_what_sql_has(engine: Engine, own_server: R
     assert unread >= 1
 
 
-def test_worker_that_stops_in_good_order_loses_nothing(engine: Engine) -> None:
+def test_worker_that_shuts_down_cleanly_loses_nothing(engine: Engine) -> None:
     _, worker = engine.start()
     engine.submit("noop", count=200)
     until(lambda: engine.count_states().get("Succeeded", 0) > 20)
@@ -237,9 +239,7 @@ def _list_live_workers(engine: Engine) -> list[WorkerRow]:
         return workers.list_live(connection)
 
 
-def test_jobs_in_threads_of_a_worker_that_was_given_up_count_as_running_no_more(
-    any_engine: Engine, tmp_path: Path
-) -> None:
+def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     engine.start_relay()
     sleeper = engine.start_worker("--pool", "threads")

@@ -1,4 +1,4 @@
-"""What running jobs say: it arrives, it is bounded, and it disturbs nobody."""
+"""Output of running jobs: log lines, progress and metadata arrive, are bounded, and delay no other job."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ def _sum_line_counts(messages: list[str], mark: str) -> int:
     return sum(int(_LINE_COUNT_PATTERN.findall(each)[0].replace(",", "")) for each in messages if each.startswith(mark))
 
 
-def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engine) -> None:
+def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engine) -> None:
     engine = any_engine
     engine.start_relay()
     worker = engine.start_worker()
@@ -58,7 +58,7 @@ def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engi
     assert "x" * 900 in engine.read_log(worker), "the worker shows what its jobs print"
 
 
-def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Engine) -> None:
+def test_reader_that_reconnects_misses_no_event(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     execution = engine.submit_one("floods_again", parameters={"lines": 1_500, "length": 60})
@@ -81,10 +81,10 @@ def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Eng
     assert lines == _list_log_lines(engine, execution)
     assert [line.message[:8] for line in lines] == [f"{n} {m:06d}" for n in (1, 2, 3) for m in range(1_500)]
     told = iter(engine.list_transitions(execution))
-    assert all(state in told for state in states), "in the order of the story, and each once"
+    assert all(state in told for state in states), "in chronological order, and each once"
 
 
-def test_all_attempts_share_one_log(engine: Engine) -> None:
+def test_attempts_share_one_log(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("floods_again", parameters={"lines": 4_500, "length": 1_000})
     assert engine.wait_until_final(execution).attempt == 3
@@ -101,7 +101,7 @@ def test_all_attempts_share_one_log(engine: Engine) -> None:
     until(marked, what=f"all lines of {execution}, which may arrive after its end")
 
 
-def test_the_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> None:
+def test_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> None:
     engine.start()
     fast = engine.submit_one("counts", parameters={"until": 30_000})
     wrong = engine.submit_one("misreports")
@@ -130,7 +130,7 @@ def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
     assert [text.partition(" is a ")[0].partition(" does ")[0] for text in row.result] == ["metadata 'bad'"] * 3
 
 
-def test_what_a_job_says_can_be_read_while_it_runs(engine: Engine, tmp_path: Path) -> None:
+def test_progress_and_metadata_are_readable_while_the_job_runs(engine: Engine, tmp_path: Path) -> None:
     engine.start()
     execution = engine.submit_one("waits_with_metadata", parameters={"path": str(tmp_path / "go")})
     until(lambda: engine.get(execution).metadata == {"phase": "waiting"})
@@ -141,7 +141,7 @@ def test_what_a_job_says_can_be_read_while_it_runs(engine: Engine, tmp_path: Pat
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
 
 
-def test_words_from_threads_and_coroutines_belong_to_the_job(engine: Engine) -> None:
+def test_log_lines_of_threads_and_coroutines_belong_to_their_job(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("speaks_from_threads", parameters={"name": "a"})
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
@@ -149,7 +149,7 @@ def test_words_from_threads_and_coroutines_belong_to_the_job(engine: Engine) -> 
     assert _list_log_messages(engine, execution) == spoken
 
 
-def test_where_jobs_share_a_process_each_has_what_it_said_itself(engine: Engine) -> None:
+def test_jobs_that_share_a_process_have_separate_logs(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("--pool", "threads", "-c", "4")
     engine.wait_until_ready()
@@ -162,7 +162,7 @@ def test_where_jobs_share_a_process_each_has_what_it_said_itself(engine: Engine)
         ]
 
 
-def test_what_is_printed_is_a_line_for_each_line(engine: Engine) -> None:
+def test_printed_text_becomes_one_log_line_per_line(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("prints_parts")
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
@@ -179,7 +179,7 @@ def test_what_is_printed_is_a_line_for_each_line(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, pool: str) -> None:
+def test_changes_to_logging_and_streams_end_with_their_job(engine: Engine, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready()
@@ -188,7 +188,7 @@ def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, poo
     assert _list_log_messages(engine, misfit) == [
         "%d things (with arguments that do not fit: TypeError: %d format: a real number is required, not str)"
     ]
-    # In a pool of threads the worker's own records fail with it, until the next attempt begins.
+    # In a pool of threads the worker's own records fail as well, until the next attempt begins.
     for how in (
         *(["factory"] if pool == "prefork" else []),
         "force",
@@ -209,7 +209,7 @@ def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, poo
 
 
 @pytest.mark.parametrize("level", ["ERROR", "DEBUG"])
-def test_what_a_worker_shows_does_not_decide_what_a_job_keeps(engine: Engine, level: str) -> None:
+def test_worker_log_level_does_not_affect_the_job_log(engine: Engine, level: str) -> None:
     engine.start_relay()
     worker = engine.start_worker("--loglevel", level)
     engine.wait_until_ready()
@@ -219,7 +219,7 @@ def test_what_a_worker_shows_does_not_decide_what_a_job_keeps(engine: Engine, le
     assert ("a info" in engine.read_log(worker)) == (level == "DEBUG")
 
 
-def test_a_long_result_goes_to_a_file(any_engine: Engine) -> None:
+def test_long_result_is_written_to_a_file(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     inline, long = (engine.submit_one("returns_size", parameters={"size": 65_534 + more}) for more in (0, 1))

@@ -1,4 +1,4 @@
-"""What can become of an attempt, and what history says of it."""
+"""Outcomes of attempts and their transitions."""
 
 import contextlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.polling import until
 from tests.servers import RedisServer
 
 
-def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
+def test_worker_records_every_outcome(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     wanted = {
@@ -75,7 +75,7 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
     assert max(engine.count_starts().values()) == 1
 
 
-def test_time_limits(engine: Engine) -> None:
+def test_time_limits_end_the_job_and_are_recorded(engine: Engine) -> None:
     engine.start()
     hard, soft = engine.submit_one("overruns"), engine.submit_one("overruns_softly")
     minded = engine.submit_one("minds_soft_limit")
@@ -88,7 +88,7 @@ def test_time_limits(engine: Engine) -> None:
     assert max(engine.count_starts().values()) == 1
 
 
-def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine: Engine) -> None:
+def test_job_that_kills_its_process_fails_after_three_attempts(engine: Engine) -> None:
     engine.start()
     poison, once, leaves = (engine.submit_one(job) for job in ("kills_itself", "kills_itself_once", "exits"))
     others = engine.submit("noop", count=20)
@@ -105,11 +105,12 @@ def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
+def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: Engine, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool)
     engine.wait_until_ready()
-    held = engine.submit_one("hold", parameters={"seconds": 8})  # longer than the lease: the heart must beat on
+    # Longer than the lease: the worker must continue to send heartbeats.
+    held = engine.submit_one("hold", parameters={"seconds": 8})
     engine.submit("noop", count=20)
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 2})
 
@@ -119,7 +120,7 @@ def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
     assert max(engine.count_starts().values()) == 1
 
 
-def test_delayed_and_cancelled(engine: Engine) -> None:
+def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: Engine) -> None:
     engine.start()
     blockers = engine.submit("hold", count=2, seconds=3)
     until(lambda: all(engine.is_running(key) for key in blockers))
@@ -134,12 +135,12 @@ def test_delayed_and_cancelled(engine: Engine) -> None:
     assert engine.get(due_soon).state is ExecutionState.SCHEDULED
     assert engine.wait_until_final(due_soon).state is ExecutionState.SUCCEEDED
     assert engine.list_transitions(due_soon) == [(0, "Scheduled"), (0, "Queued"), (1, "Running"), (1, "Succeeded")]
-    # The message of the cancelled one was in Redis all along, and a later one has been run since.
+    # The message of the cancelled execution was in Redis throughout, and a later one has run since.
     assert not engine.is_running(published)
     assert not engine.is_running(later)
 
 
-def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server: RedisServer) -> None:
+def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engine, own_server: RedisServer) -> None:
     engine = any_engine
     engine.start()
     why = {"nul": "NUL", "half": "surrogate", "large": "64 bits", "deep": "100 levels", "tagged": "__type__"}
@@ -147,13 +148,13 @@ def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server:
     kept = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in ("just deep", "numbered")}
     strange = engine.submit_one("says_strange_things")
     with contextlib.closing(own_server.create_client()) as client:
-        # A report that fits no column: it is skipped, with a line in the log, and stops nobody.
+        # A report that fits no column is skipped with a log line, and blocks no other report.
         event = {"kind": "running", "execution": strange, "attempt": "9" * 30, "data": '{"worker": "x"}'}
         client.xadd(keys.EVENTS, event)  # type: ignore[arg-type]
 
     for kind, execution in refused.items():
         row = engine.wait_until_final(execution)
-        # The job has done its work: it is not done again, whatever its policy says of failures.
+        # The job has done its work, so it is not retried under any policy for failures.
         assert (row.state, row.attempt, row.error["type"]) == (ExecutionState.FAILED, 1, "ResultRefused")  # type: ignore[index]
         assert why[kind] in row.error["message"]  # type: ignore[index]
     assert engine.wait_until_final(kept["just deep"]).state is ExecutionState.SUCCEEDED
@@ -167,7 +168,7 @@ def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server:
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_every_change_of_state_says_who_and_why(engine: Engine) -> None:
+def test_transitions_record_actor_and_reason(engine: Engine) -> None:
     engine.start()
     wanted = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
     for execution in wanted:

@@ -1,4 +1,4 @@
-"""Processes and commands whose output cannot be written: the disk is full, or its reader has gone."""
+"""Processes and commands whose output cannot be written: the disk is full, or the reader of the pipe has ended."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from tests.engine import Engine
 from tests.polling import until
 
 
-def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
+def test_processes_run_with_their_output_on_a_full_disk(engine: Engine) -> None:
     engine.output = Path("/dev/full")
     processes = [engine.start_beat(), *engine.start()]
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
@@ -28,7 +28,7 @@ def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
     ("output", "code", "said"),
     [("pipe", 141, ""), ("/dev/full", 1, "error: the output or a file cannot be written: No space left on device\n")],
 )
-def test_a_command_whose_output_cannot_be_written_ends_plainly(
+def test_command_with_unwritable_output_exits_without_traceback(
     sqlite_url: str, output: str, code: int, said: str
 ) -> None:
     with contextlib.ExitStack() as files:

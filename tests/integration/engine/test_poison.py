@@ -1,4 +1,4 @@
-"""A worker's death is held against the job that caused it, and against no other."""
+"""Worker losses are counted for the job that caused them, and for no other."""
 
 import signal
 from pathlib import Path
@@ -15,7 +15,7 @@ def _start_solo_workers(engine: Engine, count: int) -> list[ServerProcess]:
     return [engine.start_worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
 
 
-def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobody(any_engine: Engine) -> None:
+def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine: Engine) -> None:
     engine = any_engine
     engine.start_relay()
     workers = _start_solo_workers(engine, 4)
@@ -35,11 +35,11 @@ def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobo
     starts = engine.count_starts()
     assert [starts[poison, attempt] for attempt in range(1, 5)] == [1, 1, 1, 0]
     assert {starts[key, 1] + starts[key, 2] for key in single} == {1}, "what must not run twice ran once"
-    # The third time it has a process of its own, and takes that with it.
+    # The third attempt runs in a process of its own, and kills only that one.
     assert len([worker for worker in workers if worker.is_alive()]) == 2
 
 
-def test_those_who_share_their_process_with_it_are_not_taken_down_three_times(engine: Engine, tmp_path: Path) -> None:
+def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, tmp_path: Path) -> None:
     engine.start_relay()
     workers = [engine.start_worker("--pool", "threads", "-c", "16", "-n", f"w{number}@%h") for number in range(3)]
     engine.wait_until_ready("poison")
@@ -55,13 +55,11 @@ def test_those_who_share_their_process_with_it_are_not_taken_down_three_times(en
     assert len([worker for worker in workers if worker.is_alive()]) == 1
 
 
-def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_against_it(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: Engine, tmp_path: Path) -> None:
     engine.start_relay()
     [dead] = _start_solo_workers(engine, 1)
     engine.wait_until_ready("once")
-    # Over in no time, so that the worker marks several ahead of the one that it starts.
+    # The jobs are short, so the worker marks several messages ahead of the one that starts.
     wanted = engine.submit("once", count=900)
     until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
     held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)

@@ -1,4 +1,4 @@
-"""What jobs start by `multiprocessing`, `concurrent.futures` and `os.fork` works, is heard, and ends with its job."""
+"""Processes that jobs start by `multiprocessing`, `concurrent.futures` or `os.fork`: they work, and end with it."""
 
 import signal
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SQUARES = {"process": 0, "pool": [0, 1, 4], "executor": [0, 1, 4]}
 
 @pytest.fixture
 def started() -> Iterator[list[int]]:
-    """Processes that jobs have started; what a failed test leaves of them is killed."""
+    """Ids of processes that jobs have started; processes left by a failed test are killed."""
     pids: list[int] = []
     yield pids
     kill_processes(*pids)
@@ -53,14 +53,14 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
     row = at_work.wait_until_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, status)
     assert at_work.list_transitions(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
-    # What comes after it is not taken by the other process.
+    # Later messages are not fetched by the other process.
     later = at_work.submit("noop", 4)
     assert [at_work.wait_until_final(each).state for each in later] == [ExecutionState.SUCCEEDED] * 4
     raised = any("raised in the child" in line for line in _list_log_lines(at_work, execution))
     assert raised == (how == "raise")
 
 
-def test_cancelled_job_takes_its_processes_along(engine: Engine, started: list[int]) -> None:
+def test_cancelled_job_is_ended_with_its_processes(engine: Engine, started: list[int]) -> None:
     engine.start()
     execution = engine.submit_one("leaves_processes", parameters={"stays": True})
     until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution))
@@ -71,9 +71,7 @@ def test_cancelled_job_takes_its_processes_along(engine: Engine, started: list[i
     until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
-def test_worker_without_processes_that_stops_takes_along_what_jobs_have_left(
-    engine: Engine, started: list[int]
-) -> None:
+def test_stopped_threads_worker_ends_processes_left_by_its_jobs(engine: Engine, started: list[int]) -> None:
     engine.start_relay()
     worker = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()

@@ -1,4 +1,4 @@
-"""Dead letters that run again, and many that are cancelled, with real workers."""
+"""Redrive of dead letters and cancellation by filter, with real workers."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.engine import Engine
 from tests.polling import until
 
 
-def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: Engine, tmp_path: Path) -> None:
+def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
@@ -45,7 +45,7 @@ def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: 
     assert [row.id for row in dead_letters.list_page(engine.database, ExecutionFilters()).items] == [other]
 
 
-def test_everything_that_a_filter_names_stops_or_never_starts(any_engine: Engine, tmp_path: Path) -> None:
+def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"

@@ -1,4 +1,4 @@
-"""A job is taken out of the code that real workers import."""
+"""Removal of a job from the code that real workers import."""
 
 import signal
 from pathlib import Path
@@ -19,7 +19,7 @@ def {name}() -> str:
 """
 
 
-def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
+def test_job_of_a_removed_module_rejects_submissions_after_the_restart(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "site_jobs"
@@ -33,7 +33,7 @@ def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
     assert engine.wait_until_final(engine.submit_one("goes")).result == "done"
     worker.terminate(signal.SIGTERM)
     (package / "goes.py").unlink()
-    waiting = engine.submit_one("goes")  # No worker is up, which says nothing about the code.
+    waiting = engine.submit_one("goes")  # No worker is up, so the removal of the code is not known yet.
     engine.start_worker("--pool", "solo", **settings)
     engine.wait_until_ready("stays")
 

@@ -1,1 +1,1 @@
-"""HTTP against the real application on a migrated database; each answer is held against the API's description."""
+"""HTTP tests of the real application on a migrated database; each response is checked against the API's description."""

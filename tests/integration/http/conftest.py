@@ -1,4 +1,4 @@
-"""The application under test, and a world that it can talk about."""
+"""Application under test, and a driver with its client and database."""
 
 import contextlib
 import datetime as dt
@@ -45,10 +45,10 @@ EXPORT_TASK = TaskRow(
 
 @dataclass
 class ApiDriver:
-    """A client of the API, and the database behind it."""
+    """Client of the API, and the database behind it."""
 
     app: Flask
-    #: A `DescribedClient`. To the type checker its answers might have no JSON; here they are looked into at once.
+    #: An `OpenApiTestClient`. Typed as `Any`, because the tests index the JSON of its responses without checks.
     client: Any
     database: Database
 
@@ -58,14 +58,14 @@ class ApiDriver:
         return self.client.post(f"/api/v1/jobs/{job}/executions", json=given, **options)
 
     def submit_accepted(self, body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-        """An execution that was accepted."""
+        """Submit an execution, check that it was accepted, and return it."""
         response = self.submit(body, **options)
         assert response.status_code == 202, response.json
         found: dict[str, Any] = response.json
         return found
 
     def update_execution(self, execution_id: str, **values: Any) -> None:
-        """Say something about an execution that a worker would have reported."""
+        """Update columns of an execution, as the report of a worker would."""
         table = core.executions
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
@@ -78,7 +78,7 @@ class ApiDriver:
         self.insert_row("transitions", **entered, reason=values.get("reason"))
 
     def insert_log_line(self, execution_id: str, seq: int, message: str) -> None:
-        """Write a log line."""
+        """Insert a log line."""
         self.insert_row(
             "execution_logs",
             execution_id=execution_id,
@@ -93,7 +93,7 @@ class ApiDriver:
     def insert_worker(
         self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), is_gone: bool = False
     ) -> None:
-        """Let a worker be there that runs the export."""
+        """Insert a live worker that runs the export task."""
         now = SystemClock().now()
         self.insert_row(
             "workers",
@@ -115,19 +115,19 @@ class ApiDriver:
         assert self.client.put(f"/api/v1/queues/{name}").status_code == 201
 
     def insert_row(self, table: str, **values: Any) -> None:
-        """One row."""
+        """Insert one row."""
         with self.database.write() as connection:
             connection.execute(sa.insert(core.metadata.tables[table]).values(**values))
 
     def count_rows(self, table: str) -> int:
-        """How many rows a table has."""
+        """Return the number of rows of a table."""
         with self.database.read() as connection:
             found = connection.scalar(sa.select(sa.func.count()).select_from(core.metadata.tables[table]))
         return found or 0
 
 
 def insert_export_job(database: Database) -> None:
-    """A task, and a job for it that was defined in code."""
+    """Insert a task, and a job for it that was declared in code."""
     now = SystemClock().now()
     with database.write() as connection:
         tasks.upsert(connection, EXPORT_TASK)
@@ -135,7 +135,7 @@ def insert_export_job(database: Database) -> None:
 
 
 def make_settings(database_url: str, **values: str) -> Settings:
-    """Settings for tests; without a URL of its own, Redis is a port where nobody listens."""
+    """Return settings for tests; without a given URL, Redis is a port without a server."""
     return Settings.from_environment(
         {
             "JOBWORKER_DATABASE_URL": database_url,
@@ -146,7 +146,7 @@ def make_settings(database_url: str, **values: str) -> Settings:
 
 
 def create_api_driver(database: Database, **values: str) -> ApiDriver:
-    """The application on this database."""
+    """Return a driver for the application on this database."""
     app = create_app(make_settings(database.url.render_as_string(hide_password=False), **values))
     app.test_client_class = OpenApiTestClient
     client = app.test_client()
@@ -156,13 +156,13 @@ def create_api_driver(database: Database, **values: str) -> ApiDriver:
 
 @pytest.fixture
 def api(sqlite_database: Database) -> Iterator[ApiDriver]:
-    """The application on SQLite."""
+    """Driver for the application on SQLite."""
     yield from _create_seeded_driver(sqlite_database)
 
 
 @pytest.fixture
 def any_api(database: Database) -> Iterator[ApiDriver]:
-    """The application, once on SQLite and once on PostgreSQL."""
+    """Driver for the application, on SQLite, then on PostgreSQL."""
     yield from _create_seeded_driver(database)
 
 
@@ -175,14 +175,14 @@ def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:
 
 @contextlib.contextmanager
 def run_web_client(folder: Path, database_url: str, **environment: str) -> Iterator[httpx.Client]:
-    """A client of the application as `jobworker web` serves it on this database; `environment` are environment variables."""
+    """Yield a client of `jobworker web` on this database; `environment` are environment variables."""
     with run_web_process(folder, database_url, **environment) as (client, _):
         yield client
 
 
 @contextlib.contextmanager
 def run_web_process(folder: Path, database_url: str, **overrides: str) -> Iterator[tuple[httpx.Client, ServerProcess]]:
-    """The same with the process."""
+    """Yield a client of `jobworker web` on this database, and its process."""
     port = find_free_port()
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""A test client that holds every answer against what /openapi.json promises."""
+"""Test client that checks every response against /openapi.json."""
 
 import functools
 import json
@@ -13,12 +13,12 @@ from werkzeug.test import TestResponse
 
 from jobworker.api import documentation
 
-#: Errors that need no line of their own at each operation: they can happen before any operation is found.
+#: Statuses that no operation has to document, because they can occur before an operation is found.
 _COMMON_STATUSES = {403, 404, 405, 308, 421}
 
 
 class OpenApiTestClient(FlaskClient):
-    """Fails the test when an answer is not what the description says."""
+    """Client that fails the test when a response differs from the description."""
 
     def open(self, *args: Any, **options: Any) -> TestResponse:
         response = super().open(*args, **options)
@@ -27,9 +27,9 @@ class OpenApiTestClient(FlaskClient):
 
 
 def check_response(client: FlaskClient, response: TestResponse) -> None:
-    """Status, media type and body of the answer, against the operation or the form of errors."""
+    """Check status, media type and body of a response against its operation, or against the form of errors."""
     if response.request.method == "HEAD":
-        return  # It has no body.
+        return  # This response has no body.
     document = _load_document()
     operation = _find_operation(client, document, response)
     if response.status_code >= 400 and response.request.path != "/readyz":
@@ -53,7 +53,7 @@ def check_response(client: FlaskClient, response: TestResponse) -> None:
 def _load_document() -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(documentation.describe())
     for schema in found["components"]["schemas"].values():
-        # Clients are told that fields may be added; here one that is not described is a mistake.
+        # The description allows additional fields; in these tests an undescribed field is an error.
         schema.setdefault("additionalProperties", False)
     return found
 

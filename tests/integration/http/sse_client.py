@@ -1,4 +1,4 @@
-"""Reading server-sent events as a browser does."""
+"""Parser of server-sent events that follows the rules for browsers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event, or a comment."""
+    """Event or comment of a stream."""
 
     kind: str
     id: str | None
@@ -16,7 +16,7 @@ class ServerSentEvent:
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
-    """The events in a stream of bytes that may be cut anywhere."""
+    """Yield the events in a stream of bytes that may be split anywhere."""
     buffer = b""
     for chunk in chunks:
         buffer += chunk

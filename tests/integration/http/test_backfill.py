@@ -14,22 +14,22 @@ from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_occurrences import URL, insert_occurrences, list_occurrences
 from tests.integration.http.test_schedules import create_schedule, set_due
 
-#: Five days, of which the test's ledger begins with the second.
+#: Five days; the occurrence rows of the tests begin with the second day.
 RANGE = {"from": "2026-03-01T00:00:00Z", "to": "2026-03-06T00:00:00Z"}
 NO_OUTCOMES = {"fired": 0, "forbidden": 0, "pending": 0, "duplicate": 0}
 
 
 def request_backfill(api: ApiDriver, **body: Any) -> Any:
-    """Ask for a backfill of five days."""
+    """Request a backfill of five days."""
     return api.client.post(f"{URL}/backfill", json={**RANGE, **body})
 
 
 def list_days(occurrences: list[dict[str, Any]]) -> list[int]:
-    """The days of March of these occurrences."""
+    """Return the days of March of these occurrences."""
     return [dt.datetime.fromisoformat(each["scheduled_for"]).day for each in occurrences]
 
 
-def test_what_has_no_execution_gets_one(any_api: ApiDriver) -> None:
+def test_backfill_creates_executions_for_occurrences_without_one(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     insert_occurrences(any_api, (0, "fired"), (1, "missed"), (2, "skipped_paused"))
     response = request_backfill(any_api)
@@ -52,7 +52,7 @@ def test_what_has_no_execution_gets_one(any_api: ApiDriver) -> None:
     assert any_api.client.get(URL).json["runs"] == 0
 
 
-def test_a_dry_run_only_says_so(any_api: ApiDriver) -> None:
+def test_dry_run_returns_the_backfill_and_writes_nothing(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     insert_occurrences(any_api, (0, "fired"), (1, "missed"))
     response = request_backfill(any_api, dry_run=True, order="newest_first")
@@ -63,7 +63,7 @@ def test_a_dry_run_only_says_so(any_api: ApiDriver) -> None:
     assert any_api.count_rows("occurrences") == 2
 
 
-def test_lanes_wait_for_those_before_them(any_api: ApiDriver) -> None:
+def test_backfill_lanes_wait_for_earlier_executions(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     done = request_backfill(any_api, order="newest_first", concurrency=2).json
     ids = [each["execution_id"] for each in done["occurrences"]]
@@ -78,13 +78,13 @@ def test_lanes_wait_for_those_before_them(any_api: ApiDriver) -> None:
     assert waits == [[], [], [(ids[0], "any")], [(ids[1], "any")], [(ids[2], "any")]]
 
 
-def test_the_range_is_half_open(api: ApiDriver) -> None:
+def test_backfill_range_is_half_open(api: ApiDriver) -> None:
     create_schedule(api)
     given = {"from": "2026-03-01T06:00:00Z", "to": "2026-03-03T06:00:00Z"}
     assert list_days(request_backfill(api, dry_run=True, **given).json["occurrences"]) == [1, 2]
 
 
-def test_calendars_hold_for_the_past_too(api: ApiDriver) -> None:
+def test_backfill_applies_calendars(api: ApiDriver) -> None:
     with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-02", "2026-03-04"]}
         calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
@@ -93,7 +93,7 @@ def test_calendars_hold_for_the_past_too(api: ApiDriver) -> None:
     assert (list_days(done["occurrences"]), done["left_out"]) == ([1, 3, 5], {**NO_OUTCOMES, "forbidden": 2})
 
 
-def test_what_is_due_by_itself_is_left_to_it(api: ApiDriver) -> None:
+def test_backfill_leaves_pending_occurrences_out(api: ApiDriver) -> None:
     create_schedule(api, rule={"kind": "interval", "every": 3600})
     latest = SystemClock().now().replace(minute=0, second=0, microsecond=0)
     set_due(api, "morning", latest)
@@ -102,7 +102,7 @@ def test_what_is_due_by_itself_is_left_to_it(api: ApiDriver) -> None:
     assert (done["count"], done["left_out"]) == (2, {**NO_OUTCOMES, "pending": 1})
 
 
-def test_parameters_of_their_own(api: ApiDriver) -> None:
+def test_backfill_parameters_override_those_of_the_schedule(api: ApiDriver) -> None:
     create_schedule(api, queue="background", priority=7)
     done = request_backfill(api, parameters={"format": "json"}).json
     execution = api.client.get(f"/api/v1/executions/{done['occurrences'][0]['execution_id']}").json
@@ -125,7 +125,7 @@ def test_parameters_of_their_own(api: ApiDriver) -> None:
     ],
 )
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_what_is_wrong_is_refused_with_its_place(
+def test_invalid_backfill_returns_422_with_pointer(
     api: ApiDriver, body: dict[str, Any], pointer: str, code: str, words: str, dry_run: bool
 ) -> None:
     create_schedule(api)
@@ -137,7 +137,9 @@ def test_what_is_wrong_is_refused_with_its_place(
     assert api.count_rows("executions") == api.count_rows("occurrences") == 0
 
 
-def test_a_range_that_is_too_large_is_told_with_its_number(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backfill_range_above_the_limit_is_rejected_with_its_count(
+    api: ApiDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create_schedule(api)
     monkeypatch.setattr(backfill, "MAX_EXECUTIONS", 4)
     response = request_backfill(api)
@@ -146,13 +148,13 @@ def test_a_range_that_is_too_large_is_told_with_its_number(api: ApiDriver, monke
     assert problem["message"] == "the range has 5 occurrences to backfill; at most 4 at a time: divide it"
 
 
-def test_a_range_that_is_far_too_large_is_not_counted(api: ApiDriver) -> None:
+def test_backfill_range_far_above_the_limit_is_rejected_uncounted(api: ApiDriver) -> None:
     create_schedule(api, rule={"kind": "interval", "every": 1})
     response = request_backfill(api, dry_run=True)
     assert "more than 50000 occurrences" in response.json["detail"]
 
 
-def test_a_disabled_job_is_not_started(api: ApiDriver) -> None:
+def test_backfill_of_disabled_job_is_rejected(api: ApiDriver) -> None:
     with api.database.write() as connection:
         given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
@@ -170,20 +172,20 @@ class TestUnique:
         assert api.client.post("/api/v1/jobs", json=body).status_code == 201
         create_schedule(api, job="single")
 
-    def test_one_stands_for_all_if_the_job_says_so(self, any_api: ApiDriver) -> None:
+    def test_backfill_with_on_conflict_return_creates_one_execution(self, any_api: ApiDriver) -> None:
         self._create_job(any_api, "return")
         done = request_backfill(any_api).json
         assert (list_days(done["occurrences"]), done["left_out"]) == ([1], {**NO_OUTCOMES, "duplicate": 4})
         assert any_api.count_rows("executions") == any_api.count_rows("occurrences") == 1
 
-    def test_else_nothing_is_accepted(self, any_api: ApiDriver) -> None:
+    def test_backfill_with_on_conflict_reject_creates_nothing(self, any_api: ApiDriver) -> None:
         self._create_job(any_api, "reject")
         response = request_backfill(any_api)
         assert (response.status_code, response.json["code"]) == (409, "not_unique")
         assert any_api.count_rows("executions") == any_api.count_rows("occurrences") == 0
 
 
-def test_a_schedule_goes_on_while_its_past_is_made_up_for(api: ApiDriver) -> None:
+def test_schedule_fires_while_its_backfill_is_unfinished(api: ApiDriver) -> None:
     create_schedule(api)
     assert request_backfill(api).json["count"] == 5
     response = api.client.post(f"{URL}/fire")

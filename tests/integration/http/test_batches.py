@@ -1,4 +1,4 @@
-"""Dependencies, workflows and batches over HTTP. Every answer is held against the description of the API."""
+"""Dependencies, workflows and batches over HTTP."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def _submit_workflow(api: ApiDriver, status: int = 202, **body: Any) -> Any:
     return response
 
 
-def test_an_execution_that_depends_on_others(any_api: ApiDriver) -> None:
+def test_execution_with_dependency_waits_and_lists_it(any_api: ApiDriver) -> None:
     api = any_api
     parent = api.submit_accepted()["id"]
     child = api.submit_accepted({"parameters": PARAMETERS, "depends_on": [{"execution": parent, "on": "any"}]})
@@ -48,14 +48,14 @@ def test_an_execution_that_depends_on_others(any_api: ApiDriver) -> None:
         ([UNKNOWN_ID] * 1001, "/depends_on", "wrong_type"),
     ],
 )
-def test_dependencies_that_are_refused(api: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
+def test_invalid_dependencies_return_422_with_pointer(api: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
     response = api.submit({"parameters": PARAMETERS, "depends_on": depends_on})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
     assert api.count_rows("executions") == 0
 
 
-def test_a_dependency_on_a_failure_is_refused(any_api: ApiDriver) -> None:
+def test_dependency_on_failed_execution_is_rejected_unless_continued(any_api: ApiDriver) -> None:
     parent = any_api.submit_accepted()["id"]
     any_api.enter_state(parent, 1, "Failed")
     response = any_api.submit({"parameters": PARAMETERS, "depends_on": [parent]})
@@ -65,7 +65,7 @@ def test_a_dependency_on_a_failure_is_refused(any_api: ApiDriver) -> None:
     assert any_api.submit_accepted({"parameters": PARAMETERS, "depends_on": [going_on]})["state"] == "Queued"
 
 
-def test_a_workflow_is_accepted_and_read_again(any_api: ApiDriver) -> None:
+def test_workflow_is_created_and_read(any_api: ApiDriver) -> None:
     api = any_api
     steps = {"second": _make_step("first", priority=7), "first": _make_step(on_failure="fail")}
     response = _submit_workflow(api, name="two", steps=steps, on_complete={"job": "export", "parameters": PARAMETERS})
@@ -105,13 +105,15 @@ def test_a_workflow_is_accepted_and_read_again(any_api: ApiDriver) -> None:
         ({"steps": {"a": _make_step()}, "name": ""}, "/name", "not_allowed"),
     ],
 )
-def test_workflows_that_are_refused(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_workflow_returns_422_with_pointer(
+    api: ApiDriver, body: dict[str, Any], pointer: str, code: str
+) -> None:
     response = _submit_workflow(api, 422, **body)
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
     assert api.count_rows("executions") == api.count_rows("batches") == 0
 
 
-def test_a_workflow_with_a_key_is_accepted_once(api: ApiDriver) -> None:
+def test_workflow_with_idempotency_key_is_created_once(api: ApiDriver) -> None:
     body = {"steps": {"a": _make_step(), "b": _make_step("a")}}
     first, second = (
         api.client.post("/api/v1/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)
@@ -123,7 +125,7 @@ def test_a_workflow_with_a_key_is_accepted_once(api: ApiDriver) -> None:
     assert other.json["code"] == "idempotency_key_reused"
 
 
-def test_a_batch_is_followed_and_cancelled(any_api: ApiDriver) -> None:
+def test_batch_is_read_and_cancelled(any_api: ApiDriver) -> None:
     items = [{"job": "export", "parameters": PARAMETERS} for _ in range(3)]
     accepted = any_api.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
     any_api.enter_state(accepted["ids"][0], 1, "Succeeded")
@@ -136,7 +138,7 @@ def test_a_batch_is_followed_and_cancelled(any_api: ApiDriver) -> None:
     assert first.json["cancel_requested_by"] == "api"
 
 
-def test_a_batch_that_is_over_or_not_there(api: ApiDriver) -> None:
+def test_cancel_of_completed_or_unknown_batch_is_rejected(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": PARAMETERS}]}
     batch = api.client.post("/api/v1/executions/batch", json=body).json["batch_id"]
     with api.database.write() as connection:
@@ -148,7 +150,7 @@ def test_a_batch_that_is_over_or_not_there(api: ApiDriver) -> None:
         assert api.client.post(f"/api/v1/batches/{wrong}/cancel").status_code == 404
 
 
-def test_triggers_in_definitions(api: ApiDriver) -> None:
+def test_definition_triggers_are_stored_and_validated(api: ApiDriver) -> None:
     body = {
         "name": "after",
         "task": "tasks.exports.export",

@@ -1,4 +1,4 @@
-"""iCalendar files over HTTP."""
+"""Imports of iCalendar files over HTTP."""
 
 import datetime as dt
 import pathlib
@@ -20,13 +20,13 @@ from tests.unit.icalendar_files import APPLE
 ROOT = "/api/v1/calendars"
 FILES = pathlib.Path(__file__).parents[2] / "unit" / "ics"
 
-#: Seconds to wait for another thread.
+#: Timeout of waits for another thread (s).
 DEADLINE = 30
 TODAY = SystemClock().now().date()
 
 
 def make_file(*days: int, zone: str = "Europe/Berlin") -> str:
-    """A file with an event of two hours so many days from now, each."""
+    """Return a file with one event of two hours for each given number of days from now."""
     events = []
     for number in days:
         day = f"{TODAY + dt.timedelta(days=number):%Y%m%d}"
@@ -44,11 +44,11 @@ def import_file(api: ApiDriver, text: str, query: str = "", match: str | None = 
 
 
 def list_window_names(api: ApiDriver) -> list[str]:
-    """What the windows of the calendar are called."""
+    """Return the names of the calendar's windows."""
     return [each["name"] for each in api.client.get(f"{ROOT}/releases").json["windows"]]
 
 
-def test_a_file_makes_a_calendar(any_api: ApiDriver) -> None:
+def test_import_creates_a_calendar(any_api: ApiDriver) -> None:
     response = import_file(any_api, make_file(1, 2, -500))
     assert (response.status_code, response.headers["ETag"]) == (200, '"1"'), response.json
     done = response.json
@@ -63,7 +63,7 @@ def test_a_file_makes_a_calendar(any_api: ApiDriver) -> None:
     assert (shown["kind"], shown["windows"], shown["owner"]) == ("dates", done["windows"], "api")
 
 
-def test_a_file_replaces_what_a_calendar_lists(any_api: ApiDriver) -> None:
+def test_import_replaces_the_dates_of_a_calendar(any_api: ApiDriver) -> None:
     given = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
     kept = {"holidays": [{"country": "DE", "subdivision": None}]}
     assert any_api.client.post(ROOT, json={**given, **kept}).status_code == 201
@@ -79,7 +79,7 @@ def test_a_file_replaces_what_a_calendar_lists(any_api: ApiDriver) -> None:
     assert (again["revision"], again["changed"]) == (2, False)
 
 
-def test_a_dry_run_writes_nothing(any_api: ApiDriver) -> None:
+def test_dry_run_writes_nothing(any_api: ApiDriver) -> None:
     response = import_file(any_api, make_file(1), "?dry_run=true")
     assert (response.status_code, "ETag" in response.headers) == (200, False)
     assert (response.json["dry_run"], response.json["created"], response.json["revision"]) == (True, True, None)
@@ -90,7 +90,7 @@ def test_a_dry_run_writes_nothing(any_api: ApiDriver) -> None:
     assert list_window_names(any_api) == ["Event 1"]
 
 
-def test_the_zone_is_the_files_or_the_one_given(api: ApiDriver) -> None:
+def test_import_zone_comes_from_the_file_or_the_query(api: ApiDriver) -> None:
     response = import_file(api, make_file(1, zone=""))
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "zone")
     unknown = import_file(api, make_file(1), "?zone=Berlin").json["errors"]
@@ -99,7 +99,7 @@ def test_the_zone_is_the_files_or_the_one_given(api: ApiDriver) -> None:
     assert window["from"].endswith("T19:00")
 
 
-def test_free_time_is_left_out_and_told(api: ApiDriver) -> None:
+def test_import_leaves_out_free_time_and_lists_it(api: ApiDriver) -> None:
     text = make_file(1, 2).replace("SUMMARY:Event 1", "SUMMARY:Event 1\r\nTRANSP:TRANSPARENT")
     [left_out] = import_file(api, text, "?dry_run=true").json["left_out"]
     done = import_file(api, text).json
@@ -109,7 +109,7 @@ def test_free_time_is_left_out_and_told(api: ApiDriver) -> None:
     assert (done["left_out"], done["left_out_total"], list_window_names(api)) == ([], 0, ["Event 1", "Event 2"])
 
 
-def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(api: ApiDriver) -> None:
+def test_dry_run_lists_events_left_out_of_a_file_without_others(api: ApiDriver) -> None:
     text = (FILES / "free_transparent.ics").read_text()
     told = import_file(api, text, "?dry_run=true")
     assert (told.status_code, told.json["days"], told.json["left_out_total"]) == (200, {}, 1)
@@ -118,20 +118,20 @@ def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(api: ApiD
     assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
 
 
-def test_at_most_a_hundred_are_told_that_are_left_out(api: ApiDriver) -> None:
+def test_import_lists_at_most_100_events_left_out(api: ApiDriver) -> None:
     done = import_file(api, make_file(1, *range(-1100, -1000))).json
     assert (done["left_out_total"], len(done["left_out"])) == (100, 100)
     done = import_file(api, make_file(1, *range(-1101, -1000)), match="*").json
     assert (done["left_out_total"], len(done["left_out"])) == (101, 100)
 
 
-def test_options_are_true_or_left_out(api: ApiDriver) -> None:
+def test_import_options_accept_only_true(api: ApiDriver) -> None:
     for option in ("dry_run", "include_free"):
         [error] = import_file(api, make_file(1), f"?{option}=no").json["errors"]
         assert (error["pointer"], error["code"]) == (option, "not_allowed")
 
 
-def test_one_file_is_read_at_a_time(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_import_is_rejected_as_busy(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, done = threading.Event(), threading.Event()
     read = parser.parse
 
@@ -152,7 +152,7 @@ def test_one_file_is_read_at_a_time(api: ApiDriver, monkeypatch: pytest.MonkeyPa
     assert import_file(api, make_file(2), match="*").status_code == 200
 
 
-def test_what_a_calendar_program_writes(api: ApiDriver) -> None:
+def test_import_reads_a_file_of_a_calendar_program(api: ApiDriver) -> None:
     done = import_file(api, APPLE).json
     assert len(done["days"]) >= 10
     assert set(done["days"].values()) == {"Black Friday 🛒"}
@@ -161,19 +161,19 @@ def test_what_a_calendar_program_writes(api: ApiDriver) -> None:
     assert [(each["name"], each["holds"]) for each in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
 
 
-def test_a_calendar_that_was_deleted_is_not_replaced(api: ApiDriver) -> None:
+def test_import_into_deleted_calendar_returns_404(api: ApiDriver) -> None:
     response = import_file(api, make_file(1), match='"1"')
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
 
 
-def test_working_time_is_not_replaced_by_dates(api: ApiDriver) -> None:
+def test_import_does_not_replace_a_business_calendar(api: ApiDriver) -> None:
     assert api.client.post(ROOT, json={"name": "releases", "kind": "business"}).status_code == 201
     response = import_file(api, make_file(1), match="*")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "name")
     assert "is of kind business" in response.json["detail"]
 
 
-def test_what_code_declares_is_not_replaced(api: ApiDriver) -> None:
+def test_import_does_not_replace_a_calendar_declared_in_code(api: ApiDriver) -> None:
     with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
         calendar_changes.save(connection, "releases", dates, JobOwner.CODE, "code:v1", SystemClock().now())
@@ -195,7 +195,7 @@ def test_what_code_declares_is_not_replaced(api: ApiDriver) -> None:
         (make_file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
     ],
 )
-def test_what_cannot_be_read_is_refused(api: ApiDriver, text: str, code: str, says: str) -> None:
+def test_unreadable_file_returns_422_with_its_problem(api: ApiDriver, text: str, code: str, says: str) -> None:
     response = import_file(api, text)
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("", code)]
@@ -203,13 +203,13 @@ def test_what_cannot_be_read_is_refused(api: ApiDriver, text: str, code: str, sa
     assert api.client.get(f"{ROOT}/releases").status_code == 404
 
 
-def test_the_body_must_say_what_it_is(api: ApiDriver) -> None:
+def test_import_requires_a_calendar_content_type(api: ApiDriver) -> None:
     response = import_file(api, make_file(1), content_type="application/json")
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
     assert "send Content-Type: text/calendar or application/octet-stream" in response.json["detail"]
     assert import_file(api, make_file(1), content_type="application/octet-stream").status_code == 200
 
 
-def test_a_name_that_no_calendar_can_have(api: ApiDriver) -> None:
+def test_import_with_invalid_calendar_name_is_rejected(api: ApiDriver) -> None:
     response = api.client.post(f"{ROOT}/a b/import", data=make_file(1), content_type="text/calendar")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/name")

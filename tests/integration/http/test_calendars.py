@@ -1,4 +1,4 @@
-"""Calendars over HTTP: made, read, changed and removed; schedules follow."""
+"""Calendars over HTTP: created, read, changed and deleted; schedules follow the changes."""
 
 import datetime as dt
 from typing import Any
@@ -26,12 +26,12 @@ ROOT = "/api/v1/calendars"
 
 
 def request_calendar(api: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> Any:
-    """Ask for a calendar like `OFFICE`, or for the one given."""
+    """Request the creation of a calendar with the default fields, or with those given."""
     return api.client.post(ROOT, json={**(fields or BUSINESS_CALENDAR), **changes})
 
 
 def create_calendar(api: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A calendar that was created."""
+    """Create a calendar and return it."""
     response = request_calendar(api, fields, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
@@ -45,7 +45,7 @@ def replace_calendar(api: ApiDriver, fields: dict[str, Any], name: str = "office
 
 
 def create_schedule(api: ApiDriver, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """A schedule that was created."""
+    """Create a schedule and return it."""
     body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **given}
     response = api.client.post("/api/v1/schedules", json=body)
     assert response.status_code == 201, response.json
@@ -53,7 +53,7 @@ def create_schedule(api: ApiDriver, name: str, rule: dict[str, Any], **given: An
     return found
 
 
-def test_a_calendar_is_made_and_read(any_api: ApiDriver) -> None:
+def test_calendar_is_created_and_read(any_api: ApiDriver) -> None:
     made = request_calendar(any_api)
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (f"{ROOT}/office", '"1"')
@@ -77,13 +77,13 @@ def test_calendars_are_listed_without_their_dates(api: ApiDriver) -> None:
     assert second["name"] == "office"
 
 
-def test_a_name_is_used_once(api: ApiDriver) -> None:
+def test_duplicate_calendar_name_is_rejected(api: ApiDriver) -> None:
     create_calendar(api)
     response = request_calendar(api, DATES_CALENDAR, name="office")
     assert (response.status_code, response.json["code"]) == (409, "calendar_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(api: ApiDriver) -> None:
+def test_unknown_calendar_returns_404_with_suggestions(api: ApiDriver) -> None:
     response = api.client.get(f"{ROOT}/ofice")
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
     assert "nor any other yet" in response.json["detail"]
@@ -94,7 +94,7 @@ def test_what_does_not_exist_is_told_with_what_comes_close(api: ApiDriver) -> No
         assert "did you mean office?" in response.json["detail"]
 
 
-def test_everything_that_is_wrong_is_said_at_once(api: ApiDriver) -> None:
+def test_invalid_calendar_returns_all_problems_at_once(api: ApiDriver) -> None:
     response = request_calendar(api, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     found = {each["pointer"]: each["code"] for each in response.json["errors"]}
@@ -108,7 +108,7 @@ def test_everything_that_is_wrong_is_said_at_once(api: ApiDriver) -> None:
     assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
 
 
-def test_a_change_names_the_revision_that_it_knows(any_api: ApiDriver) -> None:
+def test_replace_requires_the_current_revision(any_api: ApiDriver) -> None:
     create_calendar(any_api)
     assert any_api.client.put(f"{ROOT}/office", json=BUSINESS_CALENDAR).status_code == 428
     changed = replace_calendar(any_api, {**BUSINESS_CALENDAR, "closed": ["2026-12-31"]}, revision=1)
@@ -144,7 +144,7 @@ def test_revisions_outlive_their_calendar(any_api: ApiDriver) -> None:
     assert (unknown.status_code, unknown.json["code"]) == (404, "revision_not_found")
 
 
-def test_which_days_it_holds(api: ApiDriver) -> None:
+def test_calendar_days_are_listed_with_their_windows(api: ApiDriver) -> None:
     create_calendar(api)
     found = api.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
     assert found == [
@@ -174,21 +174,21 @@ def test_which_days_it_holds(api: ApiDriver) -> None:
         ("to=2026-03-01", "from", "missing"),
     ],
 )
-def test_a_range_of_days_is_bounded(api: ApiDriver, query: str, place: str, code: str) -> None:
+def test_invalid_range_of_days_returns_422_with_pointer(api: ApiDriver, query: str, place: str, code: str) -> None:
     create_calendar(api)
     response = api.client.get(f"{ROOT}/office/days?{query}")
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(place, code)]
 
 
-def test_countries(api: ApiDriver) -> None:
+def test_countries_are_listed_with_subdivisions(api: ApiDriver) -> None:
     found = {each["code"]: each for each in api.client.get("/api/v1/countries").json["items"]}
     assert len(found) > 200
     assert found["DE"]["name"] == "Germany"
     assert {"BY", "BE"} <= set(found["DE"]["subdivisions"])
 
 
-def test_what_code_declares_is_changed_there(api: ApiDriver) -> None:
+def test_calendar_declared_in_code_cannot_be_changed(api: ApiDriver) -> None:
     with api.database.write() as connection:
         dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
         calendar_changes.save(connection, "black-outs", dates, JobOwner.CODE, "code:v1", SystemClock().now())
@@ -198,7 +198,7 @@ def test_what_code_declares_is_changed_there(api: ApiDriver) -> None:
         assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 
 
-def test_a_calendar_in_use_stays(any_api: ApiDriver) -> None:
+def test_calendar_in_use_cannot_be_deleted(any_api: ApiDriver) -> None:
     create_calendar(any_api)
     daily = {"kind": "daily", "time": "06:00"}
     create_schedule(any_api, "z", daily, require=["office"])
@@ -212,7 +212,7 @@ def test_a_calendar_in_use_stays(any_api: ApiDriver) -> None:
     assert any_api.client.delete(f"{ROOT}/office", headers={"If-Match": "*"}).status_code == 204
 
 
-def test_business_days_need_a_calendar_that_has_some(any_api: ApiDriver) -> None:
+def test_business_day_rule_requires_a_business_calendar(any_api: ApiDriver) -> None:
     create_calendar(any_api)
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
     create_schedule(any_api, "first", rule, calendar="office")
@@ -226,7 +226,7 @@ def test_business_days_need_a_calendar_that_has_some(any_api: ApiDriver) -> None
     assert found == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
 
 
-def test_schedules_follow_their_calendar(any_api: ApiDriver) -> None:
+def test_calendar_change_updates_next_at_of_its_schedules(any_api: ApiDriver) -> None:
     create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
     first = create_schedule(any_api, "first", rule, calendar="office", zone="Europe/Berlin")
@@ -245,11 +245,11 @@ def test_schedules_follow_their_calendar(any_api: ApiDriver) -> None:
     assert before < following <= before + dt.timedelta(days=4)
     assert (after["revision"], after["state"]) == (1, "active")
     assert after["changed_at"] > first["changed_at"]
-    # What calendars only forbid is seen when it is due.
+    # Dates that a calendar only forbids are evaluated at the occurrence.
     assert any_api.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
 
 
-def test_what_is_due_is_settled_as_the_calendar_was(any_api: ApiDriver) -> None:
+def test_due_occurrences_are_evaluated_with_the_previous_calendar(any_api: ApiDriver) -> None:
     create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "00:00"}
     made = create_schedule(any_api, "first", rule, calendar="office")
@@ -257,7 +257,7 @@ def test_what_is_due_is_settled_as_the_calendar_was(any_api: ApiDriver) -> None:
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     table = job_schedules
     with any_api.database.write() as connection:
-        # Nobody has looked since the beginning of the month, whose first business day was before today.
+        # The schedule was not evaluated since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
         connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
     assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200

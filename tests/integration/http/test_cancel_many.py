@@ -1,4 +1,4 @@
-"""Cancelling by filter: everything that has not ended, and nothing else."""
+"""Cancellation by filter: all unfinished executions, and no others."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def _create_one_of_each_state(api: ApiDriver) -> dict[str, str]:
     return made
 
 
-def test_what_waits_is_cancelled_and_what_is_in_redis_is_asked(any_api: ApiDriver) -> None:
+def test_cancel_by_filter_cancels_waiting_and_requests_stop_of_started(any_api: ApiDriver) -> None:
     made = _create_one_of_each_state(any_api)
     done = _cancel_many(any_api, filter={"job": "export"})
     assert (done["matched"], done["done"], done["refused"], done["next"]) == (4, 4, 0, None)
@@ -53,11 +53,11 @@ def test_what_waits_is_cancelled_and_what_is_in_redis_is_asked(any_api: ApiDrive
         [entry] = audit.list_by_subject(connection, "executions")
     assert entry.after is not None
     assert {len(entry.after["cancelled"]), len(entry.after["asked"])} == {2}
-    # The first request stays, and asking again does nothing.
+    # The first request is kept, and a repeated request has no effect.
     assert _cancel_many(any_api, filter={"job": "export"})["done"] == 0
 
 
-def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
+def test_dry_run_returns_matches_and_changes_nothing(any_api: ApiDriver) -> None:
     made = _create_one_of_each_state(any_api)
     done = _cancel_many(any_api, all=True, dry_run=True)
     assert (done["dry_run"], done["matched"], done["done"]) == (True, 4, 4)
@@ -70,7 +70,7 @@ def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
     assert _get_execution(any_api, made["Queued"])["cancel_requested_at"] is None
 
 
-def test_filters_choose(any_api: ApiDriver) -> None:
+def test_filters_select_executions_to_cancel(any_api: ApiDriver) -> None:
     any_api.create_queue("mail")
     mail = any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})["id"]
     other = any_api.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c-1", "delay": 60})["id"]
@@ -81,7 +81,7 @@ def test_filters_choose(any_api: ApiDriver) -> None:
     assert (ended["done"], [each["code"] for each in ended["problems"]]) == (1, ["not_cancellable"])
 
 
-def test_many_take_several_requests(any_api: ApiDriver) -> None:
+def test_cancel_many_continues_with_a_cursor(any_api: ApiDriver) -> None:
     made = [any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})["id"] for _ in range(5)]
     first = _cancel_many(any_api, all=True, limit=2)
     second = _cancel_many(any_api, all=True, limit=2, cursor=first["next"])

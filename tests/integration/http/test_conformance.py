@@ -30,7 +30,7 @@ from tests.integration.http.conftest import ApiDriver, create_api_driver, insert
 
 _CASE_COUNT = int(os.environ.get("JOBWORKER_TEST_CASES", "10"))
 
-#: The first ids that `_CountedIds` makes: executions, a schedule, a batch.
+#: First ids that `_CountedIds` creates: executions, a schedule, a batch.
 _IDS = [f"00000000-0000-7000-8000-{number:012}" for number in range(1, 7)]
 _NAMES = ["export", "nightly", "office", "background", "tasks.exports.export", "result-1.json"]
 
@@ -59,14 +59,14 @@ _API = schemathesis.openapi.from_path(
             },
             "checks": {
                 "positive_data_acceptance": {"enabled": False},
-                # A random Origin or Host is refused with 403 or 421 before anything else.
-                # A stale If-Match is refused with 412 before the body is looked at; a long body with 413.
+                # A random Origin or Host is refused with 403 or 421 before all other checks.
+                # A stale If-Match is refused with 412 before the body is read; a long body with 413.
                 "negative_data_rejection": {
                     "expected-statuses": [400, 403, 404, 405, 409, 412, 413, 415, 421, 422, 428]
                 },
                 "missing_required_header": {"expected-statuses": [400, 403, 404, 415, 421, 422, 428]},
             },
-            # There is no Redis in these tests, which is what it says.
+            # These tests have no Redis, and the response states that.
             "operations": [
                 {
                     "include-path": "/readyz",
@@ -79,7 +79,7 @@ _API = schemathesis.openapi.from_path(
 
 
 class _CountedIds(IdFactory):
-    """Ids that are the same in each run."""
+    """Factory of ids that are equal in each run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _CountedIds(IdFactory):
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[ApiDriver, Path]]:
-    """The application with something at each of its resources, and a copy of its database."""
+    """Driver for the application with a row for each of its resources, and a copy of its database."""
     home = tmp_path_factory.mktemp("furnished")
     file = Path(shutil.copy(_sqlite_template, home / "jobworker.db"))
     database = Database(f"sqlite:///{file}")
@@ -99,7 +99,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) 
         ids = _CountedIds()
         patch.setattr(preparation, "_id_factory", ids)
         patch.setattr(schedule_rows, "_ids", ids)
-        # Else the stream of an execution that has not ended lasts for minutes.
+        # Otherwise the stream of an unfinished execution takes minutes.
         patch.setattr(events, "_MAX_STREAM_SECONDS", 0.0)
         insert_export_job(database)
         api = create_api_driver(database, HOME=str(home))
@@ -138,7 +138,7 @@ def _close_engines(api: ApiDriver) -> None:
 
 @pytest.fixture
 def api(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
-    """The application as it was before other operations changed something."""
+    """Driver for the application in the state before other operations changed rows."""
     api, copy = furnished
     _close_engines(api)
     shutil.copy(copy, copy.with_name("jobworker.db"))
@@ -147,5 +147,5 @@ def api(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
 
 @_API.parametrize()
 @settings(suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], api: ApiDriver) -> None:
+def test_response_conforms_to_the_openapi_description(case: schemathesis.Case[Any], api: ApiDriver) -> None:
     case.call_and_validate(app=api.app)

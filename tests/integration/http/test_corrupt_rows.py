@@ -1,4 +1,4 @@
-"""Rows whose columns are not what this code writes: no endpoint fails, the other rows are there, and it is said."""
+"""Rows with columns that this code never writes: no endpoint fails, other rows are listed, the problem is reported."""
 
 import contextlib
 import datetime as dt
@@ -21,7 +21,7 @@ from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver
 from tests.polling import until
 
-#: What no GET reads: the relay does, or a POST.
+#: Columns that no GET request reads; the relay or a POST request does.
 _UNREAD_COLUMNS = {
     ("executions", name)
     for name in ("lost_attempts", "interrupted_attempts", "snoozed_attempts", "call", "log_dropped")
@@ -40,7 +40,7 @@ _COLUMNS = [
     if isinstance(column.type, Json) and (table.name, column.name) not in _UNREAD_COLUMNS
 ]
 
-#: What each table is read through: lists, whose other item must be there, and the rest.
+#: Paths that read each table: lists, which must contain the other item, and the rest.
 _LIST_PATHS = {
     "job_definitions": ("jobs", "schedules", "executions"),
     "job_revisions": ("jobs/bad/revisions",),
@@ -77,7 +77,7 @@ _WRONG_VALUES: tuple[Any, ...] = (None, -1e30, "x", [{}], {"x": [None]})
 
 
 def _generate_malformed(original: Any) -> Iterator[str]:
-    """JSON that is not what stood there: wrong types, missing and extra members, huge and deep values."""
+    """Yield JSON that differs from the original: wrong types, missing and extra members, huge and deep values."""
     yield from ("null", "0", "-1.5", "true", '"text"', "[]", "{}", "[null]", "[{}]", '[["x"]]', '{"a": {"b": []}}')
     yield from (
         _DEEP_JSON,
@@ -93,7 +93,7 @@ def _generate_malformed(original: Any) -> Iterator[str]:
         yield json.dumps({**original, "unknown": 1})
 
 
-#: What only SQLite can hold.
+#: Values that only SQLite can store.
 _INVALID_JSON: tuple[Any, ...] = (
     "",
     "no JSON",
@@ -117,7 +117,7 @@ def _no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(any_api: ApiDriver) -> FlaskClient:
-    """A client that takes what it gets: a value that is shown as it stands may be of any form."""
+    """Client that does not check responses, because a value that is shown unchanged may have any form."""
     any_api.app.test_client_class = FlaskClient
     return any_api.app.test_client()
 
@@ -128,7 +128,7 @@ def made(any_api: ApiDriver) -> dict[str, str]:
 
 
 def create_two_of_everything(api: ApiDriver) -> dict[str, str]:
-    """Two of everything; of each kind one is named `bad`."""
+    """Create two items of every kind; one of each kind is named `bad`."""
     names = {}
     api.insert_worker()
     with api.database.write() as connection:
@@ -167,7 +167,7 @@ def _create_resource(api: ApiDriver, noun: str, body: dict[str, Any]) -> None:
 
 
 def _match_bad_row(table: sa.Table, names: dict[str, str]) -> Any:
-    """The condition of the one row of a table that is made unreadable."""
+    """Return the condition that selects the row that is made unreadable."""
     keys = {"job_definitions": "name", "tasks": "name", "job_schedules": "name", "calendars": "name"}
     keys |= {"job_revisions": "job", "calendar_revisions": "calendar"}
     if table.name in keys:
@@ -195,7 +195,7 @@ def _get_items(response: Any) -> int:
 
 
 @pytest.mark.parametrize(("table_name", "column"), _COLUMNS)
-def test_no_malformed_value_makes_a_get_fail(
+def test_malformed_column_does_not_fail_a_get_request(
     any_api: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
 ) -> None:
     table, sqlite = core.metadata.tables[table_name], any_api.database.is_sqlite
@@ -220,7 +220,7 @@ def test_no_malformed_value_makes_a_get_fail(
             assert response.status_code < 500, (url, str(value)[:100], response.data[:300])
 
 
-def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_api: ApiDriver) -> None:
+def test_unreadable_row_is_logged_once_and_reported_by_readyz(any_api: ApiDriver) -> None:
     for name in ("bad", "good"):
         _create_resource(any_api, "jobs", {"name": name, "task": "tasks.exports.export"})
     jobs = core.job_definitions
@@ -244,10 +244,10 @@ def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_api: Api
     assert "job bad" not in any_api.client.get("/readyz").json["checks"]["content"]["detail"]
 
 
-#: What SQLite keeps in a column of any type; numbers become text in a column of text.
+#: Values that SQLite stores in a column of any type; numbers become text in a column of text.
 _GARBAGE_VALUES: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
-#: What reads the tables that have no JSON column, or none that a GET reads.
+#: Paths that read the tables without a JSON column, or without one that a GET request reads.
 _PLAIN_COLUMN_PATHS = {
     "queues": ("queues", "queues/slow", "jobs", "executions/{queued}/why", "executions/{queued}"),
     "dependencies": ("executions/{child}/dependencies", "executions/{child}/why", "executions/{child}"),
@@ -260,7 +260,7 @@ _PLAIN_COLUMN_PATHS = {
 
 
 def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
-    """Make what `_PLAIN` reads."""
+    """Create the rows that `_PLAIN_COLUMN_PATHS` read."""
     now = dt.datetime.now(dt.UTC)
     body = {"parameters": {"user_id": "u"}, "depends_on": [names["queued"]]}
     names["child"] = api.submit_accepted(body=body)["id"]
@@ -277,13 +277,13 @@ def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Iterator[None]:
-    """Let a column of one row hold a value, as no code of this project makes it; of a key, in a copy of the row."""
+    """Write a value to a column of one row, as no code of this project does; for a key, to a copy of the row."""
     table = column.table
     names = [each.name for each in table.c]
     with api.database.write() as connection:
         raw = [sa.type_coerce(each, sa.types.NullType()).label(each.name) for each in table.c]
         before = dict(connection.execute(sa.select(*raw).where(where)).one()._mapping)
-        # What is kept of the past refuses changes.
+        # Triggers protect history tables against changes.
         query = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
         for trigger in connection.scalars(query, {"table": table.name}).all():
             connection.execute(sa.text(f"DROP TRIGGER {trigger}"))
@@ -306,7 +306,7 @@ def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Itera
 
 
 @pytest.mark.parametrize("table_name", [*_LIST_PATHS, *_PLAIN_COLUMN_PATHS])
-def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: str) -> None:
+def test_column_of_another_type_does_not_fail_a_get_request(api: ApiDriver, table_name: str) -> None:
     made = create_two_of_everything(api)
     create_rows_without_json(api, made)
     client = FlaskClient(api.app, api.app.response_class)
@@ -320,7 +320,7 @@ def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: s
     urls = [path if path[0] == "/" else f"/api/v1/{path.format(**made)}" for path in paths]
     problems = []
     for column in table.c:
-        # Of a key another row gets the value, as far as that row may exist.
+        # For a key, a copy of the row gets the value, if the constraints permit the copy.
         unique = (table_name, column.name) in {("relay_state", "id"), ("job_schedules", "id")}
         if isinstance(column.type, Json) or unique or (column.primary_key and column.foreign_keys):
             continue
@@ -335,7 +335,7 @@ def test_no_value_of_another_type_makes_a_get_fail(api: ApiDriver, table_name: s
     assert b"internal_error" not in client.get("/readyz").data
 
 
-def test_a_line_that_cannot_be_read_does_not_end_a_log(api: ApiDriver) -> None:
+def test_unreadable_log_line_does_not_end_the_log(api: ApiDriver) -> None:
     execution = api.submit_accepted()["id"]
     for number in range(1, 6):
         api.insert_log_line(execution, number, f"line {number}")

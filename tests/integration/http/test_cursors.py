@@ -1,4 +1,4 @@
-"""Forged cursors: the digest is no secret, so a cursor may hold any key; each list takes only keys of its own kind."""
+"""Forged cursors: the digest is not secret, so a cursor may hold any key; a list accepts only keys of its own kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def _forge_cursor(name: str, filters: Mapping[str, Any], key: str) -> str:
 
 @pytest.fixture
 def made(any_api: ApiDriver) -> dict[str, str]:
-    """What URLs and listings name: an execution, and a schedule with its id."""
+    """Names in URLs and listings: the id of an execution, and a schedule with its id."""
     execution = any_api.submit_accepted()["id"]
     schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
     response = any_api.client.post("/api/v1/schedules", json={**schedule, "parameters": {"user_id": "u"}})
@@ -34,7 +34,7 @@ def made(any_api: ApiDriver) -> dict[str, str]:
     return {"id": execution, "schedule": any_api.client.get("/api/v1/schedules/nightly").json["id"]}
 
 
-#: Path below /api/v1, name and filters of its listing ({…}: of what was made), and keys that are none of it.
+#: Path below /api/v1, name and filters of its listing ({…}: from `made`), and keys that are invalid for it.
 _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
     ("executions", "executions", {}, _IDS),
     ("dead-letters", "dead-letters", {}, _IDS),
@@ -56,7 +56,7 @@ _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
 )
 
 
-def test_every_list_refuses_forged_keys(any_api: ApiDriver, made: dict[str, str]) -> None:
+def test_lists_reject_forged_cursors(any_api: ApiDriver, made: dict[str, str]) -> None:
     described = any_api.client.get("/openapi.json").json["paths"].values()
     paged = [
         each for each in described if "cursor" in {one["name"] for one in each.get("get", {}).get("parameters", ())}
@@ -71,9 +71,7 @@ def test_every_list_refuses_forged_keys(any_api: ApiDriver, made: dict[str, str]
 
 
 @pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
-def test_actions_on_many_refuse_forged_bookmarks(
-    any_api: ApiDriver, made: dict[str, str], path: str, name: str
-) -> None:
+def test_bulk_actions_reject_forged_cursors(any_api: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
     for key in _BOOKMARKS:
         forged = _forge_cursor(name, {}, key.format(**made) if "{" in key else key)
         response = any_api.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})

@@ -1,4 +1,4 @@
-"""Dead letters over HTTP: what ended badly is found, run again, or left at that."""
+"""Dead letters over HTTP: listed, redriven, rerun and discarded."""
 
 import datetime as dt
 from typing import Any
@@ -36,7 +36,7 @@ def _report_end(api: ApiDriver, execution: str, kind: EventKind, **data: Any) ->
 
 
 def _create_dead_letter(api: ApiDriver, kind: EventKind = EventKind.FAILED, error: Any = None, **body: Any) -> str:
-    """An execution that has ended badly."""
+    """Create an execution that failed, and return its id."""
     made: str = api.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
     _report_end(api, made, EventKind.RUNNING, token="t")
     _report_end(api, made, kind, error=error or _make_error(), reason="so")
@@ -59,7 +59,7 @@ def _post_action(api: ApiDriver, action: str, **body: Any) -> dict[str, Any]:
     return found
 
 
-def test_what_ends_badly_is_an_open_dead_letter(any_api: ApiDriver) -> None:
+def test_failed_or_timed_out_execution_is_an_open_dead_letter(any_api: ApiDriver) -> None:
     failed, late = (
         _create_dead_letter(any_api),
         _create_dead_letter(any_api, EventKind.TIMED_OUT, _make_error("TimeLimitExceeded")),
@@ -78,7 +78,7 @@ def test_what_ends_badly_is_an_open_dead_letter(any_api: ApiDriver) -> None:
     assert [_get_execution(any_api, fine)[name] for name in ("dead_letter", "fingerprint")] == [None, None]
 
 
-def test_filters_and_pages(any_api: ApiDriver) -> None:
+def test_dead_letters_are_filtered_and_paged(any_api: ApiDriver) -> None:
     with any_api.database.write() as connection:
         jobs.upsert(connection, JobDefinition("other", EXPORT_TASK.name), JobOwner.CODE, "relay", SystemClock().now())
     any_api.create_queue("mail")
@@ -111,7 +111,7 @@ def test_filters_and_pages(any_api: ApiDriver) -> None:
     assert _list_dead_letters(any_api, f"limit=3&cursor={page['next']}") == [first]
 
 
-def test_groups_say_how_many_failed_alike_and_since_when(any_api: ApiDriver) -> None:
+def test_groups_count_failures_with_one_fingerprint(any_api: ApiDriver) -> None:
     many = [_create_dead_letter(any_api) for _ in range(3)]
     one = _create_dead_letter(any_api, error=_make_error("KeyError"))
     first, second = any_api.client.get(f"{DEAD_LETTERS}/groups").json["items"]
@@ -123,7 +123,7 @@ def test_groups_say_how_many_failed_alike_and_since_when(any_api: ApiDriver) -> 
     assert [each["id"] for each in any_api.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
 
 
-def test_redriven_it_runs_again_as_another_and_only_once(any_api: ApiDriver) -> None:
+def test_redrive_creates_one_new_execution_per_dead_letter(any_api: ApiDriver) -> None:
     any_api.create_queue("mail")
     old = _create_dead_letter(any_api, correlation_id="order-1", queue="mail", priority=9, time_limit=60)
     done = _post_action(any_api, "redrive", ids=[old])
@@ -145,7 +145,7 @@ def test_redriven_it_runs_again_as_another_and_only_once(any_api: ApiDriver) -> 
     assert any_api.count_rows("executions") == 2
 
 
-def test_it_runs_as_the_job_is_defined_now(any_api: ApiDriver) -> None:
+def test_redriven_execution_uses_the_current_definition(any_api: ApiDriver) -> None:
     old = _create_dead_letter(any_api)
     changed = JobDefinition("export", EXPORT_TASK.name, queue="background", priority=7, defaults={"format": "json"})
     with any_api.database.write() as connection:
@@ -155,7 +155,7 @@ def test_it_runs_as_the_job_is_defined_now(any_api: ApiDriver) -> None:
     assert made["parameters"] == {"user_id": "u-17", "format": "json"}
 
 
-def test_parameters_are_patched_and_checked_for_each_by_itself(any_api: ApiDriver) -> None:
+def test_redrive_patches_and_validates_parameters_per_dead_letter(any_api: ApiDriver) -> None:
     good = _create_dead_letter(any_api, parameters={"user_id": "u-1", "rows": 3, "format": "csv"})
     bad = _create_dead_letter(any_api, parameters={"user_id": "u-2", "options": {"deep": {"a": 1, "b": 2}}})
     patch = {"rows": None, "format": "json", "options": {"deep": {"a": None}}}
@@ -181,7 +181,7 @@ def test_parameters_are_patched_and_checked_for_each_by_itself(any_api: ApiDrive
     assert ([each["id"] for each in done["sample"]], _list_dead_letters(any_api)) == ([fine], [wrong])
 
 
-def test_of_those_with_one_unique_key_one_runs_again(any_api: ApiDriver) -> None:
+def test_redrive_of_dead_letters_with_one_unique_key_runs_one(any_api: ApiDriver) -> None:
     letters = [_create_dead_letter(any_api, parameters={"user_id": user}) for user in ("u-1", "u-1", "u-2")]
     policy = {"unique": {"key": "{user_id}", "until": "finished", "on_conflict": "reject"}}
     definition = JobDefinition.from_json({"name": "export", "task": EXPORT_TASK.name, **policy})
@@ -196,7 +196,7 @@ def test_of_those_with_one_unique_key_one_runs_again(any_api: ApiDriver) -> None
     assert _list_dead_letters(any_api) == [letters[1]]
 
 
-def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
+def test_dry_run_returns_matches_and_changes_nothing(any_api: ApiDriver) -> None:
     letters = [_create_dead_letter(any_api) for _ in range(3)]
     other = _create_dead_letter(any_api, error=_make_error("KeyError"))
     for what in ("redrive", "discard"):
@@ -212,7 +212,7 @@ def test_a_dry_run_tells_and_changes_nothing(any_api: ApiDriver) -> None:
         assert audit.list_by_subject(connection, "dead-letters") == []
 
 
-def test_a_rate_spreads_when_they_are_due_over_several_requests(any_api: ApiDriver) -> None:
+def test_redrive_rate_spreads_due_times_over_several_requests(any_api: ApiDriver) -> None:
     letters = [_create_dead_letter(any_api) for _ in range(5)]
     first = _post_action(any_api, "redrive", all=True, rate=0.5, limit=3)
     second = _post_action(any_api, "redrive", all=True, rate=0.5, cursor=first["next"])
@@ -225,7 +225,9 @@ def test_a_rate_spreads_when_they_are_due_over_several_requests(any_api: ApiDriv
     assert second["until"] == made[-1]["due_at"]
 
 
-def test_many_are_worked_off_in_bounded_transactions(any_api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redrive_processes_dead_letters_in_bounded_transactions(
+    any_api: ApiDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actions, "CHUNK_SIZE", 2)
     letters = [_create_dead_letter(any_api) for _ in range(5)]
     wrong = _create_dead_letter(any_api, parameters={"user_id": "u-9", "rows": 1})
@@ -242,7 +244,7 @@ def test_many_are_worked_off_in_bounded_transactions(any_api: ApiDriver, monkeyp
     assert _get_execution(any_api, letters[0])["dead_letter_note"] == "the disk is larger now"
 
 
-def test_discarded_it_is_left_at_that(any_api: ApiDriver) -> None:
+def test_discarded_dead_letter_is_not_redriven(any_api: ApiDriver) -> None:
     one, many = _create_dead_letter(any_api), [_create_dead_letter(any_api) for _ in range(2)]
     for _ in range(2):
         shown = any_api.client.post(f"/api/v1/executions/{one}/discard", json={"note": "a test"})
@@ -263,7 +265,7 @@ def test_discarded_it_is_left_at_that(any_api: ApiDriver) -> None:
     assert (refused.status_code, refused.json["code"]) == (409, "not_a_dead_letter")
 
 
-def test_whatever_has_ended_can_be_run_again_as_often_as_asked(any_api: ApiDriver) -> None:
+def test_rerun_accepts_ended_executions_repeatedly(any_api: ApiDriver) -> None:
     letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
     _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
     for old in (letter, fine, fine, letter):
@@ -279,7 +281,7 @@ def test_whatever_has_ended_can_be_run_again_as_often_as_asked(any_api: ApiDrive
     assert any_api.client.post(f"/api/v1/executions/{UNKNOWN_ID}/rerun").status_code == 404
 
 
-def test_what_somebody_decided_stays_whatever_is_reported_later(any_api: ApiDriver) -> None:
+def test_decision_on_a_dead_letter_survives_later_reports(any_api: ApiDriver) -> None:
     old = _create_dead_letter(any_api)
     _post_action(any_api, "discard", ids=[old])
     _report_end(any_api, old, EventKind.TIMED_OUT, error=_make_error("TimeLimitExceeded"))
@@ -309,7 +311,7 @@ def test_what_somebody_decided_stays_whatever_is_reported_later(any_api: ApiDriv
         ({"filter": {"created_after": "2026-01-01T00:00:00"}}, "/filter/created_after", "naive_time"),
     ],
 )
-def test_what_is_meant_must_be_clear(
+def test_ambiguous_selection_returns_422_with_pointer(
     api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str
 ) -> None:
     response = api.client.post(f"/api/v1/{action}", json=body)
@@ -330,13 +332,15 @@ def test_what_is_meant_must_be_clear(
         ({"note": "\x1b[8m"}, "/note", "not_allowed"),
     ],
 )
-def test_how_to_run_again_must_make_sense(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_redrive_options_return_422_with_pointer(
+    api: ApiDriver, body: dict[str, Any], pointer: str, code: str
+) -> None:
     response = api.client.post(f"{DEAD_LETTERS}/redrive", json={"all": True, **body})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
 
-def test_ids_that_are_none_are_told_and_disturb_nobody(any_api: ApiDriver) -> None:
+def test_redrive_reports_unknown_ids_and_continues(any_api: ApiDriver) -> None:
     letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
     done = _post_action(any_api, "redrive", ids=[UNKNOWN_ID, fine, letter])
     assert (done["done"], done["refused"]) == (1, 2)

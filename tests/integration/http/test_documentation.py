@@ -1,4 +1,4 @@
-"""The description of the API: complete, frozen, and shown without help from outside."""
+"""Description of the API: complete, frozen, and served without resources of other hosts."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ FROZEN_DESCRIPTION = Path("docs/openapi.json")
 
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> dict[str, Any]:
-    """Each operation by its method and path."""
+    """Operations by method and path."""
     return {
         f"{method.upper()} {path}": operation
         for path, methods in document["paths"].items()
@@ -27,14 +27,14 @@ def operations(document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """The description as it is served."""
+    """Description as served."""
     found: dict[str, Any] = orjson.loads(documentation.describe())
     return found
 
 
-def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+def test_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    from openapi_spec_validator import validate  # Loading it takes half a second.
+    from openapi_spec_validator import validate  # This import takes half a second.
 
     validate(document)
     for name, schema in document["components"]["schemas"].items():
@@ -46,17 +46,17 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
             assert isinstance(types, str) or len(set(types)) == len(types), (name, field)
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_schema_references_resolve(document: dict[str, Any]) -> None:
     references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', FROZEN_DESCRIPTION.read_text()))
     assert references
     assert references <= set(document["components"]["schemas"])
 
 
-def test_the_frozen_copy_is_up_to_date() -> None:
+def test_frozen_description_is_up_to_date() -> None:
     assert FROZEN_DESCRIPTION.read_bytes() == documentation.describe(), "python -m jobworker.api > docs/openapi.json"
 
 
-def test_every_operation_has_a_name_and_a_summary_of_its_own(operations: dict[str, Any]) -> None:
+def test_operations_have_unique_ids_and_summaries(operations: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations.values()]
     assert len(set(names)) == len(names)
     assert all(
@@ -64,14 +64,14 @@ def test_every_operation_has_a_name_and_a_summary_of_its_own(operations: dict[st
     )
 
 
-def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> None:
+def test_operations_document_their_problems(operations: dict[str, Any]) -> None:
     for name, operation in operations.items():
         answers = operation["responses"]
         assert {"422", "500", "503"} <= set(answers), name
         if "requestBody" in operation:
             assert {"400", "413", "415"} <= set(answers), name
         if name == "PUT /api/v1/queues/{name}":
-            continue  # It creates what is not there, and a queue has no revisions.
+            continue  # PUT creates a missing queue, and a queue has no revisions.
         if "{" in name:
             assert "404" in answers, name
         if name.startswith(("PUT", "DELETE")) and "/queues/" not in name:
@@ -82,7 +82,7 @@ def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> N
                 assert re.search(r"`\w+`", answer["description"]), (name, status)
 
 
-def test_every_route_is_described(api: ApiDriver, operations: dict[str, Any]) -> None:
+def test_routes_are_all_described(api: ApiDriver, operations: dict[str, Any]) -> None:
     hidden = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<string:name>"}
     routes = {
         f"{method} {re.sub('<.+?>', '{}', rule.rule)}"
@@ -93,11 +93,11 @@ def test_every_route_is_described(api: ApiDriver, operations: dict[str, Any]) ->
     assert routes == {re.sub("{.+?}", "{}", name) for name in operations}
 
 
-def test_it_is_served(api: ApiDriver) -> None:
+def test_openapi_json_is_served(api: ApiDriver) -> None:
     assert api.client.get("/openapi.json").data == FROZEN_DESCRIPTION.read_bytes()
 
 
-def test_the_page_loads_nothing_from_elsewhere(api: ApiDriver) -> None:
+def test_documentation_page_loads_nothing_from_other_hosts(api: ApiDriver) -> None:
     page = api.client.get("/docs")
     assert page.mimetype == "text/html"
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""Errors that have nothing to do with one endpoint: every one is a problem that says what to do."""
+"""Errors that are independent of an endpoint: each is a problem document that names a remedy."""
 
 import json
 import re
@@ -30,12 +30,12 @@ SUBMIT_PATH = "/api/v1/jobs/export/executions"
         ("BREW", "/", 405, "method_not_allowed"),
     ],
 )
-def test_what_is_not_there(api: ApiDriver, method: str, path: str, status: int, code: str) -> None:
+def test_unknown_route_or_resource_returns_404(api: ApiDriver, method: str, path: str, status: int, code: str) -> None:
     response = api.client.open(path, method=method)
     assert (response.status_code, response.json["code"]) == (status, code)
 
 
-def test_a_name_with_nul_in_a_path_does_not_exist(any_api: ApiDriver) -> None:
+def test_path_name_with_nul_returns_404(any_api: ApiDriver) -> None:
     span = "?from=2026-01-01&to=2026-02-01"
     read = set()
     for rule in any_api.app.url_map.iter_rules():
@@ -53,7 +53,7 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_api: ApiDriver) -> None:
     assert {"/api/v1/jobs/a%00/revisions", "/api/v1/calendars/a%00/days", "/api/v1/tasks/a%00"} <= read
 
 
-#: As they stand in a URL: not ASCII, half a surrogate pair, no UTF-8, NUL, digits of another script, too many digits.
+#: Unusual URL segments: not ASCII, half a surrogate pair, no UTF-8, NUL, digits of another script, too many digits.
 _UNUSUAL_SEGMENTS = (
     "",
     "%C3%A9",
@@ -69,8 +69,8 @@ _UNUSUAL_SEGMENTS = (
 )
 
 
-def test_no_value_in_a_url_is_too_unusual(any_api: ApiDriver) -> None:
-    """A value that is refused, or names nothing, is the client's mistake, and told as that."""
+def test_unusual_url_values_return_client_errors(any_api: ApiDriver) -> None:
+    """A value that is refused or unknown is a client error."""
     for template, item in any_api.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "9" * 30)
         path = re.sub(r"{\w+}", "export", path)
@@ -84,8 +84,8 @@ def test_no_value_in_a_url_is_too_unusual(any_api: ApiDriver) -> None:
                     assert response.status_code in (404, 422), (path, query)
 
 
-def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database: Database) -> None:
-    """Without a body as well, and whatever its type says: a web page can send these."""
+def test_requests_with_foreign_host_or_origin_are_rejected(sqlite_database: Database) -> None:
+    """Requests without a body or with any content type are checked as well, because a web page can send these."""
     insert_export_job(sqlite_database)
     api = create_api_driver(sqlite_database, HOSTS="jobs.example.com")
     pause = "/api/v1/queues/critical/pause"
@@ -104,7 +104,7 @@ def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database
     assert api.client.post(pause, headers={"Host": "jobs.example.com"}).status_code == 200
 
 
-def test_a_wrong_method_is_told_the_right_ones(api: ApiDriver) -> None:
+def test_wrong_method_response_lists_allowed_methods(api: ApiDriver) -> None:
     assert set(api.client.get(SUBMIT_PATH).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
 
@@ -130,7 +130,7 @@ def test_a_wrong_method_is_told_the_right_ones(api: ApiDriver) -> None:
         (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
     ],
 )
-def test_bodies_that_are_not_json_as_we_take_it(api: ApiDriver, body: bytes, detail: str) -> None:
+def test_body_that_is_not_accepted_json_returns_400(api: ApiDriver, body: bytes, detail: str) -> None:
     response = api.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert detail in response.json["detail"]
@@ -148,16 +148,14 @@ def test_bodies_that_are_not_json_as_we_take_it(api: ApiDriver, body: bytes, det
         (b'{"defaults": ' + b"[" * 108 + b"]" * 108 + b"}", "/defaults" + "/0" * 107, "100 levels"),
     ],
 )
-def test_a_value_that_cannot_be_kept_is_refused_at_its_place(
-    api: ApiDriver, body: bytes, pointer: str, detail: str
-) -> None:
+def test_unstorable_value_is_rejected_with_pointer(api: ApiDriver, body: bytes, pointer: str, detail: str) -> None:
     response = api.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, "not_kept")]
     assert detail in response.json["detail"]
 
 
-def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_api: ApiDriver) -> None:
+def test_largest_numbers_and_long_digit_texts_are_accepted(any_api: ApiDriver) -> None:
     options: list[Any] = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}, "a:b", ":"]
     options += [json.loads("[" * 96 + "]" * 96), {"__type__": "uuid"}]
     made = any_api.submit_accepted({"parameters": {"user_id": "u", "options": options}})
@@ -166,19 +164,19 @@ def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_api: ApiDriver
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_that_is_said_to_be_something_else(api: ApiDriver, content_type: str) -> None:
+def test_body_of_another_content_type_returns_415(api: ApiDriver, content_type: str) -> None:
     response = api.client.post(SUBMIT_PATH, data=b'{"parameters": {}}', content_type=content_type)
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_suffix_of_json_is_json(api: ApiDriver) -> None:
+def test_json_suffix_content_type_is_accepted(api: ApiDriver) -> None:
     body = b'{"parameters": {"user_id": "u"}}'
     assert (
         api.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
     )
 
 
-def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
+def test_body_above_the_limit_returns_413(sqlite_database: Database) -> None:
     insert_export_job(sqlite_database)
     api = create_api_driver(sqlite_database, MAX_BODY="2000")
     response = api.submit({"parameters": {"user_id": "u" * 3000}})
@@ -187,14 +185,14 @@ def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
 
 
 class TestRequestId:
-    """X-Request-ID."""
+    """Header X-Request-ID."""
 
-    def test_a_sane_one_is_taken_over(self, api: ApiDriver) -> None:
+    def test_valid_request_id_is_kept(self, api: ApiDriver) -> None:
         response = api.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
         assert (response.headers["X-Request-ID"], response.json["request_id"]) == ("abc-123", "abc-123")
 
     @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "-first"])
-    def test_another_is_replaced(self, api: ApiDriver, given: str | None) -> None:
+    def test_invalid_request_id_is_replaced(self, api: ApiDriver, given: str | None) -> None:
         headers = {} if given is None else {"X-Request-ID": given}
         first, second = (api.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
         assert first != second
@@ -202,7 +200,7 @@ class TestRequestId:
         assert len(first) == 32
 
 
-def test_an_unexpected_error_is_logged_and_shows_nothing(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_is_logged_and_hides_details(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret is 42")
 
@@ -225,7 +223,7 @@ def _drop_table(database_url: str, table: str) -> Flask:
     return create_app(make_settings(database_url))
 
 
-def test_a_database_that_fails_is_busy_not_broken(sqlite_url: str) -> None:
+def test_database_error_returns_503(sqlite_url: str) -> None:
     response = _drop_table(sqlite_url, "workers").test_client().get("/api/v1/executions")
     assert response.status_code == 200
     response = _drop_table(sqlite_url, "execution_logs").test_client().get(f"/api/v1/executions/{'0' * 8}")
@@ -235,7 +233,7 @@ def test_a_database_that_fails_is_busy_not_broken(sqlite_url: str) -> None:
     assert broken.headers["Retry-After"] == "2"
 
 
-def test_a_database_without_our_schema_is_refused_until_it_has_it(tmp_path: Any) -> None:
+def test_database_without_schema_returns_503_until_upgraded(tmp_path: Any) -> None:
     from jobworker.store import migrate
 
     url = f"sqlite:///{tmp_path}/new.db"

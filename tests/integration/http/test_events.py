@@ -1,4 +1,4 @@
-"""Live streams: every change once, in order, resumable, and never more streams than there is room for."""
+"""Live streams: every change once, in order, resumable, and bounded in number."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ FAILURE = {"type": "E", "message": "no", "traceback": ""}
 
 
 class EventStreamReader:
-    """The events of one execution, read one at a time; the clock runs only while somebody waits."""
+    """Reader of the events of one execution, one at a time; the clock advances only while the test waits."""
 
     def __init__(self, api: ApiDriver, execution: str, last: str | None = None) -> None:
         headers = {} if last is None else {"Last-Event-ID": last}
@@ -26,21 +26,21 @@ class EventStreamReader:
         self.events: Iterator[ServerSentEvent] = parse_events(self.response.response)
 
     def read_next(self) -> ServerSentEvent:
-        """The next event."""
+        """Return the next event."""
         return next(self.events)
 
     def read_rest(self) -> list[ServerSentEvent]:
-        """All that still comes until the stream ends."""
+        """Return all further events until the stream ends."""
         return list(self.events)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the stream."""
         self.response.close()
 
 
 @pytest.fixture
 def patient(any_api: ApiDriver) -> ApiDriver:
-    """A world whose clock moves by itself, so that no test waits; once on SQLite and once on PostgreSQL."""
+    """Driver with a clock that advances by itself, so that no test waits; on SQLite, then on PostgreSQL."""
     any_api.app.extensions["jobworker"].clock = ManualClock(any_api.app.extensions["jobworker"].clock.now())
     return any_api
 
@@ -49,7 +49,7 @@ def _list_content(found: list[ServerSentEvent]) -> list[Any]:
     return [each.data.get("state") or each.data.get("message") or each.data.get("done") or each.kind for each in found]
 
 
-def test_the_whole_story_of_an_execution_that_ended(patient: ApiDriver) -> None:
+def test_stream_of_ended_execution_lists_all_events(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
     patient.enter_state(made, 1, "Retrying", error=FAILURE)
@@ -64,7 +64,7 @@ def test_the_whole_story_of_an_execution_that_ended(patient: ApiDriver) -> None:
     assert [each.kind for each in found] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
 
 
-def test_what_happens_is_told_as_it_happens(patient: ApiDriver) -> None:
+def test_stream_sends_events_as_they_happen(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     stream = EventStreamReader(patient, made)
     assert stream.read_next().data["state"] == "Queued"
@@ -79,7 +79,7 @@ def test_what_happens_is_told_as_it_happens(patient: ApiDriver) -> None:
     assert [each.kind for each in stream.read_rest()] == ["end"]
 
 
-def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: ApiDriver) -> None:
+def test_stream_sends_complete_metadata_after_each_change(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     stream = EventStreamReader(patient, made)
     assert stream.read_next().kind == "state"
@@ -92,7 +92,7 @@ def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: ApiDriver) -> 
     assert _list_content(stream.read_rest()) == ["Succeeded", "end"]
 
 
-def test_a_stream_waits_for_lines_that_are_known_to_come(patient: ApiDriver) -> None:
+def test_stream_waits_for_outstanding_log_lines(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
     _get_last_log_seq(patient, "2000-0")
@@ -104,7 +104,7 @@ def test_a_stream_waits_for_lines_that_are_known_to_come(patient: ApiDriver) -> 
     assert _list_content(stream.read_rest()) == ["a line that travelled slowly", "end"]
 
 
-def test_but_not_for_ever(patient: ApiDriver) -> None:
+def test_stream_stops_waiting_for_outstanding_lines_after_a_while(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
     _get_last_log_seq(patient, "1999-7")
@@ -128,7 +128,7 @@ def _insert_log_lines(api: ApiDriver, execution: str, lines: int) -> str:
     return mark.message
 
 
-def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: ApiDriver) -> None:
+def test_stream_reports_a_full_log_at_once_and_its_count_at_the_end(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.insert_log_line(made, 1, "one")
     first = _insert_log_lines(patient, made, 3)
@@ -141,13 +141,13 @@ def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: ApiDriver) ->
     last = _insert_log_lines(patient, made, 5)
     patient.enter_state(made, 1, "Succeeded")
     assert _list_content(stream.read_rest()) == [last, "Succeeded", "end"]
-    # Whoever saw the first word of it comes upon the last, and whoever saw that one has seen all.
+    # A reader that has seen the first notice receives the last one; one that has seen the last receives no more.
     again = EventStreamReader(patient, made, events[-1].id).read_rest()
     assert _list_content(again) == ["Running", last, "Succeeded", "end"]
     assert _list_content(EventStreamReader(patient, made, again[1].id).read_rest()) == ["Succeeded", "end"]
 
 
-def test_lines_that_arrive_after_the_end_are_told_too(patient: ApiDriver) -> None:
+def test_stream_sends_lines_that_arrive_after_the_end(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded")
     stream = EventStreamReader(patient, made)
@@ -156,7 +156,7 @@ def test_lines_that_arrive_after_the_end_are_told_too(patient: ApiDriver) -> Non
     assert _list_content(stream.read_rest()) == ["late", "end"]
 
 
-def test_a_client_goes_on_where_it_left(patient: ApiDriver) -> None:
+def test_stream_resumes_after_the_last_event_id(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Running")
     for number in range(3):
@@ -168,7 +168,7 @@ def test_a_client_goes_on_where_it_left(patient: ApiDriver) -> None:
         assert again == whole[number + 1 :]
 
 
-def test_many_lines_come_in_their_order(patient: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_sends_many_lines_in_order(patient: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution_stream, "_MAX_LINES_PER_POLL", 10)
     made = patient.submit_accepted()["id"]
     for number in range(35):
@@ -179,21 +179,21 @@ def test_many_lines_come_in_their_order(patient: ApiDriver, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
-def test_an_id_of_no_stream_is_refused(api: ApiDriver, bookmark: str) -> None:
+def test_invalid_last_event_id_is_rejected(api: ApiDriver, bookmark: str) -> None:
     made = api.submit_accepted()["id"]
     response = api.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
     assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
     assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
 
 
-def test_silence_is_filled_with_comments(patient: ApiDriver) -> None:
+def test_idle_stream_sends_comments(patient: ApiDriver) -> None:
     stream = EventStreamReader(patient, patient.submit_accepted()["id"])
     assert stream.read_next().kind == "state"
     assert stream.read_next().kind == "comment"
     assert stream.read_next().kind == "comment"
 
 
-def test_there_are_never_more_streams_than_there_is_room_for(patient: ApiDriver) -> None:
+def test_streams_above_the_limit_are_rejected(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     room = patient.app.extensions["jobworker"]
     for number in range(MAX_STREAMS - 1):
@@ -215,14 +215,14 @@ def test_open_streams_are_counted(patient: ApiDriver) -> None:
     assert "jobworker_event_streams 0.0" in patient.client.get("/metrics").text
 
 
-def test_a_stream_is_not_cached(patient: ApiDriver) -> None:
+def test_stream_response_is_not_cached(patient: ApiDriver) -> None:
     stream = EventStreamReader(patient, patient.submit_accepted()["id"])
     assert stream.response.mimetype == "text/event-stream"
     assert stream.response.headers["Cache-Control"] == "no-store"
     stream.close()
 
 
-def test_data_are_one_line_of_json(patient: ApiDriver) -> None:
+def test_stream_data_is_one_line_of_json(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.insert_log_line(made, 1, "two\nlines\r\nand ünïcode\u2028")
     patient.enter_state(made, 1, "Succeeded")

@@ -15,7 +15,7 @@ def _get_file_folder(execution: dict[str, Any], below: str = "") -> str:
     return f"/api/v1/executions/{execution['id']}{below}"
 
 
-def test_an_execution_that_ended_is_read_with_everything(any_api: ApiDriver) -> None:
+def test_ended_execution_is_read_with_all_its_parts(any_api: ApiDriver) -> None:
     made = any_api.submit_accepted()
     failure = {"type": "ValueError", "message": "no", "traceback": "…"}
     any_api.insert_row(
@@ -46,28 +46,28 @@ def test_an_execution_that_ended_is_read_with_everything(any_api: ApiDriver) -> 
 
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {"file": "x.csv"}])
-def test_any_json_is_a_result(any_api: ApiDriver, result: Any) -> None:
+def test_result_may_be_any_json_value(any_api: ApiDriver, result: Any) -> None:
     made = any_api.submit_accepted()
     any_api.enter_state(made["id"], 1, "Succeeded", result=result)
     assert any_api.client.get(_get_file_folder(made, "/result")).json["result"] == result
 
 
-def test_there_is_no_result_before_the_end(api: ApiDriver) -> None:
+def test_result_of_unfinished_execution_returns_409(api: ApiDriver) -> None:
     response = api.client.get(_get_file_folder(api.submit_accepted(), "/result"))
     assert (response.status_code, response.json["code"]) == (409, "not_finished")
 
 
 @pytest.mark.parametrize("below", ["", "/attempts", "/transitions", "/logs", "/result", "/events"])
 @pytest.mark.parametrize("name", ["0199aaaa-0000-7000-8000-000000000000", "nonsense", "a%00b", "BATCH"])
-def test_what_does_not_exist_is_not_found(any_api: ApiDriver, name: str, below: str) -> None:
+def test_unknown_execution_returns_404(any_api: ApiDriver, name: str, below: str) -> None:
     response = any_api.client.get(f"/api/v1/executions/{name}{below}")
     assert (response.status_code, response.json["code"]) == (404, "execution_not_found")
 
 
 class TestReason:
-    """Why a queued execution does not run."""
+    """Reason why a queued execution does not run."""
 
-    def test_without_workers_a_queued_execution_says_so(self, api: ApiDriver) -> None:
+    def test_queued_execution_without_workers_has_a_reason(self, api: ApiDriver) -> None:
         made = api.submit_accepted()
         assert (
             api.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
@@ -75,27 +75,27 @@ class TestReason:
         [listed] = api.client.get("/api/v1/executions").json["items"]
         assert listed["reason"] == "no live worker offers task tasks.exports.export"
 
-    def test_a_worker_on_other_queues_does_not_help(self, api: ApiDriver) -> None:
+    def test_queued_execution_with_workers_on_other_queues_has_a_reason(self, api: ApiDriver) -> None:
         made = api.submit_accepted()
         api.insert_worker(queues=("critical",))
         assert api.client.get(_get_file_folder(made)).json["reason"] == "no live worker consumes queue default"
 
-    def test_a_fitting_worker_does(self, api: ApiDriver) -> None:
+    def test_queued_execution_with_a_matching_worker_has_no_reason(self, api: ApiDriver) -> None:
         made = api.submit_accepted()
         api.insert_worker("gone", is_gone=True)
         assert api.client.get(_get_file_folder(made)).json["reason"] is not None
         api.insert_worker("there")
         assert api.client.get(_get_file_folder(made)).json["reason"] is None
 
-    def test_what_does_not_wait_for_a_worker_needs_no_reason(self, api: ApiDriver) -> None:
+    def test_scheduled_execution_has_no_reason(self, api: ApiDriver) -> None:
         made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         assert api.client.get(_get_file_folder(made)).json["reason"] is None
 
 
 class TestList:
-    """Lists, their filters and their pages."""
+    """Lists with their filters and pages."""
 
-    def test_filters_and_pages_go_together(self, any_api: ApiDriver) -> None:
+    def test_pages_keep_their_filter(self, any_api: ApiDriver) -> None:
         any_api.create_queue("mail")
         wanted = [any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
         any_api.submit_accepted()
@@ -122,7 +122,7 @@ class TestList:
             ("created_after=0001-01-01T00:00:00Z", 2),
         ],
     )
-    def test_filters(self, any_api: ApiDriver, query: str, expected: int) -> None:
+    def test_filters_select_executions(self, any_api: ApiDriver, query: str, expected: int) -> None:
         any_api.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
         any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         assert len(any_api.client.get(f"/api/v1/executions?{query}").json["items"]) == expected
@@ -148,12 +148,12 @@ class TestList:
             ("cursor=", "cursor", "invalid_cursor"),
         ],
     )
-    def test_what_is_wrong_is_refused_by_name(self, api: ApiDriver, query: str, pointer: str, code: str) -> None:
+    def test_invalid_query_returns_422_with_its_name(self, api: ApiDriver, query: str, pointer: str, code: str) -> None:
         response = api.client.get(f"/api/v1/executions?{query}")
         assert response.status_code == 422
         assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
-    def test_a_cursor_of_another_list_is_refused(self, api: ApiDriver) -> None:
+    def test_cursor_of_another_list_is_rejected(self, api: ApiDriver) -> None:
         for _ in range(3):
             api.submit_accepted()
         cursor = api.client.get("/api/v1/executions?limit=1").json["next"]
@@ -164,16 +164,16 @@ class TestList:
         ):
             assert api.client.get(url).json["code"] == "invalid_cursor"
 
-    def test_resources_without_a_query_refuse_one(self, api: ApiDriver) -> None:
+    def test_resources_without_query_parameters_reject_them(self, api: ApiDriver) -> None:
         made = api.submit_accepted()
         for url in (_get_file_folder(made), "/api/v1/jobs/export", "/healthz", "/metrics"):
             assert api.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
 
 
 class TestCancel:
-    """Cancelling."""
+    """Cancellation."""
 
-    def test_what_is_scheduled_is_cancelled_at_once(self, any_api: ApiDriver) -> None:
+    def test_scheduled_execution_is_cancelled_at_once(self, any_api: ApiDriver) -> None:
         made = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         for _ in range(2):
             response = any_api.client.post(_get_file_folder(made, "/cancel"))
@@ -182,19 +182,19 @@ class TestCancel:
         assert [(each["state"], each["actor"]) for each in transitions] == [("Scheduled", "api"), ("Cancelled", "api")]
         assert response.json["finished_at"] is not None
 
-    def test_what_is_queued_is_asked_to_stop(self, any_api: ApiDriver) -> None:
+    def test_queued_execution_gets_a_cancel_request(self, any_api: ApiDriver) -> None:
         made = any_api.submit_accepted()
         first = any_api.client.post(_get_file_folder(made, "/cancel"), json={})
         second = any_api.client.post(_get_file_folder(made, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Queued", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
-    def test_what_is_retrying_is_cancelled_in_its_attempt(self, any_api: ApiDriver) -> None:
+    def test_retrying_execution_is_cancelled_in_its_attempt(self, any_api: ApiDriver) -> None:
         made = any_api.submit_accepted()
         any_api.enter_state(made["id"], 1, "Retrying")
         assert any_api.client.post(_get_file_folder(made, "/cancel")).json["attempt"] == 1
 
-    def test_what_runs_is_asked_to_stop_and_goes_on_until_its_worker_says_so(self, any_api: ApiDriver) -> None:
+    def test_running_execution_gets_a_cancel_request_and_stays_running(self, any_api: ApiDriver) -> None:
         made = any_api.submit_accepted()
         any_api.enter_state(made["id"], 1, "Running")
         first = any_api.client.post(_get_file_folder(made, "/cancel"))
@@ -203,28 +203,28 @@ class TestCancel:
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
     @pytest.mark.parametrize("state", ["Succeeded", "Failed", "TimedOut", "Skipped"])
-    def test_what_has_ended_is_not(self, api: ApiDriver, state: str) -> None:
+    def test_ended_execution_cannot_be_cancelled(self, api: ApiDriver, state: str) -> None:
         made = api.submit_accepted()
         api.enter_state(made["id"], 1, state)
         response = api.client.post(_get_file_folder(made, "/cancel"))
         assert (response.status_code, response.json["code"]) == (409, "not_cancellable")
         assert state in response.json["detail"]
 
-    def test_it_takes_no_body(self, api: ApiDriver) -> None:
+    def test_cancel_rejects_a_body(self, api: ApiDriver) -> None:
         response = api.client.post(_get_file_folder(api.submit_accepted(), "/cancel"), json={"force": True})
         assert response.status_code == 422
 
-    def test_what_does_not_exist_is_not_found(self, api: ApiDriver) -> None:
+    def test_cancel_of_unknown_execution_returns_404(self, api: ApiDriver) -> None:
         assert api.client.post(f"{UNKNOWN_PATH}/cancel").status_code == 404
 
 
 class TestPrefer:
-    """Waiting for the result."""
+    """Header Prefer: waiting for the result."""
 
     def _submit(self, api: ApiDriver, prefer: str) -> Any:
         return api.submit(headers={"Prefer": prefer})
 
-    def test_the_result_comes_with_the_answer_when_it_is_there_in_time(self, any_api: ApiDriver) -> None:
+    def test_submission_returns_the_result_available_in_time(self, any_api: ApiDriver) -> None:
         answered: list[Any] = []
         thread = threading.Thread(target=lambda: answered.append(self._submit(any_api, "respond-async, wait=30")))
         thread.start()
@@ -238,24 +238,24 @@ class TestPrefer:
         assert response.headers["Preference-Applied"] == "wait=30"
         assert response.headers["Location"] == _get_file_folder(found[0])
 
-    def test_it_is_202_when_it_is_not(self, api: ApiDriver) -> None:
+    def test_submission_returns_202_after_its_wait(self, api: ApiDriver) -> None:
         response = self._submit(api, "wait=1")
         assert (response.status_code, response.json["state"]) == (202, "Queued")
         assert response.headers["Preference-Applied"] == "wait=1"
 
-    def test_nobody_waits_longer_than_half_a_minute(self, api: ApiDriver) -> None:
+    def test_submission_waits_at_most_30_seconds(self, api: ApiDriver) -> None:
         first = api.submit(headers={"Idempotency-Key": "k"})
         api.enter_state(first.json["id"], 1, "Succeeded")
         response = api.submit(headers={"Idempotency-Key": "k", "Prefer": "wait=600"})
         assert (response.status_code, response.headers["Preference-Applied"]) == (200, "wait=30")
 
     @pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=-1", "wait=soon", "wait=0", "xwait=5", "return=minimal"])
-    def test_what_is_not_understood_is_ignored(self, api: ApiDriver, prefer: str) -> None:
+    def test_invalid_preference_is_ignored(self, api: ApiDriver, prefer: str) -> None:
         response = self._submit(api, prefer)
         assert response.status_code == 202
         assert "Preference-Applied" not in response.headers
 
-    def test_when_too_many_wait_the_answer_comes_at_once(self, api: ApiDriver) -> None:
+    def test_submission_does_not_wait_when_too_many_requests_wait(self, api: ApiDriver) -> None:
         room = api.app.extensions["jobworker"]
         while room.waiting_requests.acquire(blocking=False):
             pass

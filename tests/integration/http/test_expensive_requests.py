@@ -1,4 +1,4 @@
-"""Requests that would cost much: bounded, or refused with what to do instead."""
+"""Expensive requests: bounded, or refused with an alternative."""
 
 import time
 
@@ -11,7 +11,7 @@ from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver
 
 
-def test_bodies_are_limited_by_what_the_resource_takes(api: ApiDriver) -> None:
+def test_body_limit_depends_on_the_resource(api: ApiDriver) -> None:
     many = b'{"executions":[' + b"[]," * 400_000 + b"[]]}"
     headers = {"Content-Type": "application/json"}
     batch = api.client.post("/api/v1/executions/batch", data=many, headers=headers)
@@ -20,7 +20,7 @@ def test_bodies_are_limited_by_what_the_resource_takes(api: ApiDriver) -> None:
     assert (single.status_code, single.json["code"]) == (413, "body_too_large")
 
 
-def test_few_large_bodies_are_worked_off_at_a_time(api: ApiDriver) -> None:
+def test_concurrent_large_bodies_are_limited(api: ApiDriver) -> None:
     large = api.app.extensions["jobworker"].large_body_slots
     places = [large.acquire(blocking=False) for _ in range(4)]
     assert all(places)
@@ -31,7 +31,7 @@ def test_few_large_bodies_are_worked_off_at_a_time(api: ApiDriver) -> None:
     assert api.client.post("/api/v1/executions/batch", json=body).status_code == 202
 
 
-def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(api: ApiDriver) -> None:
+def test_page_of_large_items_is_shortened_and_the_next_continues(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 40}
     made = api.client.post("/api/v1/executions/batch", json=body).json["ids"]
     found, pages = [], 0
@@ -45,7 +45,7 @@ def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(api: ApiDr
     assert (sorted(found), pages) == (sorted(made), 3)
 
 
-def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_api: ApiDriver) -> None:
+def test_unknown_name_lookup_is_fast_among_many_schedules(any_api: ApiDriver) -> None:
     schedules, spec = job_schedules, {"name": "x", "job": "export", "rule": {}}
     fixed = {"job": "export", "owner": "api", "revision": 1, "spec": spec, "enabled": False, "state": "active"}
     fixed |= {"settled_until": NOW, "runs": 0, "failures": 0, "created_at": NOW, "changed_at": NOW}
@@ -61,7 +61,7 @@ def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_api: ApiD
     assert response.json["detail"].endswith("lists all of them")
 
 
-def test_a_list_that_takes_too_long_says_what_to_filter_by(api: ApiDriver) -> None:
+def test_slow_list_returns_503_that_suggests_filters(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u"}}] * 5000}
     assert api.client.post("/api/v1/executions/batch", json=body).status_code == 202
     assert api.client.get("/api/v1/executions?queue=nothing").json["items"] == []
@@ -72,7 +72,7 @@ def test_a_list_that_takes_too_long_says_what_to_filter_by(api: ApiDriver) -> No
     assert len(api.client.get("/api/v1/executions?limit=10").json["items"]) == 10
 
 
-def test_invented_methods_share_one_label(api: ApiDriver) -> None:
+def test_unknown_methods_share_one_metric_label(api: ApiDriver) -> None:
     for number in range(5):
         api.client.open("/api/v1/jobs", method=f"INVENTED{number}")
     metrics = api.client.get("/metrics").text

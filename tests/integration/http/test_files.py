@@ -1,4 +1,4 @@
-"""Files that jobs left behind: listed and downloaded where they are, and told of where they are not."""
+"""Files of jobs: listed and downloaded on their host, and named with their host elsewhere."""
 
 import hashlib
 import os
@@ -18,20 +18,20 @@ HERE = socket.gethostname()
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where workers of this host and the API keep their files."""
+    """Folder in which workers of this host and the API store files."""
     return tmp_path / "home"
 
 
 @pytest.fixture
 def api(database: Database, home: Path) -> ApiDriver:
-    """The application with that home, once on SQLite and once on PostgreSQL."""
+    """Driver for the application with that home, on SQLite, then on PostgreSQL."""
     insert_export_job(database)
     return create_api_driver(database, HOME=str(home))
 
 
 @pytest.fixture
 def execution(api: ApiDriver) -> str:
-    """An execution that has succeeded."""
+    """Id of an execution that has succeeded."""
     made: str = api.submit_accepted()["id"]
     api.enter_state(made, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
     return made
@@ -48,7 +48,7 @@ def _get_file(api: ApiDriver, execution: str, name: str, **options: Any) -> Any:
     return api.client.get(f"/api/v1/executions/{execution}/files/{name}", **options)
 
 
-def test_a_long_result_is_named_and_can_be_downloaded(api: ApiDriver, execution: str, home: Path) -> None:
+def test_long_result_is_listed_and_downloaded(api: ApiDriver, execution: str, home: Path) -> None:
     text = b'"' + b"x" * 100_000 + b'"'
     file = LocalFiles(home, execution).save_result(1, text)
     saved = home / "files" / execution / file["name"]
@@ -67,7 +67,7 @@ def test_a_long_result_is_named_and_can_be_downloaded(api: ApiDriver, execution:
     assert api.client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_no_browser_takes_a_file_for_a_page(api: ApiDriver, execution: str, home: Path) -> None:
+def test_downloaded_file_is_never_rendered_by_browsers(api: ApiDriver, execution: str, home: Path) -> None:
     LocalFiles(home, execution).save('na"me;é.html', "<script>alert(1)</script>")
     [item] = api.client.get(f"/api/v1/executions/{execution}/files").json["items"]
     answer = api.client.get(item["links"]["self"])
@@ -77,7 +77,7 @@ def test_no_browser_takes_a_file_for_a_page(api: ApiDriver, execution: str, home
     assert answer.headers["Content-Disposition"].startswith("attachment;")
 
 
-def test_files_are_listed_by_name_page_by_page(api: ApiDriver, execution: str, home: Path) -> None:
+def test_files_are_listed_by_name_in_pages(api: ApiDriver, execution: str, home: Path) -> None:
     files = LocalFiles(home, execution)
     for name in ("b.txt", "a.txt", "c.txt"):
         files.save(name, name)
@@ -91,13 +91,13 @@ def test_files_are_listed_by_name_page_by_page(api: ApiDriver, execution: str, h
     assert (item["size"], item["sha256"], item["host"], item["here"]) == (5, None, HERE, True)
 
 
-def test_an_execution_without_files_has_an_empty_list(api: ApiDriver, execution: str) -> None:
+def test_execution_without_files_returns_an_empty_list(api: ApiDriver, execution: str) -> None:
     assert api.client.get(f"/api/v1/executions/{execution}/files").json == {"items": [], "next": None}
     answer = _get_file(api, execution, "none.txt")
     assert (answer.status_code, answer.json["code"]) == (404, "file_not_found")
 
 
-def test_a_result_on_another_host_is_listed_and_not_pretended(api: ApiDriver, execution: str) -> None:
+def test_result_file_on_another_host_is_listed_but_not_served(api: ApiDriver, execution: str) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
     api.update_execution(execution, result_file=file)
     [item] = api.client.get(f"/api/v1/executions/{execution}/files").json["items"]
@@ -108,7 +108,7 @@ def test_a_result_on_another_host_is_listed_and_not_pretended(api: ApiDriver, ex
     assert HERE in answer.json["detail"]
 
 
-def test_other_files_of_another_host_are_not_known_here(api: ApiDriver, execution: str) -> None:
+def test_unknown_file_of_another_host_returns_file_elsewhere(api: ApiDriver, execution: str) -> None:
     _set_worker_host(api, "far-away")
     answer = _get_file(api, execution, "report.csv")
     assert answer.json["code"] == "file_elsewhere"
@@ -120,7 +120,7 @@ def test_other_files_of_another_host_are_not_known_here(api: ApiDriver, executio
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", "..%2f..%2fsecret", "%2fetc%2fpasswd", ".hidden", "a%00b", "a%0ab", "folder", "x" * 256]
 )
-def test_no_name_leads_out_of_the_folder(api: ApiDriver, execution: str, home: Path, name: str) -> None:
+def test_file_name_cannot_leave_the_folder(api: ApiDriver, execution: str, home: Path, name: str) -> None:
     LocalFiles(home, execution).save("a.txt", "a")
     (home / "secret").write_text("secret")
     (home / "files" / execution / ".hidden").write_text("secret")
@@ -130,7 +130,7 @@ def test_no_name_leads_out_of_the_folder(api: ApiDriver, execution: str, home: P
     assert b"secret" not in answer.data
 
 
-def test_a_link_that_a_job_left_leads_nowhere(api: ApiDriver, execution: str, home: Path) -> None:
+def test_symbolic_links_and_pipes_are_not_served(api: ApiDriver, execution: str, home: Path) -> None:
     LocalFiles(home, execution).save("a.txt", "a")
     folder = home / "files" / execution
     (home / "secret").write_text("secret")
@@ -141,7 +141,7 @@ def test_a_link_that_a_job_left_leads_nowhere(api: ApiDriver, execution: str, ho
         assert _get_file(api, execution, name).json["code"] == "file_not_found"
 
 
-def test_files_of_nobody(api: ApiDriver) -> None:
+def test_files_of_unknown_execution_return_404(api: ApiDriver) -> None:
     for execution in ("nobody", "..", "00000000-0000-7000-8000-000000000000"):
         for path in ("files", "files/a.txt"):
             answer = api.client.get(f"/api/v1/executions/{execution}/{path}")

@@ -1,4 +1,4 @@
-"""A disk that is really full: what is said meanwhile, and that all is well once there is room again."""
+"""Full disk on a real file system: the errors meanwhile, and the recovery once space is free."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ from tests.integration.http.test_operations import _list_failed_checks, _record_
 from tests.polling import until
 from tests.servers import RedisServer, run_server
 
-#: Of the file system (MiB): the database, Redis's data, and some room.
+#: Size of the file system (MiB): the database, Redis's data, and some free space.
 _DISK_MEGABYTES = 16
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
+    """Mount point of a small file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MEGABYTES}m", "jobworker-test", str(folder)]
@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _fill_disk(path: Path) -> None:
-    """To the last byte."""
+    """Fill the disk to the last byte."""
     with path.open("ab", buffering=0) as file:
         for size in (1024 * 1024, 4096, 1):
             with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ def _fill_disk(path: Path) -> None:
     assert shutil.disk_usage(path).free == 0
 
 
-def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
+def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
     url = f"sqlite:///{disk}/jobworker.db"
     migrate.upgrade(url)
     database, server = Database(url), RedisServer(disk / "redis", persistent=True)

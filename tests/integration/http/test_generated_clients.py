@@ -1,4 +1,4 @@
-"""Clients that generators make from the description of the API: they have every operation, and work."""
+"""Clients that generators create from the description of the API: they have every operation, and work."""
 
 import importlib
 import re
@@ -19,10 +19,10 @@ from tests.integration.http.conftest import ApiDriver
 
 _DESCRIPTION = Path("docs/openapi.json").resolve()
 
-#: What npm installs for these tests alone.
+#: Packages that npm installs for these tests alone.
 _TYPESCRIPT = ("openapi-typescript@7.13.0", "typescript@5.9.3")
 
-#: npm downloads 10 MB (s).
+#: Timeout of the installation (s): npm downloads 10 MB.
 _INSTALL_TIMEOUT_SECONDS = 90
 
 
@@ -35,8 +35,8 @@ def operations() -> set[str]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The client that openapi-python-client makes."""
-    # Loading it takes a second, which other processes of a test run need not spend.
+    """Client that openapi-python-client generates."""
+    # This import takes a second, which other processes of a test run need not spend.
     import openapi_python_client
     from openapi_python_client.config import Config, ConfigFile, MetaType
 
@@ -57,7 +57,7 @@ def _import_module(name: str) -> Any:
     return importlib.import_module(f"generated_client.{name}")
 
 
-def test_a_python_client_has_every_operation(package: ModuleType, operations: set[str]) -> None:
+def test_python_client_has_every_operation(package: ModuleType, operations: set[str]) -> None:
     [folder] = package.__path__
     made = {path.stem: path for path in Path(folder, "api").glob("*/*.py") if path.stem != "__init__"}
     assert made.keys() == operations
@@ -65,7 +65,7 @@ def test_a_python_client_has_every_operation(package: ModuleType, operations: se
         assert callable(_import_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
 
 
-def test_a_python_client_works(package: ModuleType, api: ApiDriver) -> None:
+def test_python_client_submits_and_reads_executions(package: ModuleType, api: ApiDriver) -> None:
     parameters = {"user_id": "u-17", "options": [1, None, {"deep": True}]}
     asked = _import_module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
     transport = httpx.WSGITransport(app=api.app)
@@ -83,7 +83,7 @@ def test_a_python_client_works(package: ModuleType, api: ApiDriver) -> None:
         assert [each.id for each in listed.items] == [found.id]
 
 
-def test_a_typescript_client_has_every_operation(tmp_path: Path, operations: set[str]) -> None:
+def test_typescript_client_has_every_operation(tmp_path: Path, operations: set[str]) -> None:
     npm = shutil.which("npm")
     if npm is None:
         skip_or_fail("npm is not installed (Debian: apt-get install npm)")

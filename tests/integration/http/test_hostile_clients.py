@@ -1,4 +1,4 @@
-"""Slow and numerous clients of the service as `jobworker web` starts it: they harm nobody else."""
+"""Slow and numerous clients of `jobworker web`: they do not affect other clients."""
 
 import re
 import socket
@@ -19,7 +19,7 @@ _SUBMIT_PATH = "/api/v1/jobs/export/executions"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[httpx.Client]:
-    """`jobworker web` on a database of its own, for all the tests here."""
+    """Client of `jobworker web` on its own database, shared by all tests of this module."""
     folder = tmp_path_factory.mktemp("web")
     url = f"sqlite:///{folder / 'jobworker.db'}"
     (folder / "jobworker.db").write_bytes(_sqlite_template.read_bytes())
@@ -39,12 +39,12 @@ def _get_address(server: httpx.Client) -> tuple[str, int]:
 
 
 def _make_request_head(headers: str) -> str:
-    """A submission of which the body does not come."""
+    """Return the head of a submission whose body is never sent."""
     more = "Content-Type: application/json\r\nContent-Length: 1000000"
     return f"POST {_SUBMIT_PATH} HTTP/1.1\r\n{headers}\r\n{more}\r\n\r\n{{"
 
 
-def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
+def test_unfinished_bodies_occupy_no_thread(server: httpx.Client) -> None:
     head = _make_request_head("Host: localhost")
     with ExitStack() as unfinished:
         for _ in range(150):
@@ -63,21 +63,19 @@ def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
         ("Host: localhost\r\nOrigin: https://evil.example", "cross_site"),
     ],
 )
-def test_a_request_of_another_site_is_refused_before_its_body_is_read(
-    server: httpx.Client, headers: str, code: str
-) -> None:
+def test_cross_site_request_is_rejected_before_its_body_is_read(server: httpx.Client, headers: str, code: str) -> None:
     with socket.create_connection(_get_address(server), TIMEOUT_SECONDS) as connection:
         connection.sendall(_make_request_head(headers).encode())
         assert code in connection.recv(10_000).decode()
 
 
-def test_a_body_that_is_too_large_is_not_waited_for(server: httpx.Client) -> None:
+def test_oversized_body_is_rejected_before_it_is_received(server: httpx.Client) -> None:
     with socket.create_connection(_get_address(server), TIMEOUT_SECONDS) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n{")
         assert b"body_too_large" in connection.recv(10_000)
 
 
-def test_many_streams_of_one_client_leave_places_for_others(server: httpx.Client) -> None:
+def test_streams_of_one_client_are_limited(server: httpx.Client) -> None:
     made = _submit_execution(server).json()["id"]
     with ExitStack() as streams:
         statuses = []
@@ -93,7 +91,7 @@ def test_many_streams_of_one_client_leave_places_for_others(server: httpx.Client
         assert _submit_execution(server).status_code == 202
 
 
-def test_invented_methods_make_no_series(server: httpx.Client) -> None:
+def test_unknown_methods_create_no_metric_series(server: httpx.Client) -> None:
     for number in range(20):
         assert server.request(f"INVENTED{number}", "/healthz").status_code == 405
     metrics = server.get("/metrics").text
@@ -111,7 +109,7 @@ def test_invented_methods_make_no_series(server: httpx.Client) -> None:
         ("/api/v1/jobs/%ff%00", 404, "job_not_found"),
     ],
 )
-def test_paths_are_decoded_as_by_any_wsgi_server(server: httpx.Client, path: str, status: int, code: str) -> None:
+def test_paths_are_decoded_as_by_wsgi_servers(server: httpx.Client, path: str, status: int, code: str) -> None:
     response = server.get(path)
     assert (response.status_code, response.json().get("code")) == (status, code)
 
@@ -125,7 +123,7 @@ def _read_response(server: httpx.Client, request: bytes, ends: bool = False) -> 
 
 
 @pytest.mark.parametrize("chunks", [b"", b"1f\r\n", b'5\r\n{"par', b"zz\r\n{}\r\n0\r\n\r\n"])
-def test_a_body_in_chunks_that_breaks_off_starts_nothing(server: httpx.Client, chunks: bytes) -> None:
+def test_incomplete_chunked_body_submits_nothing(server: httpx.Client, chunks: bytes) -> None:
     fields = "Host: localhost", "Connection: close", "Content-Type: application/json", "Transfer-Encoding: chunked"
     head = "\r\n".join([f"POST {_SUBMIT_PATH} HTTP/1.1", *fields, "", ""]).encode()
     before = server.get("/metrics").text
@@ -136,14 +134,14 @@ def test_a_body_in_chunks_that_breaks_off_starts_nothing(server: httpx.Client, c
 
 
 def _count_submissions(metrics: str, status: int) -> float:
-    """How many submissions were answered so."""
+    """Return the number of submissions with this response status."""
     found = re.search(
         rf'requests_total{{.*route="/api/v1/jobs/<string:name>/executions",status="{status}"}} (.*)', metrics
     )
     return float(found[1]) if found else 0.0
 
 
-def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
+def test_non_ascii_idempotency_key_is_rejected(server: httpx.Client) -> None:
     head = f"POST {_SUBMIT_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
     answer = _read_response(server, head.encode() + b"Idempotency-Key: \xc3\xa4\r\n\r\n")
     assert b" 422 " in answer.splitlines()[0]
@@ -151,12 +149,12 @@ def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz?\xe4", "/api/v1/executions?job=\xe4"])
-def test_a_query_that_is_not_encoded_is_read(server: httpx.Client, path: str) -> None:
+def test_unencoded_query_is_read(server: httpx.Client, path: str) -> None:
     answer = _read_response(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert answer.split()[1] in (b"200", b"422")
 
 
-def test_a_large_response_and_one_without_a_body_are_whole(server: httpx.Client) -> None:
+def test_large_and_bodyless_responses_are_complete(server: httpx.Client) -> None:
     script = server.get("/docs/swagger-ui-bundle.js")
     assert len(script.content) == int(script.headers["content-length"]) > 1024 * 1024
     head = server.head("/docs/swagger-ui-bundle.js")

@@ -17,7 +17,7 @@ def _create_job(api: ApiDriver, **changes: Any) -> Any:
     return api.client.post("/api/v1/jobs", json={**DEFINITION, **changes})
 
 
-def test_a_definition_is_created_and_read(any_api: ApiDriver) -> None:
+def test_definition_is_created_and_read(any_api: ApiDriver) -> None:
     made = _create_job(any_api, time_limit="PT10M", retry={"max_attempts": 3}, priority=7)
     assert made.status_code == 201
     assert (made.headers["Location"], made.headers["ETag"]) == ("/api/v1/jobs/nightly", '"1"')
@@ -29,13 +29,13 @@ def test_a_definition_is_created_and_read(any_api: ApiDriver) -> None:
     assert [each["name"] for each in shown["parameters"]] == ["user_id", "format", "rows", "options"]
 
 
-def test_an_unchanged_definition_is_not_sent_again(api: ApiDriver) -> None:
+def test_unchanged_definition_returns_304(api: ApiDriver) -> None:
     _create_job(api)
     assert api.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"1"'}).status_code == 304
     assert api.client.get("/api/v1/jobs/nightly", headers={"If-None-Match": '"2"'}).status_code == 200
 
 
-def test_a_schedule_is_kept_with_its_defaults(api: ApiDriver) -> None:
+def test_schedule_is_stored_with_its_defaults(api: ApiDriver) -> None:
     made = _create_job(api, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
     assert made.json["schedule"] == {"kind": "cron", "expression": "0 3 * * *", "zone": "UTC"}
     assert api.count_rows("job_schedules") == 1
@@ -77,19 +77,19 @@ def test_a_schedule_is_kept_with_its_defaults(api: ApiDriver) -> None:
         ({"colour": 1}, "/colour", "unknown_field"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, changes: Any, pointer: str, code: str) -> None:
+def test_invalid_definition_returns_422_with_pointer(api: ApiDriver, changes: Any, pointer: str, code: str) -> None:
     response = _create_job(api, **{"defaults": {"user_id": "all"}, **changes})
     assert response.status_code == 422
     assert {(each["pointer"], each["code"]) for each in response.json["errors"]} == {(pointer, code)}
     assert api.client.get("/api/v1/jobs/nightly").status_code == 404
 
 
-def test_a_scheduled_job_must_have_all_its_parameters(api: ApiDriver) -> None:
+def test_scheduled_job_requires_all_its_parameters(api: ApiDriver) -> None:
     response = _create_job(api, schedule=CRON)
     assert [each["pointer"] for each in response.json["errors"]] == ["/defaults/user_id"]
 
 
-def test_a_name_is_used_once(api: ApiDriver) -> None:
+def test_duplicate_job_name_is_rejected(api: ApiDriver) -> None:
     _create_job(api)
     response = _create_job(api)
     assert (response.status_code, response.json["code"]) == (409, "job_exists")
@@ -102,13 +102,13 @@ class TestChange:
         headers = {} if match is None else {"If-Match": match}
         return api.client.put("/api/v1/jobs/nightly", json={**DEFINITION, **changes}, headers=headers)
 
-    def test_a_change_makes_a_revision(self, any_api: ApiDriver) -> None:
+    def test_change_creates_a_revision(self, any_api: ApiDriver) -> None:
         _create_job(any_api)
         response = self._put_job(any_api, '"1"', queue="critical")
         assert (response.status_code, response.headers["ETag"], response.json["queue"]) == (200, '"2"', "critical")
         assert any_api.client.get("/api/v1/jobs/nightly").json == response.json
 
-    def test_the_revision_before_is_needed(self, api: ApiDriver) -> None:
+    def test_change_requires_the_current_revision(self, api: ApiDriver) -> None:
         _create_job(api)
         missing = self._put_job(api, None)
         assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
@@ -117,31 +117,31 @@ class TestChange:
             assert (response.status_code, response.json["code"]) == (412, "precondition_failed")
         assert api.client.get("/api/v1/jobs/nightly").headers["ETag"] == '"1"'
 
-    def test_a_star_matches_any_revision(self, api: ApiDriver) -> None:
+    def test_star_matches_any_revision(self, api: ApiDriver) -> None:
         _create_job(api)
         assert self._put_job(api, "*", queue="critical").status_code == 200
 
-    def test_one_of_two_changes_is_lost_to_nobody(self, api: ApiDriver) -> None:
+    def test_change_of_an_outdated_revision_is_rejected(self, api: ApiDriver) -> None:
         _create_job(api)
         assert self._put_job(api, '"1"', queue="critical").status_code == 200
         assert self._put_job(api, '"1"', queue="background").status_code == 412
 
-    def test_a_job_cannot_be_renamed(self, api: ApiDriver) -> None:
+    def test_job_cannot_be_renamed(self, api: ApiDriver) -> None:
         _create_job(api)
         assert self._put_job(api, "*", name="other").json["errors"][0]["pointer"] == "/name"
         body = {"task": EXPORT_TASK.name}
         unnamed = api.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["tags"]) == (200, "nightly", [])
 
-    def test_what_does_not_exist_is_not_made(self, api: ApiDriver) -> None:
+    def test_change_of_unknown_job_returns_404(self, api: ApiDriver) -> None:
         assert self._put_job(api, "*").status_code == 404
 
-    def test_code_is_changed_in_code(self, api: ApiDriver) -> None:
+    def test_job_declared_in_code_cannot_be_changed(self, api: ApiDriver) -> None:
         body = {"task": EXPORT_TASK.name}
         response = api.client.put("/api/v1/jobs/export", json=body, headers={"If-Match": "*"})
         assert (response.status_code, response.json["code"]) == (409, "job_owned_by_code")
 
-    def test_code_is_deleted_once_no_worker_has_it(self, api: ApiDriver) -> None:
+    def test_job_declared_in_code_is_deletable_without_its_workers(self, api: ApiDriver) -> None:
         worker = WorkerRow("w", "host", 1, "prefork", 2, ("default",), (EXPORT_TASK.name,), "v1", NOW, NOW)
         with api.database.write() as connection:
             workers.update_live(connection, [worker], NOW)
@@ -155,7 +155,7 @@ class TestChange:
 class TestDelete:
     """DELETE with If-Match."""
 
-    def test_a_definition_goes_and_its_executions_stay(self, any_api: ApiDriver) -> None:
+    def test_deleted_definition_leaves_its_executions(self, any_api: ApiDriver) -> None:
         _create_job(any_api, defaults={"user_id": "all"})
         accepted = any_api.submit_accepted({}, job="nightly")
         response = any_api.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"1"'})
@@ -163,14 +163,14 @@ class TestDelete:
         assert any_api.client.get("/api/v1/jobs/nightly").status_code == 404
         assert any_api.client.get(accepted["links"]["self"]).json["job"] == "nightly"
 
-    def test_the_revision_is_needed(self, api: ApiDriver) -> None:
+    def test_delete_requires_the_current_revision(self, api: ApiDriver) -> None:
         _create_job(api)
         assert api.client.delete("/api/v1/jobs/nightly").status_code == 428
         assert api.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"2"'}).status_code == 412
         assert api.client.delete("/api/v1/jobs/nothing", headers={"If-Match": "*"}).status_code == 404
 
 
-def test_lists_are_paged(api: ApiDriver) -> None:
+def test_jobs_are_paged(api: ApiDriver) -> None:
     for number in range(4):
         _create_job(api, name=f"job-{number}")
     first = api.client.get("/api/v1/jobs?limit=3").json

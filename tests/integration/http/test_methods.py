@@ -1,4 +1,4 @@
-"""Methods of every route: those that `Allow` lists do something, and no others are answered."""
+"""Methods of every route: exactly those in `Allow` are implemented."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from tests.integration.http.conftest import ApiDriver
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
 
-#: What nothing is named. Names of actions take the place of ids and names, too.
+#: An id that no resource has. Names of actions are tried as ids and names, too.
 _UNUSED_ID = "00000000-0000-7000-8000-000000000000"
 
 
 def _list_paths(api: ApiDriver) -> dict[str, set[str]]:
-    """Each path of the description with one thing in its braces, and its methods."""
+    """Return the methods of each path of the description, with a value in place of each parameter."""
     found: dict[str, set[str]] = {}
     for template, item in api.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "1")
@@ -24,7 +24,7 @@ def _list_paths(api: ApiDriver) -> dict[str, set[str]]:
     return found
 
 
-def test_allow_lists_what_a_resource_does(api: ApiDriver) -> None:
+def test_allow_header_lists_the_implemented_methods(api: ApiDriver) -> None:
     for path, methods in _list_paths(api).items():
         told = api.client.options(path).headers["Allow"]
         assert set(told.split(", ")) == methods, path
@@ -37,13 +37,13 @@ def test_allow_lists_what_a_resource_does(api: ApiDriver) -> None:
 
 
 @pytest.mark.parametrize("word", ["batch", "cancel"])
-def test_an_action_on_executions_is_no_execution(api: ApiDriver, word: str) -> None:
+def test_action_name_is_not_an_execution_id(api: ApiDriver, word: str) -> None:
     response = api.client.get(f"/api/v1/executions/{word}")
     assert (response.status_code, set(response.headers["Allow"].split(", "))) == (405, {"OPTIONS", "POST"})
     assert api.client.get(f"/api/v1/executions/{word}/attempts").json["code"] == "route_not_found"
 
 
-def test_no_schedule_is_called_like_an_action(api: ApiDriver) -> None:
+def test_schedule_name_of_an_action_is_rejected(api: ApiDriver) -> None:
     rule = {"kind": "daily", "time": "02:00"}
     body: dict[str, Any] = {"name": "preview", "job": "export", "rule": rule, "parameters": {"user_id": "u"}}
     response = api.client.post("/api/v1/schedules", json=body)

@@ -1,4 +1,4 @@
-"""Occurrences of schedules over HTTP: what became of them, what is ahead, and one more by hand."""
+"""Occurrences of schedules over HTTP: recorded, upcoming, and fired by hand."""
 
 import datetime as dt
 from typing import Any
@@ -19,7 +19,7 @@ FIRST_TIME = dt.datetime(2026, 3, 2, 6, tzinfo=dt.UTC)
 
 
 def insert_occurrences(api: ApiDriver, *rows: tuple[int, str]) -> None:
-    """Let the ledger have rows: so many days after `DAY`, and what became of it."""
+    """Insert occurrence rows: days after `FIRST_TIME`, and the outcome."""
     found = api.client.get(URL).json["id"]
     for days, outcome in rows:
         api.insert_row(
@@ -34,7 +34,7 @@ def insert_occurrences(api: ApiDriver, *rows: tuple[int, str]) -> None:
 
 
 def list_occurrences(api: ApiDriver, query: str = "") -> list[dict[str, Any]]:
-    """The occurrences that a query finds."""
+    """Return the occurrences that a query selects."""
     response = api.client.get(f"{URL}/occurrences{query}")
     assert response.status_code == 200, response.json
     found: list[dict[str, Any]] = response.json["items"]
@@ -50,9 +50,9 @@ _INVALID_QUERIES = [
 
 
 class TestPast:
-    """GET …/occurrences."""
+    """Requests to GET …/occurrences."""
 
-    def test_the_latest_comes_first_page_by_page(self, any_api: ApiDriver) -> None:
+    def test_occurrences_are_listed_newest_first_in_pages(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, zone="Europe/Berlin")
         insert_occurrences(any_api, (0, "fired"), (1, "skipped_overlap"), (2, "missed"))
         first = any_api.client.get(f"{URL}/occurrences?limit=2").json
@@ -80,16 +80,16 @@ class TestPast:
     @pytest.mark.parametrize(
         "query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001", *_INVALID_QUERIES]
     )
-    def test_what_says_nothing_is_refused(self, api: ApiDriver, query: str) -> None:
+    def test_invalid_query_returns_422(self, api: ApiDriver, query: str) -> None:
         create_schedule(api)
         assert api.client.get(f"{URL}/occurrences{query}").status_code == 422
 
-    def test_a_schedule_must_be_there(self, api: ApiDriver) -> None:
+    def test_occurrences_of_unknown_schedule_return_404(self, api: ApiDriver) -> None:
         assert api.client.get(f"{URL}/occurrences").json["code"] == "schedule_not_found"
         assert api.client.get(f"{URL}/occurrences?upcoming=3").json["code"] == "schedule_not_found"
 
 
-def test_executions_are_found_by_their_schedule(any_api: ApiDriver) -> None:
+def test_executions_are_filtered_by_schedule(any_api: ApiDriver) -> None:
     found = create_schedule(any_api, overlap="allow")["id"]
     create_schedule(any_api, name="evening", overlap="allow")
     url = "/api/v1/executions?schedule="
@@ -106,9 +106,9 @@ def test_executions_are_found_by_their_schedule(any_api: ApiDriver) -> None:
 
 
 class TestAhead:
-    """GET …/occurrences?upcoming=n."""
+    """Requests to GET …/occurrences?upcoming=n."""
 
-    def test_the_first_comes_first(self, any_api: ApiDriver) -> None:
+    def test_upcoming_occurrences_are_listed_soonest_first(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, zone="Asia/Kolkata")
         found = list_occurrences(any_api, "?upcoming=3")
         assert [each["outcome"] for each in found] == ["expected"] * 3
@@ -117,25 +117,25 @@ class TestAhead:
         assert moments[2] - moments[0] == dt.timedelta(days=2)
         assert found[0]["scheduled_for"] == any_api.client.get(URL).json["next_at"]
 
-    def test_they_begin_where_one_says(self, api: ApiDriver) -> None:
+    def test_upcoming_occurrences_begin_at_from(self, api: ApiDriver) -> None:
         create_schedule(api)
         [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T00:00:00Z")
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
         [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T06:00:00Z")
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
 
-    def test_they_end_where_one_says(self, api: ApiDriver) -> None:
+    def test_upcoming_occurrences_end_at_to(self, api: ApiDriver) -> None:
         create_schedule(api)
         found = list_occurrences(api, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
         assert [each["scheduled_for"] for each in found] == ["2031-07-01T06:00:00Z", "2031-07-02T06:00:00Z"]
 
-    def test_what_is_late_is_ahead_still(self, api: ApiDriver) -> None:
+    def test_late_occurrence_is_still_upcoming(self, api: ApiDriver) -> None:
         create_schedule(api, rule={"kind": "interval", "every": 60})
         late = SystemClock().now().replace(second=0, microsecond=0) - dt.timedelta(minutes=10)
         set_due(api, "morning", late)
         assert dt.datetime.fromisoformat(list_occurrences(api, "?upcoming=1")[0]["scheduled_for"]) == late
 
-    def test_what_a_calendar_forbids_is_told(self, api: ApiDriver) -> None:
+    def test_upcoming_occurrence_forbidden_by_calendar_has_a_reason(self, api: ApiDriver) -> None:
         with api.database.write() as connection:
             spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
             calendar_rows.upsert(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
@@ -144,7 +144,7 @@ class TestAhead:
         assert [each["outcome"] for each in found] == ["expected", "skipped_calendar", "expected"]
         assert found[1]["reason"] == "within calendar days-off: Company day"
 
-    def test_a_pause_and_the_last_run_are_told(self, api: ApiDriver) -> None:
+    def test_upcoming_occurrences_respect_pause_and_max_runs(self, api: ApiDriver) -> None:
         create_schedule(api, max_runs=2)
         with api.database.write() as connection:
             values = {
@@ -157,11 +157,11 @@ class TestAhead:
         assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
         assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
 
-    def test_nothing_is_ahead_of_what_is_not_enabled(self, api: ApiDriver) -> None:
+    def test_disabled_schedule_has_no_upcoming_occurrences(self, api: ApiDriver) -> None:
         create_schedule(api, enabled=False)
         assert list_occurrences(api, "?upcoming=3") == []
 
-    def test_a_disabled_job_is_told(self, api: ApiDriver) -> None:
+    def test_upcoming_occurrences_of_disabled_job_have_a_reason(self, api: ApiDriver) -> None:
         create_schedule(api)
         with api.database.write() as connection:
             off = JobDefinition("export", EXPORT_TASK.name, enabled=False)
@@ -171,15 +171,15 @@ class TestAhead:
             ("skipped_paused", "job export is disabled")
         ] * 2
 
-    def test_nothing_is_ahead_of_what_is_exhausted(self, api: ApiDriver) -> None:
+    def test_exhausted_schedule_has_no_upcoming_occurrences(self, api: ApiDriver) -> None:
         create_schedule(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
         assert list_occurrences(api, "?upcoming=3") == []
 
 
 class TestFire:
-    """POST …/fire."""
+    """Requests to POST …/fire."""
 
-    def test_it_makes_an_execution_and_a_row(self, any_api: ApiDriver) -> None:
+    def test_fire_creates_an_execution_and_an_occurrence(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, queue="background")
         response = any_api.client.post(f"{URL}/fire")
         assert response.status_code == 202, response.json
@@ -191,7 +191,7 @@ class TestFire:
         assert list_occurrences(any_api) == [occurrence]
         assert any_api.client.get(URL).json["runs"] == 1
 
-    def test_the_overlap_policy_holds_unless_one_says_otherwise(self, api: ApiDriver) -> None:
+    def test_fire_applies_the_overlap_policy_unless_overridden(self, api: ApiDriver) -> None:
         create_schedule(api)
         first = api.client.post(f"{URL}/fire").json["execution"]["id"]
         skipped = api.client.post(f"{URL}/fire")
@@ -203,7 +203,7 @@ class TestFire:
         waiting = api.client.post(f"{URL}/fire", json={"overlap": "queue_all"})
         assert waiting.json["execution"]["state"] == "Waiting"
 
-    def test_the_same_key_fires_once(self, any_api: ApiDriver) -> None:
+    def test_fire_with_one_idempotency_key_fires_once(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, overlap="allow")
         key = {"Idempotency-Key": "k-1"}
         first = any_api.client.post(f"{URL}/fire", headers=key)
@@ -214,7 +214,7 @@ class TestFire:
         other = any_api.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
         assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
 
-    def test_a_disabled_job_is_not_started(self, api: ApiDriver) -> None:
+    def test_fire_of_disabled_job_is_rejected(self, api: ApiDriver) -> None:
         with api.database.write() as connection:
             given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
             jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
@@ -224,7 +224,7 @@ class TestFire:
         assert "schedule morning cannot be fired: job off is disabled" in response.json["detail"]
 
     @pytest.mark.parametrize("body", [{"overlap": "maybe"}, {"at": "now"}])
-    def test_what_says_nothing_is_refused(self, api: ApiDriver, body: dict[str, str]) -> None:
+    def test_invalid_fire_request_returns_422(self, api: ApiDriver, body: dict[str, str]) -> None:
         create_schedule(api)
         assert api.client.post(f"{URL}/fire", json=body).status_code == 422
         assert api.count_rows("occurrences") == 0

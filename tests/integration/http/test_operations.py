@@ -1,4 +1,4 @@
-"""/, /healthz, /readyz and /metrics."""
+"""Endpoints /, /healthz, /readyz and /metrics."""
 
 import datetime as dt
 import re
@@ -25,7 +25,7 @@ from tests.servers import PostgresServer, RedisServer
 
 
 def _record_activity(api: ApiDriver, relay_age: float = 0, beat_age: float = 0) -> None:
-    """Let relay and beat have shown themselves so many seconds ago."""
+    """Record the last activity of relay and beat as this many seconds ago."""
     now = SystemClock().now()
     values = {"turned_at": now - dt.timedelta(seconds=relay_age), "beat_tick_at": now - dt.timedelta(seconds=beat_age)}
     with api.database.write() as connection:
@@ -34,7 +34,7 @@ def _record_activity(api: ApiDriver, relay_age: float = 0, beat_age: float = 0) 
 
 @pytest.fixture
 def ready(api_with_redis: ApiDriver) -> ApiDriver:
-    """A world in which everything is there."""
+    """Driver for the application with all its processes alive."""
     _record_activity(api_with_redis)
     api_with_redis.insert_worker()
     return api_with_redis
@@ -42,7 +42,7 @@ def ready(api_with_redis: ApiDriver) -> ApiDriver:
 
 @pytest.fixture
 def api_with_redis(database: Database, redis_url: str) -> ApiDriver:
-    """The application on either database, with a Redis."""
+    """Driver for the application on either database, with a Redis."""
     insert_export_job(database)
     return create_api_driver(database, REDIS_URL=redis_url)
 
@@ -51,17 +51,17 @@ def _list_failed_checks(response: Any) -> set[str]:
     return {name for name, check in response.json["checks"].items() if check["status"] == "failed"}
 
 
-def test_the_signpost_leads_somewhere(api: ApiDriver) -> None:
+def test_index_links_resolve(api: ApiDriver) -> None:
     links = api.client.get("/").json["links"]
     assert {api.client.get(link).status_code for link in links.values()} <= {200, 503}
 
 
-def test_alive_asks_nobody(tmp_path: Any) -> None:
+def test_healthz_checks_no_dependency(tmp_path: Any) -> None:
     unreachable = make_settings(f"sqlite:///{tmp_path}/not/there.db")
     assert create_app(unreachable).test_client().get("/healthz").status_code == 200
 
 
-def test_ready_when_everything_is_there(ready: ApiDriver) -> None:
+def test_readyz_returns_ready_when_all_checks_pass(ready: ApiDriver) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (200, "ready", set())
     named = {"database", "disk", "migrations", "redis", "relay", "beat", "workers", "schedules"}
@@ -70,7 +70,7 @@ def test_ready_when_everything_is_there(ready: ApiDriver) -> None:
     assert response.json["checks"]["time_zone_data"]["detail"] == DATA_VERSION
 
 
-def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: ApiDriver, redis_url: str) -> None:
+def test_beat_name_with_invalid_utf_8_does_not_fail_readyz(ready: ApiDriver, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.hset(keys.BEAT, mapping={"leader": b"beat\xff", "zone_data": b"2024b\xfe"})
     response = ready.client.get("/readyz")
@@ -78,7 +78,7 @@ def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: Ap
     assert r"2024b\xfe: beat beat\xff" in response.json["checks"]["time_zone_data"]["detail"]
 
 
-def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: str) -> None:
+def test_hosts_with_different_time_zone_data_are_reported(ready: ApiDriver, redis_url: str) -> None:
     with ready.database.write() as connection:
         connection.execute(sa.update(core.relay_state).values(leader="alpha:7"))
         time_zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
@@ -88,7 +88,7 @@ def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: 
     with capture_logs() as logged:
         responses = [ready.client.get("/readyz") for _ in range(2)]
 
-    # It is no reason to take this host out of service.
+    # A data problem must not take this host out of service.
     assert [(each.status_code, each.json["status"]) for each in responses] == [(200, "ready")] * 2
     told = responses[0].json["checks"]["time_zone_data"]["detail"]
     assert f"has {DATA_VERSION}, others have 2020a (tzdata 2020.1): relay alpha:7; " in told
@@ -97,7 +97,7 @@ def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: 
     assert [each["why"] for each in logged if each["event"] == "health_warning"].count(told) == 1
 
 
-def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: ApiDriver) -> None:
+def test_skipped_content_is_reported_and_service_stays_ready(ready: ApiDriver) -> None:
     problem = {"what": "redis key jw:worker:w9", "detail": "it is not an announcement of a worker", "at": "2026-01-01"}
     with ready.database.write() as connection:
         connection.execute(sa.update(core.relay_state).values(problems=[problem]))
@@ -107,39 +107,39 @@ def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(read
 
 
 @pytest.mark.parametrize("problems", [1, "x", {"a": 1}, [1, None, {"what": 1}, {"detail": "x"}]])
-def test_problems_of_the_relay_that_cannot_be_read_are_none(ready: ApiDriver, problems: Any) -> None:
+def test_unreadable_relay_problems_are_ignored(ready: ApiDriver, problems: Any) -> None:
     with ready.database.write() as connection:
         connection.execute(sa.update(core.relay_state).values(problems=problems))
     assert ready.client.get("/readyz").status_code == 200
 
 
-def test_each_thing_that_is_missing_is_named(api_with_redis: ApiDriver) -> None:
+def test_missing_processes_are_reported(api_with_redis: ApiDriver) -> None:
     response = api_with_redis.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "degraded")
     assert _list_failed_checks(response) == {"relay", "beat", "workers"}
     assert "never turned" in response.json["checks"]["relay"]["detail"]
 
 
-def test_silence_is_noticed(ready: ApiDriver) -> None:
+def test_silent_relay_and_beat_are_reported(ready: ApiDriver) -> None:
     _record_activity(ready, relay_age=60, beat_age=120)
     response = ready.client.get("/readyz")
     assert _list_failed_checks(response) == {"relay", "beat"}
     assert "more than 15 s" in response.json["checks"]["relay"]["detail"]
 
 
-def test_a_dead_relay_is_no_accusation_of_beat(ready: ApiDriver, redis_url: str) -> None:
+def test_beat_is_judged_by_its_own_tick_when_the_relay_is_dead(ready: ApiDriver, redis_url: str) -> None:
     _record_activity(ready, relay_age=76, beat_age=76)
     with redis.Redis.from_url(redis_url) as client:
         now = SystemClock().now().timestamp()
         client.hset(keys.BEAT, mapping={"leader": "beat", "tick_ms": str(int(now * 1000))})
         assert _list_failed_checks(ready.client.get("/readyz")) == {"relay"}
-        # Whatever else stands there is not a tick.
+        # A value of another type is not a tick.
         client.delete(keys.BEAT)
         client.set(keys.BEAT, "something")
     assert _list_failed_checks(ready.client.get("/readyz")) == {"relay", "beat"}
 
 
-def test_nobody_but_redis_is_accused_when_it_is_away(
+def test_redis_outage_is_reported_without_blaming_beat_and_relay(
     sqlite_database: Database, own_redis: Callable[..., RedisServer]
 ) -> None:
     server = own_redis()
@@ -155,14 +155,14 @@ def test_nobody_but_redis_is_accused_when_it_is_away(
     assert response.json["checks"]["relay"]["detail"].startswith("not known")
 
 
-def test_workers_that_are_gone_do_not_count(api_with_redis: ApiDriver) -> None:
+def test_lost_workers_do_not_count(api_with_redis: ApiDriver) -> None:
     _record_activity(api_with_redis)
     api_with_redis.insert_worker(is_gone=True)
     assert _list_failed_checks(api_with_redis.client.get("/readyz")) == {"workers"}
 
 
 def _create_overdue_schedules(api: ApiDriver, **ago: float) -> None:
-    """Let there be schedules that were due so many seconds ago."""
+    """Insert schedules that became due this many seconds ago."""
     now = SystemClock().now()
     with api.database.write() as connection:
         for name, seconds in ago.items():
@@ -171,7 +171,7 @@ def _create_overdue_schedules(api: ApiDriver, **ago: float) -> None:
             schedule_rows.upsert(connection, given, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
 
 
-def test_schedules_that_are_overdue_are_named(ready: ApiDriver) -> None:
+def test_overdue_schedules_are_reported(ready: ApiDriver) -> None:
     _create_overdue_schedules(ready, early=-300, fresh=30, late=90, later=600)
     response = ready.client.get("/readyz")
     assert (response.status_code, _list_failed_checks(response)) == (503, {"schedules"})
@@ -182,14 +182,14 @@ def test_schedules_that_are_overdue_are_named(ready: ApiDriver) -> None:
     assert 600 <= found["jobworker_schedules_lateness_seconds"] < 700
 
 
-def test_not_all_that_are_overdue_are_named(ready: ApiDriver) -> None:
+def test_overdue_schedules_are_listed_up_to_a_limit(ready: ApiDriver) -> None:
     _create_overdue_schedules(ready, **{f"s{number:02}": 1000.0 - number for number in range(12)})
     detail = ready.client.get("/readyz").json["checks"]["schedules"]["detail"]
     assert detail.startswith("12 overdue: s00 (")
     assert detail.endswith("and 2 more")
 
 
-def test_nobody_waits_for_what_is_paused_or_disabled(ready: ApiDriver) -> None:
+def test_paused_and_disabled_schedules_are_never_overdue(ready: ApiDriver) -> None:
     _create_overdue_schedules(ready, paused=600, disabled=600)
     with ready.database.write() as connection:
         table = job_schedules
@@ -202,7 +202,7 @@ def test_nobody_waits_for_what_is_paused_or_disabled(ready: ApiDriver) -> None:
     assert found['jobworker_schedules{state="paused"}'] == found['jobworker_schedules{state="disabled"}'] == 1
 
 
-def test_without_a_database_nothing_is_accepted() -> None:
+def test_readyz_is_unready_without_a_database() -> None:
     url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
     response: Any = create_app(make_settings(url)).test_client().get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
@@ -210,7 +210,7 @@ def test_without_a_database_nothing_is_accepted() -> None:
     assert "secret" not in response.text
 
 
-def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: Callable[..., RedisServer]) -> None:
+def test_lost_redis_is_reported(sqlite_database: Database, own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     insert_export_job(sqlite_database)
     api = create_api_driver(sqlite_database, REDIS_URL=server.url)
@@ -225,14 +225,14 @@ def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: C
     assert _list_failed_checks(api.client.get("/readyz")) == {"redis"}
 
 
-def test_a_database_that_takes_no_writes_is_named(api: ApiDriver, redis_url: str) -> None:
+def test_read_only_database_is_reported(api: ApiDriver, redis_url: str) -> None:
     with api.database.write():
         response = api.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
 
 
-def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis_url: str) -> None:
+def test_lock_that_blocks_submissions_is_reported(postgres_url: str, redis_url: str) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
     api = create_api_driver(database, REDIS_URL=redis_url)
@@ -250,7 +250,7 @@ def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis
     database.dispose()
 
 
-def test_a_database_that_is_frozen_is_told_within_seconds(
+def test_frozen_database_is_reported_within_seconds(
     postgres: PostgresServer, postgres_url: str, redis_url: str
 ) -> None:
     database = Database(postgres_url)
@@ -278,7 +278,7 @@ def test_a_database_that_is_frozen_is_told_within_seconds(
         ("REPLICAOF 127.0.0.1 1", r"read only replica.*role slave"),
     ],
 )
-def test_a_redis_that_takes_no_writes_is_named(
+def test_read_only_redis_is_reported(
     sqlite_database: Database, own_redis: Callable[..., RedisServer], command: str, said: str
 ) -> None:
     server = own_redis()
@@ -289,7 +289,7 @@ def test_a_redis_that_takes_no_writes_is_named(
     with server.create_client() as client:
         client.execute_command(*command.split())
     response = api.client.get("/readyz")
-    # That the relay does not turn is said, too: Redis does answer.
+    # The silent relay is reported as well, because Redis responds to reads.
     assert (response.status_code, _list_failed_checks(response)) == (503, {"redis", "relay"})
     assert re.search(said, response.json["checks"]["redis"]["detail"]), response.json
 
@@ -301,7 +301,7 @@ def _get_samples(api: ApiDriver) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_metrics(api_with_redis: ApiDriver) -> None:
+def test_metrics_describe_executions_and_requests(api_with_redis: ApiDriver) -> None:
     api = api_with_redis
     _record_activity(api, relay_age=3)
     api.insert_worker()
@@ -326,21 +326,21 @@ def test_metrics(api_with_redis: ApiDriver) -> None:
     assert found['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
 
 
-def test_a_queue_that_ran_empty_is_not_shown_any_more(api: ApiDriver) -> None:
+def test_empty_queue_disappears_from_metrics(api: ApiDriver) -> None:
     made = api.submit_accepted()
     assert 'jobworker_ready_executions{queue="default"}' in _get_samples(api)
     api.enter_state(made["id"], 1, "Succeeded")
     assert 'jobworker_ready_executions{queue="default"}' not in _get_samples(api)
 
 
-def test_metrics_without_a_database_still_tell_about_the_process() -> None:
+def test_metrics_without_a_database_describe_the_process() -> None:
     url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
     text = create_app(make_settings(url)).test_client().get("/metrics").text
     assert "jobworker_database_up 0.0" in text
     assert re.search(r"process_resident_memory_bytes \d", text)
 
 
-def test_beat_is_not_missed_where_the_relay_looks_itself(database: Database, redis_url: str) -> None:
+def test_beat_is_not_required_with_the_internal_scheduling_provider(database: Database, redis_url: str) -> None:
     insert_export_job(database)
     api = create_api_driver(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
     _record_activity(api, beat_age=3600)

@@ -26,7 +26,7 @@ def _define_job(api: ApiDriver, **definition: Any) -> None:
     assert api.client.post("/api/v1/jobs", json=definition).status_code == 201
 
 
-def test_shipped_and_served_queues_are_there_before_anybody_submits(api: ApiDriver) -> None:
+def test_builtin_and_consumed_queues_exist_before_any_submission(api: ApiDriver) -> None:
     api.insert_worker(queues=("default", "mail"))
     shown = api.client.get("/api/v1/queues").json["items"]
     assert [(each["name"], each["workers"]) for each in shown] == [
@@ -40,7 +40,7 @@ def test_shipped_and_served_queues_are_there_before_anybody_submits(api: ApiDriv
     assert [each["name"] for each in second.json["items"]] == ["critical"]
 
 
-def test_a_queue_says_what_waits_in_it(any_api: ApiDriver) -> None:
+def test_queue_counts_its_executions(any_api: ApiDriver) -> None:
     ready, published, running = (any_api.submit_accepted()["id"] for _ in range(3))
     now = SystemClock().now()
     any_api.update_execution(ready, due_at=now - dt.timedelta(hours=1))
@@ -53,7 +53,7 @@ def test_a_queue_says_what_waits_in_it(any_api: ApiDriver) -> None:
     assert (empty["ready"], empty["oldest_due_at"], empty["oldest_age"]) == (0, None, None)
 
 
-def test_a_queue_is_paused_once_and_says_by_whom(any_api: ApiDriver) -> None:
+def test_queue_pause_is_idempotent_and_records_its_actor(any_api: ApiDriver) -> None:
     first = any_api.client.post(PAUSE_PATH, json={"note": "the mail server moves"}).json
     assert (first["paused_by"], first["pause_note"]) == ("api", "the mail server moves")
     assert any_api.client.post(PAUSE_PATH).json == first
@@ -72,7 +72,7 @@ def test_a_queue_is_paused_once_and_says_by_whom(any_api: ApiDriver) -> None:
     assert done == ["queue.pause", "queue.pause", "queue.resume"]
 
 
-def test_a_queue_that_nobody_knows_is_a_mistake(api: ApiDriver) -> None:
+def test_unknown_queue_returns_404_and_long_note_422(api: ApiDriver) -> None:
     api.client.post("/api/v1/queues/critical/pause")
     for response in (api.client.post("/api/v1/queues/critcal/pause"), api.client.get("/api/v1/queues/critcal")):
         assert (response.status_code, response.json["code"]) == (404, "queue_not_found")
@@ -82,7 +82,7 @@ def test_a_queue_that_nobody_knows_is_a_mistake(api: ApiDriver) -> None:
         assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/note")
 
 
-def test_why_names_every_reason(any_api: ApiDriver) -> None:
+def test_why_lists_every_reason(any_api: ApiDriver) -> None:
     _define_job(any_api, **LIMITED_JOB)
     holder = any_api.submit_accepted(job="limited")["id"]
     any_api.update_execution(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
@@ -97,7 +97,7 @@ def test_why_names_every_reason(any_api: ApiDriver) -> None:
     assert (set(running), running["running"]["worker"]) == ({"running"}, "w1")
 
 
-def test_why_a_total_and_a_rate_hold_it_up(any_api: ApiDriver) -> None:
+def test_why_reports_concurrency_total_and_rate_limit(any_api: ApiDriver) -> None:
     now = SystemClock().now()
     concurrency, rate = {"limit": 5, "key": "{user_id}", "total": 1}, {"limit": 1, "per": 3600}
     _define_job(any_api, name="strict", task=EXPORT_TASK.name, concurrency=concurrency, rate_limit=rate)
@@ -113,7 +113,7 @@ def test_why_a_total_and_a_rate_hold_it_up(any_api: ApiDriver) -> None:
     assert abs(dt.datetime.fromisoformat(reasons["rate_limit"]["until"]) - full_at) < dt.timedelta(seconds=5)
 
 
-def test_why_nobody_attends_to_it(any_api: ApiDriver) -> None:
+def test_why_reports_a_silent_relay(any_api: ApiDriver) -> None:
     execution = any_api.submit_accepted()["id"]
     silent = SystemClock().now() - dt.timedelta(seconds=60)
     with any_api.database.write() as connection:
@@ -123,7 +123,7 @@ def test_why_nobody_attends_to_it(any_api: ApiDriver) -> None:
     assert str(silent.year) in reasons[0]["message"]
 
 
-def test_why_it_is_not_due(any_api: ApiDriver) -> None:
+def test_why_reports_due_times(any_api: ApiDriver) -> None:
     any_api.insert_worker()
     later = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
     assert set(_list_blockers(any_api, later)) == {"not_due"}
@@ -135,7 +135,7 @@ def test_why_it_is_not_due(any_api: ApiDriver) -> None:
     assert reason["message"].startswith("attempt 3 of 5 is due at")
 
 
-def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_api: ApiDriver) -> None:
+def test_why_reports_missing_workers_cancellation_and_end(any_api: ApiDriver) -> None:
     any_api.insert_worker()
     now = SystemClock().now()
     waiting, other = (any_api.submit_accepted()["id"] for _ in range(2))
@@ -149,14 +149,14 @@ def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_api: ApiDriver) -> N
     assert any_api.client.get("/api/v1/executions/nobody/why").status_code == 404
 
 
-def test_a_key_that_names_no_parameter_is_refused_with_its_place(api: ApiDriver) -> None:
+def test_key_with_unknown_parameter_is_rejected_with_pointer(api: ApiDriver) -> None:
     refused = api.client.post("/api/v1/jobs", json={**LIMITED_JOB, "concurrency": {"limit": 1, "key": "{tenant}"}})
     [problem] = refused.json["errors"]
     assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "/concurrency/key", "unknown_parameter")
     assert "user_id" in problem["message"]
 
 
-def test_what_a_job_in_code_says_about_limits_is_shown(api: ApiDriver) -> None:
+def test_limits_of_a_job_are_shown(api: ApiDriver) -> None:
     _define_job(api, **LIMITED_JOB, rate_limit={"limit": 5, "per": "PT1M"}, unique={"for": 60})
     shown = api.client.get("/api/v1/jobs/limited").json
     assert shown["concurrency"] == {"limit": 1, "key": "{user_id}", "total": None}
@@ -178,7 +178,7 @@ def _list_audit_actions(api: ApiDriver, name: str) -> list[str]:
         return [f"{entry.actor} {entry.action}" for entry in audit.list_by_subject(connection, name)]
 
 
-def test_a_queue_is_created_once_and_removed_once(any_api: ApiDriver) -> None:
+def test_queue_is_created_once_and_removed_once(any_api: ApiDriver) -> None:
     made = any_api.client.put(MAIL_PATH)
     assert (made.status_code, made.json["name"], made.json["created_by"]) == (201, "mail", "api")
     again = any_api.client.put(MAIL_PATH)
@@ -190,7 +190,7 @@ def test_a_queue_is_created_once_and_removed_once(any_api: ApiDriver) -> None:
     assert _list_audit_actions(any_api, "mail") == ["api queue.create", "api queue.remove"]
 
 
-def test_a_queue_that_something_uses_becomes_one_that_was_created(any_api: ApiDriver) -> None:
+def test_automatic_queue_becomes_a_created_queue(any_api: ApiDriver) -> None:
     with any_api.database.write() as connection:
         queues.upsert_many(connection, ["mail"], SystemClock().now())
     assert any_api.client.get(MAIL_PATH).json["created_by"] is None
@@ -201,7 +201,7 @@ def test_a_queue_that_something_uses_becomes_one_that_was_created(any_api: ApiDr
     assert _list_audit_actions(any_api, "default") == []
 
 
-def test_a_queue_in_use_is_not_removed_and_says_by_what(any_api: ApiDriver) -> None:
+def test_queue_in_use_is_not_removed_and_names_its_users(any_api: ApiDriver) -> None:
     any_api.client.put(MAIL_PATH)
     any_api.insert_worker(queues=("default", "mail"))
     _define_job(any_api, name="mailing", task=EXPORT_TASK.name, queue="mail")
@@ -218,14 +218,14 @@ def test_a_queue_in_use_is_not_removed_and_says_by_what(any_api: ApiDriver) -> N
         assert (refused.status_code, "it is shipped" in refused.json["detail"]) == (409, True)
 
 
-def test_pausing_keeps_who_created_a_queue(api: ApiDriver) -> None:
+def test_pause_keeps_the_creator_of_a_queue(api: ApiDriver) -> None:
     api.client.put(MAIL_PATH)
     assert api.client.post(f"{MAIL_PATH}/pause").json["created_by"] == "api"
     assert api.client.post(f"{MAIL_PATH}/resume").json["created_by"] == "api"
 
 
 @pytest.mark.parametrize("name", ["Mail", "a%20b", "x" * 65, "nul%00"])
-def test_a_queue_needs_a_name_that_may_be_one(any_api: ApiDriver, name: str) -> None:
+def test_invalid_queue_name_is_rejected(any_api: ApiDriver, name: str) -> None:
     refused = any_api.client.put(f"/api/v1/queues/{name}")
     [problem] = refused.json["errors"]
     assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "name", "not_allowed")
@@ -233,7 +233,7 @@ def test_a_queue_needs_a_name_that_may_be_one(any_api: ApiDriver, name: str) -> 
     assert any_api.client.get(f"/api/v1/queues/{name}").status_code == 404
 
 
-def test_queues_are_paged_in_the_same_order_on_both_databases(any_api: ApiDriver) -> None:
+def test_queues_are_paged_in_one_order_on_both_databases(any_api: ApiDriver) -> None:
     names = ["a", "a-b", "a.b", "a0", "a_b", "aa", "background", "critical", "default", "z"]
     for name in names:
         any_api.client.put(f"/api/v1/queues/{name}")

@@ -1,4 +1,4 @@
-"""Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
+"""Tests with the real server: streams, waiting, chunked bodies, and resources that a disconnected client releases."""
 
 import contextlib
 import signal
@@ -24,14 +24,14 @@ from tests.polling import TIMEOUT_SECONDS, until
 
 @pytest.fixture
 def api(sqlite_database: Database) -> ApiDriver:
-    """A world whose HTTP is spoken by the served application, not by its client."""
+    """Driver whose HTTP client is not used: the served application responds instead."""
     insert_export_job(sqlite_database)
     return create_api_driver(sqlite_database)
 
 
 @pytest.fixture
 def server(api: ApiDriver, tmp_path: Path) -> Iterator[httpx.Client]:
-    """The application as `jobworker web` serves it on the database of `world`."""
+    """Client of `jobworker web` on the database of `api`."""
     url = api.database.url.render_as_string(hide_password=False)
     with run_web_client(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
         yield client
@@ -42,7 +42,7 @@ def _submit_execution(server: httpx.Client, **options: object) -> httpx.Response
     return server.post("/api/v1/jobs/export/executions", json=body, **options)  # type: ignore[arg-type]
 
 
-def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, api: ApiDriver) -> None:
+def test_stream_sends_events_as_they_happen(server: httpx.Client, api: ApiDriver) -> None:
     made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -60,7 +60,7 @@ def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, api:
         assert [event.kind for event in parse_events(response.iter_bytes())] == ["state", "end"]
 
 
-def test_the_result_comes_with_the_answer(server: httpx.Client, api: ApiDriver) -> None:
+def test_submission_with_wait_returns_the_result(server: httpx.Client, api: ApiDriver) -> None:
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
     thread.start()
@@ -75,18 +75,18 @@ def _count_open_streams(server: httpx.Client) -> float:
     return float(line.split()[1])
 
 
-def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, api: ApiDriver) -> None:
+def test_disconnected_client_releases_its_stream(server: httpx.Client, api: ApiDriver) -> None:
     made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
         next(parse_events(response.iter_bytes()))
         assert _count_open_streams(server) == 1
-    # The server notices when it next has something to say: make it speak.
+    # The server notices the disconnection at the next write, so the test causes one.
     api.insert_log_line(made, 1, "anybody there?")
     api.enter_state(made, 1, "Running")
     until(lambda: _count_open_streams(server) == 0, what="the place to be free")
 
 
-def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -> None:
+def test_chunked_body_is_read_and_limited(server: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
     url = "/api/v1/jobs/export/executions"
     small = iter([b'{"parameters": ', b'{"user_id": "u"}}'])
@@ -96,7 +96,7 @@ def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -
     assert server.post(url, content=b" " * 200_000, headers=headers).json()["code"] == "body_too_large"
 
 
-def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> None:
+def test_half_sent_body_does_not_block_other_requests(server: httpx.Client) -> None:
     with socket.create_connection((server.base_url.host, server.base_url.port or 80), TIMEOUT_SECONDS) as half:
         half.sendall(
             b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: localhost\r\n"
@@ -106,7 +106,7 @@ def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> N
     assert _submit_execution(server).status_code == 202
 
 
-def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
+def test_error_responses_are_problems_with_request_id(server: httpx.Client) -> None:
     for method, path, status in (("GET", "/nothing", 404), ("PUT", "/api/v1/jobs", 405)):
         response = server.request(method, path)
         assert response.status_code == status
@@ -114,7 +114,7 @@ def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
         assert response.headers["x-request-id"] == response.json()["request_id"]
 
 
-def test_the_port_is_free_again_when_the_main_process_was_killed(tmp_path: Path, sqlite_url: str) -> None:
+def test_port_is_released_when_the_main_process_is_killed(tmp_path: Path, sqlite_url: str) -> None:
     with run_web_process(tmp_path, sqlite_url) as (client, process):
         process.send_signal(signal.SIGKILL)
 

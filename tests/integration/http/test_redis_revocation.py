@@ -1,4 +1,4 @@
-"""What was cancelled does not start, although no relay is there to see to it."""
+"""Revocation by the API: a cancelled execution does not start, although no relay runs."""
 
 import datetime as dt
 
@@ -11,7 +11,7 @@ from tests.polling import until
 
 
 def _create_published(api: ApiDriver) -> str:
-    """An execution that waits in Redis for a worker."""
+    """Create an execution that waits in Redis for a worker."""
     made = api.submit_accepted()
     api.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
     return str(made["id"])
@@ -22,7 +22,7 @@ def _get_run_record(client: redis.Redis, execution: str) -> str | None:
     return str(found) if found else None
 
 
-def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Database, redis_url: str) -> None:
+def test_cancelled_execution_is_revoked_by_the_api(database: Database, redis_url: str) -> None:
     insert_export_job(database)
     api = create_api_driver(database, REDIS_URL=redis_url)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -40,7 +40,7 @@ def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Data
     assert api.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
 
 
-def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> None:
+def test_cancelled_batch_members_are_revoked_by_the_api(database: Database, redis_url: str) -> None:
     insert_export_job(database)
     api = create_api_driver(database, REDIS_URL=redis_url)
     item = {"job": "export", "parameters": {"user_id": "u"}}
@@ -52,7 +52,7 @@ def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> No
         until(lambda: all((_get_run_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
 
 
-def test_redis_away_keeps_nobody_from_asking(api: ApiDriver) -> None:
+def test_cancel_request_is_accepted_without_redis(api: ApiDriver) -> None:
     execution = _create_published(api)
     assert api.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
     assert api.client.get(f"/api/v1/executions/{execution}").json["cancel_requested_by"] == "api"

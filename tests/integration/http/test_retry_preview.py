@@ -1,4 +1,4 @@
-"""What a retry policy would do."""
+"""Preview of retry policies."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def _preview_retry(api: ApiDriver, **body: Any) -> Any:
     return api.client.post("/api/v1/retry/preview", json=body)
 
 
-def test_each_attempt_has_its_time(api: ApiDriver) -> None:
+def test_preview_lists_delay_and_due_time_per_attempt(api: ApiDriver) -> None:
     policy = {"strategy": "exponential_jitter", "delay": 30, "max_attempts": 3}
     answered = _preview_retry(api, retry=policy, **{"from": "2026-03-02T12:00:00Z"})
     assert answered.status_code == 200
@@ -44,7 +44,7 @@ def test_each_attempt_has_its_time(api: ApiDriver) -> None:
         ({"delays": [1, "PT1H"], "max_attempts": 1}, None, 1),
     ],
 )
-def test_how_many_are_told(api: ApiDriver, policy: Any, attempts: int | None, told: int) -> None:
+def test_preview_limits_the_number_of_attempts(api: ApiDriver, policy: Any, attempts: int | None, told: int) -> None:
     assert len(_preview_retry(api, retry=policy, attempts=attempts).json["attempts"]) == told
 
 
@@ -64,7 +64,7 @@ def test_how_many_are_told(api: ApiDriver, policy: Any, attempts: int | None, to
         ({"retry": {"strategy": "fixed"}, "to": 1}, "/to", "unknown_field"),
     ],
 )
-def test_what_cannot_be_previewed(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
+def test_invalid_preview_returns_422_with_pointer(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
     answered = _preview_retry(api, **body)
     assert answered.status_code == 422
     assert [(each["pointer"], each["code"]) for each in answered.json["errors"]] == [(pointer, code)]

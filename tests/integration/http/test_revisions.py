@@ -1,4 +1,4 @@
-"""How definitions were, and what an execution did otherwise than the last good one."""
+"""Revisions of definitions, and differences between an execution and the last success."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def _create_nightly(api: ApiDriver) -> None:
     _change_job(api, 2, queue="background", retry={"strategy": "fixed", "delay": 6})
 
 
-def test_every_revision_is_there_with_what_it_changed(any_api: ApiDriver) -> None:
+def test_revisions_are_listed_with_their_changes(any_api: ApiDriver) -> None:
     _create_nightly(any_api)
     found = any_api.client.get("/api/v1/jobs/nightly/revisions").json["items"]
     assert [(each["revision"], each["actor"], each["changed"]) for each in found] == [
@@ -31,7 +31,7 @@ def test_every_revision_is_there_with_what_it_changed(any_api: ApiDriver) -> Non
     assert any_api.client.get(found[1]["links"]["self"]).json == found[1]
 
 
-def test_revisions_come_in_pages(api: ApiDriver) -> None:
+def test_revisions_are_paged(api: ApiDriver) -> None:
     _create_nightly(api)
     first = api.client.get("/api/v1/jobs/nightly/revisions?limit=2").json
     assert [(each["revision"], len(each["changed"])) for each in first["items"]] == [(3, 1), (2, 3)]
@@ -46,7 +46,7 @@ def test_revisions_outlive_their_job(api: ApiDriver) -> None:
     assert api.client.get("/api/v1/jobs/nightly/revisions/3").status_code == 200
 
 
-def test_what_never_was(api: ApiDriver) -> None:
+def test_unknown_revision_returns_404(api: ApiDriver) -> None:
     _create_nightly(api)
     for path, code in (
         ("nightly/revisions/4", "revision_not_found"),
@@ -73,7 +73,7 @@ def _get_differences(api: ApiDriver, execution: str) -> list[tuple[str, str, Any
     return [(each["part"], each["pointer"], each["before"], each["now"]) for each in found["differences"]]
 
 
-def test_what_is_different_from_the_last_success(any_api: ApiDriver) -> None:
+def test_changes_since_the_last_success_are_listed(any_api: ApiDriver) -> None:
     assert any_api.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
     first = _create_finished_execution(any_api, "Succeeded")
     good = _create_finished_execution(any_api, "Succeeded")
@@ -98,7 +98,7 @@ def test_what_is_different_from_the_last_success(any_api: ApiDriver) -> None:
     assert (nothing["last_success"], nothing["differences"]) == (None, [])
 
 
-def test_what_waits_is_compared_as_far_as_it_is_known(api: ApiDriver) -> None:
+def test_changes_of_a_queued_execution_omit_unknown_values(api: ApiDriver) -> None:
     api.client.post("/api/v1/jobs", json=DEFINITION)
     _create_finished_execution(api, "Succeeded")
     waits = api.submit_accepted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]

@@ -1,4 +1,4 @@
-"""Pausing schedules over HTTP, and letting them go on."""
+"""Pausing and resuming schedules over HTTP."""
 
 import datetime as dt
 from typing import Any
@@ -17,16 +17,16 @@ LATER = "2031-01-07T06:00:00Z"
 
 
 def request_pause(api: ApiDriver, **body: Any) -> Any:
-    """Ask for a pause."""
+    """Request a pause."""
     return api.client.post(f"{URL}/pause", json=body)
 
 
 def request_resume(api: ApiDriver, **body: Any) -> Any:
-    """Ask for its end."""
+    """Request a resume."""
     return api.client.post(f"{URL}/resume", json=body)
 
 
-def test_a_pause_is_shown_with_its_note_and_its_end(any_api: ApiDriver) -> None:
+def test_pause_is_shown_with_note_and_end(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     response = request_pause(any_api, note="moving house", until=LATER)
     assert response.status_code == 200, response.json
@@ -38,7 +38,7 @@ def test_a_pause_is_shown_with_its_note_and_its_end(any_api: ApiDriver) -> None:
     assert (gone_on.status_code, gone_on.json["state"], gone_on.json["paused"]) == (200, "active", None)
 
 
-def test_a_pause_whose_end_has_come_is_none_though_nobody_noticed(any_api: ApiDriver) -> None:
+def test_expired_pause_is_not_shown_before_the_relay_ends_it(any_api: ApiDriver) -> None:
     create_schedule(any_api, rule={"kind": "interval", "every": 60})
     request_pause(any_api, until=LATER)
     now = SystemClock().now().replace(microsecond=0)
@@ -54,7 +54,7 @@ def test_a_pause_whose_end_has_come_is_none_though_nobody_noticed(any_api: ApiDr
         assert [each["name"] for each in late] == ["morning"] * overdue
 
 
-def test_asking_again_changes_the_note_alone(api: ApiDriver) -> None:
+def test_repeated_pause_changes_only_the_note(api: ApiDriver) -> None:
     create_schedule(api)
     since = api.client.post(f"{URL}/pause").json["paused"]["at"]
     again = request_pause(api, note="longer than thought").json["paused"]
@@ -62,7 +62,7 @@ def test_asking_again_changes_the_note_alone(api: ApiDriver) -> None:
     assert request_resume(api).json == request_resume(api).json
 
 
-def test_what_is_due_in_a_pause_is_made_up_for_as_one_says(any_api: ApiDriver) -> None:
+def test_missed_occurrences_are_handled_as_the_resume_request_says(any_api: ApiDriver) -> None:
     create_schedule(any_api, rule={"kind": "interval", "every": 60}, overlap="allow")
     now = SystemClock().now().replace(microsecond=0)
     request_pause(any_api, note="quiet please")
@@ -75,7 +75,7 @@ def test_what_is_due_in_a_pause_is_made_up_for_as_one_says(any_api: ApiDriver) -
     assert "held up by a pause" in found[0]["reason"]
 
 
-def test_what_is_due_in_a_pause_is_skipped_if_nobody_says_otherwise(api: ApiDriver) -> None:
+def test_missed_occurrences_are_skipped_by_default(api: ApiDriver) -> None:
     create_schedule(api, rule={"kind": "interval", "every": 60})
     now = SystemClock().now()
     request_pause(api, note="quiet please")
@@ -86,14 +86,14 @@ def test_what_is_due_in_a_pause_is_skipped_if_nobody_says_otherwise(api: ApiDriv
     assert "quiet please" in list_occurrences(api)[0]["reason"]
 
 
-def test_one_that_is_fired_by_hand_runs_in_a_pause(api: ApiDriver) -> None:
+def test_paused_schedule_can_be_fired_by_hand(api: ApiDriver) -> None:
     create_schedule(api)
     request_pause(api)
     assert api.client.post(f"{URL}/fire").status_code == 202
 
 
 @pytest.mark.parametrize("owner", [ScheduleOwner.CODE, ScheduleOwner.JOB])
-def test_whoever_owns_it_it_can_be_paused_and_fired(api: ApiDriver, owner: ScheduleOwner) -> None:
+def test_declared_schedule_can_be_paused_and_fired(api: ApiDriver, owner: ScheduleOwner) -> None:
     insert_declared_schedule(api, "morning", owner)
     assert request_pause(api).status_code == request_resume(api).status_code == 200
     assert api.client.post(f"{URL}/fire").status_code == 202
@@ -110,7 +110,7 @@ def test_whoever_owns_it_it_can_be_paused_and_fired(api: ApiDriver, owner: Sched
         ("resume", {"policy": "maybe"}, "/policy", "not_allowed"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(
+def test_invalid_pause_or_resume_returns_422_with_pointer(
     api: ApiDriver, action: str, body: dict[str, Any], pointer: str, code: str
 ) -> None:
     create_schedule(api)
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_refused_with_its_place(
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "fire"])
-def test_a_schedule_must_be_there(api: ApiDriver, action: str) -> None:
+def test_action_on_unknown_schedule_returns_404(api: ApiDriver, action: str) -> None:
     response = api.client.post(f"{URL}/{action}")
     assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
 

@@ -1,4 +1,4 @@
-"""POST /api/v1/schedules/preview."""
+"""Requests to POST /api/v1/schedules/preview."""
 
 import datetime as dt
 from typing import Any
@@ -17,19 +17,19 @@ START = "2026-03-27T12:00:00Z"
 
 
 def request_preview(api: ApiDriver, **body: Any) -> Any:
-    """Ask for a preview."""
+    """Request a preview."""
     return api.client.post("/api/v1/schedules/preview", json={"rule": DAILY_RULE, "from": START, **body})
 
 
 def get_preview(api: ApiDriver, **body: Any) -> dict[str, Any]:
-    """A preview that was answered."""
+    """Request a preview, check that it succeeded, and return it."""
     response = request_preview(api, **body)
     assert response.status_code == 200, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def test_the_next_moments_in_utc_and_in_the_zone(any_api: ApiDriver) -> None:
+def test_preview_lists_occurrences_in_utc_and_local_time(any_api: ApiDriver) -> None:
     found = get_preview(any_api, zone="Europe/Berlin", count=3)
     assert [(each["scheduled_for"], each["local"]) for each in found["occurrences"]] == [
         ("2026-03-28T01:30:00Z", "2026-03-28T02:30:00+01:00"),
@@ -47,24 +47,24 @@ def test_the_next_moments_in_utc_and_in_the_zone(any_api: ApiDriver) -> None:
     assert any_api.count_rows("job_schedules") == 0
 
 
-def test_up_to_a_thousand_moments(api: ApiDriver) -> None:
+def test_preview_lists_up_to_1000_occurrences(api: ApiDriver) -> None:
     assert len(get_preview(api)["occurrences"]) == 10
     assert len(get_preview(api, count=1000, rule={"kind": "interval", "every": 60})["occurrences"]) == 1000
     assert len(get_preview(api, max_runs=4)["occurrences"]) == 4
 
 
-def test_what_never_fires_is_told(api: ApiDriver) -> None:
+def test_preview_of_rule_that_never_fires_has_a_warning(api: ApiDriver) -> None:
     found = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert found["occurrences"] == []
     assert found["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
 
 
-def test_nothing_is_due_of_what_is_not_enabled(api: ApiDriver) -> None:
+def test_preview_of_disabled_schedule_is_empty_with_a_warning(api: ApiDriver) -> None:
     found = get_preview(api, enabled=False)
     assert (found["occurrences"], found["warnings"]) == ([], ["it is not enabled: nothing is due"])
 
 
-def test_a_disabled_job_is_told(api: ApiDriver) -> None:
+def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
     with api.database.write() as connection:
         off = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
@@ -73,7 +73,7 @@ def test_a_disabled_job_is_told(api: ApiDriver) -> None:
     assert [each["outcome"] for each in found["occurrences"]] == ["skipped_paused"]
 
 
-def test_what_is_due_at_once_and_what_not_so_soon(api: ApiDriver) -> None:
+def test_preview_includes_run_at_start_and_initial_delay(api: ApiDriver) -> None:
     now = SystemClock().now()
 
     def at_start(**body: Any) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_what_is_due_at_once_and_what_not_so_soon(api: ApiDriver) -> None:
         assert dt.datetime.fromisoformat(later["scheduled_for"]) > now + dt.timedelta(days=1)
 
 
-def test_clocks_that_are_set_back_and_holidays_are_told(api: ApiDriver) -> None:
+def test_preview_explains_repeated_local_times_and_holidays(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-10-25": "Clocks"}}}
     given = {"zone": "Europe/Berlin", "dst": {"fold": "both"}, "from": "2026-10-24T12:00:00Z", "require": ["off"]}
     found = get_preview(api, calendars=off, count=2, **given)["occurrences"]
@@ -103,7 +103,7 @@ def test_clocks_that_are_set_back_and_holidays_are_told(api: ApiDriver) -> None:
     ]
 
 
-def test_calendars_that_are_not_saved(api: ApiDriver) -> None:
+def test_preview_accepts_unsaved_calendars(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-03-29": "Inventory"}}}
     found = get_preview(api, exclude=["off"], calendars=off, count=2)["occurrences"]
     assert [(each["outcome"], each["reason"]) for each in found] == [
@@ -117,7 +117,7 @@ def test_calendars_that_are_not_saved(api: ApiDriver) -> None:
     assert first["scheduled_for"] == "2026-04-02T09:00:00Z"
 
 
-def test_an_unsaved_calendar_goes_before_the_saved_one(api: ApiDriver) -> None:
+def test_unsaved_calendar_overrides_the_saved_one(api: ApiDriver) -> None:
     with api.database.write() as connection:
         spec = {"kind": "dates", "days": ["2026-03-28"]}
         calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
@@ -154,16 +154,18 @@ def test_an_unsaved_calendar_goes_before_the_saved_one(api: ApiDriver) -> None:
         ({"colour": "red"}, "/colour", "unknown_field"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_preview_returns_422_with_pointer(
+    api: ApiDriver, body: dict[str, Any], pointer: str, code: str
+) -> None:
     response = request_preview(api, **body)
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
 
 
 class TestComparison:
-    """With `schedule`."""
+    """Comparison with the schedule that `schedule` names."""
 
-    def test_fields_and_moments(self, any_api: ApiDriver) -> None:
+    def test_comparison_lists_changed_fields_and_occurrences(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, rule={"kind": "weekly", "days": ["monday", "tuesday"], "time": "02:30"})
         given = {"rule": {"kind": "weekly", "days": ["tuesday", "friday"], "time": "02:30"}, "priority": 7}
         found = get_preview(any_api, schedule="morning", count=3, parameters={"user_id": "all"}, **given)["difference"]
@@ -171,22 +173,22 @@ class TestComparison:
         changed = {each["pointer"]: (each["change"], each["now"]) for each in found["fields"]}
         assert changed["/priority"] == ("changed", 7)
         assert {name.split("/")[1] for name in changed} == {"priority", "rule"}
-        # Of the saved one three moments lead up to April 6, of the new one up to April 7: compared is what both know.
+        # The saved schedule has three occurrences up to April 6, the new one up to April 7: their common range counts.
         assert found["until"] == "2026-04-06T02:30:00Z"
         assert found["comes"] == ["2026-04-03T02:30:00Z"]
         assert found["goes"] == ["2026-03-30T02:30:00Z", "2026-04-06T02:30:00Z"]
 
-    def test_the_same_is_no_difference(self, api: ApiDriver) -> None:
+    def test_comparison_of_equal_schedules_is_empty(self, api: ApiDriver) -> None:
         create_schedule(api, rule=DAILY_RULE)
         found = get_preview(api, schedule="morning", parameters={"user_id": "all"})["difference"]
         assert (found["fields"], found["comes"], found["goes"]) == ([], [], [])
 
-    def test_what_ends_is_compared_for_ever(self, api: ApiDriver) -> None:
+    def test_comparison_continues_after_the_end_of_the_new_schedule(self, api: ApiDriver) -> None:
         create_schedule(api, rule=DAILY_RULE)
         given = {"parameters": {"user_id": "all"}, "end": "2026-03-29T00:00:00Z", "count": 3}
         found = get_preview(api, schedule="morning", **given)["difference"]
         assert found["goes"] == ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]
 
-    def test_it_must_be_there(self, api: ApiDriver) -> None:
+    def test_comparison_with_unknown_schedule_returns_404(self, api: ApiDriver) -> None:
         response = request_preview(api, schedule="evening")
         assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")

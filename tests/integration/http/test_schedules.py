@@ -1,4 +1,4 @@
-"""Schedules over HTTP: created, read, listed, changed and removed."""
+"""Schedules over HTTP: created, read, listed, changed and deleted."""
 
 import datetime as dt
 import threading
@@ -26,12 +26,12 @@ PAST_MESSAGE = "it never fires: its time is past"
 
 
 def request_schedule(api: ApiDriver, **changes: Any) -> Any:
-    """Ask for a schedule like `SCHEDULE`."""
+    """Request a schedule like `SCHEDULE`."""
     return api.client.post("/api/v1/schedules", json={**SCHEDULE, **changes})
 
 
 def create_schedule(api: ApiDriver, **changes: Any) -> dict[str, Any]:
-    """A schedule that was created."""
+    """Create a schedule and return it."""
     response = request_schedule(api, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
@@ -39,7 +39,7 @@ def create_schedule(api: ApiDriver, **changes: Any) -> dict[str, Any]:
 
 
 def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) -> None:
-    """Let there be a schedule that is edited elsewhere."""
+    """Insert a schedule that cannot be changed over HTTP."""
     now = SystemClock().now()
     with api.database.write() as connection:
         given = parse({**SCHEDULE, "name": name})
@@ -47,14 +47,14 @@ def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) ->
 
 
 def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
-    """Let something of a schedule be due at a moment, and nobody have looked since then."""
+    """Make a schedule due at `at` and unevaluated since then."""
     table = job_schedules
     with api.database.write() as connection:
         values = {"settled_until": at - dt.timedelta(minutes=1), "next_at": at}
         connection.execute(sa.update(table).where(table.c.name == name).values(values))
 
 
-def test_a_schedule_is_created_and_read(any_api: ApiDriver) -> None:
+def test_schedule_is_created_and_read(any_api: ApiDriver) -> None:
     made = request_schedule(any_api, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (URL, '"1"')
@@ -68,7 +68,7 @@ def test_a_schedule_is_created_and_read(any_api: ApiDriver) -> None:
     assert any_api.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
 
 
-def test_it_says_what_is_next_and_by_when_that_is_seen(api: ApiDriver) -> None:
+def test_schedule_shows_next_at_and_expected_by(api: ApiDriver) -> None:
     now = SystemClock().now()
     shown = create_schedule(api, rule={"kind": "interval", "every": 3600})
     following = dt.datetime.fromisoformat(shown["next_at"])
@@ -77,13 +77,13 @@ def test_it_says_what_is_next_and_by_when_that_is_seen(api: ApiDriver) -> None:
     assert shown["overdue"] is False
 
 
-def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(api: ApiDriver) -> None:
+def test_latest_date_is_accepted_as_end_but_not_as_due_time(api: ApiDriver) -> None:
     assert create_schedule(api, end="9999-12-31T23:59:59Z")["warnings"] == []
     refused = request_schedule(api, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/rule/at")
 
 
-def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(api: ApiDriver) -> None:
+def test_due_unevaluated_occurrence_causes_no_warning(api: ApiDriver) -> None:
     now = SystemClock().now()
     late = (now - dt.timedelta(seconds=30)).isoformat()
     assert create_schedule(api, rule={"kind": "once", "at": late})["warnings"] == [
@@ -93,13 +93,13 @@ def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(api: ApiDr
     assert api.client.get(URL).json["warnings"] == []
 
 
-def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_api: ApiDriver) -> None:
+def test_disabled_or_exhausted_schedule_has_no_next_at(any_api: ApiDriver) -> None:
     assert create_schedule(any_api, enabled=False)["next_at"] is None
     spent = create_schedule(any_api, name="spent", max_runs=1, run_at_start=True)
     assert (spent["state"], spent["runs"], spent["next_at"]) == ("exhausted", 1, None)
 
 
-def test_max_runs_below_the_runs_so_far_exhausts_it(any_api: ApiDriver) -> None:
+def test_max_runs_up_to_the_current_runs_exhausts_the_schedule(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     any_api.client.post(f"{URL}/fire")
     for most, state in ((1, "exhausted"), (2, "active")):
@@ -107,7 +107,7 @@ def test_max_runs_below_the_runs_so_far_exhausts_it(any_api: ApiDriver) -> None:
         assert (changed["state"], changed["next_at"] is None) == (state, state == "exhausted")
 
 
-def test_one_that_runs_at_start_is_due_at_once(any_api: ApiDriver) -> None:
+def test_run_at_start_schedule_fires_on_creation(any_api: ApiDriver) -> None:
     shown = create_schedule(any_api, run_at_start=True)
     assert (shown["runs"], any_api.count_rows("executions")) == (1, 1)
     [row] = any_api.client.get(f"{URL}/occurrences").json["items"]
@@ -116,34 +116,34 @@ def test_one_that_runs_at_start_is_due_at_once(any_api: ApiDriver) -> None:
     assert any_api.count_rows("executions") == 1
 
 
-def test_a_name_is_used_once(api: ApiDriver) -> None:
+def test_duplicate_schedule_name_is_rejected(api: ApiDriver) -> None:
     create_schedule(api)
     response = request_schedule(api)
     assert (response.status_code, response.json["code"]) == (409, "schedule_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(api: ApiDriver) -> None:
+def test_unknown_schedule_returns_404_with_suggestions(api: ApiDriver) -> None:
     create_schedule(api)
     response = api.client.get("/api/v1/schedules/mornign")
     assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
     assert "did you mean morning?" in response.json["detail"]
 
 
-def test_a_rule_that_never_fires_is_accepted_with_a_warning(api: ApiDriver) -> None:
+def test_rule_that_never_fires_is_accepted_with_a_warning(api: ApiDriver) -> None:
     shown = create_schedule(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert (shown["next_at"], shown["state"], shown["expected_by"]) == (None, "exhausted", None)
     [warning] = shown["warnings"]
     assert warning.startswith("it never fires")
 
 
-def test_a_disabled_job_is_worth_a_warning(api: ApiDriver) -> None:
+def test_disabled_job_causes_a_warning(api: ApiDriver) -> None:
     with api.database.write() as connection:
         now = SystemClock().now()
         jobs.upsert(connection, JobDefinition("off", EXPORT_TASK.name, enabled=False), JobOwner.API, "api", now)
     assert create_schedule(api, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
 
 
-def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(api: ApiDriver) -> None:
+def test_parameters_that_became_invalid_cause_a_warning(api: ApiDriver) -> None:
     create_schedule(api)
     now = SystemClock().now()
     with api.database.write() as connection:
@@ -180,7 +180,7 @@ def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(api:
         ({"colour": "red"}, "/colour", "unknown_field", "known are"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(
+def test_invalid_schedule_returns_422_with_pointer(
     api: ApiDriver, changes: dict[str, Any], pointer: str, code: str, words: str
 ) -> None:
     response = request_schedule(api, **changes)
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_refused_with_its_place(
     assert api.count_rows("job_schedules") == 0
 
 
-def test_everything_that_is_wrong_is_told_at_once(api: ApiDriver) -> None:
+def test_invalid_schedule_returns_all_problems_at_once(api: ApiDriver) -> None:
     response = request_schedule(api, job="nothing", require=["a", "b"])
     assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
 
@@ -203,26 +203,26 @@ class TestCalendars:
 
     @pytest.fixture
     def office(self, any_api: ApiDriver) -> ApiDriver:
-        """A calendar by which business days are counted, and one that lists dates."""
+        """Driver with a business calendar and a calendar of dates."""
         now = SystemClock().now()
         with any_api.database.write() as connection:
             for name, spec in (("office", {"kind": "business"}), ("fair", {"kind": "dates", "days": ["2026-05-04"]})):
                 calendar_rows.upsert(connection, name, spec, JobOwner.API, "api", now)
         return any_api
 
-    def test_they_are_shown_and_found_by_them(self, office: ApiDriver) -> None:
+    def test_schedules_are_filtered_by_calendar(self, office: ApiDriver) -> None:
         create_schedule(office, rule=dict(self.RULE), calendar="office", exclude=["fair"])
         create_schedule(office, name="other")
         for name in ("office", "fair"):
             listed = office.client.get(f"/api/v1/schedules?calendar={name}").json["items"]
             assert [(each["calendar"], each["exclude"]) for each in listed] == [("office", ["fair"])]
 
-    def test_business_days_are_counted_by_a_business_calendar(self, office: ApiDriver) -> None:
+    def test_business_day_rule_requires_a_business_calendar(self, office: ApiDriver) -> None:
         response = request_schedule(office, rule=dict(self.RULE), calendar="fair")
         [problem] = response.json["errors"]
         assert (problem["pointer"], problem["code"]) == ("/calendar", "not_allowed")
 
-    def test_names_that_come_close_are_told(self, office: ApiDriver) -> None:
+    def test_unknown_calendar_is_rejected_with_suggestions(self, office: ApiDriver) -> None:
         response = request_schedule(office, require=["offcie"])
         [problem] = response.json["errors"]
         assert problem["pointer"] == "/require/0"
@@ -230,11 +230,11 @@ class TestCalendars:
 
 
 class TestList:
-    """GET /api/v1/schedules."""
+    """Requests to GET /api/v1/schedules."""
 
     @pytest.fixture
     def several(self, any_api: ApiDriver) -> ApiDriver:
-        """Four schedules, each different."""
+        """Driver with four different schedules."""
         with any_api.database.write() as connection:
             given = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
             jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
@@ -249,7 +249,7 @@ class TestList:
         assert response.status_code == 200, response.json
         return [each["name"] for each in response.json["items"]]
 
-    def test_schedules_come_by_name_page_by_page(self, several: ApiDriver) -> None:
+    def test_schedules_are_listed_by_name_in_pages(self, several: ApiDriver) -> None:
         first = several.client.get("/api/v1/schedules?limit=3").json
         assert [each["name"] for each in first["items"]] == ["a", "b", "c"]
         assert self._list_names(several, f"?limit=3&cursor={first['next']}") == ["d"]
@@ -271,7 +271,7 @@ class TestList:
     def test_filters_are_combined(self, several: ApiDriver, query: str, names: list[str]) -> None:
         assert self._list_names(several, query) == names
 
-    def test_what_nobody_looked_at_in_time_is_overdue(self, several: ApiDriver) -> None:
+    def test_unevaluated_schedule_is_overdue(self, several: ApiDriver) -> None:
         now = SystemClock().now()
         for name, late in (("a", 61), ("b", 600), ("d", 30)):
             set_due(several, name, now - dt.timedelta(seconds=late))
@@ -280,7 +280,7 @@ class TestList:
         assert shown["overdue"] is True
 
     @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])
-    def test_filters_that_say_nothing_are_refused(self, api: ApiDriver, query: str) -> None:
+    def test_invalid_filters_return_422(self, api: ApiDriver, query: str) -> None:
         assert api.client.get(f"/api/v1/schedules{query}").status_code == 422
 
 
@@ -291,7 +291,7 @@ class TestChange:
         headers = {} if match is None else {"If-Match": match}
         return api.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
 
-    def test_a_change_makes_a_revision(self, any_api: ApiDriver) -> None:
+    def test_change_creates_a_revision(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
         response = self._put_schedule(any_api, zone="Asia/Tokyo")
         assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
@@ -303,7 +303,7 @@ class TestChange:
         missing = any_api.client.get(f"{URL}/revisions/3")
         assert (missing.status_code, missing.json["code"]) == (404, "revision_not_found")
 
-    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_api: ApiDriver) -> None:
+    def test_deleted_schedule_is_readable_by_its_id(self, any_api: ApiDriver) -> None:
         spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
         with any_api.database.write() as connection:
             calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
@@ -325,7 +325,7 @@ class TestChange:
         for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{found}", ahead):
             assert any_api.client.get(url).status_code == 404
 
-    def test_the_revision_before_is_needed(self, api: ApiDriver) -> None:
+    def test_change_requires_the_current_revision(self, api: ApiDriver) -> None:
         create_schedule(api)
         assert self._put_schedule(api, None).json["code"] == "precondition_required"
         assert self._put_schedule(api, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
@@ -333,7 +333,7 @@ class TestChange:
         assert api.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
         assert api.client.get(URL).headers["ETag"] == '"1"'
 
-    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_api: ApiDriver) -> None:
+    def test_concurrent_change_is_rejected(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
         both = threading.Barrier(2)
 
@@ -348,7 +348,7 @@ class TestChange:
             assert sorted(threads.map(change, ["Asia/Tokyo", "Asia/Kolkata"])) == [200, 412]
         assert any_api.client.get(URL).headers["ETag"] == '"2"'
 
-    def test_what_was_due_under_the_old_rule_stays_due(self, any_api: ApiDriver) -> None:
+    def test_occurrence_due_under_the_old_rule_fires(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
         now = SystemClock().now()
         every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
@@ -357,32 +357,32 @@ class TestChange:
         assert self._put_schedule(any_api, "*").status_code == 200
         assert (any_api.count_rows("occurrences"), any_api.count_rows("executions")) == (1, 1)
 
-    def test_a_schedule_cannot_be_renamed(self, api: ApiDriver) -> None:
+    def test_schedule_cannot_be_renamed(self, api: ApiDriver) -> None:
         create_schedule(api)
         assert self._put_schedule(api, name="evening").json["errors"][0]["pointer"] == "/name"
         body = {name: value for name, value in SCHEDULE.items() if name != "name"}
         unnamed = api.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["priority"]) == (200, "morning", 3)
 
-    def test_what_is_wrong_changes_nothing(self, api: ApiDriver) -> None:
+    def test_invalid_change_leaves_schedule_unchanged(self, api: ApiDriver) -> None:
         create_schedule(api)
         response = self._put_schedule(api, rule={"kind": "daily", "time": "25:00"})
         assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
         assert api.client.get(URL).json["revision"] == 1
 
-    def test_a_schedule_is_deleted(self, any_api: ApiDriver) -> None:
+    def test_schedule_is_deleted(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
         assert any_api.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
         assert any_api.client.get(URL).status_code == 404
         assert create_schedule(any_api)["revision"] == 1
 
-    def test_what_code_declares_is_edited_there(self, api: ApiDriver) -> None:
+    def test_schedule_declared_in_code_cannot_be_changed(self, api: ApiDriver) -> None:
         insert_declared_schedule(api, "morning", ScheduleOwner.CODE)
         for response in (self._put_schedule(api), api.client.delete(URL, headers={"If-Match": "*"})):
             assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
             assert "schedules/*.py" in response.json["detail"]
 
-    def test_what_a_job_carries_is_edited_there(self, api: ApiDriver) -> None:
+    def test_schedule_of_a_job_definition_cannot_be_changed(self, api: ApiDriver) -> None:
         insert_declared_schedule(api, "morning", ScheduleOwner.JOB)
         response = self._put_schedule(api)
         assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
@@ -390,9 +390,9 @@ class TestChange:
 
 
 class TestJob:
-    """What a schedule and its job have to do with each other."""
+    """Deletion of a job that schedules use."""
 
-    def test_a_job_that_schedules_start_is_not_removed(self, any_api: ApiDriver) -> None:
+    def test_job_used_by_schedules_cannot_be_deleted(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
         create_schedule(any_api, name="evening")
         refused = any_api.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})

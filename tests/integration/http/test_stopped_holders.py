@@ -1,4 +1,4 @@
-"""The holder of a lock is stopped (SIGSTOP): requests that need the lock get a 503 soon, the others go on."""
+"""Stopped lock holders (SIGSTOP): requests that need the lock get a 503 soon, all others succeed."""
 
 import concurrent.futures
 import contextlib
@@ -19,10 +19,10 @@ from tests.integration.http.test_real_server import server
 from tests.polling import until
 from tests.servers import ServerProcess
 
-#: As many clients as the server has threads.
+#: Number of clients: as many as the server has threads.
 _CLIENT_COUNT = 64
 
-#: A client is answered after 4 s; a busy machine may need longer.
+#: Maximum response time (s): the server responds after 4 s, and a busy machine may need longer.
 _MAX_RESPONSE_SECONDS = 15.0
 
 _HOLD_FILE_LOCK = """
@@ -56,7 +56,7 @@ __all__ = ["server"]
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[StopHolder]:
-    """Starts a program that takes a lock, and stops it then."""
+    """Function that starts a program, waits until it holds a lock, and stops it."""
     with contextlib.ExitStack() as started:
 
         def stop(program: str, argument: str) -> ServerProcess:
@@ -84,7 +84,7 @@ def _measure_seconds(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), clock.monotonic() - began
 
 
-def test_of_the_file_lock(api: ApiDriver, stopped: StopHolder) -> None:
+def test_submission_returns_503_while_file_lock_holder_is_stopped(api: ApiDriver, stopped: StopHolder) -> None:
     holder = stopped(_HOLD_FILE_LOCK, _get_file(api.database))
     first, waited = _measure_seconds(api.submit)
     assert (first.status_code, first.json["code"]) == (503, "database_busy")
@@ -93,7 +93,7 @@ def test_of_the_file_lock(api: ApiDriver, stopped: StopHolder) -> None:
     assert waited < _MAX_RESPONSE_SECONDS
     assert api.client.get("/healthz").status_code == 200
     assert api.client.get("/api/v1/executions").json["items"] == []
-    # Later requests are answered sooner, also those that do not share a commit.
+    # Later requests get their response sooner, also those that do not share a commit.
     pause, waited = _measure_seconds(lambda: api.client.post("/api/v1/queues/default/pause"))
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
@@ -102,7 +102,7 @@ def test_of_the_file_lock(api: ApiDriver, stopped: StopHolder) -> None:
     assert api.count_rows("executions") == 1
 
 
-def test_of_a_transaction(api: ApiDriver, stopped: StopHolder) -> None:
+def test_submission_returns_503_while_transaction_holder_is_stopped(api: ApiDriver, stopped: StopHolder) -> None:
     holder = stopped(_HOLD_TRANSACTION, _get_file(api.database))
     answer, waited = _measure_seconds(api.submit)
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
@@ -112,7 +112,7 @@ def test_of_a_transaction(api: ApiDriver, stopped: StopHolder) -> None:
     api.submit_accepted()
 
 
-def test_of_rows_in_postgresql(postgres_url: str, stopped: StopHolder) -> None:
+def test_cancel_returns_503_while_row_lock_holder_is_stopped(postgres_url: str, stopped: StopHolder) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
     api = create_api_driver(database)
@@ -125,7 +125,9 @@ def test_of_rows_in_postgresql(postgres_url: str, stopped: StopHolder) -> None:
     database.dispose()
 
 
-def test_others_are_served_meanwhile(server: httpx.Client, api: ApiDriver, stopped: StopHolder) -> None:
+def test_requests_without_the_lock_are_served_meanwhile(
+    server: httpx.Client, api: ApiDriver, stopped: StopHolder
+) -> None:
     def submit(_: int) -> tuple[int, str]:
         answer = server.post("/api/v1/jobs/export/executions", json={"parameters": {"user_id": "u"}})
         return answer.status_code, answer.json()["code"]
@@ -140,7 +142,7 @@ def test_others_are_served_meanwhile(server: httpx.Client, api: ApiDriver, stopp
             assert {each.result() for each in waiting} == {(503, "database_busy")}
 
 
-def test_a_full_disk_is_told_to_the_client(api: ApiDriver) -> None:
+def test_full_disk_returns_503(api: ApiDriver) -> None:
     pages = _read_scalar(api.database, "PRAGMA page_count")
     engine = api.app.extensions["jobworker"].database._writer
     sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
@@ -151,7 +153,7 @@ def test_a_full_disk_is_told_to_the_client(api: ApiDriver) -> None:
     assert api.count_rows("executions") == 0
 
 
-def test_a_log_that_a_reader_keeps_long_is_told(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_kept_long_by_a_reader_returns_503(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobworker.store.engine.write_ahead_log.MAX_LOG_BYTES", 0)
     with api.database.read() as connection:
         connection.execute(sa.text("SELECT count(*) FROM executions"))

@@ -1,4 +1,4 @@
-"""Submitting: what is accepted, what is refused, and what a refusal says."""
+"""Submissions: accepted requests, rejected requests, and the errors of the latter."""
 
 import datetime as dt
 from typing import Any
@@ -16,7 +16,7 @@ def _list_codes(response: Any) -> set[tuple[str, str]]:
     return {(each["pointer"], each["code"]) for each in response.json["errors"]}
 
 
-def test_a_submission_is_a_committed_row(any_api: ApiDriver) -> None:
+def test_submission_is_committed(any_api: ApiDriver) -> None:
     response = any_api.submit({"parameters": {"user_id": "ü"}, "priority": 9, "correlation_id": "order-1"})
     assert response.status_code == 202
     assert response.headers["Location"] == f"/api/v1/executions/{response.json['id']}"
@@ -27,7 +27,7 @@ def test_a_submission_is_a_committed_row(any_api: ApiDriver) -> None:
     assert (shown["job_revision"], shown["task"]) == (1, EXPORT_TASK.name)
 
 
-def test_left_out_fields_come_from_the_definition(api: ApiDriver) -> None:
+def test_omitted_fields_come_from_the_definition(api: ApiDriver) -> None:
     api.create_queue("slow")
     definition = {
         "name": "weekly",
@@ -41,7 +41,7 @@ def test_left_out_fields_come_from_the_definition(api: ApiDriver) -> None:
     assert shown["correlation_id"] == shown["id"]
 
 
-def test_a_submission_for_later_is_scheduled(api: ApiDriver) -> None:
+def test_submission_with_due_at_is_scheduled(api: ApiDriver) -> None:
     shown = api.submit_accepted({"parameters": {"user_id": "u"}, "due_at": ONE_HOUR_LATER.isoformat()})
     assert shown["state"] == "Scheduled"
     assert dt.datetime.fromisoformat(shown["due_at"]) == ONE_HOUR_LATER
@@ -57,14 +57,14 @@ def test_a_submission_for_later_is_scheduled(api: ApiDriver) -> None:
 @pytest.mark.parametrize(
     ("delay", "seconds"), [(90, 90), (0.5, 0.5), ("PT1M30S", 90), ("P1DT1H", 90000), ("P1W", 604800)]
 )
-def test_a_delay_is_seconds_or_iso_8601(api: ApiDriver, delay: Any, seconds: float) -> None:
+def test_delay_accepts_seconds_and_iso_8601(api: ApiDriver, delay: Any, seconds: float) -> None:
     shown = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": delay})
     created, due = (dt.datetime.fromisoformat(shown[name]) for name in ("created_at", "due_at"))
     assert due - created == dt.timedelta(seconds=seconds)
     assert shown["state"] == "Scheduled"
 
 
-def test_no_delay_and_a_moment_that_just_passed_are_now(api: ApiDriver) -> None:
+def test_zero_delay_and_recent_past_mean_now(api: ApiDriver) -> None:
     just = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()
     for timing in ({"delay": 0}, {"due_at": just}, {"due_at": None, "delay": None}):
         shown = api.submit_accepted({"parameters": {"user_id": "u"}, **timing})
@@ -111,7 +111,7 @@ def test_no_delay_and_a_moment_that_just_passed_are_now(api: ApiDriver) -> None:
         ("text", "", "wrong_type"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
+def test_invalid_submission_returns_422_with_pointer(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
     if isinstance(body, dict) and "parameters" not in body:
         body = {"parameters": {"user_id": "u"}, **body}
     response = api.client.post("/api/v1/jobs/export/executions", json=body)
@@ -120,12 +120,12 @@ def test_what_is_wrong_is_refused_with_its_place(api: ApiDriver, body: Any, poin
     assert api.count_rows("executions") == 0
 
 
-def test_a_job_without_required_parameters_needs_no_body(api: ApiDriver) -> None:
+def test_job_without_required_parameters_accepts_an_empty_request(api: ApiDriver) -> None:
     api.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT_TASK.name, "defaults": {"user_id": "all"}})
     assert api.client.post("/api/v1/jobs/all/executions").status_code == 202
 
 
-def test_every_problem_is_told_at_once(api: ApiDriver) -> None:
+def test_invalid_submission_returns_all_problems_at_once(api: ApiDriver) -> None:
     response = api.submit({"parameters": {"format": "xml", "colour": 1}})
     assert _list_codes(response) == {
         ("/parameters/user_id", "missing_parameter"),
@@ -136,7 +136,7 @@ def test_every_problem_is_told_at_once(api: ApiDriver) -> None:
     assert "it accepts user_id, format, rows, options" in response.json["detail"]
 
 
-def test_an_unknown_job_is_named_with_what_comes_close(api: ApiDriver) -> None:
+def test_unknown_job_returns_404_with_suggestions(api: ApiDriver) -> None:
     response = api.submit(job="exprot")
     assert (response.status_code, response.json["code"]) == (404, "job_not_found")
     assert "did you mean export?" in response.json["detail"]
@@ -144,24 +144,24 @@ def test_an_unknown_job_is_named_with_what_comes_close(api: ApiDriver) -> None:
 
 
 @pytest.mark.parametrize("name", ["a%00b", "%F0%9F%98%80", "a%2Fb", "x" * 2000])
-def test_strange_names_are_just_unknown(any_api: ApiDriver, name: str) -> None:
+def test_unusual_job_names_return_404(any_api: ApiDriver, name: str) -> None:
     response = any_api.client.post(f"/api/v1/jobs/{name}/executions", json={})
     assert response.status_code == 404
 
 
-def test_without_any_job_the_answer_says_where_jobs_come_from(api: ApiDriver) -> None:
+def test_unknown_job_error_without_jobs_explains_their_origin(api: ApiDriver) -> None:
     with api.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM job_definitions")
     assert "workers announce theirs when they start" in api.submit().json["detail"]
 
 
-def test_a_disabled_job_takes_nothing(api: ApiDriver) -> None:
+def test_disabled_job_rejects_submissions(api: ApiDriver) -> None:
     api.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT_TASK.name, "enabled": False})
     response = api.submit(job="off")
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")
 
 
-def test_a_job_whose_task_is_gone_takes_nothing(api: ApiDriver) -> None:
+def test_job_without_task_rejects_submissions(api: ApiDriver) -> None:
     with api.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM tasks")
     response = api.submit()
@@ -169,56 +169,56 @@ def test_a_job_whose_task_is_gone_takes_nothing(api: ApiDriver) -> None:
 
 
 class TestIdempotency:
-    """The Idempotency-Key."""
+    """Header Idempotency-Key."""
 
-    def test_the_same_request_gets_the_same_answer(self, any_api: ApiDriver) -> None:
+    def test_repeated_request_gets_the_first_response(self, any_api: ApiDriver) -> None:
         first = any_api.submit(headers=IDEMPOTENCY_HEADER)
         second = any_api.submit(headers=IDEMPOTENCY_HEADER)
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json["id"] == second.json["id"]
         assert any_api.count_rows("executions") == 1
 
-    def test_another_request_is_refused(self, any_api: ApiDriver) -> None:
+    def test_different_request_with_used_key_is_rejected(self, any_api: ApiDriver) -> None:
         any_api.submit(headers=IDEMPOTENCY_HEADER)
         for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
             response = any_api.submit(other, headers=IDEMPOTENCY_HEADER)
             assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
         assert any_api.count_rows("executions") == 1
 
-    def test_the_order_of_fields_does_not_matter(self, api: ApiDriver) -> None:
+    def test_field_order_does_not_change_the_fingerprint(self, api: ApiDriver) -> None:
         one = api.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
         two = api.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
         assert one.json["id"] == two.json["id"]
 
-    def test_a_replay_works_although_the_job_is_gone(self, api: ApiDriver) -> None:
+    def test_replay_works_after_the_job_was_deleted(self, api: ApiDriver) -> None:
         first = api.submit(headers=IDEMPOTENCY_HEADER)
         with api.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM job_definitions")
         assert api.submit(headers=IDEMPOTENCY_HEADER).json["id"] == first.json["id"]
 
-    def test_a_refused_request_does_not_use_the_key_up(self, api: ApiDriver) -> None:
+    def test_rejected_request_does_not_use_the_key(self, api: ApiDriver) -> None:
         assert api.submit({"parameters": {}}, headers=IDEMPOTENCY_HEADER).status_code == 422
         assert api.submit(headers=IDEMPOTENCY_HEADER).status_code == 202
 
-    def test_a_batch_and_a_single_do_not_share_a_key(self, api: ApiDriver) -> None:
+    def test_batch_and_single_submission_do_not_share_a_key(self, api: ApiDriver) -> None:
         api.submit(headers=IDEMPOTENCY_HEADER)
         item = {"job": "export", "parameters": {"user_id": "u-17"}}
         response = api.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=IDEMPOTENCY_HEADER)
         assert response.json["code"] == "idempotency_key_reused"
 
     @pytest.mark.parametrize("key", ["", "x" * 256])
-    def test_a_key_has_a_sane_length(self, api: ApiDriver, key: str) -> None:
+    def test_key_of_invalid_length_is_rejected(self, api: ApiDriver, key: str) -> None:
         response = api.submit(headers={"Idempotency-Key": key})
         assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "Idempotency-Key")
 
 
 class TestBatch:
-    """Many at once."""
+    """Submission of many executions at once."""
 
     def _make_items(self, count: int) -> list[dict[str, Any]]:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
-    def test_all_are_accepted_in_their_order(self, any_api: ApiDriver) -> None:
+    def test_batch_is_accepted_in_its_order(self, any_api: ApiDriver) -> None:
         any_api.create_queue("slow")
         items = [*self._make_items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
         response = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
@@ -229,17 +229,17 @@ class TestBatch:
         assert [row["parameters"]["user_id"] for row in reversed(found)] == [f"u{n}" for n in range(20)] + ["z"]
         assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
 
-    def test_ten_thousand_fit(self, api: ApiDriver) -> None:
+    def test_batch_accepts_10000_items(self, api: ApiDriver) -> None:
         response = api.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
         assert (response.status_code, response.json["count"]) == (202, 10_000)
         assert api.count_rows("executions") == 10_000
 
     @pytest.mark.parametrize("count", [0, 10_001])
-    def test_more_or_none_are_refused(self, api: ApiDriver, count: int) -> None:
+    def test_batch_rejects_zero_and_more_than_10000_items(self, api: ApiDriver, count: int) -> None:
         response = api.client.post("/api/v1/executions/batch", json={"executions": self._make_items(count)})
         assert _list_codes(response) == {("/executions", "not_allowed")}
 
-    def test_one_wrong_item_refuses_all_and_is_named(self, api: ApiDriver) -> None:
+    def test_batch_with_invalid_items_is_rejected_with_pointers(self, api: ApiDriver) -> None:
         items = self._make_items(30)
         items[17]["parameters"] = {"user_id": "u", "format": "xml"}
         items[19]["job"] = "nothing"
@@ -253,14 +253,14 @@ class TestBatch:
         }
         assert api.count_rows("executions") == 0
 
-    def test_a_wrong_type_is_named_with_its_index(self, api: ApiDriver) -> None:
+    def test_batch_item_of_wrong_type_is_rejected_with_pointer(self, api: ApiDriver) -> None:
         items = self._make_items(3)
         items[1]["priority"] = "high"
         items[2] = {"parameters": {}}
         response = api.client.post("/api/v1/executions/batch", json={"executions": items})
         assert _list_codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
 
-    def test_a_replay_returns_the_same_batch(self, any_api: ApiDriver) -> None:
+    def test_batch_replay_returns_the_same_batch(self, any_api: ApiDriver) -> None:
         body = {"executions": self._make_items(3)}
         first = any_api.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
         second = any_api.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
@@ -300,7 +300,7 @@ def _make_nested(levels: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_parameters_may_be_as_deep_at_each_entrance(api: ApiDriver, path: str, body: Any) -> None:
+def test_parameters_have_one_depth_limit_in_all_requests(api: ApiDriver, path: str, body: Any) -> None:
     deepest = {"user_id": "u", "options": _make_nested(MAX_DEPTH - 1)}
     deeper = {"user_id": "u", "options": _make_nested(MAX_DEPTH)}
     refused = api.client.post(f"/api/v1/{path}", json=body(deeper))

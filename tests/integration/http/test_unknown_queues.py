@@ -1,4 +1,4 @@
-"""A queue has to exist before anything names it, whichever request it is named in."""
+"""A queue must exist before a request names it, whichever request that is."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SCHEDULE = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time"
 
 
 def _get_problem(response: Any) -> Any:
-    """The one problem of a request that was refused because of a queue."""
+    """Return the only problem of a request that was rejected because of a queue."""
     assert response.status_code == 422, response.json
     [problem] = response.json["errors"]
     assert problem["code"] == "unknown_queue"
@@ -36,7 +36,7 @@ def _get_problem(response: Any) -> Any:
         ("/schedules/preview", {**SCHEDULE, "queue": UNKNOWN_QUEUE}, "/queue"),
     ],
 )
-def test_an_unknown_queue_is_refused_wherever_it_is_named(
+def test_unknown_queue_is_rejected_in_every_request(
     any_api: ApiDriver, path: str, body: dict[str, Any], place: str
 ) -> None:
     problem = _get_problem(any_api.client.post(f"/api/v1{path}", json=body))
@@ -49,14 +49,14 @@ def test_an_unknown_queue_is_refused_wherever_it_is_named(
 
 
 @pytest.mark.parametrize(("path", "body"), [("jobs", JOB), ("schedules", SCHEDULE)])
-def test_a_change_to_an_unknown_queue_is_refused(any_api: ApiDriver, path: str, body: dict[str, Any]) -> None:
+def test_change_to_unknown_queue_is_rejected(any_api: ApiDriver, path: str, body: dict[str, Any]) -> None:
     assert any_api.client.post(f"/api/v1/{path}", json=body).status_code == 201
     wanted = {**body, "queue": UNKNOWN_QUEUE}
     refused = any_api.client.put(f"/api/v1/{path}/{body['name']}", json=wanted, headers={"If-Match": "*"})
     assert _get_problem(refused)["pointer"] == "/queue"
 
 
-def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_api: ApiDriver) -> None:
+def test_batch_with_10000_unknown_queues_is_rejected_and_creates_none(any_api: ApiDriver) -> None:
     items = [{**ITEM, "queue": f"invented-{number}"} for number in range(10_000)]
     refused = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
     assert refused.status_code == 422
@@ -64,7 +64,7 @@ def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_api: ApiD
     assert (any_api.count_rows("executions"), any_api.count_rows("queues")) == (0, 0)
 
 
-def test_a_message_names_ten_queues_and_says_how_to_list_the_others(api: ApiDriver) -> None:
+def test_error_lists_ten_queues_and_the_path_to_the_others(api: ApiDriver) -> None:
     for number in range(20):
         assert api.client.put(f"/api/v1/queues/mail-{number:02}").status_code == 201
     message = _get_problem(api.submit({**PARAMETERS_FIELD, "queue": "mail-1"}))["message"]
@@ -74,20 +74,20 @@ def test_a_message_names_ten_queues_and_says_how_to_list_the_others(api: ApiDriv
 
 
 @pytest.mark.parametrize("queue", ["Mail", "a b", ""])
-def test_what_cannot_be_a_name_is_refused_as_such(any_api: ApiDriver, queue: str) -> None:
+def test_invalid_queue_name_has_its_own_error(any_api: ApiDriver, queue: str) -> None:
     [problem] = any_api.submit({**PARAMETERS_FIELD, "queue": queue}).json["errors"]
     assert problem["pointer"] == "/queue"
     assert problem["code"] != "unknown_queue"
 
 
-def test_a_queue_that_was_created_is_there_for_everybody(any_api: ApiDriver) -> None:
+def test_created_queue_is_accepted_in_every_request(any_api: ApiDriver) -> None:
     assert any_api.client.put("/api/v1/queues/mail").status_code == 201
     assert any_api.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["queue"] == "mail"
     assert any_api.client.post("/api/v1/jobs", json={**JOB, "queue": "mail"}).status_code == 201
     assert any_api.client.post("/api/v1/schedules", json={**SCHEDULE, "queue": "mail"}).status_code == 201
 
 
-def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_api: ApiDriver) -> None:
+def test_rerun_keeps_its_queue_only_while_the_queue_exists(any_api: ApiDriver) -> None:
     any_api.client.put("/api/v1/queues/mail")
     ended = any_api.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["id"]
     any_api.enter_state(ended, 1, "Failed", dead_letter="open")

@@ -1,4 +1,4 @@
-"""A submission is one commit. Redis takes no part in it: neither frozen nor absent does it matter."""
+"""A submission is one commit without Redis, whether Redis is frozen or absent."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
 
 def _send_each_notifying_request(api: ApiDriver) -> None:
-    """Each kind of request that rings the relay's bell."""
+    """Send a request of each kind that notifies the relay."""
     made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     assert api.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
     assert api.client.post(f"/api/v1/executions/{made['id']}/cancel").status_code == 200
@@ -25,14 +25,14 @@ def _send_each_notifying_request(api: ApiDriver) -> None:
     assert api.count_rows("executions") == 4
 
 
-def test_redis_is_absent(api: ApiDriver) -> None:
+def test_requests_succeed_without_redis(api: ApiDriver) -> None:
     _send_each_notifying_request(api)
 
 
-def test_redis_is_frozen(
+def test_requests_succeed_while_redis_is_frozen(
     sqlite_database: Database, own_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With this patience, whoever waits for Redis waits longer than the test may take.
+    # With this timeout, a request that waits for Redis waits longer than the test may take.
     monkeypatch.setattr(notifier, "_NOTIFY_TIMEOUT_SECONDS", 3600.0)
     server = own_redis()
     insert_export_job(sqlite_database)
@@ -41,10 +41,10 @@ def test_redis_is_frozen(
     _send_each_notifying_request(api)
 
 
-def test_the_relay_is_woken(sqlite_database: Database, redis_server: RedisServer, redis_url: str) -> None:
+def test_submission_wakes_the_relay(sqlite_database: Database, redis_server: RedisServer, redis_url: str) -> None:
     insert_export_job(sqlite_database)
     api = create_api_driver(sqlite_database, REDIS_URL=redis_url)
     api.submit_accepted()
     client = redis_server.create_client()
-    until(lambda: client.xlen(keys.WAKE), what="the bell to ring")
+    until(lambda: client.xlen(keys.WAKE), what="the relay to be notified")
     client.close()

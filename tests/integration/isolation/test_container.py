@@ -1,4 +1,4 @@
-"""`container.run` with a real engine. Images are made here; without an engine there is nothing to try."""
+"""`container.run` with a real container engine. Images are built here; without an engine the tests are skipped."""
 
 import io
 import os
@@ -26,7 +26,7 @@ MIB = 1024**2
 CONTAINER_ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)
 BUSYBOX = shutil.which("busybox")
 
-#: Podman as root in a virtual machine without systemd; harmless elsewhere.
+#: Options for Podman as root in a virtual machine without systemd; harmless elsewhere.
 ARGUMENTS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
 if CONTAINER_ENGINE and CONTAINER_ENGINE.endswith("podman") and shutil.which("runc"):
     ARGUMENTS += " --runtime runc"
@@ -36,7 +36,7 @@ SETTINGS = {
     "JOBWORKER_CONTAINER_IMAGES": "*jobworker-test-* localhost/there-is-no:*",
 }
 
-#: The commands of busybox that the image has.
+#: Commands of busybox that the image contains.
 _COMMANDS = ("sh", "cat", "echo", "sleep", "id", "ls", "touch", "dd", "env", "ip", "mount")
 
 
@@ -47,7 +47,7 @@ def run_container_engine(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An image with nothing but busybox in it."""
+    """Image that contains nothing but busybox."""
     missing = "a container engine" if CONTAINER_ENGINE is None else None if BUSYBOX else "busybox"
     if missing:
         why = f"{missing} is not installed (Debian: apt-get install podman runc busybox-static)"
@@ -85,7 +85,7 @@ def _pack_image(archive: Path) -> None:
 
 @pytest.fixture
 def define(engine: Engine, image: str) -> Any:
-    """Makes a definition of a container that runs a script, and submits it once."""
+    """Function that defines a container job that runs a script, and submits it once."""
     names = iter(f"container-{number}" for number in range(100))
 
     def submit(script: str, parameters: dict[str, Any] | None = None, **fields: Any) -> str:
@@ -115,7 +115,7 @@ def expect_failure(engine: Engine, execution: str) -> tuple[str, str, ExecutionR
     return get_error(row)["type"], get_error(row)["message"], row
 
 
-def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
+def test_container_runs_the_job(engine: Engine, define: Any) -> None:
     script = """
     cat > /tmp/given
     echo printed; echo complained >&2
@@ -140,7 +140,7 @@ def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
     assert execution not in list_container_names()
 
 
-def test_failures_say_why(engine: Engine, define: Any) -> None:
+def test_failures_are_recorded_with_their_reason(engine: Engine, define: Any) -> None:
     wanted = {
         "code": define("echo last words; exit 7"),
         "no image": define("true", image="localhost/there-is-no:such-image"),
@@ -165,7 +165,7 @@ def test_failures_say_why(engine: Engine, define: Any) -> None:
     assert "mode container" in ends["undefined"][1]
 
 
-def test_it_ends_when_its_time_is_over(engine: Engine, define: Any) -> None:
+def test_container_ends_at_its_time_limit_and_on_cancellation(engine: Engine, define: Any) -> None:
     stubborn = "trap '' TERM; echo begun; while :; do sleep 1; done"
     late = define(stubborn, time_limit=3)
     unwanted = define(stubborn)
@@ -179,11 +179,11 @@ def test_it_ends_when_its_time_is_over(engine: Engine, define: Any) -> None:
     assert not [execution for execution in (late, unwanted) if execution in names]
 
 
-def test_it_ends_with_its_worker(define: Any, running_engine: tuple[Engine, ServerProcess]) -> None:
+def test_container_ends_with_its_worker(define: Any, running_engine: tuple[Engine, ServerProcess]) -> None:
     engine, worker = running_engine
     execution = define("trap '' TERM; echo begun; while :; do sleep 1; done")
     wait_for_log_line(engine, execution, "begun")
     assert execution in list_container_names()
     worker.terminate()
     until(lambda: execution not in list_container_names(), every=0.3, what="the end of the container")
-    engine.start_worker("--pool", "threads", **SETTINGS)  # Whatever comes next needs one.
+    engine.start_worker("--pool", "threads", **SETTINGS)  # Later tests need a worker.

@@ -1,4 +1,4 @@
-"""`http.request` with real workers, against a server of the test's own."""
+"""`http.request` with real workers, against a server of the tests."""
 
 import collections
 import contextlib
@@ -25,7 +25,7 @@ SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
 
 
 class HttpTestServer(http.server.ThreadingHTTPServer):
-    """Answers as its path says, and remembers what it was asked."""
+    """Server whose response depends on the path, and which records its requests."""
 
     daemon_threads = True
 
@@ -37,7 +37,7 @@ class HttpTestServer(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """URL of the server."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
@@ -45,7 +45,7 @@ class _HttpTestHandler(http.server.BaseHTTPRequestHandler):
     server: HttpTestServer
 
     def log_message(self, *_: Any) -> None:
-        """Silence."""
+        """Discard log messages."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -118,7 +118,7 @@ def wait_for_result(engine: Engine, execution: str) -> dict[str, Any]:
     return dict(row.result)
 
 
-def test_it_is_in_the_catalogue(engine: Engine) -> None:
+def test_builtin_tasks_are_in_the_catalog(engine: Engine) -> None:
     known = {name: jobs.get_task(engine.database, name) for name in ("http.request", "shell.run", "container.run")}
     assert [parameter.name for parameter in known["shell.run"].parameters] == ["command", "input"]
     assert [parameter.name for parameter in known["container.run"].parameters] == ["**"]
@@ -128,7 +128,7 @@ def test_it_is_in_the_catalogue(engine: Engine) -> None:
     assert (shown["timeout"].type, shown["timeout"].default) == ("number", 30.0)
 
 
-def test_what_is_sent_and_what_comes_back(engine: Engine, site: HttpTestServer) -> None:
+def test_request_sends_its_body_and_returns_the_response(engine: Engine, site: HttpTestServer) -> None:
     as_json = submit_request(
         engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"}
     )
@@ -156,7 +156,7 @@ def test_what_is_sent_and_what_comes_back(engine: Engine, site: HttpTestServer) 
     assert result["body"].startswith("é\N{REPLACEMENT CHARACTER}é")
 
 
-def test_failures_say_why(engine: Engine, site: HttpTestServer) -> None:
+def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestServer) -> None:
     nobody = f"http://127.0.0.1:{find_free_port()}"
     wanted = {
         "status": submit_request(engine, f"{site.url}/missing"),
@@ -192,7 +192,7 @@ def test_failures_say_why(engine: Engine, site: HttpTestServer) -> None:
     assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
 
 
-def test_it_comes_back_when_the_server_says(engine: Engine, site: HttpTestServer) -> None:
+def test_retry_after_header_delays_the_retry(engine: Engine, site: HttpTestServer) -> None:
     again = submit_request(engine, f"{site.url}/later", attempts=2)
     row = engine.wait_until_final(again)
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), row.error
@@ -200,7 +200,7 @@ def test_it_comes_back_when_the_server_says(engine: Engine, site: HttpTestServer
     assert first.reason == f"{site.url} responded with 503 and requests a retry after 1 s"
 
 
-def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: HttpTestServer) -> None:
+def test_circuit_opens_snoozes_and_closes(engine: Engine, site: HttpTestServer) -> None:
     site.is_broken = True
     circuit = {**policies.DEFAULTS, "circuit": {"failures": 3, "pause": 4}}
     jobs.create(engine.database, SystemClock(), JobDefinition("careful", "http.request", policies=circuit), "test")
@@ -222,5 +222,5 @@ def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: HttpTestSer
 
     rows: list[ExecutionRow] = [engine.wait_until_final(execution) for execution in put_off]
     assert {row.state for row in rows} == {ExecutionState.SUCCEEDED}, [row.error for row in rows]
-    # One attempt was all that each of them had.
+    # Each execution had only one attempt.
     assert all(site.request_counts[f"/after-{number}"] == 1 for number in range(4))

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, with real workers."""
+"""Isolated jobs in their own processes, with real workers."""
 
 import contextlib
 import os
@@ -30,13 +30,13 @@ MIB = 1024**2
 
 
 def get_resident_bytes(pid: int) -> int:
-    """How much memory a process has (bytes)."""
+    """Return the resident memory of a process (bytes)."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
-def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
+def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
     secret = "in nobody's list of processes"
     execution = engine.submit_one("tells_of_itself", parameters={"secret": secret}, correlation_id="c-1")
     row = engine.wait_until_final(execution)
@@ -70,7 +70,7 @@ def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
     assert len(list_log_lines(engine, execution)) == 5
 
 
-def test_ends_of_every_kind(engine: Engine) -> None:
+def test_isolated_job_outcomes_are_recorded(engine: Engine) -> None:
     ways = ["segfault", "leave", "exit", "kill", "raise", "not json", "forge", "lie", "nest"]
     wanted = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
     rows = {how: engine.wait_until_final(execution) for how, execution in wanted.items()}
@@ -94,7 +94,7 @@ def test_ends_of_every_kind(engine: Engine) -> None:
     assert all(engine.count_starts()[(execution, 1)] == 1 for execution in wanted.values())
 
 
-def test_its_limits_end_only_the_job_itself(engine: Engine) -> None:
+def test_resource_limits_end_only_the_isolated_job(engine: Engine) -> None:
     fits = engine.submit_one("takes_memory", parameters={"mib": 50})
     much = engine.submit_one("takes_memory", parameters={"mib": 1000})
     long = engine.submit_one("takes_time")
@@ -107,7 +107,7 @@ def test_its_limits_end_only_the_job_itself(engine: Engine) -> None:
     assert get_error(row)["message"] == "the job's process used up its 3 s of CPU time"
 
 
-def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
+def test_isolated_job_follows_retry_rules(engine: Engine) -> None:
     by_celery = engine.submit_one("succeeds_at_last")
     by_itself = engine.submit_one("asks_to_come_back")
     after_a_crash = engine.submit_one("crashes_once")
@@ -122,7 +122,7 @@ def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
     assert "SIGABRT" in attempts[0].error["message"]
 
 
-def test_nothing_is_left_after_the_hard_limit(engine: Engine) -> None:
+def test_hard_limit_ends_all_processes_of_the_job(engine: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2}
     execution = engine.submit_one("will_not_go", retry=policy)
     row = engine.wait_until_final(execution)
@@ -135,7 +135,7 @@ def test_nothing_is_left_after_the_hard_limit(engine: Engine) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_soft_limits_and_extensions(engine: Engine) -> None:
+def test_soft_limits_and_extensions_apply_to_isolated_jobs(engine: Engine) -> None:
     minds = engine.submit_one("is_warned", parameters={"minds": True})
     does_not = engine.submit_one("is_warned", parameters={"minds": False})
     longer = engine.submit_one("takes_its_time")
@@ -150,7 +150,7 @@ def test_soft_limits_and_extensions(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("minds", [True, False])
-def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
+def test_running_isolated_job_is_cancelled(engine: Engine, minds: bool) -> None:
     execution = engine.submit_one("can_be_stopped", parameters={"minds": minds})
     pids = wait_until_started(engine, execution)
     engine.cancel(execution)
@@ -161,7 +161,7 @@ def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_hooks_run_over_there(engine: Engine) -> None:
+def test_hooks_run_in_the_isolated_process(engine: Engine) -> None:
     good = engine.submit_one("TellsOfItsHooks")
     bad = engine.submit_one("TellsOfItsHooks", parameters={"fails": True})
     assert engine.wait_until_final(good).result == "done"
@@ -175,7 +175,7 @@ def test_hooks_run_over_there(engine: Engine) -> None:
         assert len({pid for *_, pid in noted}) == 1
 
 
-def test_it_calls_and_is_called_from_python(engine: Engine) -> None:
+def test_isolated_job_calls_and_is_called_from_python(engine: Engine) -> None:
     caller = engine.submit_one("calls_another")
     called = str(engine.wait_until_final(caller).result)
     until(lambda: called in engine.list_succeeded(), within=60, what="the call")
@@ -185,7 +185,7 @@ def test_it_calls_and_is_called_from_python(engine: Engine) -> None:
     assert row.created_by == f"execution:{caller}"
 
 
-def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
+def test_working_folder_change_does_not_affect_the_next_job(engine: Engine) -> None:
     engine.wait_until_final(engine.submit_one("goes_elsewhere"))
     rows = [
         engine.wait_until_final(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)
@@ -193,7 +193,7 @@ def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
     assert [row.result for row in rows] == [1, 1]
 
 
-def test_time_limits_hold_on_a_pool_of_one(tmp_path: Path) -> None:
+def test_time_limits_apply_on_the_solo_pool(tmp_path: Path) -> None:
     with run_engine_in(tmp_path) as engine:
         engine.start_relay()
         engine.start_worker("--pool", "solo")
@@ -204,13 +204,13 @@ def test_time_limits_hold_on_a_pool_of_one(tmp_path: Path) -> None:
         assert not any(is_alive(pid) for pid in list_start_pids(engine, execution))
 
 
-def test_a_thread_that_goes_on_holds_nothing_up(engine: Engine) -> None:
+def test_remaining_thread_does_not_delay_the_end(engine: Engine) -> None:
     row = engine.wait_until_final(engine.submit_one("leaves_a_thread"))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "returned")
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_it_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
+def test_isolated_job_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
     with run_engine_in(tmp_path) as engine:
         engine.start_relay()
         worker = engine.start_worker("--pool", pool)
@@ -221,7 +221,7 @@ def test_it_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_gigabytes_fill_nothing(engine: Engine, worker: ServerProcess) -> None:
+def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerProcess) -> None:
     wanted = [engine.submit_one("prints_a_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")]
     most = 0
 

@@ -1,4 +1,4 @@
-"""Programs under a keeper, without a worker around them."""
+"""Programs under a supervising process, without a worker."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CLOCK = SystemClock()
 
 
 class ProgramRecorder:
-    """Takes down what a program prints and says."""
+    """Recorder of the output and the messages of a program."""
 
     def __init__(self, on_message: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -42,26 +42,26 @@ class ProgramRecorder:
 
 
 def make_python_program(code: str, **options: Any) -> Program:
-    """A program in Python."""
+    """Return a program that runs Python code."""
     return Program([sys.executable, "-I", "-S", "-c", textwrap.dedent(code)], **options)
 
 
 def run_program(program: Program, recorder: ProgramRecorder | None = None, **limits: Any) -> ProgramEnd:
-    """Run a program that begins at once."""
+    """Run a program that starts at once."""
     deadlines = ProgramDeadlines(CLOCK, **limits)
     deadlines.start()
     return run(program, deadlines, recorder or ProgramRecorder())
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and no zombie of it."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
 
 
-def test_what_goes_in_and_what_comes_out() -> None:
+def test_program_receives_stdin_and_its_output_is_recorded() -> None:
     notes = ProgramRecorder()
     program = Program(["/bin/sh", "-c", "cat; echo problem >&2; exit 3"], stdin=b"given\n")
     end = run_program(program, notes)
@@ -69,13 +69,13 @@ def test_what_goes_in_and_what_comes_out() -> None:
     assert sorted(notes.lines) == [("stderr", "problem"), ("stdout", "given")]
 
 
-def test_much_goes_in_and_out_at_once() -> None:
+def test_program_with_large_input_and_output_does_not_block() -> None:
     notes = ProgramRecorder()
     assert run_program(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit_code == 0
     assert notes.lines == [("stdout", "0123456789abcde")] * 20_000
 
 
-def test_a_program_need_not_read_what_it_is_given() -> None:
+def test_program_may_ignore_its_stdin() -> None:
     assert run_program(Program(["true"], stdin=b"x" * 10**6)).exit_code == 0
 
 
@@ -88,17 +88,17 @@ def test_a_program_need_not_read_what_it_is_given() -> None:
         (["sh", "-c", "exit 127"], "it ended with exit code 127"),
     ],
 )
-def test_ends_are_told(argv: list[str], why: str) -> None:
+def test_program_end_is_described(argv: list[str], why: str) -> None:
     assert str(run_program(Program(argv))) == why
 
 
-def test_it_has_the_environment_that_it_is_given() -> None:
+def test_program_has_only_the_given_environment() -> None:
     notes = ProgramRecorder()
     assert run_program(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit_code == 0
     assert sorted(notes.lines) == [("stdout", "A=b"), ("stdout", "PATH=/usr/bin:/bin")]
 
 
-def test_nothing_of_the_worker_is_open_in_it() -> None:
+def test_program_inherits_no_descriptor_of_the_worker() -> None:
     notes = ProgramRecorder()
     with open(__file__, encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
@@ -126,14 +126,14 @@ def test_cpu_time_is_limited() -> None:
     assert run_program(make_python_program("while True: pass", limits=ResourceLimits(cpu=1))).signal == signal.SIGXCPU
 
 
-def test_open_files_are_limited_and_nobody_dumps_core() -> None:
+def test_open_files_are_limited_and_core_dumps_disabled() -> None:
     notes = ProgramRecorder()
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
     assert run_program(make_python_program(code, limits=ResourceLimits(open_files=40)), notes).exit_code == 0
     assert notes.lines == [("stdout", "(40, 40) (0, 0)")]
 
 
-#: Starts two descendants that mind no signal and tells their numbers: one in its group, one in a session of its own.
+#: Code that starts two descendants that ignore signals, and prints their ids: one in its group, one in its own session.
 STUBBORN_PROGRAM = """
 import os, signal, sys, time
 
@@ -150,7 +150,7 @@ for leave in (False, True):
 """
 
 
-def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
+def test_hard_limit_kills_a_program_that_ignores_sigterm_and_forks() -> None:
     notes = ProgramRecorder()
     end = run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(600)"), notes, hard=1.0)
     assert (end.signal, end.stop_reason) == (signal.SIGKILL, StopReason.HARD_LIMIT)
@@ -159,7 +159,7 @@ def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
     assert not any(is_alive(pid) for pid in family)
 
 
-def test_nothing_is_left_of_a_program_that_ended_by_itself() -> None:
+def test_descendants_end_with_their_program() -> None:
     notes = ProgramRecorder()
     assert run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(0.5)"), notes).exit_code == 0
     family = [int(line) for _, line in notes.lines]
@@ -167,7 +167,7 @@ def test_nothing_is_left_of_a_program_that_ended_by_itself() -> None:
     assert not any(is_alive(pid) for pid in family)
 
 
-def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) -> None:
+def test_program_and_descendants_end_with_a_killed_worker(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers"
     program = f"""
     import os, sys
@@ -179,8 +179,8 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
             sys.executable,
             "-c",
             "import sys\n"
-            "from tests.integration.isolation.test_program import Notes, python, run_it\n"
-            "run_it(python(sys.argv[1]))",
+            "from tests.integration.isolation.test_program import make_python_program, run_program\n"
+            "run_program(make_python_program(sys.argv[1]))",
             code,
         ]
     )
@@ -192,7 +192,7 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
     until(lambda: not any(is_alive(pid) for pid in family), what="the end of the family")
 
 
-def test_an_interrupted_worker_leaves_nothing_behind() -> None:
+def test_program_ends_when_the_worker_is_interrupted() -> None:
     class Impatient(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
@@ -205,7 +205,7 @@ def test_an_interrupted_worker_leaves_nothing_behind() -> None:
     assert not any(is_alive(int(line)) for _, line in notes.lines)
 
 
-def test_cancelled_it_ends_at_the_first_word() -> None:
+def test_cancelled_program_ends_on_sigterm() -> None:
     wanted: list[bool] = []
 
     class Watcher(ProgramRecorder):
@@ -220,7 +220,7 @@ def test_cancelled_it_ends_at_the_first_word() -> None:
     assert [line for stream, line in notes.lines if stream == "stdout"] == ["ready", "bye"]
 
 
-def test_a_wired_program_speaks_and_is_spoken_to() -> None:
+def test_program_with_channel_sends_and_receives_messages() -> None:
     wanted: list[bool] = []
     program = make_python_program(
         """
@@ -232,7 +232,7 @@ def test_a_wired_program_speaks_and_is_spoken_to() -> None:
                 break
         """,
         stdin=b"order\n",
-        wired=True,
+        has_message_pipe=True,
     )
     notes = ProgramRecorder(on_message=lambda message: wanted.append(True))
     assert run_program(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0
@@ -242,7 +242,7 @@ def test_a_wired_program_speaks_and_is_spoken_to() -> None:
 @pytest.mark.parametrize(
     "command", ["head -c 1000000000 /dev/zero", "yes | head -c 1000000000"], ids=["one line", "short lines"]
 )
-def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
+def test_gigabyte_of_output_is_read_and_truncated(command: str) -> None:
     class Scales:
         kept = lines = 0
         last = ""
@@ -265,7 +265,7 @@ def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
     assert "were printed and are not kept" in scales.last
 
 
-def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path: Path) -> None:
+def test_cleanup_commands_run_after_the_worker_is_killed(tmp_path: Path) -> None:
     done, ready = tmp_path / "done", tmp_path / "ready"
     script = f"import signal; open({str(ready)!r}, 'w'); signal.pause()"
     order = json.dumps([sys.executable, "-I", "-S", "-c", script])
@@ -274,8 +274,8 @@ def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path
             sys.executable,
             "-c",
             "import json, sys\n"
-            "from tests.integration.isolation.test_program import Program, run_it\n"
-            "run_it(Program(json.loads(sys.argv[1]), afterwards=[['touch', sys.argv[2]]]))",
+            "from tests.integration.isolation.test_program import Program, run_program\n"
+            "run_program(Program(json.loads(sys.argv[1]), cleanup_commands=[['touch', sys.argv[2]]]))",
             order,
             str(done),
         ]
@@ -286,7 +286,7 @@ def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path
     until(done.exists, what="what was to be done afterwards")
 
 
-def test_what_has_to_be_done_afterwards_is_not_done_when_all_went_well(tmp_path: Path) -> None:
+def test_cleanup_commands_do_not_run_after_success(tmp_path: Path) -> None:
     done = tmp_path / "done"
     assert run_program(Program(["true"], cleanup_commands=[["touch", str(done)]])).exit_code == 0
     assert not done.exists()

@@ -11,7 +11,7 @@ from tests.integration.isolation.conftest import get_error, list_log_lines, wait
 
 SH, SLEEP = (shutil.which(name) or name for name in ("sh", "sleep"))
 
-#: What the worker of this module allows.
+#: Commands that the worker of this module allows.
 SETTINGS = {"JOBWORKER_SHELL": f"{SH}, {SLEEP}", "SECRET_OF_THE_WORKER": "s3cret"}
 
 
@@ -21,9 +21,9 @@ def submit_command(engine: Engine, *command: str, **fields: Any) -> str:
     return engine.submit_one("shell.run", parameters=parameters, retry={"max_attempts": 1}, **fields)
 
 
-def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
+def test_command_output_becomes_the_log(engine: Engine) -> None:
     script = "cat; echo problem >&2; echo $JOBWORKER_JOB $JOBWORKER_ATTEMPT $SECRET_OF_THE_WORKER.; id -u"
-    # Nor can it read the environment of the process that keeps it.
+    # The command cannot read the environment of its supervising process either.
     script += "; tr '\\0' '\\n' </proc/$PPID/environ"
     execution = submit_command(engine, SH, "-c", script, parameters={"input": "given\n"})
     row = engine.wait_until_final(execution)
@@ -41,7 +41,7 @@ def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
     assert not [line for line in lines if "s3cret" in line or "REDIS" in line]
 
 
-def test_failures_say_why(engine: Engine) -> None:
+def test_failures_are_recorded_with_their_reason(engine: Engine) -> None:
     wanted = {
         "fails": submit_command(engine, SH, "-c", "exit 3"),
         "killed": submit_command(engine, SH, "-c", "kill -9 $$"),
@@ -62,7 +62,7 @@ def test_failures_say_why(engine: Engine) -> None:
     }
 
 
-def test_time_limits_hold_on_every_pool(engine: Engine) -> None:
+def test_time_limits_apply_on_every_pool(engine: Engine) -> None:
     hard = submit_command(
         engine, SH, "-c", "trap '' TERM; echo begun; sleep 600 & while :; do sleep 0.1; done", time_limit=1
     )
@@ -80,7 +80,7 @@ def test_time_limits_hold_on_every_pool(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("stubborn", [True, False])
-def test_cancelled_while_it_runs(engine: Engine, stubborn: bool) -> None:
+def test_running_command_is_cancelled(engine: Engine, stubborn: bool) -> None:
     trap = "trap '' TERM; " if stubborn else ""
     execution = submit_command(engine, SH, "-c", f"{trap}echo begun; while :; do sleep 0.1; done")
     wait_for_log_line(engine, execution, "begun")

@@ -1,4 +1,4 @@
-"""Time limits on real workers: what is stopped, what is recorded, and that nothing is left."""
+"""Time limits on real workers: the job is stopped, the end is recorded, and no process is left."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from tests.child_processes import filter_alive, get_attempt_pid, list_started_pi
 from tests.engine import Engine
 from tests.polling import until
 
-#: Recorded within so long after the limit (s): what is promised.
+#: Guaranteed maximum time between the limit and the recorded end (s).
 _MAX_STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
 def running(lasting_engine: Engine) -> Engine:
-    """A relay and a worker with one process."""
+    """Engine with a relay and a worker with one process."""
     lasting_engine.start_relay()
     lasting_engine.start_worker("-c", "1")
     lasting_engine.wait_until_ready("clings")
@@ -29,7 +29,7 @@ def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("stubborn", [True, False], ids=["ignores SIGTERM", "minds SIGTERM"])
-def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, stubborn: bool) -> None:
+def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bool) -> None:
     engine = running
     execution = engine.submit_one("clings", parameters={"ignore_signals": stubborn}, time_limit=1.0)
     until(lambda: engine.is_running(execution))
@@ -51,14 +51,14 @@ def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, st
     )
 
 
-def test_a_job_that_survives_its_hard_limit_by_swallowing_everything_is_timed_out_all_the_same(running: Engine) -> None:
+def test_job_that_suppresses_its_hard_limit_is_timed_out(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows_everything", parameters={"seconds": 2.0}, time_limit=0.5)
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None:
+def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     row = engine.wait_until_final(execution)
@@ -70,7 +70,7 @@ def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None
     )
 
 
-def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(running: Engine) -> None:
+def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> None:
     engine = running
     limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
@@ -87,13 +87,13 @@ def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(r
     assert row.error["message"] == "the soft time limit of 1 s passed"
 
 
-def test_what_cannot_be_had_is_refused_with_words_that_say_so(running: Engine) -> None:
+def test_invalid_extension_raises_with_a_reason(running: Engine) -> None:
     told = running.wait_until_final(running.submit_one("extends_wrongly", time_limit=60)).result
     assert told[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
     assert [each.partition(":")[0] for each in told] == [*["ValueError"] * 4, *["TypeError"] * 2]
 
 
-def test_an_extension_ends_with_its_attempt(running: Engine) -> None:
+def test_extension_ends_with_its_attempt(running: Engine) -> None:
     engine = running
     limits = {"time_limit": 1.0}
     first = engine.submit_one("extends", parameters={"seconds": 0.1, "by": 1000}, **limits)
@@ -102,13 +102,13 @@ def test_an_extension_ends_with_its_attempt(running: Engine) -> None:
     assert engine.wait_until_final(second).state is ExecutionState.TIMED_OUT
 
 
-def test_each_process_leads_a_group_and_a_session_of_its_own(running: Engine) -> None:
+def test_pool_process_leads_its_own_group_and_session(running: Engine) -> None:
     who = running.wait_until_final(running.submit_one("says_who_it_is")).result
     assert who["pid"] == who["group"] == who["session"]
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(engine: Engine, pool: str) -> None:
+def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool: str) -> None:
     engine.start_relay()
     worker = engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready("clings")
@@ -132,7 +132,7 @@ def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(e
     )
 
 
-def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> None:
+def test_job_with_limit_on_a_custom_pool_fails(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
     engine.wait_until_ready()
@@ -149,7 +149,7 @@ def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> 
     )
 
 
-def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
+def test_worker_time_limits_apply_to_jobs_without_limits(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
     engine.wait_until_ready()
@@ -158,7 +158,7 @@ def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
-def test_a_retry_policy_covers_a_limit_like_any_failure(running: Engine, limit: str) -> None:
+def test_retry_policy_covers_time_limits(running: Engine, limit: str) -> None:
     engine = running
     names = {"time_limit": "TimeLimitExceeded", "soft_time_limit": "celery.exceptions.SoftTimeLimitExceeded"}
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2, "retry_on": [names[limit]]}
@@ -176,14 +176,14 @@ def test_a_retry_policy_covers_a_limit_like_any_failure(running: Engine, limit: 
     assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 2)
 
 
-def test_a_policy_for_something_else_leaves_a_limit_final(running: Engine) -> None:
+def test_retry_policy_for_other_errors_leaves_a_timeout_final(running: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
     row = running.wait_until_final(running.submit_one("clings", retry=policy, time_limit=0.5))
     assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 1)
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
-def test_a_plain_celery_task_has_its_limits_too(running: Engine, limit: str) -> None:
+def test_plain_celery_task_has_time_limits(running: Engine, limit: str) -> None:
     engine = running
     path = engine.folder / limit
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}

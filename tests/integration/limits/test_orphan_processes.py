@@ -1,4 +1,4 @@
-"""However a worker ends, nothing of it is left: not its processes, and not what their jobs have started."""
+"""Ends of workers: no process of the worker or of its jobs is left."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.servers import RedisServer, ServerProcess
 
 
 class OrphanProcessDriver:
-    """A worker with a job that clings to life, and all the processes that belong to it."""
+    """Worker with a job that ignores signals, and all processes that belong to it."""
 
     def __init__(self, engine: Engine, *options: str) -> None:
         self.engine = engine
@@ -32,7 +32,7 @@ class OrphanProcessDriver:
         assert filter_alive(self.pids) == self.pids
 
     def has_ended(self) -> bool:
-        """Whether nothing of it is left. Who was killed cannot look for those that have left the group."""
+        """Return whether all processes ended. A killed worker cannot find processes that have left the group."""
         return not self.worker.is_alive() and not filter_alive(self.pids)
 
 
@@ -43,33 +43,33 @@ def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
     kill_processes(made.detached_pid, *list_descendants(made.detached_pid))
 
 
-def test_told_to_interrupt_its_jobs(driver: OrphanProcessDriver) -> None:
-    """Also one that ignores SIGTERM, which the worker would wait for without end."""
+def test_sigquit_leaves_no_process(driver: OrphanProcessDriver) -> None:
+    """The job ignores SIGTERM, for which the worker would wait without end."""
     driver.worker.send_signal(signal.SIGQUIT)
     until(driver.has_ended, what=f"the end of {driver.pids}")
     until(lambda: not filter_alive([driver.detached_pid]))
 
 
-def test_told_twice_from_the_keyboard(driver: OrphanProcessDriver) -> None:
+def test_second_ctrl_c_leaves_no_process(driver: OrphanProcessDriver) -> None:
     driver.worker.send_signal(signal.SIGINT)
     until(lambda: "Warm shutdown" in driver.engine.read_log(driver.worker))
     driver.worker.send_signal(signal.SIGINT)
     until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
-def test_killed(driver: OrphanProcessDriver) -> None:
+def test_sigkill_leaves_no_process(driver: OrphanProcessDriver) -> None:
     driver.worker.terminate(signal.SIGKILL)
     until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
-def test_given_up(driver: OrphanProcessDriver, own_server: RedisServer) -> None:
+def test_fenced_worker_leaves_no_process(driver: OrphanProcessDriver, own_server: RedisServer) -> None:
     [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
     own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
     until(driver.has_ended, what=f"the end of {driver.pids}")
     until(lambda: not filter_alive([driver.detached_pid]))
 
 
-def test_a_process_that_somebody_kills_takes_its_children_along(driver: OrphanProcessDriver) -> None:
+def test_killed_pool_process_leaves_no_children(driver: OrphanProcessDriver) -> None:
     process, *others = driver.pids[:3]
     os.kill(process, signal.SIGKILL)
     until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")

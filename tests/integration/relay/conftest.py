@@ -1,4 +1,4 @@
-"""A relay's dispatcher between a real Redis and a database, with nobody else there."""
+"""Dispatcher of a relay between a real Redis and a database, without other processes."""
 
 import contextlib
 import datetime as dt
@@ -33,7 +33,7 @@ SEND = JobDefinition("send", "tasks.mail.send")
 
 
 def make_worker(now: dt.datetime) -> WorkerRow:
-    """One that can run everything."""
+    """Return a worker that can run every task."""
     return WorkerRow("w1", "host", 1, "prefork", 2, ("default",), (SEND.task,), "v1", now, now)
 
 
@@ -42,7 +42,7 @@ _DAY = dt.timedelta(days=1)
 
 
 class DispatchDriver:
-    """What the dispatcher sees, and what can be seen of it."""
+    """Dispatcher with its inputs and outputs."""
 
     def __init__(self, database: Database, client: redis.Redis, clock: ManualClock) -> None:
         self.database = database
@@ -53,7 +53,7 @@ class DispatchDriver:
         self.dispatcher = self.create_dispatcher()
 
     def create_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
-        """One that leads from now on, and knows of a worker."""
+        """Return a dispatcher that leads from now on and knows a worker."""
         ageing = dt.timedelta(seconds=60)
         publisher, claims, problems = Publisher(self.client), Claims(self.client), RelayProblems(self.clock)
         made = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
@@ -65,16 +65,16 @@ class DispatchDriver:
         return made
 
     def resign_leadership(self) -> None:
-        """No relay leads from now on."""
+        """Remove the leader."""
         with self.database.write() as connection:
             relay_state.release_leadership(connection, self.dispatcher.relay_name)
 
     def submit(self, definition: JobDefinition = SEND, **values: Any) -> str:
-        """A queued execution of `definition`."""
+        """Insert a queued execution of `definition` and return its id."""
         return self.submit_many(definition, 1, **values)[0]
 
     def submit_many(self, definition: JobDefinition, count: int, **values: Any) -> list[str]:
-        """As many, each a moment after the one before it."""
+        """Insert `count` executions, each a moment after the one before, and return their ids."""
         values = {"parameters": {"to": "a"}, "job": definition.name, **values}
         keys = limits.compute_keys(definition.name, definition.policies, values["parameters"])._asdict()
         rows = [make_execution(at=self.clock.now() + number * _MOMENT, **keys, **values) for number in range(count)]
@@ -85,73 +85,73 @@ class DispatchDriver:
         return made
 
     def put_job(self, definition: JobDefinition) -> None:
-        """Change a definition."""
+        """Create or change a definition."""
         with self.database.write() as connection:
             jobs.upsert(connection, definition, JobOwner.API, "ann", self.clock.now())
 
     def record_report(self, kind: EventKind, execution: str, attempt: int = 1, **data: Any) -> None:
-        """A worker reports, and the report is recorded."""
+        """Record a report of a worker."""
         self._reports += 1
         event = Event(f"{self._reports}-1", kind, execution, attempt, {"worker": "w1", **data})
         with self.database.write() as connection:
             record_events(connection, [event])
 
     def release_due(self) -> None:
-        """What is due becomes ready."""
+        """Release the executions that are due."""
         with self.database.write() as connection:
             due_executions.release_due(connection, self.clock.now() + _DAY, 100)
 
     def dispatch(self) -> list[str]:
-        """The executions that go out in one round, in the order in which they were submitted."""
+        """Run one dispatch round and return the published executions in the order of their submission."""
         before = self.list_published()
         self.dispatcher.dispatch()
         return sorted(self.list_published() - before, key=self._submitted.index)
 
     def list_published(self) -> set[str]:
-        """The executions whose messages are with the workers, as SQL has it."""
+        """Return the executions that are published, according to SQL."""
         with self.database.read() as connection:
             return {row.id for row in dispatch.list_published_before(connection, self.clock.now() + _DAY, 100_000)}
 
     def list_queued(self, priority: int = 5) -> list[str]:
-        """The executions whose messages wait in the list of this priority, the next one first."""
+        """Return the executions whose messages are in the list of this priority, the next one first."""
         found: Any = self.client.lrange(get_list_name("default", priority), 0, -1)
         return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(found)]
 
     def request_cancel(self, execution: str) -> None:
-        """Ask for it not to start."""
+        """Request the cancellation of an execution."""
         with self.database.write() as connection:
             assert executions.request_cancel(connection, execution, "ann", self.clock.now())
 
     def get_execution(self, execution: str) -> ExecutionRow:
-        """The execution as it stands."""
+        """Return the row of an execution."""
         with self.database.read() as connection:
             row = executions.get(connection, execution)
         assert row is not None
         return row
 
     def pop_messages(self) -> list[str]:
-        """The messages of the default queue, which are gone then."""
+        """Remove the messages of the default queue and return them."""
         found: Any = self.client.lpop(get_list_name("default", 5), 1000)
         return list(reversed(found or []))
 
     def mark_fetched(self, execution: str, attempt: int = 1) -> None:
-        """As if a worker had fetched the attempt and not started it."""
+        """Write the record of a worker that fetched the attempt and has not started it."""
         self.client.set(keys.RUN.format(execution=execution), f"{attempt} running w1 7")
 
     def mark_returned(self, execution: str, attempt: int = 1) -> None:
-        """As if that worker could not start it after all."""
+        """Remove that record, as a worker does that cannot start the attempt."""
         self.client.set(keys.RUN.format(execution=execution), f"{attempt - 1} finished - -")
 
 
 class NonBlockingReader(StreamReader):
-    """Waits for nothing: the test turns the clock."""
+    """Reader that does not wait, because the test advances the clock."""
 
     def read(self, offsets: StreamOffsets, wait: float) -> EventBatch:
         return super().read(offsets, 0.001)
 
 
 def create_relay(driver: DispatchDriver, redis_url: str, clock: ManualClock | None = None) -> Relay:
-    """A relay that waits for nothing. It does not lead yet, and may."""
+    """Return a relay that does not wait. It does not lead yet, and may."""
     relay = Relay(driver.database, redis_url, clock or driver.clock, Settings.from_environment({}))
     relay._reader = NonBlockingReader(relay._client, relay._problems)
     return relay
@@ -159,13 +159,13 @@ def create_relay(driver: DispatchDriver, redis_url: str, clock: ManualClock | No
 
 @pytest.fixture
 def driver(database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
-    """Once on SQLite and once on PostgreSQL."""
+    """Driver on SQLite, then on PostgreSQL."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield DispatchDriver(database, client, clock)
 
 
 @pytest.fixture
 def sqlite_driver(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
-    """On SQLite, for tests in which only Redis matters."""
+    """Driver on SQLite, for tests in which only Redis matters."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield DispatchDriver(sqlite_database, client, clock)

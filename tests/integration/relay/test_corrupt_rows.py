@@ -1,4 +1,4 @@
-"""A column of a row holds something else: that row is reported and passed over, and the others go on."""
+"""Columns with unexpected values: the row is reported and skipped, and all others are processed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.conformance.execution_driver import ExecutionDriver
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 from tests.integration.relay.test_unexpected_content import announce_worker
 
-#: No JSON at all, and JSON of every other type than the one that belongs there.
+#: Texts that are not JSON, and JSON of every other type than the expected one.
 TEXTS = ("", "garbage", "{", "[" * 1000, "null", "1", '"text"', "[]", "[1]", '["x"]', "{}", '{"a": 1}')
 
 
@@ -35,7 +35,7 @@ _TRIGGERS = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND t
 
 
 class CorruptRowDriver:
-    """A relay with a worker that is always there, and rows in which something is wrong."""
+    """Relay with a worker that is always alive, and rows with invalid columns."""
 
     def __init__(self, driver: DispatchDriver, redis_url: str) -> None:
         self.driver = driver
@@ -46,28 +46,29 @@ class CorruptRowDriver:
         self.relay.run_turn()
 
     def corrupt_column(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
-        """Put a value into a column, as no code of ours does."""
+        """Write a value to a column, as no code of this project does."""
         condition = " AND ".join(f"{name} = :{name}" for name in where)
         with self.driver.database.write() as connection:
             for trigger in connection.scalars(_TRIGGERS, {"table": table.name}).all():
-                connection.execute(sa.text(f"DROP TRIGGER {trigger}"))  # What is kept of the past refuses changes.
+                # Triggers protect history tables against changes.
+                connection.execute(sa.text(f"DROP TRIGGER {trigger}"))
             statement = sa.text(f"UPDATE {table.name} SET {column} = :text WHERE {condition}")
             assert connection.execute(statement, {"text": text, **where}).rowcount
 
     def publish_event(self, execution: str, kind: EventKind = EventKind.SUCCEEDED, **data: Any) -> None:
-        """A report of a worker."""
+        """Publish a report of a worker."""
         self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
     def run_turns(self, count: int = 3) -> None:
-        """Let it work. What a turn meets must not come out of it."""
+        """Run turns of the relay. Errors within a turn must not be raised."""
         for _ in range(count):
             announce_worker(self.driver.client, "default")
-            self.driver.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
+            self.driver.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, by tens of ms each.
             self.relay.run_turn()
             self.driver.clock.advance(1)
 
     def read_problems(self) -> str:
-        """What `/readyz` is told."""
+        """Return the problems that `/readyz` reports."""
         with self.driver.database.read() as connection:
             return str(relay_state.get_problems(connection))
 
@@ -83,9 +84,7 @@ def list_json_columns(table: sa.Table) -> list[str]:
 
 
 @pytest.mark.parametrize("column", list_json_columns(core.executions))
-def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_running(
-    running: CorruptRowDriver, column: str
-) -> None:
+def test_unreadable_execution_column_blocks_no_other_execution(running: CorruptRowDriver, column: str) -> None:
     spoilt = [running.driver.submit() for _ in TEXTS]
     for execution, text in zip(spoilt, TEXTS, strict=True):
         running.corrupt_column(core.executions, column, text, id=execution)
@@ -102,7 +101,7 @@ def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_runn
         assert "cannot be dispatched" in running.read_problems()
 
 
-def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(running: CorruptRowDriver) -> None:
+def test_undispatchable_execution_fails_and_releases_its_limit_key(running: CorruptRowDriver) -> None:
     given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
@@ -132,7 +131,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
     ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_what_a_job_or_worker_is_known_by_cannot_be_read(
+def test_unreadable_definition_or_worker_blocks_no_other_execution(
     running: CorruptRowDriver, table: sa.Table, column: str
 ) -> None:
     key = {"tasks": "name", "workers": "id", "job_revisions": "job"}.get(table.name, "name")
@@ -149,10 +148,8 @@ def test_what_a_job_or_worker_is_known_by_cannot_be_read(
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(
-    running: CorruptRowDriver, limited: bool
-) -> None:
-    """They are more than a round chooses, and wait until the revision can be read."""
+def test_executions_of_an_unreadable_revision_occupy_no_slots(running: CorruptRowDriver, limited: bool) -> None:
+    """The unreadable executions are more than a round selects, and wait until the revision is readable."""
     driver = running.driver
     given, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
     running.relay._dispatcher._selector.feed = 5
@@ -174,21 +171,21 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(
 
 
 @pytest.mark.parametrize(("table", "column"), [(batches, "on_complete"), (job_triggers, "parameters")])
-def test_what_should_follow_an_end_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
-    house = running.executions
-    house.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
+def test_unreadable_follow_up_does_not_block_the_end(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
+    execution_driver = running.executions
+    execution_driver.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
     for text in TEXTS:
-        batch, [first] = house.submit_batch(Submission(job="load"))
+        batch, [first] = execution_driver.submit_batch(Submission(job="load"))
         if table is batches:
             running.corrupt_column(table, column, text, id=batch)
         else:
             running.corrupt_column(table, column, text, job="report")
         running.publish_event(first, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(1)
-        assert house.get(first).state is ExecutionState.SUCCEEDED, text
+        assert execution_driver.get(first).state is ExecutionState.SUCCEEDED, text
 
 
-#: What SQLite keeps in a column of any type, and no column can hold.
+#: Values that SQLite stores in a column of any type, and that are invalid in every column.
 GARBAGE_VALUES: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
 
@@ -201,11 +198,11 @@ def list_plain_columns(table: sa.Table) -> list[str]:
 
 
 def create_row_of_each(running: CorruptRowDriver) -> None:
-    """Make rows of what others depend on."""
-    house, now = running.executions, running.driver.clock.now()
-    house.define_job("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
-    _, [first] = house.submit_batch(Submission(job="extract"))
-    house.submit("strict", parameters={"rows": 1}, depends_on=(first,))
+    """Create rows that other work depends on."""
+    execution_driver, now = running.executions, running.driver.clock.now()
+    execution_driver.define_job("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
+    _, [first] = execution_driver.submit_batch(Submission(job="extract"))
+    execution_driver.submit("strict", parameters={"rows": 1}, depends_on=(first,))
     with running.driver.database.write() as connection:
         queues.create(connection, "slow", "ann", now)
         queues.update_pause(connection, QueueRow("slow", now, "ann", "why"))
@@ -235,7 +232,7 @@ def create_row_of_each(running: CorruptRowDriver) -> None:
     ],
     ids=str,
 )
-def test_a_column_of_another_type_keeps_no_other_work_from_running(running: CorruptRowDriver, table: sa.Table) -> None:
+def test_column_of_another_type_blocks_no_other_work(running: CorruptRowDriver, table: sa.Table) -> None:
     create_row_of_each(running)
     running.run_turns(6)
     database, keys_ = running.driver.database, [column.name for column in table.primary_key]
@@ -255,7 +252,7 @@ def test_a_column_of_another_type_keeps_no_other_work_from_running(running: Corr
                 running.corrupt_column(table, column, before[column], **key)
 
 
-def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: CorruptRowDriver) -> None:
+def test_execution_column_of_another_type_blocks_no_other_execution(running: CorruptRowDriver) -> None:
     running.run_turns(6)
     given, _ = policies.normalize({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
     limited = replace(SEND, policies=given)
@@ -267,7 +264,7 @@ def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(
         for execution, value in zip(spoilt, GARBAGE_VALUES * 2, strict=True):
             running.corrupt_column(core.executions, column, value, id=execution)
         good = [running.driver.submit(), *running.driver.submit_many(limited, 1)]
-        running.run_turns(6)  # Those that come first under their limits fail one after the other.
+        running.run_turns(6)  # The executions that come first under their limits fail one after the other.
         assert running.driver.list_published().issuperset(good), column
         for execution in (*spoilt, *good):
             running.publish_event(execution, EventKind.RUNNING, worker="w1", token="1")
@@ -278,9 +275,7 @@ def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(
 
 
 @pytest.mark.parametrize("column", ["limit_key", "priority", "attempt"])
-def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_on(
-    running: CorruptRowDriver, column: str
-) -> None:
+def test_unsortable_execution_fails_and_releases_its_limits(running: CorruptRowDriver, column: str) -> None:
     given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
@@ -294,9 +289,7 @@ def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_o
 
 
 @pytest.mark.parametrize("column", [name for name in list_plain_columns(core.relay_state) if name != "leader"])
-def test_a_relay_starts_whatever_stands_in_the_row_of_relays(
-    running: CorruptRowDriver, column: str, redis_url: str
-) -> None:
+def test_relay_starts_with_a_corrupt_relay_state_row(running: CorruptRowDriver, column: str, redis_url: str) -> None:
     for value in GARBAGE_VALUES:
         running.corrupt_column(core.relay_state, "leader", None, id=1)
         running.corrupt_column(core.relay_state, column, value, id=1)

@@ -1,4 +1,4 @@
-"""Rows become messages; messages that a worker declined go out again; cancellations that a worker holds up wait."""
+"""Dispatch: rows become messages, declined messages are published again, cancellations wait for undecided workers."""
 
 import json
 from dataclasses import replace
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.every_redis
 
 
 def list_headers(driver: DispatchDriver) -> list[dict[str, Any]]:
-    """What the headers of the messages in Redis say to workers."""
+    """Return the headers of the messages in Redis."""
     return [json.loads(raw)["headers"] for raw in driver.pop_messages()]
 
 
-def test_attempts_that_were_cut_short_use_up_no_retry(driver: DispatchDriver) -> None:
+def test_attempts_cut_short_use_no_retry(driver: DispatchDriver) -> None:
     execution = driver.submit()
     ends = [EventKind.LOST, EventKind.INTERRUPTED, EventKind.RETRYING, EventKind.INTERRUPTED]
     for attempt, kind in enumerate(ends, start=1):
@@ -39,7 +39,7 @@ def test_attempts_that_were_cut_short_use_up_no_retry(driver: DispatchDriver) ->
     assert (headers["jobworker"]["attempt"], headers["retries"]) == (5, 1)
 
 
-def test_a_declined_message_goes_out_again(driver: DispatchDriver) -> None:
+def test_declined_message_is_published_again(driver: DispatchDriver) -> None:
     execution = driver.submit()
     driver.dispatcher.dispatch()
     assert len(driver.pop_messages()) == 1
@@ -53,10 +53,11 @@ def test_a_declined_message_goes_out_again(driver: DispatchDriver) -> None:
     assert driver.dispatcher.dispatch() == 0, "once for each time it was declined"
 
 
-def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(driver: DispatchDriver) -> None:
+def test_messages_withdrawn_by_a_dead_relay_are_published_again(driver: DispatchDriver) -> None:
     executions = driver.submit_many(SEND, 3)
     driver.dispatcher.dispatch()
-    assert len(driver.dispatcher.claims.withdraw(get_list_names("default"))) == 3  # Nobody writes down the answer.
+    # The result of this call is not recorded in SQL.
+    assert len(driver.dispatcher.claims.withdraw(get_list_names("default"))) == 3
     assert (driver.list_queued(), driver.list_published()) == ([], set(executions))
 
     assert driver.dispatcher.republish_lost_messages(driver.clock.now()) == 3
@@ -64,7 +65,7 @@ def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(driver: Disp
     assert driver.list_queued() == executions
 
 
-def test_each_worker_that_lacks_a_task_is_warned_of_once(driver: DispatchDriver) -> None:
+def test_missing_task_is_logged_once_per_worker(driver: DispatchDriver) -> None:
     executions = [driver.submit() for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for name in ("old", "older"):
@@ -80,7 +81,7 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(driver: DispatchDriver)
     assert {line["log_level"] for line in logs} == {"warning"}
 
 
-def test_a_cancellation_waits_while_a_worker_may_yet_start_it(driver: DispatchDriver) -> None:
+def test_cancellation_waits_while_a_worker_may_start_the_execution(driver: DispatchDriver) -> None:
     execution = driver.submit()
     driver.dispatcher.dispatch()
     driver.mark_fetched(execution)
@@ -99,7 +100,7 @@ def test_a_cancellation_waits_while_a_worker_may_yet_start_it(driver: DispatchDr
     )
 
 
-def test_one_that_waits_does_not_hold_up_the_others(driver: DispatchDriver) -> None:
+def test_undecided_cancellation_does_not_block_others(driver: DispatchDriver) -> None:
     held, free = driver.submit(), driver.submit()
     driver.dispatcher.dispatch()
     driver.mark_fetched(held)
@@ -114,9 +115,7 @@ def test_one_that_waits_does_not_hold_up_the_others(driver: DispatchDriver) -> N
 
 
 @pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])
-def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(
-    driver: DispatchDriver, overrides: dict[str, Any] | None
-) -> None:
+def test_invalid_policy_is_ignored_and_logged_once(driver: DispatchDriver, overrides: dict[str, Any] | None) -> None:
     wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
     broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
     executions = driver.submit_many(broken, 2, overrides=overrides)
@@ -129,7 +128,7 @@ def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(
     assert "mode must be one of" in line["why"]
 
 
-def test_a_limit_that_is_wrong_holds_nothing_up(driver: DispatchDriver) -> None:
+def test_invalid_limit_does_not_block_dispatch(driver: DispatchDriver) -> None:
     limited = replace(SEND, policies=policies.normalize({"concurrency": {"limit": 1}})[0])
     executions = driver.submit_many(limited, 2)
     driver.put_job(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))

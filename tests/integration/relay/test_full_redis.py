@@ -1,4 +1,4 @@
-"""Redis is full: the relay records, makes room and cancels; workers keep their reports until there is room."""
+"""Full Redis: the relay records, frees memory and cancels; workers keep their reports until there is memory."""
 
 from collections.abc import Callable, Iterator
 
@@ -32,7 +32,7 @@ def own_driver(sqlite_database: Database, server: RedisServer, clock: ManualCloc
 
 @pytest.fixture
 def relay(own_driver: DispatchDriver, server: RedisServer) -> Relay:
-    """One that leads, with a worker that can run everything."""
+    """Relay that leads, with a worker that can run every task."""
     own_driver.resign_leadership()
     relay = create_relay(own_driver, server.url)
     relay.run_turn()
@@ -41,13 +41,11 @@ def relay(own_driver: DispatchDriver, server: RedisServer) -> Relay:
 
 
 def set_memory_limit(client: redis.Redis, megabytes: float) -> None:
-    """0: no limit. The smallest one is full at once."""
+    """Set the memory limit of Redis; 0 means no limit. The smallest limit is exceeded at once."""
     client.config_set("maxmemory", int(megabytes * 1024 * 1024))
 
 
-def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(
-    own_driver: DispatchDriver, relay: Relay
-) -> None:
+def test_full_redis_does_not_stop_recording_trimming_and_cancelling(own_driver: DispatchDriver, relay: Relay) -> None:
     running, queued = own_driver.submit(), own_driver.submit()
     own_driver.request_cancel(queued)
     for kind in (EventKind.RUNNING, EventKind.SUCCEEDED):
@@ -66,7 +64,7 @@ def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(
         assert relay_state.get(connection).renewals > before.renewals, "it still leads"
 
 
-def test_what_could_not_be_published_goes_out_when_there_is_room(own_driver: DispatchDriver, relay: Relay) -> None:
+def test_unpublished_messages_are_published_when_redis_has_room(own_driver: DispatchDriver, relay: Relay) -> None:
     set_memory_limit(own_driver.client, 0.001)
     executions = own_driver.submit_many(SEND, 50)
     relay._dispatcher.workers = own_driver.dispatcher.workers
@@ -86,8 +84,8 @@ def test_what_could_not_be_published_goes_out_when_there_is_room(own_driver: Dis
     assert sorted(own_driver.list_queued()) == sorted(executions)
 
 
-def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own_server: RedisServer) -> None:
-    """Messages and results are many times what Redis has room for."""
+def test_jobs_that_need_more_memory_than_redis_has_all_run_once(engine: Engine, own_server: RedisServer) -> None:
+    """Messages and results need many times the memory of Redis."""
     engine.start()
     with own_server.create_client() as client:
         used = int(client.info("memory")["used_memory"])

@@ -1,4 +1,4 @@
-"""Of two relays one leads, whatever the clocks of their hosts say and however alike their processes are."""
+"""Leadership: one of two relays leads, even if the clocks of their hosts differ and their process names are equal."""
 
 import datetime as dt
 
@@ -16,18 +16,18 @@ from tests.integration.relay.conftest import DispatchDriver, create_relay
 
 
 class RelayHost:
-    """A host with a relay and a clock of its own. All have the same name and process id, like containers may."""
+    """Host with a relay and its own clock. All have the same name and process id, as containers may."""
 
     def __init__(self, driver: DispatchDriver, redis_url: str, ahead: dt.timedelta) -> None:
         self.clock = ManualClock(NOW + ahead)
         self.relay = create_relay(driver, redis_url, self.clock)
 
     def run_turn(self) -> bool:
-        """Whether its relay leads after another turn."""
+        """Run a turn and return whether the relay leads."""
         try:
             self.relay.run_turn()
         except NotLeader:
-            self.relay._offsets = None  # As `run` does.
+            self.relay._offsets = None  # `run` resets the offsets in this way.
             return False
         return True
 
@@ -36,7 +36,7 @@ class RelayHost:
     params=[dt.timedelta(hours=-1), dt.timedelta(), dt.timedelta(hours=1)], ids=["behind", "alike", "ahead"]
 )
 def hosts(request: pytest.FixtureRequest, driver: DispatchDriver, redis_url: str) -> tuple[RelayHost, RelayHost]:
-    """Two hosts; the clock of the second one is an hour behind, right, or an hour ahead."""
+    """Two hosts; the clock of the second one is an hour behind, equal, or an hour ahead."""
     driver.resign_leadership()
     return RelayHost(driver, redis_url, dt.timedelta()), RelayHost(driver, redis_url, request.param)
 
@@ -46,7 +46,7 @@ def advance_clocks(seconds: float, *hosts: RelayHost) -> None:
         host.clock.advance(seconds)
 
 
-def test_a_leader_that_lives_is_not_replaced(hosts: tuple[RelayHost, RelayHost]) -> None:
+def test_live_leader_is_not_replaced(hosts: tuple[RelayHost, RelayHost]) -> None:
     leader, other = hosts
     assert leader.run_turn()
     for _ in range(20):
@@ -55,7 +55,7 @@ def test_a_leader_that_lives_is_not_replaced(hosts: tuple[RelayHost, RelayHost])
         assert not other.run_turn()
 
 
-def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayHost]) -> None:
+def test_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayHost]) -> None:
     leader, other = hosts
     assert leader.run_turn()
     assert not other.run_turn()
@@ -66,9 +66,7 @@ def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayH
     assert waited == SILENT_AFTER_SECONDS
 
 
-def test_a_frozen_leader_that_wakes_up_writes_nothing(
-    hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver
-) -> None:
+def test_frozen_leader_that_resumes_writes_nothing(hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver) -> None:
     leader, other = hosts
     execution = driver.submit()
     assert leader.run_turn()

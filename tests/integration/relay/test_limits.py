@@ -1,4 +1,4 @@
-"""Limits hold: by key and in total, at a rate, evenly shared, and also when a relay dies or is replaced."""
+"""Limits by key and in total, rates, and fair order, also when a relay dies or is replaced."""
 
 import datetime as dt
 from dataclasses import replace
@@ -18,7 +18,7 @@ SECOND = dt.timedelta(seconds=1)
 
 
 def make_limited_job(**given: Any) -> JobDefinition:
-    """A job with these policies."""
+    """Return a job with these policies."""
     made, problems = policies.normalize(given)
     assert not problems
     return replace(SEND, policies=made)
@@ -31,7 +31,7 @@ def make_tenant_values(name: str) -> dict[str, Any]:
     return {"parameters": {"tenant": name}}
 
 
-def test_of_each_key_as_many_go_out_as_may_run(driver: DispatchDriver) -> None:
+def test_concurrency_limit_per_key_bounds_published_executions(driver: DispatchDriver) -> None:
     first = driver.submit_many(TWO_PER_TENANT_JOB, 5, **make_tenant_values("a"))
     other = driver.submit_many(TWO_PER_TENANT_JOB, 1, **make_tenant_values("b"))
     assert driver.dispatch() == [*first[:2], *other]
@@ -43,13 +43,13 @@ def test_of_each_key_as_many_go_out_as_may_run(driver: DispatchDriver) -> None:
     assert driver.dispatch() == [first[2]]
 
 
-def test_without_a_key_the_limit_is_the_jobs(driver: DispatchDriver) -> None:
+def test_concurrency_limit_without_key_applies_to_the_job(driver: DispatchDriver) -> None:
     executions = driver.submit_many(make_limited_job(concurrency={"limit": 3}), 5)
     free = driver.submit_many(replace(SEND, name="other"), 5)
     assert driver.dispatch() == [*executions[:3], *free]
 
 
-def test_an_attempt_that_waits_for_its_retry_holds_no_place_and_has_to_get_one_again(driver: DispatchDriver) -> None:
+def test_retrying_execution_releases_its_slot_and_acquires_one_again(driver: DispatchDriver) -> None:
     one, two = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
     assert driver.dispatch() == [one]
     driver.record_report(EventKind.RUNNING, one)
@@ -63,7 +63,7 @@ def test_an_attempt_that_waits_for_its_retry_holds_no_place_and_has_to_get_one_a
     assert driver.dispatch() == [one]
 
 
-def test_a_limit_that_is_changed_holds_at_once_for_what_waits(driver: DispatchDriver) -> None:
+def test_changed_limit_applies_at_once_to_waiting_executions(driver: DispatchDriver) -> None:
     executions = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 5)
     assert driver.dispatch() == executions[:1]
     driver.put_job(make_limited_job(concurrency={"limit": 3}))
@@ -72,7 +72,7 @@ def test_a_limit_that_is_changed_holds_at_once_for_what_waits(driver: DispatchDr
     assert driver.dispatch() == executions[3:]
 
 
-def test_a_total_is_shared_evenly_whoever_was_first(driver: DispatchDriver) -> None:
+def test_total_limit_is_shared_evenly_among_keys(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 10, "key": "{tenant}", "total": 4})
     many = driver.submit_many(definition, 50, **make_tenant_values("a"))
     few = driver.submit_many(definition, 4, **make_tenant_values("b"))
@@ -83,7 +83,7 @@ def test_a_total_is_shared_evenly_whoever_was_first(driver: DispatchDriver) -> N
     assert driver.dispatch() == many[2:4], "b has its half already"
 
 
-def test_with_one_place_keys_take_turns(driver: DispatchDriver) -> None:
+def test_keys_take_turns_for_one_slot(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}", "total": 1})
     waiting = {}
     for name in "abc":
@@ -100,7 +100,7 @@ def test_with_one_place_keys_take_turns(driver: DispatchDriver) -> None:
     assert sorted(served[:3]) == sorted(served[3:6]) == sorted(served[6:]) == ["a", "b", "c"]
 
 
-def test_the_more_urgent_of_a_key_goes_first(driver: DispatchDriver) -> None:
+def test_urgent_execution_of_a_key_is_published_first(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
     slow = driver.submit(definition, priority=1, **make_tenant_values("a"))
     urgent = driver.submit(definition, priority=9, **make_tenant_values("a"))
@@ -111,7 +111,7 @@ def test_the_more_urgent_of_a_key_goes_first(driver: DispatchDriver) -> None:
     assert driver.dispatch() == [slow]
 
 
-def test_what_was_overtaken_in_its_key_for_long_has_one_turn_in_ten(driver: DispatchDriver) -> None:
+def test_overtaken_execution_of_a_key_gets_one_turn_in_ten(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
     slow = driver.submit(definition, priority=0, **make_tenant_values("a"))
     driver.clock.advance(61)
@@ -125,7 +125,7 @@ def test_what_was_overtaken_in_its_key_for_long_has_one_turn_in_ten(driver: Disp
     assert went.index(slow) == 9
 
 
-def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(driver: DispatchDriver) -> None:
+def test_rate_limit_publishes_the_burst_and_then_at_its_rate(driver: DispatchDriver) -> None:
     executions = driver.submit_many(make_limited_job(rate_limit={"limit": 60, "per": 60, "burst": 3}), 8)
     assert driver.dispatch() == executions[:3]
     for execution in executions[:3]:
@@ -141,7 +141,7 @@ def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(driver: Disp
     assert driver.dispatch() == executions[4:6]
 
 
-def test_while_workers_are_busy_no_heap_grows_that_would_start_at_once(driver: DispatchDriver) -> None:
+def test_rate_limit_accumulates_no_burst_while_workers_are_busy(driver: DispatchDriver) -> None:
     executions = driver.submit_many(make_limited_job(rate_limit={"limit": 1, "per": 1, "burst": 2}), 9)
     assert driver.dispatch() == executions[:2]
     driver.clock.advance(60)
@@ -150,7 +150,7 @@ def test_while_workers_are_busy_no_heap_grows_that_would_start_at_once(driver: D
     assert driver.dispatch() == executions[2:3]
 
 
-def test_buckets_that_are_full_are_forgotten(driver: DispatchDriver) -> None:
+def test_full_rate_buckets_are_deleted(driver: DispatchDriver) -> None:
     driver.submit(make_limited_job(rate_limit={"limit": 1, "per": 10}))
     driver.dispatch()
     with driver.database.write() as connection:
@@ -158,7 +158,7 @@ def test_buckets_that_are_full_are_forgotten(driver: DispatchDriver) -> None:
         assert limit_usage.delete_full_buckets(connection, driver.clock.now() + 11 * SECOND) == 1
 
 
-def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(driver: DispatchDriver) -> None:
+def test_replaced_relay_publishes_nothing(driver: DispatchDriver) -> None:
     old = driver.dispatcher
     [first, _] = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
     driver.dispatcher = driver.create_dispatcher("another")
@@ -167,7 +167,9 @@ def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(driver: Di
     assert driver.dispatch() == [first]
 
 
-def test_a_place_is_taken_before_anybody_can_start(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_is_acquired_before_the_message_is_published(
+    driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
 
     def fail(*_: object) -> None:
@@ -183,10 +185,10 @@ def test_a_place_is_taken_before_anybody_can_start(driver: DispatchDriver, monke
     assert driver.get_execution(second).dispatched_at is None
 
 
-def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(driver: DispatchDriver) -> None:
+def test_republished_message_keeps_its_slot(driver: DispatchDriver) -> None:
     first, _ = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
     driver.dispatch()
-    driver.pop_messages()  # A worker has it and runs it, and the relay has not heard of it yet.
+    driver.pop_messages()  # A worker runs the execution, and the relay has not read its report yet.
     driver.clock.advance(20)
     assert driver.dispatcher.republish_lost_messages(driver.clock.now() - SECOND) == 1
     assert driver.list_queued() == [first]
@@ -194,7 +196,7 @@ def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(driv
     assert driver.get_execution(first).dispatched_at == driver.clock.now()
 
 
-def test_thousands_of_keys_have_their_turn(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_keys_get_their_turn(driver: DispatchDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobworker.relay.selection._MAX_KEYS", 10)
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
     executions = [driver.submit(definition, **make_tenant_values(f"t{number:02}")) for number in range(25)]

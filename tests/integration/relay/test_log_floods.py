@@ -1,4 +1,4 @@
-"""A flood of log lines: changes of state go first, and lines follow in pieces."""
+"""Floods of log lines: changes of state are committed first, and lines follow in pieces."""
 
 import datetime as dt
 import json
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.every_redis
 
 
 class LogFloodDriver:
-    """A relay, and what each of its transactions took: (reports, lines)."""
+    """Relay, and the size of each of its transactions: (reports, lines)."""
 
     def __init__(self, driver: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver = driver
         driver.resign_leadership()
         self.relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
         self.commits: list[tuple[int, int]] = []
-        self.relay.run_turn()  # It leads, and knows this Redis.
+        self.relay.run_turn()  # After this turn the relay leads and knows this Redis.
         really = self.relay._commit
 
         def commit(offsets: StreamOffsets, batch: EventBatch) -> int:
@@ -37,22 +37,22 @@ class LogFloodDriver:
         monkeypatch.setattr(self.relay, "_commit", commit)
 
     def publish_event(self, execution: str, kind: EventKind, **data: Any) -> None:
-        """A report of a worker."""
+        """Publish a report of a worker."""
         self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
     def publish_log_lines(self, execution: str, *lines: str) -> None:
-        """Lines of a job."""
+        """Publish log lines of a job."""
         for line in lines:
             data = {"level": "INFO", "logger": "job", "message": line, "at": dt.datetime.now(dt.UTC).isoformat()}
             self.driver.client.xadd(keys.LOGS, events.encode(EventKind.LOG, execution, 1, data))  # type: ignore[arg-type]
 
     def list_log_lines(self, execution: str) -> list[str]:
-        """What is kept."""
+        """Return the stored log lines."""
         with self.driver.database.read() as connection:
             return [line.message for line in timeline.list_logs_after(connection, execution, "", 10_000)]
 
     def has_complete_lines(self, execution: str) -> bool:
-        """Whether readers may believe that no line is missing."""
+        """Return whether the log is marked as complete up to the end."""
         with self.driver.database.read() as connection:
             pulse = timeline.get_snapshot(connection, execution)
         assert pulse is not None
@@ -61,11 +61,11 @@ class LogFloodDriver:
 
 @pytest.fixture
 def flood_driver(driver: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> LogFloodDriver:
-    """Once on SQLite and once on PostgreSQL."""
+    """Driver on SQLite, then on PostgreSQL."""
     return LogFloodDriver(driver, redis_url, monkeypatch)
 
 
-def test_a_few_lines_are_there_when_the_end_is(flood_driver: LogFloodDriver) -> None:
+def test_few_log_lines_are_committed_with_the_end(flood_driver: LogFloodDriver) -> None:
     execution = flood_driver.driver.submit()
     flood_driver.publish_log_lines(execution, "one", "two")
     flood_driver.publish_event(execution, EventKind.SUCCEEDED, result=1)
@@ -75,20 +75,20 @@ def test_a_few_lines_are_there_when_the_end_is(flood_driver: LogFloodDriver) -> 
     assert flood_driver.has_complete_lines(execution)
 
 
-def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(flood_driver: LogFloodDriver) -> None:
+def test_log_flood_is_committed_in_pieces_after_states(flood_driver: LogFloodDriver) -> None:
     talkative, quiet = flood_driver.driver.submit(), flood_driver.driver.submit()
     lines = [f"line {number}" for number in range(950)]
     flood_driver.publish_log_lines(talkative, *lines)
     flood_driver.publish_event(quiet, EventKind.SUCCEEDED, result=1)
     flood_driver.publish_event(talkative, EventKind.SUCCEEDED, result=1)
     flood_driver.relay.run_turn()
-    # The clock stands still, so this turn goes on until nothing is left.
+    # The clock stands still, so this turn continues until no entry is left.
     assert flood_driver.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
     assert flood_driver.list_log_lines(talkative) == lines
     assert flood_driver.has_complete_lines(talkative)
 
 
-def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(flood_driver: LogFloodDriver) -> None:
+def test_turn_reads_a_bounded_number_of_log_lines_and_marks_the_rest(flood_driver: LogFloodDriver) -> None:
     execution = flood_driver.driver.submit()
     lines = [f"line {number}" for number in range(450)]
     flood_driver.publish_log_lines(execution, *lines)
@@ -107,7 +107,7 @@ def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(flood_driv
     assert flood_driver.list_log_lines(execution) == lines
 
 
-def test_many_reports_do_not_hide_that_lines_are_missing(flood_driver: LogFloodDriver) -> None:
+def test_many_reports_do_not_hide_missing_log_lines(flood_driver: LogFloodDriver) -> None:
     execution = flood_driver.driver.submit()
     for number in range(700):
         flood_driver.publish_event(execution, EventKind.PROGRESS, done=number)
@@ -119,7 +119,7 @@ def test_many_reports_do_not_hide_that_lines_are_missing(flood_driver: LogFloodD
     assert flood_driver.has_complete_lines(execution)
 
 
-def test_what_is_read_again_is_counted_once(flood_driver: LogFloodDriver) -> None:
+def test_repeated_log_lines_are_recorded_once(flood_driver: LogFloodDriver) -> None:
     execution = flood_driver.driver.submit()
     flood_driver.publish_log_lines(execution, "one")
     flood_driver.relay.run_turn()

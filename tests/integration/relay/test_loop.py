@@ -1,4 +1,4 @@
-"""How long a turn sleeps, and what does not stop it."""
+"""Loop of the relay: how long a turn sleeps, and keys that do not stop it."""
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.every_redis
 
 
 class RecordingReader:
-    """Reads nothing, and notes how long it might have slept."""
+    """Reader that returns no entries and records the permitted waits."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -30,10 +30,10 @@ class RecordingReader:
         return EventBatch(offsets)
 
     def trim(self, offsets: StreamOffsets) -> None:
-        """There is nothing."""
+        """Trim nothing."""
 
 
-def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(driver: DispatchDriver, redis_url: str) -> None:
+def test_turn_sleeps_briefly_while_a_cancellation_is_undecided(driver: DispatchDriver, redis_url: str) -> None:
     driver.resign_leadership()
     relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
     asleep = relay._reader = RecordingReader()  # type: ignore[assignment]
@@ -58,32 +58,30 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(driver: Dispatc
 
 @pytest.mark.parametrize("provider", ["redbeat", "internal"])
 @pytest.mark.parametrize("key", [entry_format.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
-def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
+def test_beat_key_of_another_type_does_not_stop_the_relay(
     driver: DispatchDriver, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     driver.resign_leadership()
     relay = Relay(
         driver.database, redis_url, driver.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
-    house = BeatSyncDriver(
+    sync_driver = BeatSyncDriver(
         driver.database, BeatSchedule(driver.client), driver.clock, relay._maintenance._beat_synchronizer
     )
     relay._reader = RecordingReader()  # type: ignore[assignment]
     relay.run_turn()
     put_foreign_value(driver.client, key, "text")
-    known = house.put_schedule("nightly", HOURLY, driver.clock.now())
+    known = sync_driver.put_schedule("nightly", HOURLY, driver.clock.now())
     for _ in range(20):
         driver.clock.advance(4)
         relay.run_turn()
     if provider == "redbeat":
-        assert house.list_entry_ids() == {known}
+        assert sync_driver.list_entry_ids() == {known}
         if key != keys.BEAT:
             assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(
-    driver: DispatchDriver, redis_url: str
-) -> None:
+def test_standby_relay_warns_when_the_leader_has_different_zone_data(driver: DispatchDriver, redis_url: str) -> None:
     relay = Relay(driver.database, redis_url, driver.clock, Settings.from_environment({}))
     with driver.database.write() as connection:
         time_zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")

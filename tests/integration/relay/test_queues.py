@@ -1,4 +1,4 @@
-"""What is urgent finds room whatever waits; what was overtaken has its share; a paused queue lets nothing start."""
+"""Queues: urgent executions bypass a full feed, overtaken ones get a share, paused queues start nothing."""
 
 import json
 from dataclasses import replace
@@ -31,13 +31,13 @@ def set_paused(driver: DispatchDriver, paused: bool = True) -> None:
 
 
 def run_messages(driver: DispatchDriver, *executions: str) -> None:
-    """As if workers had taken these messages, and done the work."""
+    """Remove these messages and record the reports of their runs, as workers do."""
     for execution in executions:
         driver.record_report(EventKind.RUNNING, execution)
         driver.record_report(EventKind.SUCCEEDED, execution)
 
 
-def test_the_feed_is_full_for_what_is_no_more_urgent_only(driver: DispatchDriver) -> None:
+def test_feed_limit_does_not_hold_back_more_urgent_executions(driver: DispatchDriver) -> None:
     driver.dispatcher = driver.create_dispatcher(feed=3)
     usual = driver.submit_many(SEND, 5)
     assert driver.dispatch() == usual[:3]
@@ -49,7 +49,7 @@ def test_the_feed_is_full_for_what_is_no_more_urgent_only(driver: DispatchDriver
     assert driver.get_execution(slow).dispatched_at is None
 
 
-def test_each_priority_goes_to_its_list_the_urgent_first(driver: DispatchDriver) -> None:
+def test_messages_are_published_to_the_list_of_their_priority(driver: DispatchDriver) -> None:
     executions = [driver.submit(priority=priority) for priority in range(10)]
     assert driver.dispatch() == executions
     assert [driver.list_queued(priority) for priority in (9, 5, 2, 0)] == [
@@ -60,7 +60,7 @@ def test_each_priority_goes_to_its_list_the_urgent_first(driver: DispatchDriver)
     ]
 
 
-def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(driver: DispatchDriver) -> None:
+def test_one_in_ten_messages_is_an_overtaken_one_under_load(driver: DispatchDriver) -> None:
     driver.dispatcher = driver.create_dispatcher(feed=20)
     old = driver.submit_many(SEND, 3, priority=0)
     driver.dispatcher.feed = 20
@@ -74,7 +74,7 @@ def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(driver
     assert driver.dispatch() == [], "more than the feed is there already"
 
 
-def test_without_a_crowd_nobody_is_lifted(driver: DispatchDriver) -> None:
+def test_aged_execution_keeps_its_priority_without_load(driver: DispatchDriver) -> None:
     old = driver.submit_many(SEND, 15, priority=0)
     driver.clock.advance(1000)
     urgent = driver.submit(priority=9)
@@ -82,7 +82,7 @@ def test_without_a_crowd_nobody_is_lifted(driver: DispatchDriver) -> None:
     assert (driver.list_queued(9), driver.list_queued(0)) == ([urgent], old)
 
 
-def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(driver: DispatchDriver) -> None:
+def test_aged_message_is_withdrawn_and_published_with_top_priority(driver: DispatchDriver) -> None:
     driver.dispatcher = driver.create_dispatcher(feed=20)
     old = driver.submit_many(SEND, 2, priority=0)
     assert driver.dispatch() == old
@@ -98,7 +98,7 @@ def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(driver: Di
     assert driver.list_queued(9)[-2:] == old
 
 
-def test_a_message_is_not_lost_because_another_list_was_worked_off(driver: DispatchDriver) -> None:
+def test_aged_message_is_not_lost_when_another_list_is_empty(driver: DispatchDriver) -> None:
     driver.dispatcher = driver.create_dispatcher(feed=10)
     [old] = driver.submit_many(SEND, 1, priority=0)
     driver.clock.advance(61)
@@ -110,7 +110,7 @@ def test_a_message_is_not_lost_because_another_list_was_worked_off(driver: Dispa
     assert driver.dispatcher.republish_lost_messages(driver.clock.now()) == 0
 
 
-def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(driver: DispatchDriver) -> None:
+def test_paused_queue_publishes_nothing_and_withdraws_its_messages(driver: DispatchDriver) -> None:
     executions = driver.submit_many(SEND, 3)
     foreign = json.dumps({"headers": {"task": "plain"}, "body": ""})
     driver.dispatch()
@@ -128,7 +128,7 @@ def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(driver:
     assert driver.list_queued() == [*executions, more]
 
 
-def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(driver: DispatchDriver) -> None:
+def test_foreign_messages_in_a_paused_queue_do_not_affect_the_next_pause(driver: DispatchDriver) -> None:
     driver.submit()
     driver.client.lpush("default", *[json.dumps({"headers": {}})] * 3)
     set_paused(driver)
@@ -143,7 +143,7 @@ def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(dr
     assert driver.list_published() == set()
 
 
-def test_what_a_worker_has_fetched_is_not_taken_back(driver: DispatchDriver) -> None:
+def test_fetched_message_is_not_withdrawn(driver: DispatchDriver) -> None:
     execution = driver.submit()
     driver.dispatch()
     driver.mark_fetched(execution)
@@ -153,7 +153,7 @@ def test_what_a_worker_has_fetched_is_not_taken_back(driver: DispatchDriver) -> 
     assert driver.list_published() == {execution}
 
 
-def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(driver: DispatchDriver) -> None:
+def test_copy_of_a_fetched_message_is_dropped_and_keeps_its_slot(driver: DispatchDriver) -> None:
     definition = make_limited_job(concurrency={"limit": 1})
     first, _ = driver.submit_many(definition, 2)
     assert driver.dispatch() == [first]
@@ -165,7 +165,7 @@ def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(driver
     assert driver.dispatch() == []
 
 
-def test_taking_back_leaves_alone_what_is_no_list(driver: DispatchDriver) -> None:
+def test_withdraw_leaves_keys_that_are_not_lists_unchanged(driver: DispatchDriver) -> None:
     driver.submit()
     driver.dispatch()
     driver.client.set("default", "something else")
@@ -174,7 +174,7 @@ def test_taking_back_leaves_alone_what_is_no_list(driver: DispatchDriver) -> Non
 
 
 def _count_queries(driver: DispatchDriver) -> tuple[int, int]:
-    """How many statements and Redis commands one round takes."""
+    """Return the numbers of SQL statements and Redis commands of one round."""
     statements: list[str] = []
 
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
@@ -196,8 +196,8 @@ def _count_queries(driver: DispatchDriver) -> tuple[int, int]:
     return len(statements), after - before
 
 
-def test_a_round_asks_nothing_about_idle_queues(driver: DispatchDriver) -> None:
-    """Neither about ten thousand that are known, nor about as many with work that no worker takes."""
+def test_dispatch_round_runs_no_query_for_idle_queues(driver: DispatchDriver) -> None:
+    """Idle queues are ten thousand known ones, and as many with executions that no worker runs."""
     names = [f"invented-{number}" for number in range(10_000)]
     with driver.database.write() as connection:
         queues.upsert_many(connection, names, driver.clock.now())
@@ -207,7 +207,7 @@ def test_a_round_asks_nothing_about_idle_queues(driver: DispatchDriver) -> None:
     assert _count_queries(driver) == (2, 0)
 
 
-def test_paused_queues_without_messages_cost_a_round_nothing(driver: DispatchDriver) -> None:
+def test_paused_queues_without_messages_need_no_redis_command(driver: DispatchDriver) -> None:
     names = [f"stopped-{number:04}" for number in range(1000)]
     with driver.database.write() as connection:
         queues.upsert_many(connection, names, driver.clock.now())
@@ -232,7 +232,7 @@ def _make_message(driver: DispatchDriver, execution: str, queue: str) -> Message
     return message
 
 
-def test_a_round_asks_about_the_queues_that_are_ready_or_paused(driver: DispatchDriver) -> None:
+def test_dispatch_round_reads_depths_of_ready_and_paused_queues_only(driver: DispatchDriver) -> None:
     consumed = ("critical", "default", "background")
     driver.dispatcher.workers = [replace(each, queues=consumed) for each in driver.dispatcher.workers]
     driver.submit()
@@ -250,7 +250,7 @@ def test_a_round_asks_about_the_queues_that_are_ready_or_paused(driver: Dispatch
     ]
 
 
-def test_what_waits_in_a_queue_that_was_removed_goes_out(driver: DispatchDriver) -> None:
+def test_execution_in_a_removed_queue_is_published(driver: DispatchDriver) -> None:
     execution = driver.submit()
     with driver.database.read() as connection:
         assert queues.list_names(connection, 10) == []

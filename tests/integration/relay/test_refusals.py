@@ -1,4 +1,4 @@
-"""Reports whose values cannot be recorded: each ends its attempt as a failure, and stops nothing else."""
+"""Reports with values that cannot be recorded: each fails its attempt, and blocks no other report."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def record_report(
         (EventKind.LOST, '{"worker": {}}'),
     ],
 )
-def test_an_end_that_cannot_be_recorded_is_a_failure(
+def test_unrecordable_end_report_fails_the_execution(
     driver: DispatchDriver, relay: Relay, kind: EventKind, data: str
 ) -> None:
     refused, before, after = driver.submit_many(SEND, 3)
@@ -90,7 +90,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(
         (EventKind.METADATA, f'{{"a": {make_deep(5000)}}}', 1),
     ],
 )
-def test_what_is_no_end_is_passed_over(
+def test_unrecordable_report_that_is_no_end_is_skipped(
     driver: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str
 ) -> None:
     [execution] = driver.submit_many(SEND, 1)
@@ -107,7 +107,7 @@ def test_what_is_no_end_is_passed_over(
     assert error["event"] in ("event_unreadable", "report_refused")
 
 
-def test_metadata_that_cannot_be_kept_leave_the_result_alone(driver: DispatchDriver, relay: Relay) -> None:
+def test_unstorable_metadata_does_not_affect_the_result(driver: DispatchDriver, relay: Relay) -> None:
     [execution] = driver.submit_many(SEND, 1)
     relay.run_turn()
     record_report(
@@ -123,7 +123,7 @@ def test_metadata_that_cannot_be_kept_leave_the_result_alone(driver: DispatchDri
     )
 
 
-def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
+def test_report_is_not_blamed_for_an_error_in_every_turn(
     driver: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = driver.submit_many(SEND, 1)
@@ -142,7 +142,7 @@ def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
     )
 
 
-def test_a_report_that_was_refused_in_passing_is_recorded(
+def test_report_refused_by_a_transient_error_is_recorded(
     driver: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = driver.submit_many(SEND, 1)

@@ -1,4 +1,4 @@
-"""The relay makes SQL say what its code declares, once it leads."""
+"""Synchronization of declared schedules by the relay that leads."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ _NIGHTLY = "schedule('nightly', job='load', rule=daily('02:00'))"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the relay runs: an empty folder."""
+    """Working folder of the relay, without schedules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -30,10 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(folder: Path, sqlite_database: Database) -> SyncStarter:
-    """Starts a relay's chore anew."""
-    household = ExecutionDriver(sqlite_database)
+    """Function that returns a new synchronizer of a relay."""
+    driver = ExecutionDriver(sqlite_database)
     settings = Settings.from_environment({"JOBWORKER_SCHEDULES": "nights"})
-    return lambda: ScheduleSynchronizer(sqlite_database, household.clock, settings, RelayProblems(household.clock))
+    return lambda: ScheduleSynchronizer(sqlite_database, driver.clock, settings, RelayProblems(driver.clock))
 
 
 @pytest.fixture
@@ -52,10 +52,12 @@ def list_states(database: Database) -> dict[str, ScheduleState]:
         return {row.name: row.state for row in schedule_rows.list_all(connection)}
 
 
-def test_it_is_done_once(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+def test_synchronization_runs_once(
+    start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
+) -> None:
     write_module(folder, _NIGHTLY)
-    chore = start()
-    chore.synchronize()
+    synchronizer = start()
+    synchronizer.synchronize()
     assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     [told] = log
     assert (told["event"], told["what"], told["schedule"], told["place"]) == (
@@ -65,28 +67,28 @@ def test_it_is_done_once(start: SyncStarter, folder: Path, sqlite_database: Data
         "nights/__init__.py:2",
     )
     write_module(folder, "")
-    chore.synchronize()
+    synchronizer.synchronize()
     assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}, "the code of a process does not change"
     start().synchronize()
     assert list_states(sqlite_database) == {"nightly": ScheduleState.RETIRED}
 
 
-def test_what_has_to_wait_is_told_once(
+def test_refused_declaration_is_logged_once_and_applied_later(
     start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
 ) -> None:
     write_module(folder, "schedule('early', job='later', rule=daily('02:00'))")
-    chore = start()
+    synchronizer = start()
     for _ in range(3):
-        chore.synchronize()
+        synchronizer.synchronize()
     [told] = log
     assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
     assert "there is no job 'later'" in told["why"]
     ExecutionDriver(sqlite_database).define_job("later")
-    chore.synchronize()
+    synchronizer.synchronize()
     assert list_states(sqlite_database) == {"early": ScheduleState.ACTIVE}
 
 
-def test_without_the_package_nothing_is_retired(
+def test_missing_package_retires_no_schedule(
     start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
 ) -> None:
     start().synchronize()
@@ -101,23 +103,25 @@ def test_without_the_package_nothing_is_retired(
     assert "JOBWORKER_SCHEDULES" in log[-1]["why"]
 
 
-def test_a_broken_module_changes_nothing(
+def test_broken_module_changes_nothing(
     start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
 ) -> None:
     write_module(folder, _NIGHTLY)
     start().synchronize()
     write_module(folder, "schedule('other', job='load', rule=daily('03:00'))")
     write_module(folder, "schedule('third', job='load', rule=daily('3 am'))", "third")
-    chore = start()
+    synchronizer = start()
     for _ in range(2):
-        chore.synchronize()
+        synchronizer.synchronize()
     assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     errors = [line for line in log if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
     assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["exception"]
 
 
-def test_what_is_odd_is_told(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+def test_declaration_warning_is_logged(
+    start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
+) -> None:
     write_module(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
     start().synchronize()
     taken, odd = log

@@ -1,4 +1,4 @@
-"""Redis holds what no version of JobWorker wrote: it is skipped and reported once, and everything else goes on."""
+"""Redis content that no version of JobWorker wrote: it is skipped and reported once, and all else is processed."""
 
 import contextlib
 import itertools
@@ -26,19 +26,19 @@ LogEntries = list[structlog.typing.EventDict]
 
 _DEEP_JSON = "[" * 50_000
 
-#: JSON values of every type, and some that are hard to keep.
+#: JSON values of every type, and some that are difficult to store.
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 2**70, 1.5, -1e300, "", "text", "x" * 5000, "2026-99-99", [], [1], [[]], [None, None], {},
     {"a": {}},
 )  # fmt: skip
 
-#: Texts that are no JSON, or none that was meant.
+#: Texts that are not JSON, or JSON of an unexpected type.
 TEXTS = ("", "garbage", "{", "[1]", "[[1]]", "{}", '"text"', "null", "1e400", "NaN", '{"worker": 1}', _DEEP_JSON)
 
-#: Bytes that are no UTF-8. The relay's client decodes every answer.
+#: Bytes that are not UTF-8. The relay's client decodes every response.
 BYTES = b"\xff\xfe\xc3("
 
-#: What the data of events may have, by any kind.
+#: Fields that the data of events may have, over all kinds.
 FIELDS = (
     "worker", "token", "code_version", "runtime", "result", "result_file", "error", "reason", "delay", "snoozed",
     "timed_out", "by", "at", "task", "queue", "priority", "correlation_id", "args", "kwargs", "embedded", "message",
@@ -47,7 +47,7 @@ FIELDS = (
 
 
 class RelayDriver:
-    """A relay at work, with an execution whose end shows that it still is."""
+    """Relay with an execution whose recorded end shows that the relay works."""
 
     def __init__(self, driver: DispatchDriver, redis_url: str) -> None:
         self.driver = driver
@@ -60,25 +60,25 @@ class RelayDriver:
         return self.driver.client
 
     def publish_event(self, execution: str, kind: str = EventKind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
-        """A report as a worker writes it, or not."""
+        """Publish a report, valid or not."""
         fields = {"kind": kind, "execution": execution, "attempt": str(attempt), "data": json.dumps(data)}
         self.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
 
     def run_turns(self, count: int = 6) -> None:
-        """Let it work for some seconds. What a turn meets must not come out of it."""
+        """Run turns of the relay for some seconds. Errors within a turn must not be raised."""
         for _ in range(count):
             self.relay.run_turn()
             self.driver.clock.advance(1)
 
     def is_recording(self) -> bool:
-        """Whether an end that is reported now is recorded."""
+        """Return whether an end that is reported now is recorded."""
         execution = self.driver.submit()
         self.publish_event(execution, result="ok")
         self.run_turns()
         return self.driver.get_execution(execution).state is ExecutionState.SUCCEEDED
 
     def read_problems(self) -> dict[str, str]:
-        """What `/readyz` is told."""
+        """Return the problems that `/readyz` reports."""
         with self.driver.database.read() as connection:
             return {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
 
@@ -90,7 +90,7 @@ def running(sqlite_driver: DispatchDriver, redis_url: str) -> RelayDriver:
 
 @pytest.fixture
 def anywhere(driver: DispatchDriver, redis_url: str) -> RelayDriver:
-    """On both databases: they do not refuse the same values."""
+    """Driver on both databases, which do not refuse the same values."""
     return RelayDriver(driver, redis_url)
 
 
@@ -101,7 +101,7 @@ def log() -> Iterator[LogEntries]:
 
 
 def put_value(client: redis.Redis, key: str, kind: str, text: str | bytes = "garbage") -> None:
-    """Something of this type in the place of `key`."""
+    """Write a value of this type to `key`."""
     client.delete(key)
     field: Any = text or "field"
     writers: dict[str, Callable[[], object]] = {
@@ -116,7 +116,7 @@ def put_value(client: redis.Redis, key: str, kind: str, text: str | bytes = "gar
 
 
 def announce_worker(client: redis.Redis, *queues: str, **odd: Any) -> None:
-    """A live worker w8 that serves these queues; `odd` is what else it says of itself."""
+    """Announce a live worker w8 that serves these queues; `odd` are further fields of its announcement."""
     told = {"worker": "w8", "host": "h", "pid": 1, "pool": "p", "concurrency": 1, "queues": queues, "catalogue": "d"}
     tasks = [SEND.task]
     more = {"tasks": tasks, "code_version": "v" * 71, "started_at": "2026-03-02T12:00:00+00:00"}
@@ -129,12 +129,14 @@ _GARBAGE: list[tuple[str, str | bytes]] = [*((kind, "garbage") for kind in _TYPE
 
 
 @pytest.mark.parametrize("key", [keys.EPOCH, keys.EVENTS, keys.LOGS, keys.WAKE, keys.WORKERS, keys.POISON, keys.WATCH])
-def test_a_key_of_any_type_and_content_stops_nothing(running: RelayDriver, key: str, log: LogEntries) -> None:
+def test_redis_key_of_any_type_and_content_does_not_stop_the_relay(
+    running: RelayDriver, key: str, log: LogEntries
+) -> None:
     for kind, text in _GARBAGE:
         put_value(running.client, key, kind, text)
         try:
             running.run_turns()
-        except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
+        except redis.RedisError as error:  # As in `run`, an error of Redis may end a turn, and the next turn continues.
             running.relay._log_failure(error, 0)
             running.run_turns(1)
         assert running.is_recording(), (kind, text)
@@ -145,7 +147,7 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: RelayDriver, key: 
 @pytest.mark.parametrize(
     "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOGUE, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
 )
-def test_a_key_of_one_worker_execution_or_queue_stops_nothing(
+def test_garbage_under_a_worker_execution_or_queue_key_is_reported(
     running: RelayDriver, pattern: str, log: LogEntries
 ) -> None:
     name = pattern.format(worker="w9", digest="d", execution="e", queue="default")
@@ -166,11 +168,13 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS, keys.WAKE])
 @pytest.mark.parametrize("last", [f"{2**64 - 1}-{2**64 - 1}", f"{2**64 - 1}-5", "253402300800000-0"])
-def test_a_stream_id_beyond_all_dates_is_replaced(running: RelayDriver, key: str, last: str, log: LogEntries) -> None:
+def test_stream_with_an_unusable_last_id_is_replaced(
+    running: RelayDriver, key: str, last: str, log: LogEntries
+) -> None:
     execution = running.driver.submit()
     running.client.xadd(key, {"garbage": "x"}, id=last)
     with contextlib.suppress(redis.ResponseError):
-        running.publish_event(execution)  # Its id is as wrong, if there is one.
+        running.publish_event(execution)  # The id of this event is invalid as well, if the stream accepts the event.
     running.run_turns()
     if running.driver.get_execution(execution).state is not ExecutionState.SUCCEEDED:
         running.publish_event(execution)
@@ -182,7 +186,7 @@ def test_a_stream_id_beyond_all_dates_is_replaced(running: RelayDriver, key: str
     assert sum(each["event"] == "stream_ids_unusable" for each in log) == 1
 
 
-def test_announcements_with_values_of_other_types_are_left_out(running: RelayDriver) -> None:
+def test_announcements_with_values_of_other_types_are_skipped(running: RelayDriver) -> None:
     names = (
         "worker",
         "host",
@@ -206,7 +210,7 @@ def test_announcements_with_values_of_other_types_are_left_out(running: RelayDri
     assert running.is_recording()
 
 
-def test_what_a_worker_runs_is_left_out_if_it_is_none(running: RelayDriver) -> None:
+def test_invalid_running_attempts_of_a_worker_are_skipped(running: RelayDriver) -> None:
     seen: list[UnreadableKey] = []
     for worker, text in zip("abcdefghijkl", TEXTS, strict=True):
         running.client.zadd(keys.WORKERS, {worker: 10**14})
@@ -217,7 +221,7 @@ def test_what_a_worker_runs_is_left_out_if_it_is_none(running: RelayDriver) -> N
     assert len(seen) == len(TEXTS) - 2, "an empty text and an empty object say nothing"
 
 
-def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: RelayDriver) -> None:
+def test_worker_with_an_image_digest_as_code_version_is_recorded(anywhere: RelayDriver) -> None:
     announce_worker(anywhere.client, "default", code_version="sha256:" + "0" * 64)
     anywhere.run_turns(2)
     with anywhere.driver.database.read() as connection:
@@ -226,9 +230,7 @@ def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Relay
 
 
 @pytest.mark.parametrize("kind", [*EventKind, "unheard_of"])
-def test_events_with_values_of_other_types_are_skipped_one_by_one(
-    anywhere: RelayDriver, kind: str, log: LogEntries
-) -> None:
+def test_events_with_values_of_other_types_are_skipped(anywhere: RelayDriver, kind: str, log: LogEntries) -> None:
     running = anywhere
     execution = running.driver.submit()
     for name, value in itertools.product(FIELDS, VALUES):
@@ -253,7 +255,7 @@ def test_events_with_values_of_other_types_are_skipped_one_by_one(
     assert f"redis key {keys.EVENTS}" in running.read_problems()
 
 
-def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: RelayDriver, log: LogEntries) -> None:
+def test_log_lines_with_values_of_other_types_are_skipped(running: RelayDriver, log: LogEntries) -> None:
     execution = running.driver.submit()
     right = {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00", "dropped": [1, 1]}
     for kind, name, value in itertools.product((EventKind.LOG, EventKind.LOG_CUT), right, VALUES):
@@ -265,9 +267,7 @@ def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Re
 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
-def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(
-    anywhere: RelayDriver, key: str, log: LogEntries
-) -> None:
+def test_entries_with_invalid_utf_8_are_skipped(anywhere: RelayDriver, key: str, log: LogEntries) -> None:
     line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
     right: dict[Any, Any] = events.encode(EventKind.LOG, anywhere.driver.submit(), 1, line)
     data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
@@ -278,7 +278,7 @@ def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(
     assert list(anywhere.read_problems()) == [f"redis key {key}"]
 
 
-def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywhere: RelayDriver) -> None:
+def test_end_report_with_invalid_utf_8_fails_the_execution(anywhere: RelayDriver) -> None:
     execution = anywhere.driver.submit()
     entry = {"kind": "succeeded", "execution": execution, "attempt": "1", "data": b'{"result":"%b"}' % BYTES}
     anywhere.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
@@ -287,20 +287,18 @@ def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywh
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReportRefused")
 
 
-def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(
-    running: RelayDriver, log: LogEntries
-) -> None:
+def test_worker_names_with_invalid_utf_8_do_not_block_loss_detection(running: RelayDriver, log: LogEntries) -> None:
     odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
     running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
     running.run_turns(2)
     assert running.client.zrange(keys.WORKERS, 0, -1) == ["w7"]
-    running.client.hset(keys.WATCH, mapping={"seen": 10**14, "from": 1})  # Silence counts already.
+    running.client.hset(keys.WATCH, mapping={"seen": 10**14, "from": 1})  # The worker counts as silent already.
     running.run_turns(2)
     assert running.client.exists(keys.FENCE.format(worker="w7"))
     assert [line["what"] for line in log if line["event"] == "redis_key_unreadable"] == [f"redis key {keys.WORKERS}"]
 
 
-def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: RelayDriver) -> None:
+def test_queue_with_a_foreign_key_as_list_does_not_block_others(running: RelayDriver) -> None:
     put_value(running.client, get_list_names("critical")[1], "string")
     announce_worker(running.client, "critical", "background")
     stuck, going = running.driver.submit(queue="critical"), running.driver.submit(queue="background")
@@ -311,7 +309,7 @@ def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(r
     assert running.driver.get_execution(going).dispatched_at is not None
 
 
-def test_what_is_gone_is_no_problem_any_more(running: RelayDriver, log: LogEntries) -> None:
+def test_problem_disappears_with_its_key(running: RelayDriver, log: LogEntries) -> None:
     running.client.zadd(keys.WORKERS, {"w9": 10**14})
     running.client.set(keys.WORKER.format(worker="w9"), "garbage")
     running.run_turns(3)

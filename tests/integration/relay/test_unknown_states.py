@@ -1,4 +1,4 @@
-"""Rows with a state or condition that this version does not know: each is noted and passed over."""
+"""Rows with a state or condition that this version does not know: each is reported and skipped."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,10 +29,12 @@ from tests.integration.relay.test_corrupt_rows import CorruptRowDriver
 
 def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str], Sequence[str]]:
     """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
-    house, database = running.executions, running.driver.database
-    house.define_job("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
-    batch, [bad, good] = house.submit_batch(Submission(job="extract"), Submission(job="extract"))
-    after = [house.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
+    execution_driver, database = running.executions, running.driver.database
+    execution_driver.define_job(
+        "report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]}
+    )
+    batch, [bad, good] = execution_driver.submit_batch(Submission(job="extract"), Submission(job="extract"))
+    after = [execution_driver.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
     claim = UniqueKeyRequest("key", bad, None, None, running.driver.clock.now())
     with database.write() as connection:
         connection.execute(core.unique_keys.insert().values(**asdict(claim)))
@@ -44,9 +46,7 @@ def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str],
     return batch, [bad, good], after
 
 
-def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
-    sqlite_driver: DispatchDriver, redis_url: str
-) -> None:
+def test_unknown_enum_value_is_reported_and_blocks_no_other_row(sqlite_driver: DispatchDriver, redis_url: str) -> None:
     running = CorruptRowDriver(sqlite_driver, redis_url)
     batch, [bad, good], after = corrupt_enum_members(running)
     claim = UniqueKeyRequest("key", good, None, None, running.driver.clock.now())

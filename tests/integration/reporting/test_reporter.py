@@ -1,4 +1,4 @@
-"""What jobs say, between the process that runs them and Redis: in order, bounded, and never silently lost."""
+"""Reporter of a job's process: log lines and progress are sent to Redis in order, bounded, and never lost silently."""
 
 import contextlib
 import json
@@ -27,14 +27,14 @@ DELIVERY = Delivery("e1", 1, "talk", None, "c", None, "t", {}, {"page": 1})
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of an empty Redis."""
+    """Client of an empty Redis."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield client
 
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing leaves by itself; the test says when."""
+    """Send delay that the test does not reach: entries leave by `flush` alone."""
     monkeypatch.setattr(log_sender, "_SEND_DELAY_SECONDS", 3600.0)
 
 
@@ -47,17 +47,17 @@ def create_attempt_reporter(reporter: LogSender) -> AttemptReporter:
 
 
 def list_entries(client: redis.Redis, stream: str) -> list[tuple[str, Any]]:
-    """Kind and data of everything on a stream."""
+    """Return kind and data of all entries of a stream."""
     found: Any = client.xrange(stream)
     return [(fields["kind"], json.loads(fields["data"])) for _, fields in found]
 
 
 def list_log_lines(client: redis.Redis) -> list[str]:
-    """The lines on the log stream."""
+    """Return the lines on the log stream."""
     return [data["message"] for kind, data in list_entries(client, keys.LOGS) if kind == "log"]
 
 
-def test_lines_leave_by_themselves_and_in_order(client: redis.Redis, redis_url: str) -> None:
+def test_log_lines_are_sent_in_order_without_flush(client: redis.Redis, redis_url: str) -> None:
     attempt = create_attempt_reporter(create_reporter(redis_url))
     said = [f"line {number}" for number in range(1_500)]
     for line in said:
@@ -69,7 +69,7 @@ def test_lines_leave_by_themselves_and_in_order(client: redis.Redis, redis_url: 
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_the_end_of_an_attempt_waits_for_its_last_lines(client: redis.Redis, redis_url: str) -> None:
+def test_attempt_end_waits_for_its_last_log_lines(client: redis.Redis, redis_url: str) -> None:
     attempt = create_attempt_reporter(create_reporter(redis_url))
     attempt.log_line("last")
     assert attempt.close() == {}
@@ -77,7 +77,7 @@ def test_the_end_of_an_attempt_waits_for_its_last_lines(client: redis.Redis, red
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_lines_that_find_no_room_are_counted_in_their_place(
+def test_dropped_log_lines_are_counted_in_their_place(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_sender, "_MAX_LINES", 10)
@@ -91,7 +91,7 @@ def test_lines_that_find_no_room_are_counted_in_their_place(
     for number in range(26, 50):
         attempt.log_line(f"line {number}")
     attempt.close()
-    # Ten lines, the word about the rest, then eight more beside it, and the word about the last.
+    # Ten lines, the notice about the rest, then eight more beside one line, and the notice about the last.
     expected = [f"line {number}" for number in (*range(10), *range(25, 34))]
     told = list_log_lines(client)
     assert told[10] == log_limits.format_gap_notice(lost)
@@ -100,7 +100,7 @@ def test_lines_that_find_no_room_are_counted_in_their_place(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
+def test_log_buffer_is_bounded_in_bytes(redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
     for _ in range(1_000):
@@ -108,7 +108,7 @@ def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
     assert 3_900_000 < reporter._size <= 4 * 1024 * 1024
 
 
-def test_while_the_relay_is_behind_lines_wait_here(
+def test_log_lines_wait_in_the_buffer_while_the_relay_is_behind(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_sender, "_MAX_LOG_STREAM_SIZE", 300_000)
@@ -120,7 +120,7 @@ def test_while_the_relay_is_behind_lines_wait_here(
     seen: list[str] = []
 
     def read() -> bool:
-        # In one step: a line that comes between reading and deleting would be lost.
+        # Reading and deleting are one step, because a line added in between would be lost.
         with client.pipeline(transaction=True) as pipe:
             pipe.memory_usage(keys.LOGS)
             pipe.xrange(keys.LOGS)
@@ -135,7 +135,7 @@ def test_while_the_relay_is_behind_lines_wait_here(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_redis_delays_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_sender, "_RETRY_DELAY_SECONDS", 3600.0)
     reporter = create_reporter(f"redis://127.0.0.1:{find_free_port()}/0")
     tried: list[int] = []
@@ -158,7 +158,7 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_an_attempt_stops_at_its_limit_and_counts_on(client: redis.Redis, redis_url: str) -> None:
+def test_attempt_above_its_log_limit_counts_dropped_lines(client: redis.Redis, redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
     size = log_limits.compute_line_size("x" * 10_000)
@@ -172,7 +172,7 @@ def test_an_attempt_stops_at_its_limit_and_counts_on(client: redis.Redis, redis_
     assert len(cuts) < 10, "not one for each line"
 
 
-def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -> None:
+def test_progress_reports_are_throttled_to_the_latest(client: redis.Redis, redis_url: str) -> None:
     attempt = create_attempt_reporter(create_reporter(redis_url))
     began = time.monotonic()
     number = 0
@@ -195,7 +195,7 @@ def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_url: str) -> None:
+def test_unsent_progress_and_metadata_are_returned_by_close(client: redis.Redis, redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
     attempt.report_progress(1, 2)
@@ -208,7 +208,7 @@ def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_ur
     assert attempt.close() == {}
 
 
-def test_while_the_relay_is_behind_news_wait_here(
+def test_progress_waits_while_the_relay_is_behind(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_sender, "_MAX_EVENT_STREAM_LENGTH", 1)
@@ -226,7 +226,7 @@ def test_while_the_relay_is_behind_news_wait_here(
     assert [data["done"] for _, data in list_entries(client, keys.EVENTS)] == [3]
 
 
-def test_nonsense_is_refused_once_and_never_raises(client: redis.Redis, redis_url: str) -> None:
+def test_invalid_progress_is_logged_once_and_never_raises(client: redis.Redis, redis_url: str) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError("cannot be printed")

@@ -1,4 +1,4 @@
-"""What follows an attempt that failed: by policy, by Celery's options, by the job's own word."""
+"""Retries of failed attempts: by policy, by Celery's options, and by exceptions of the job."""
 
 import pytest
 
@@ -9,28 +9,28 @@ from tests.engine import Engine
 
 
 def list_attempt_states(engine: Engine, execution: str) -> list[str]:
-    """The states of the attempts."""
+    """Return the states of the attempts of an execution."""
     return [each.state.value for each in executions.list_attempts(engine.database, execution).items]
 
 
 def list_retry_reasons(engine: Engine, execution: str) -> list[str | None]:
-    """Why each retry came about."""
+    """Return the reason of each retry."""
     rows = executions.list_transitions(engine.database, execution, limit=200).items
     return [row.reason for row in rows if row.state is ExecutionState.RETRYING]
 
 
 def submit_and_wait(engine: Engine, job: str, **fields: object) -> ExecutionRow:
-    """An execution of `job` with these fields of a submission, once it is final."""
+    """Submit an execution of `job` with these fields, and return it once it is final."""
     return engine.wait_until_final(engine.submit_one(job, **fields))
 
 
 def get_error(row: ExecutionRow) -> tuple[str | None, str | None]:
-    """Type and message."""
+    """Return type and message of the error."""
     assert row.error is not None
     return row.error["type"], row.error["message"]
 
 
-def test_a_policy_tries_until_it_is_good(at_work: Engine) -> None:
+def test_retry_policy_retries_until_success(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "fails_until", parameters={"good_attempt": 3})
     assert (row.state, row.result, row.max_attempts) == (ExecutionState.SUCCEEDED, 3, 3)
     assert list_attempt_states(at_work, row.id) == ["Failed", "Failed", "Succeeded"]
@@ -40,13 +40,13 @@ def test_a_policy_tries_until_it_is_good(at_work: Engine) -> None:
     assert "raise NotYet" in first.error["traceback"]
 
 
-def test_a_policy_has_an_end(at_work: Engine) -> None:
+def test_retry_policy_ends_after_max_attempts(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "fails_until")
     assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 3, ("NotYet", "attempt 3"))
     assert list_attempt_states(at_work, row.id) == ["Failed"] * 3
 
 
-def test_an_execution_may_have_another_policy(at_work: Engine) -> None:
+def test_execution_overrides_the_retry_policy(at_work: Engine) -> None:
     own = {"strategy": "fixed", "delay": 0.02, "max_attempts": 5}
     row = submit_and_wait(at_work, "fails_until", retry=own)
     assert (row.state, row.attempt) == (ExecutionState.FAILED, 5)
@@ -55,12 +55,12 @@ def test_an_execution_may_have_another_policy(at_work: Engine) -> None:
 
 
 @pytest.mark.parametrize(("kind", "tried"), [("FileNotFoundError", 3), ("NotYet", 1), ("ValueError", 1)])
-def test_a_policy_says_what_is_tried_again(at_work: Engine, kind: str, tried: int) -> None:
+def test_retry_on_selects_retried_errors(at_work: Engine, kind: str, tried: int) -> None:
     row = submit_and_wait(at_work, "fails_with", parameters={"kind": kind})
     assert (row.state, row.attempt) == (ExecutionState.FAILED, tried)
 
 
-def test_a_policy_goes_before_the_options_of_celery(at_work: Engine) -> None:
+def test_retry_policy_overrides_celery_options(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "fails_as_celery_says", retry={"delays": [0.05], "max_attempts": 2})
     assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 2, ("ValueError", "no"))
     waits = at_work.submit_one("fails_as_celery_says", retry={"max_attempts": 2})
@@ -69,7 +69,7 @@ def test_a_policy_goes_before_the_options_of_celery(at_work: Engine) -> None:
 
 
 @pytest.mark.parametrize("job", ["asks_in_spite_of_its_policy", "says_when"])
-def test_what_the_job_says_goes_before_the_policy(at_work: Engine, job: str) -> None:
+def test_retry_raised_by_the_job_overrides_the_policy(at_work: Engine, job: str) -> None:
     row = submit_and_wait(at_work, job)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
     assert list_retry_reasons(at_work, row.id) == [
@@ -77,7 +77,7 @@ def test_what_the_job_says_goes_before_the_policy(at_work: Engine, job: str) -> 
     ]
 
 
-def test_a_plain_task_asks_until_nothing_is_left(at_work: Engine) -> None:
+def test_retry_of_a_plain_task_ends_after_max_retries(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "plain_says_when")
     assert (row.state, row.attempt) == (ExecutionState.FAILED, 2)
     assert get_error(row) == ("MaxRetriesExceededError", "no attempt is left after 2: still not there")
@@ -86,7 +86,7 @@ def test_a_plain_task_asks_until_nothing_is_left(at_work: Engine) -> None:
     assert list_retry_reasons(at_work, because.id) == ["KeyError: 'key'"]
 
 
-def test_being_put_off_uses_up_no_attempt(at_work: Engine) -> None:
+def test_snoozed_attempt_uses_no_retry(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "puts_itself_off", parameters={"times": 4})
     assert (row.state, row.result, row.attempt, row.max_attempts) == (ExecutionState.SUCCEEDED, 5, 5, 1)
     assert list_attempt_states(at_work, row.id) == ["Snoozed"] * 4 + ["Succeeded"]
@@ -94,31 +94,31 @@ def test_being_put_off_uses_up_no_attempt(at_work: Engine) -> None:
     assert max(at_work.count_starts().values()) == 1
 
 
-def test_what_was_put_off_has_all_its_attempts_left(at_work: Engine) -> None:
+def test_snoozed_execution_keeps_all_its_attempts(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "puts_itself_off_and_fails")
     assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 4, ("ValueError", "after all"))
     assert list_attempt_states(at_work, row.id) == ["Snoozed", "Snoozed", "Failed", "Failed"]
 
 
 @pytest.mark.parametrize("job", ["gives_up", "plain_gives_up", "gives_up_with_a_policy"])
-def test_giving_up_ends_it_whatever_else_is_said(at_work: Engine, job: str) -> None:
+def test_abort_fails_the_execution_without_retry(at_work: Engine, job: str) -> None:
     row = submit_and_wait(at_work, job)
     assert (row.state, row.attempt, row.reason) == (ExecutionState.FAILED, 1, "the account is closed")
     assert get_error(row) == ("Abort", "the account is closed")
 
 
-def test_nonsense_is_an_error_like_any_other(at_work: Engine) -> None:
+def test_invalid_snooze_delay_is_an_error_of_the_job(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "is_put_off_wrongly")
     assert (row.state, row.attempt) == (ExecutionState.FAILED, 3)
     assert get_error(row) == ("ValueError", "delay must be 0 seconds to 366 days, not -1 s")
 
 
-def test_a_moment_is_as_good_as_a_wait(at_work: Engine) -> None:
+def test_retry_accepts_a_point_in_time(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "raises_what_celery_raises")
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
 
 
-def test_a_soft_limit_is_retried_by_the_policy(at_work: Engine) -> None:
+def test_soft_time_limit_is_retried_by_the_policy(at_work: Engine) -> None:
     row = submit_and_wait(at_work, "is_too_slow")
     assert (row.state, row.attempt, row.reason) == (ExecutionState.TIMED_OUT, 2, "soft time limit exceeded")
     assert list_attempt_states(at_work, row.id) == ["TimedOut", "TimedOut"]

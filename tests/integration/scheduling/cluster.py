@@ -1,8 +1,8 @@
-"""A town that lives by its schedules: a relay, a worker and two beats, each beat on a wire of its own.
+"""Cluster of processes for schedules: a relay, a worker and two beats, each beat with its own proxy to Redis.
 
-Or without any beat: then the relay itself looks what is due.
+A cluster without beats uses the internal scheduling provider of the relay.
 
-Whatever happens to any of them, every occurrence runs once: `Town.ordinary_day` says so for what happens within it.
+Every occurrence fires once in spite of the faults of a test: `ScheduleCluster.expect_exactly_once` checks this.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from tests.polling import until
 from tests.schedule_oracle import NO_DISCREPANCIES, Discrepancies, OccurrenceKey, compare_database, list_nominal_times
 from tests.servers import RedisServer, ServerProcess
 
-#: The leader's lock of `IMPATIENT` lives so long (s).
+#: Lifetime of the leader's lock with `FAST_BEAT_APP` (s).
 LEADER_LOCK_SECONDS = 2.0
 
 FAST_BEAT_APP = "tests.integration.beat_app"
 DEFAULT_BEAT_APP = "jobworker"
 
-#: A beat's request that reports what is due: it names entries, and the one that reads names none.
+#: Request of a beat that reports due entries: it contains names of entries, and the reading request does not.
 _REPORT_PATTERN = re.compile(rb"redbeat:[0-9a-zA-Z]")
 
 _RULES: Sequence[dict[str, Any]] = [
@@ -49,26 +49,26 @@ _RULES: Sequence[dict[str, Any]] = [
 
 @dataclass
 class BeatProcess:
-    """A beat process, and its wire to Redis."""
+    """Beat process, and its proxy to Redis."""
 
     process: ServerProcess
     proxy: RedisProxy
 
     def hold_report(self) -> None:
-        """Stop it inside a tick: what it has read as due stays on the wire."""
+        """Hold the next report, so that the beat stops within a tick."""
         self.proxy.hold_request(lambda sent: _REPORT_PATTERN.search(sent) is not None)
 
     def drop_answer(self) -> None:
-        """The next report arrives, and the connection breaks before the answer does."""
+        """Forward the next report, and close the connection before its answer."""
         self.proxy.drop_answer_to(lambda sent: _REPORT_PATTERN.search(sent) is not None)
 
     def block_requests(self) -> None:
-        """Nothing of what it sends arrives any more."""
+        """Hold all further requests of the beat."""
         self.proxy.hold_request(lambda _: True)
 
 
 class ScheduleCluster:
-    """Everything that runs, and what is to be expected of it."""
+    """Processes of a test, and their expected effects."""
 
     def __init__(self, engine: Engine, server: RedisServer, provider: str) -> None:
         self.engine = engine
@@ -81,12 +81,12 @@ class ScheduleCluster:
         self.relay = self.start_relay()
 
     def start_relay(self) -> ServerProcess:
-        """The relay, instead of the one that was there."""
+        """Start the relay in place of the current one."""
         self.relay = self.engine.start_relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
         return self.relay
 
     def add_schedules(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
-        """Add schedules of which nothing may be left out, however late it is."""
+        """Add schedules that must not skip any occurrence, however late."""
         with self.engine.database.write() as connection:
             for number, rule in enumerate(rules):
                 misfire = {"policy": "catch_up", "grace": 3600, "max": 1000}
@@ -97,14 +97,14 @@ class ScheduleCluster:
                 self.specs[row.id] = spec
 
     def start_beat(self, app: str = FAST_BEAT_APP) -> BeatProcess:
-        """One more beat."""
-        wire = RedisProxy(self.server.url)
-        beat = BeatProcess(self.engine.start_beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
+        """Start one more beat."""
+        proxy = RedisProxy(self.server.url)
+        beat = BeatProcess(self.engine.start_beat(app, JOBWORKER_REDIS_URL=proxy.url), proxy)
         self.beats.append(beat)
         return beat
 
     def replace_beats(self, app: str) -> None:
-        """Two others instead of those that are there."""
+        """Replace all beats by two new ones."""
         for beat in [*self.beats]:
             self.kill_beat(beat)
         self.delete_leader_lock()
@@ -112,39 +112,39 @@ class ScheduleCluster:
             self.start_beat(app)
 
     def wait_for_leader(self) -> BeatProcess:
-        """The beat that leads, once one does."""
+        """Wait for a leading beat and return it."""
         answer = until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
         assert answer is not None
         return answer
 
     def get_other_beat(self, beat: BeatProcess) -> BeatProcess:
-        """A beat that is not this one."""
+        """Return a beat other than `beat`."""
         return next(each for each in self.beats if each is not beat)
 
     def wait_until_leading(self, beat: BeatProcess, within: float = 60.0) -> None:
-        """Wait until it does."""
+        """Wait until `beat` leads."""
         until(lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
 
     def wait_until_held(self, beat: BeatProcess) -> None:
-        """Wait until it stands still with something in hand."""
+        """Wait until a report of `beat` is held."""
         until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
 
     def kill_beat(self, beat: BeatProcess) -> None:
-        """As kill -9 does."""
+        """Kill a beat with SIGKILL."""
         beat.process.send_signal(signal.SIGKILL)
         self.beats.remove(beat)
 
     def delete_leader_lock(self) -> None:
-        """Somebody deletes the leader's lock."""
+        """Delete the leader's lock, as a foreign client might."""
         self.client.delete("redbeat::lock")
 
     def wait_for(self, seconds: float) -> None:
-        """Wait until occurrences of so many seconds have come, or would have."""
+        """Wait until occurrences of this many seconds have passed."""
         then = self.engine.clock.now() + dt.timedelta(seconds=seconds)
         until(lambda: self.engine.clock.now() >= then, what="time to pass")
 
     def wait_until_all_fire(self) -> None:
-        """Wait until every schedule has fired something that became due after this moment."""
+        """Wait until every schedule has fired an occurrence that became due after this call."""
         now, table = self.engine.clock.now(), occurrences
 
         def all_fired() -> bool:
@@ -156,9 +156,9 @@ class ScheduleCluster:
 
     @contextlib.contextmanager
     def expect_exactly_once(self, check_starts: bool = True, max_delay: float | None = None) -> Iterator[None]:
-        """Whatever happens in this block, each occurrence fires once, at most `max_delay` s late, and its execution begins.
+        """Check that each occurrence of the block fires once, at most `max_delay` s late, and its execution begins.
 
-        Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `check_starts`.
+        If Redis loses data, an unrecorded attempt may have begun, and begin again: then `check_starts` is false.
         """
         begin = self.engine.clock.now()
         yield
@@ -174,14 +174,14 @@ class ScheduleCluster:
             late = dt.timedelta(seconds=max_delay) if max_delay else None
             return compare_database(self.engine.database, expected, begin, end, starts, late)
 
-        with contextlib.suppress(AssertionError):  # What is missing is shown below.
+        with contextlib.suppress(AssertionError):  # Missing occurrences fail the last assertion.
             until(lambda: not findings().missing, 60.0, every=0.2)
         until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
         assert len(expected) > len(self.specs)
         assert findings() == NO_DISCREPANCIES
 
     def close(self) -> None:
-        """Let go of all wires."""
+        """Release and close all proxies."""
         for beat in self.beats:
             beat.proxy.release()
             beat.proxy.close()

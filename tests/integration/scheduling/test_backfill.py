@@ -1,4 +1,4 @@
-"""A backfill, run by real workers: which occurrences, in which order, how many at a time."""
+"""Backfill with real workers: the occurrences, their order, and the number of concurrent executions."""
 
 import datetime as dt
 
@@ -11,7 +11,7 @@ DAYS = 10
 
 
 def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> BackfillResult:
-    """A backfill of ten days, once all of it has run on more processes than it may use."""
+    """Run a backfill of ten days on more processes than it may use, and return its result."""
     engine.start_relay()
     engine.start_worker("-c", "4")
     engine.wait_until_ready("nominal")
@@ -25,7 +25,7 @@ def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> Back
 
 
 def compute_max_concurrency(engine: Engine) -> int:
-    """How many ran at the same time, at most; the diary is written in the order of what happened."""
+    """Return the maximum number of concurrent executions; the jobs' records are in chronological order."""
     running = most = 0
     for line in engine.activity_log.read_text().splitlines():
         running += {"start": 1, "end": -1}[line.split()[2]]
@@ -34,12 +34,12 @@ def compute_max_concurrency(engine: Engine) -> int:
 
 
 def list_started(engine: Engine) -> list[str]:
-    """The executions in the order of their starts."""
+    """Return the executions in the order of their starts."""
     lines = [line.split() for line in engine.activity_log.read_text().splitlines()]
     return [execution for execution, _, what, _ in lines if what == "start"]
 
 
-def test_one_after_the_other_the_oldest_first(engine: Engine) -> None:
+def test_backfill_with_one_lane_runs_oldest_first(engine: Engine) -> None:
     done = run_backfill(engine, BackfillOrder.OLDEST_FIRST, 1)
     ids = [each.execution_id for each in done.items]
     assert (list_started(engine), compute_max_concurrency(engine)) == (ids, 1)
@@ -47,7 +47,7 @@ def test_one_after_the_other_the_oldest_first(engine: Engine) -> None:
     assert told == [(BEGIN + dt.timedelta(days=day, hours=6)).isoformat() for day in range(DAYS)]
 
 
-def test_as_many_at_a_time_as_there_are_lanes(engine: Engine) -> None:
+def test_backfill_runs_as_many_executions_as_lanes(engine: Engine) -> None:
     lanes = 3
     done = run_backfill(engine, BackfillOrder.NEWEST_FIRST, lanes)
     ids = [str(each.execution_id) for each in done.items]

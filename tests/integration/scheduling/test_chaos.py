@@ -1,4 +1,4 @@
-"""Whatever happens to beat, Redis, the relay and the database: nothing is missing, and nothing happens twice."""
+"""Faults of beat, Redis, the relay and the database: no occurrence is missed, and none fires twice."""
 
 import shutil
 import signal
@@ -15,12 +15,12 @@ from tests.integration.scheduling.cluster import DEFAULT_BEAT_APP, FAST_BEAT_APP
 from tests.polling import until
 from tests.servers import PostgresServer, RedisServer, run_server
 
-#: The database, and who says what is due.
+#: Pairs of database and scheduling provider.
 SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
 
 
 def with_clusters(*clusters: tuple[str, str]) -> pytest.MarkDecorator:
-    """What happens in these towns; where database or beat have no part in it, one of them is enough."""
+    """Parametrize a test with these clusters; one is enough if database or beat take no part in the fault."""
     return pytest.mark.parametrize("shared_cluster", clusters, ids="-".join, indirect=True)
 
 
@@ -31,15 +31,15 @@ TEMPLATE_DATABASE = "jobworker_template"
 def shared_cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
 ) -> Iterator[ScheduleCluster]:
-    """A town at work, for all the tests."""
-    folder = tmp_path_factory.mktemp("town")
+    """Running cluster, shared by all tests."""
+    folder = tmp_path_factory.mktemp("cluster")
     kind, provider = request.param
     if kind == "sqlite":
         url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        postgres.create_database("town", TEMPLATE_DATABASE)
-        url = postgres.get_url("town")
+        postgres.create_database("cluster", TEMPLATE_DATABASE)
+        url = postgres.get_url("cluster")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
     with run_server(server), run_engine(folder, database, url, server.url) as engine:
         cluster = ScheduleCluster(engine, server, provider)
@@ -55,7 +55,7 @@ def shared_cluster(
 
 @pytest.fixture
 def cluster(shared_cluster: ScheduleCluster) -> ScheduleCluster:
-    """The town with two beats, one of which leads; or without any."""
+    """Cluster with two beats, one of which leads, or without beats."""
     if shared_cluster.has_beats:
         while len(shared_cluster.beats) < 2:
             shared_cluster.start_beat()
@@ -64,7 +64,7 @@ def cluster(shared_cluster: ScheduleCluster) -> ScheduleCluster:
 
 
 @with_clusters(SQLITE, POSTGRESQL)
-def test_the_leader_is_killed(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_the_leader_is_killed(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         first = cluster.wait_for_leader()
         second = cluster.get_other_beat(first)
@@ -74,7 +74,7 @@ def test_the_leader_is_killed(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE)
-def test_the_leader_stands_still_for_longer_than_its_lock(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_the_leader_is_frozen(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         first = cluster.wait_for_leader()
         first.process.send_signal(signal.SIGSTOP)
@@ -86,14 +86,14 @@ def test_the_leader_stands_still_for_longer_than_its_lock(cluster: ScheduleClust
 
 
 @with_clusters(SQLITE)
-def test_two_beats_lead_at_once(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_with_two_leading_beats(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         for _ in range(4):
             first = cluster.wait_for_leader()
             first.hold_report()
             cluster.wait_until_held(first)
             cluster.delete_leader_lock()
-            # What the first one holds back is due for the second one, too.
+            # The report that the first beat holds is due for the second one, too.
             cluster.wait_until_leading(cluster.get_other_beat(first))
             first.proxy.release()
         cluster.wait_until_all_fire()
@@ -101,7 +101,7 @@ def test_two_beats_lead_at_once(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE)
-def test_the_host_of_the_leader_is_cut_off(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_the_leader_is_cut_off(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         first = cluster.wait_for_leader()
         first.block_requests()
@@ -113,7 +113,7 @@ def test_the_host_of_the_leader_is_cut_off(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE)
-def test_the_answer_to_a_report_gets_lost(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_a_report_answer_is_lost(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         leader = cluster.wait_for_leader()
         leader.drop_answer()
@@ -122,7 +122,7 @@ def test_the_answer_to_a_report_gets_lost(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE)
-def test_redis_is_restarted(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_across_a_redis_restart(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         cluster.server.stop()
         cluster.wait_for(3)
@@ -131,7 +131,7 @@ def test_redis_is_restarted(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE)
-def test_as_shipped_another_beat_leads_within_30_seconds(cluster: ScheduleCluster) -> None:
+def test_another_beat_leads_within_30_seconds_by_default(cluster: ScheduleCluster) -> None:
     cluster.replace_beats(DEFAULT_BEAT_APP)
     with cluster.expect_exactly_once(max_delay=30):
         first = cluster.wait_for_leader()
@@ -144,7 +144,7 @@ def test_as_shipped_another_beat_leads_within_30_seconds(cluster: ScheduleCluste
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_is_killed(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_redis_is_killed(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once(check_starts=False):
         cluster.server.kill()
         cluster.wait_for(3)
@@ -153,7 +153,7 @@ def test_redis_is_killed(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_forgets_everything(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_redis_loses_its_data(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once(check_starts=False):
         cluster.client.flushall()
         if cluster.has_beats:
@@ -164,7 +164,7 @@ def test_redis_forgets_everything(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
-def test_the_relay_is_killed(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_when_the_relay_is_killed(cluster: ScheduleCluster) -> None:
     with cluster.expect_exactly_once():
         cluster.relay.send_signal(signal.SIGKILL)
         cluster.wait_for(2)
@@ -173,7 +173,7 @@ def test_the_relay_is_killed(cluster: ScheduleCluster) -> None:
 
 
 @with_clusters(POSTGRESQL)
-def test_the_database_goes_away(cluster: ScheduleCluster) -> None:
+def test_schedules_fire_exactly_once_across_a_database_outage(cluster: ScheduleCluster) -> None:
     database = cluster.engine.database
     name = str(database.url.database)
     with cluster.expect_exactly_once():

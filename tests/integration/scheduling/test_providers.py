@@ -1,4 +1,4 @@
-"""Whoever notices that schedules are due, beat or the relay itself: the same becomes of them."""
+"""Scheduling providers: due schedules have the same effects whether beat or the relay itself finds them."""
 
 import datetime as dt
 import itertools
@@ -30,7 +30,7 @@ RedisFactory = Callable[..., RedisServer]
 
 
 class SchedulingProviderDriver:
-    """An engine with schedules, and somebody who notices that they are due."""
+    """Engine with schedules, and a provider that reports due ones."""
 
     def __init__(self, engine: Engine, provider: str) -> None:
         self.engine = engine
@@ -43,41 +43,41 @@ class SchedulingProviderDriver:
         engine.wait_until_ready()
 
     def start_relay(self) -> ServerProcess:
-        """Start a relay, another one perhaps."""
+        """Start a relay, possibly a second one."""
         return self.engine.start_relay(**self._settings)
 
     def create_schedule(self, name: str = "tick", **fields: Any) -> ScheduleView:
-        """A schedule of `noop` that is due every second, unless it says otherwise."""
+        """Create a schedule of `noop` that is due every second by default."""
         spec = {"name": name, "job": "noop", "rule": {"kind": "interval", "every": 1}, **fields}
         return schedules.create(self.engine.database, self.engine.clock, spec, "test")
 
     def get_schedule(self, name: str = "tick") -> ScheduleRow:
-        """The schedule as it stands."""
+        """Return the row of a schedule."""
         with self.engine.database.read() as connection:
             found = schedule_rows.get_by_name(connection, name)
         assert found is not None
         return found
 
     def list_occurrences(self, name: str = "tick") -> list[Any]:
-        """Its rows, by nominal time."""
+        """Return the occurrence rows of a schedule by nominal time."""
         table, schedule_id = occurrences, self.get_schedule(name).id
         with self.engine.database.read() as connection:
             query = sa.select(table).where(table.c.schedule_id == schedule_id).order_by(table.c.scheduled_for)
             return list(connection.execute(query))
 
     def list_outcomes(self, name: str = "tick") -> list[str]:
-        """What became of its occurrences."""
+        """Return the outcomes of a schedule's occurrences."""
         return [row.outcome for row in self.list_occurrences(name)]
 
     def list_executions(self, name: str = "tick") -> list[ExecutionRow]:
-        """Its executions."""
+        """Return the executions of a schedule."""
         schedule_id = self.get_schedule(name).id
         with self.engine.database.read() as connection:
             found = executions.list_page(connection, ExecutionFilters(), limit=200).items
         return [row for row in reversed(found) if row.schedule_id == schedule_id]
 
     def wait_until_fired(self, count: int, name: str = "tick") -> None:
-        """Wait until so many occurrences have fired."""
+        """Wait until `count` occurrences have fired."""
         until(
             lambda: self.list_outcomes(name).count("fired") >= count,
             _FIRING_TIMEOUT_SECONDS,
@@ -87,7 +87,7 @@ class SchedulingProviderDriver:
 
 @pytest.fixture(params=["redbeat", "internal"])
 def provider(request: pytest.FixtureRequest) -> str:
-    """Who notices that something is due."""
+    """Scheduling provider of the test."""
     answer: str = request.param
     return answer
 
@@ -96,7 +96,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 def driver(
     tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_redis: Any, provider: str
 ) -> Iterator[SchedulingProviderDriver]:
-    """A relay, a worker, and a beat if there has to be one, on SQLite."""
+    """Driver with a relay, a worker, and a beat if the provider needs one, on SQLite."""
     server = own_redis()
     with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
         yield SchedulingProviderDriver(engine, provider)
@@ -106,13 +106,13 @@ def driver(
 def any_driver(
     tmp_path: Path, database: Database, database_url: str, own_redis: Any, provider: str
 ) -> Iterator[SchedulingProviderDriver]:
-    """The same, on each database."""
+    """Driver with a relay, a worker, and a beat if the provider needs one, on SQLite, then on PostgreSQL."""
     server = own_redis()
     with run_engine(tmp_path, database, database_url, server.url) as engine:
         yield SchedulingProviderDriver(engine, provider)
 
 
-def test_each_occurrence_has_one_execution_with_its_nominal_time(any_driver: SchedulingProviderDriver) -> None:
+def test_occurrence_has_one_execution_with_its_nominal_time(any_driver: SchedulingProviderDriver) -> None:
     driver = any_driver
     driver.create_schedule(parameters={"number": 5}, overlap="allow")
     driver.wait_until_fired(3)
@@ -124,7 +124,7 @@ def test_each_occurrence_has_one_execution_with_its_nominal_time(any_driver: Sch
     assert driver.engine.wait_until_final(first.id).result == 5
 
 
-def test_a_relay_that_was_away_makes_up_for_what_was_due(driver: SchedulingProviderDriver) -> None:
+def test_restarted_relay_catches_up_missed_occurrences(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
     driver.wait_until_fired(1)
     driver.relay.terminate(signal.SIGKILL)
@@ -138,7 +138,7 @@ def test_a_relay_that_was_away_makes_up_for_what_was_due(driver: SchedulingProvi
     assert len(driver.list_executions()) == driver.list_outcomes().count("fired")
 
 
-def test_overlap_is_seen_while_an_execution_runs(driver: SchedulingProviderDriver) -> None:
+def test_overlap_policy_skips_while_an_execution_runs(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
     until(
         lambda: driver.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"],
@@ -151,7 +151,7 @@ def test_overlap_is_seen_while_an_execution_runs(driver: SchedulingProviderDrive
     assert second.scheduled_for > (first.scheduled_for or second.scheduled_for)
 
 
-def test_the_next_one_cancels_the_one_that_runs(driver: SchedulingProviderDriver) -> None:
+def test_cancel_running_cancels_the_earlier_execution(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
                   rule={"kind": "interval", "every": 4})  # fmt: skip
     driver.wait_until_fired(2, "takes_over")
@@ -167,7 +167,7 @@ def test_the_next_one_cancels_the_one_that_runs(driver: SchedulingProviderDriver
     assert driver.get_schedule("takes_over").next_at is None
 
 
-def test_a_pause_ends_by_itself_and_makes_up(driver: SchedulingProviderDriver) -> None:
+def test_pause_ends_at_its_time_and_fires_once(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule(on_resume="fire_once", overlap="allow")
     driver.wait_until_fired(1)
     now = driver.engine.clock.now()
@@ -181,14 +181,14 @@ def test_a_pause_ends_by_itself_and_makes_up(driver: SchedulingProviderDriver) -
     driver.wait_until_fired(4)
 
 
-def test_failures_in_a_row_pause_it(driver: SchedulingProviderDriver) -> None:
+def test_consecutive_failures_pause_the_schedule(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
     until(lambda: driver.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
     failed = [row.id for row in driver.list_executions("fails") if row.state is ExecutionState.FAILED]
     assert driver.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
 
 
-def test_it_runs_when_it_is_created_and_when_the_system_starts(driver: SchedulingProviderDriver) -> None:
+def test_run_at_start_fires_on_creation_and_on_relay_start(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
     driver.wait_until_fired(1, "at_start")
     driver.relay.terminate(signal.SIGTERM)

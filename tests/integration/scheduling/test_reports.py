@@ -1,4 +1,4 @@
-"""Reports that something is due: late, repeated, ahead of time, or nonsense."""
+"""Reports of due schedules: late, repeated, early, or invalid."""
 
 import contextlib
 import datetime as dt
@@ -17,9 +17,7 @@ from tests.polling import until
 from tests.servers import RedisServer
 
 
-def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence_of_its_own(
-    engine: Engine, own_server: RedisServer
-) -> None:
+def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine, own_server: RedisServer) -> None:
     engine.start_relay()
     engine.start_worker()
     engine.wait_until_ready()
@@ -37,7 +35,7 @@ def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence
     with contextlib.closing(own_server.create_client()) as client:
         for fields in reports:
             client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
-    # Reports are read in their order: what was said after these has been read, so these have.
+    # Reports are read in order: a later one has been read, so these have been read as well.
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:

@@ -1,4 +1,4 @@
-"""A yard on a Redis of its own, and a wire to it that can be cut."""
+"""Transport driver with its own Redis, and a proxy whose connections can be cut."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def driver(engine: Engine, own_server: RedisServer) -> Iterator[TransportDriver]:
-    """Redis and no worker yet."""
+    """Driver with a Redis and without workers."""
     with contextlib.closing(TransportDriver(engine, own_server)) as driver:
         yield driver
 
 
 @pytest.fixture
 def proxy(own_server: RedisServer) -> Iterator[RedisProxy]:
-    """A wire to the Redis that can be cut."""
+    """Proxy to the Redis whose connections can be cut."""
     with contextlib.closing(RedisProxy(own_server.url)) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""A wire between a client and Redis that a test can hold, or cut between a request and its answer."""
+"""Proxy between a client and Redis that a test can hold, or cut between a request and its answer."""
 
 import contextlib
 import socket
@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
-#: Sees what a client sends, and says whether it is what the test waits for.
+#: Predicate over the bytes that a client sends: whether they are the request that the test waits for.
 RequestPredicate = Callable[[bytes], bool]
 
 
 class RedisProxy:
-    """Forwards connections to the Redis behind `url`."""
+    """Proxy that forwards connections to the Redis behind `url`."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -21,7 +21,7 @@ class RedisProxy:
         self.url = urlunsplit(parts._replace(netloc=f":{parts.password}@127.0.0.1:{port}"))
         self._waiting: RequestPredicate | None = None
         self._lock = threading.Lock()
-        #: Whether a connection was cut since `cut_answer_to`.
+        #: Set when a connection was cut after `drop_answer_to`.
         self.has_cut = threading.Event()
         self._held_back: RequestPredicate | None = None
         self._passes = threading.Event()
@@ -29,29 +29,29 @@ class RedisProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def drop_answer_to(self, matches: RequestPredicate) -> None:
-        """The next request for which `matches` is true reaches Redis, which answers; then the connection is cut."""
+        """Forward the next request that `matches`, and cut the connection before its answer."""
         with self._lock:
             self.has_cut.clear()
             self._waiting = matches
 
     def hold_request(self, matches: RequestPredicate) -> None:
-        """The next request for which `matches` is true waits on the wire until `let_go`, and so does all that follows."""
+        """Hold the next request that `matches`, and all data after it, until `release`."""
         with self._lock:
             self._held_back = matches
 
     @property
     def is_holding(self) -> bool:
-        """Whether something waits on the wire."""
+        """State of holding a request."""
         return not self._passes.is_set()
 
     def release(self) -> None:
-        """Send what was held."""
+        """Forward the held data."""
         with self._lock:
             self._held_back = None
             self._passes.set()
 
     def close(self) -> None:
-        """Accept no more connections."""
+        """Close the listener, so that no further connection is accepted."""
         self._listener.close()
 
     def _accept(self) -> None:

@@ -1,4 +1,4 @@
-"""The queues that calls from Python go to, and what somebody else may have written among them."""
+"""Queues of direct calls, and foreign names among them."""
 
 import datetime as dt
 
@@ -18,7 +18,7 @@ def client(redis_url: str) -> redis.Redis:
     return connect_redis(redis_url)
 
 
-def test_messages_in_queues_without_a_worker_are_counted(client: redis.Redis, clock: ManualClock) -> None:
+def test_messages_in_queues_without_worker_are_counted(client: redis.Redis, clock: ManualClock) -> None:
     noted = DirectCallQueues(client, clock)
     for queue in ("served", "forgotten", "empty"):
         noted.record(queue)
@@ -31,7 +31,7 @@ def test_messages_in_queues_without_a_worker_are_counted(client: redis.Redis, cl
     assert set(client.zrange(keys.CALLED_QUEUES, 0, -1)) == {"served", "forgotten"}
 
 
-def test_foreign_names_are_bounded_and_harm_nobody(client: redis.Redis, clock: ManualClock) -> None:
+def test_foreign_queue_names_are_bounded_and_skipped(client: redis.Redis, clock: ManualClock) -> None:
     now = clock.now().timestamp()
     forged = [b"\xff\xfe", b"x" * 100_000, b"", *(b"q%d" % number for number in range(1500))]
     for name in forged:

@@ -1,4 +1,4 @@
-"""Celery's own tools, used on workers with our transport."""
+"""Celery's own tools on workers with JobWorker's transport."""
 
 import base64
 import contextlib
@@ -20,13 +20,13 @@ _QUEUES = ["critical", "default", "background"]
 
 
 def _inspect_worker(driver: TransportDriver, what: str) -> Any:
-    """The answer of the only worker."""
+    """Return the response of the only worker."""
     answers = driver.inspect_workers(what)
     assert len(answers) == 1
     return next(iter(answers.values()))
 
 
-def test_inspect_and_control(driver: TransportDriver, tmp_path: Path) -> None:
+def test_inspect_and_control_commands_work(driver: TransportDriver, tmp_path: Path) -> None:
     worker = driver.start_worker()
     gate = tmp_path / "gate"
     held = driver.publish("wait_for_file", count=2, path=str(gate))
@@ -58,7 +58,7 @@ def test_inspect_and_control(driver: TransportDriver, tmp_path: Path) -> None:
     assert driver.list_workers() == []
 
 
-def test_an_answer_that_nobody_reads_expires(driver: TransportDriver) -> None:
+def test_unread_control_reply_expires(driver: TransportDriver) -> None:
     driver.start_worker()
     with Celery(broker=driver.server.url, set_as_current=False) as app, app.connection() as connection:
         mailbox = app.control.mailbox(connection)
@@ -68,9 +68,7 @@ def test_an_answer_that_nobody_reads_expires(driver: TransportDriver) -> None:
         assert 0 < driver.client.ttl(answers) <= 60
 
 
-def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(
-    driver: TransportDriver, tmp_path: Path
-) -> None:
+def test_control_replies_events_and_logs_omit_parameters_and_results(driver: TransportDriver, tmp_path: Path) -> None:
     worker = driver.start_worker("-E", "--loglevel", "DEBUG")
     gate = tmp_path / "hush-parameter"
     with _capture_events(driver) as events:
@@ -98,7 +96,7 @@ def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(
 
 @contextlib.contextmanager
 def _capture_events(driver: TransportDriver) -> Iterator[list[dict[str, Any]]]:
-    """Celery's events, while the block runs."""
+    """Collect Celery's events while the block runs."""
     events: list[dict[str, Any]] = []
     with Celery(broker=driver.server.url, set_as_current=False) as app, app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": events.append})
@@ -120,7 +118,7 @@ def _capture_events(driver: TransportDriver) -> Iterator[list[dict[str, Any]]]:
             thread.join(10)
 
 
-def test_autoscale_and_chosen_queues(driver: TransportDriver, tmp_path: Path) -> None:
+def test_autoscale_and_selected_queues_are_respected(driver: TransportDriver, tmp_path: Path) -> None:
     driver.start_worker("--autoscale", "3,1", "--queues", "default,background")
     gate = tmp_path / "gate"
     untouched = driver.publish(count=2, queue="critical")
@@ -131,7 +129,7 @@ def test_autoscale_and_chosen_queues(driver: TransportDriver, tmp_path: Path) ->
     assert driver.count_queued("critical") == len(untouched)
 
 
-def test_purge(driver: TransportDriver) -> None:
+def test_purge_deletes_queued_messages(driver: TransportDriver) -> None:
     driver.publish(count=5)
     driver.publish(count=2, queue="critical", priority=9)
     purge = driver.engine.start_celery("purge", "-f")
@@ -143,13 +141,13 @@ def test_purge(driver: TransportDriver) -> None:
 
 @pytest.fixture
 def flower(driver: TransportDriver) -> tuple[ServerProcess, httpx.Client]:
-    """Flower, and a client that knows its password."""
+    """Flower process, and a client that knows its password."""
     bind = f"127.0.0.1:{find_free_port()}"
     process = driver.engine.start_celery("flower", JOBWORKER_FLOWER_BIND=bind, JOBWORKER_FLOWER_PASSWORD="secret")
     return process, httpx.Client(base_url=f"http://{bind}", auth=("jobworker", "secret"))
 
 
-def test_flowers_queue_page(driver: TransportDriver, flower: tuple[ServerProcess, httpx.Client]) -> None:
+def test_flower_shows_queue_lengths(driver: TransportDriver, flower: tuple[ServerProcess, httpx.Client]) -> None:
     process, client = flower
     worker = driver.start_worker("--queues", "critical")
     driver.publish(count=4)

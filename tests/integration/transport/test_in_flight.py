@@ -1,4 +1,4 @@
-"""What a worker's parent process remembers: with a real Redis, and a clock that stands still until it is moved."""
+"""InFlight of a worker's parent process, with a real Redis and a clock that the test advances."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ _INFLIGHT = keys.INFLIGHT.format(worker="w")
 
 
 class _InFlightDriver:
-    """A in_flight, and the Redis behind it."""
+    """InFlight, and the Redis behind it."""
 
     def __init__(self, url: str, clock: ManualClock) -> None:
         self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
@@ -35,7 +35,7 @@ class _InFlightDriver:
         self.in_flight.get_credit = lambda: self.slots - len(self.in_flight.delivered)
 
     def receive_messages(self, count: int, starting: int) -> list[Claim]:
-        """Messages as `FETCH` leaves them."""
+        """Add messages as the script `FETCH` leaves them; return their claims."""
         first = self.in_flight.allocate_tags(count)
         texts = [_make_text(f"e-{tag}") for tag in range(first, first + count)]
         entries = [(str(first + number), "q", text.encode()) for number, text in enumerate(texts)]
@@ -46,7 +46,7 @@ class _InFlightDriver:
         return [Claim(f"e-{tag}", 1, "w", tag) for tag, _, _ in entries]
 
     def start_next(self) -> Claim:
-        """Hand one over, and start it."""
+        """Pop the next message and start it."""
         fetched = self.in_flight.pop_startable()
         assert fetched is not None
         assert fetched.claim is not None
@@ -66,7 +66,7 @@ class _InFlightDriver:
         self.notifications += 1
 
     def _end(self) -> None:
-        """In a worker this ends the process."""
+        """Do nothing; in a worker this ends the process."""
 
 
 def _make_text(execution: str) -> str:
@@ -75,16 +75,14 @@ def _make_text(execution: str) -> str:
 
 @pytest.fixture
 def driver(redis_url: str, clock: ManualClock) -> Iterator[_InFlightDriver]:
-    """An empty one."""
+    """Driver with an empty in_flight."""
     driver = _InFlightDriver(redis_url, clock)
     with contextlib.closing(driver.client):
         yield driver
 
 
 @pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
-def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(
-    driver: _InFlightDriver, in_the_way: str
-) -> None:
+def test_end_refused_by_the_stream_is_reported_later(driver: _InFlightDriver, in_the_way: str) -> None:
     driver.receive_messages(1, starting=1)
     ticket = driver.start_next()
     assert driver.in_flight.outbox.flush()
@@ -100,7 +98,7 @@ def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(
     assert driver.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
-def test_many_large_results_leave_a_few_at_a_time(driver: _InFlightDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_results_are_sent_in_small_batches(driver: _InFlightDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.slots = 40
     driver.receive_messages(40, starting=40)
     tickets = [driver.start_next() for _ in range(40)]
@@ -120,7 +118,7 @@ def test_many_large_results_leave_a_few_at_a_time(driver: _InFlightDriver, monke
     assert [kind for kind, _ in driver.list_events()].count("succeeded") == 40
 
 
-def test_an_end_that_redis_has_not_taken_is_still_in_hand(driver: _InFlightDriver) -> None:
+def test_unsent_end_is_still_in_flight(driver: _InFlightDriver) -> None:
     driver.receive_messages(2, starting=1)
     ended = driver.start_next()
     driver.is_disconnected = True
@@ -132,10 +130,8 @@ def test_an_end_that_redis_has_not_taken_is_still_in_hand(driver: _InFlightDrive
     assert ended not in driver.in_flight.list_claims()
 
 
-def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
-    own_redis: Callable[..., RedisServer], clock: ManualClock
-) -> None:
-    """Messages in hand fill it: nothing but the acknowledgement of their ends makes room."""
+def test_full_redis_accepts_reports_that_free_memory(own_redis: Callable[..., RedisServer], clock: ManualClock) -> None:
+    """Messages in flight fill Redis: only the acknowledgement of their ends frees memory."""
     server = own_redis()
     driver = _InFlightDriver(server.url, clock)
     with contextlib.closing(driver.client):
@@ -157,7 +153,7 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
         assert not any(tag.isdigit() for tag in driver.client.hkeys(_INFLIGHT)), "their messages are gone"
 
 
-def test_start_and_end_leave_together_with_the_acknowledgement(driver: _InFlightDriver) -> None:
+def test_start_and_end_are_sent_together_with_the_acknowledgement(driver: _InFlightDriver) -> None:
     [one, two] = driver.receive_messages(2, starting=2)
     assert (driver.start_next(), driver.start_next()) == (one, two)
     driver.in_flight.report_ended(one, EventKind.SUCCEEDED, "{}")
@@ -173,7 +169,7 @@ def test_start_and_end_leave_together_with_the_acknowledgement(driver: _InFlight
     assert len(driver.list_events()) == 3
 
 
-def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(driver: _InFlightDriver) -> None:
+def test_message_is_not_started_before_redis_knows(driver: _InFlightDriver) -> None:
     driver.slots = 3
     driver.receive_messages(3, starting=1)
     assert driver.notifications, "somebody must come and have the rest cleared"
@@ -184,7 +180,7 @@ def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(driver: _In
     assert [driver.start_next().token, driver.start_next().token] == ["2", "3"]
 
 
-def test_adopted_messages_come_first_and_ask_to_be_cleared(driver: _InFlightDriver) -> None:
+def test_adopted_messages_come_first_and_must_be_cleared(driver: _InFlightDriver) -> None:
     driver.receive_messages(1, starting=1)
     driver.notifications = 0
     driver.in_flight.add_adopted([("0", "q", _make_text("e-0").encode())])
@@ -194,7 +190,7 @@ def test_adopted_messages_come_first_and_ask_to_be_cleared(driver: _InFlightDriv
     assert [driver.start_next().execution, driver.start_next().execution] == ["e-0", "e-1"]
 
 
-def test_reports_are_kept_while_redis_is_away_and_nothing_begins(driver: _InFlightDriver) -> None:
+def test_reports_are_kept_and_nothing_starts_without_redis(driver: _InFlightDriver) -> None:
     [one, _] = driver.receive_messages(2, starting=2)
     driver.start_next()
     driver.is_disconnected = True
@@ -213,7 +209,7 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(driver: _InFlig
     assert driver.start_next().token == "2"
 
 
-def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(driver: _InFlightDriver) -> None:
+def test_flush_before_exit_gives_up_after_its_timeout(driver: _InFlightDriver) -> None:
     [one] = driver.receive_messages(1, starting=1)
     driver.start_next()
     driver.in_flight.report_ended(one, EventKind.SUCCEEDED, "{}")
@@ -224,7 +220,7 @@ def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(driver: _InFlig
     assert not driver.in_flight.is_empty()
 
 
-def test_what_did_not_start_in_time_goes_back_in_its_order(driver: _InFlightDriver) -> None:
+def test_messages_not_started_in_time_are_requeued_in_order(driver: _InFlightDriver) -> None:
     driver.slots = 1
     tickets = driver.receive_messages(4, starting=1)
     driver.start_next()
@@ -241,7 +237,7 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(driver: _InFlightDriv
     assert driver.list_events() == [("running", tickets[0].execution)]
 
 
-def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(
+def test_requeue_all_requeues_unstarted_and_interrupts_started_attempts(
     driver: _InFlightDriver,
 ) -> None:
     [one, two] = driver.receive_messages(2, starting=1)
@@ -253,7 +249,7 @@ def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interr
     assert driver.in_flight.is_empty()
 
 
-def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(driver: _InFlightDriver) -> None:
+def test_claimed_attempt_is_refused_and_fenced_worker_raises(driver: _InFlightDriver) -> None:
     run = keys.RUN.format(execution="e")
     assert driver.in_flight.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN
     assert driver.in_flight.claim(Claim("e", 1, "w", "1")) is ClaimResult.RUN, "its answer may have been lost"
@@ -268,7 +264,7 @@ def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(driver: _I
         driver.in_flight.claim(Claim("e", 4, "w", "6"))
 
 
-def test_attempt_whose_worker_was_given_up_is_lost_once(driver: _InFlightDriver) -> None:
+def test_attempt_of_a_fenced_worker_is_lost_once(driver: _InFlightDriver) -> None:
     driver.client.set(keys.RUN.format(execution="e"), "1 running dead 7")
     driver.client.set(keys.FENCE.format(worker="dead"), "1")
     assert driver.in_flight.claim(Claim("e", 1, "w", "1")) is ClaimResult.DUPLICATE
@@ -276,7 +272,7 @@ def test_attempt_whose_worker_was_given_up_is_lost_once(driver: _InFlightDriver)
     assert driver.list_events() == [("lost", "e")]
 
 
-def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(driver: _InFlightDriver) -> None:
+def test_foreign_message_is_acknowledged_or_rejected_with_a_reason(driver: _InFlightDriver) -> None:
     driver.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
     driver.in_flight.allocate_tags(2)
     driver.in_flight.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], startable=2)

@@ -1,6 +1,6 @@
-"""Whatever happens in whatever order, an attempt starts at most once and is never lost between two places.
+"""Invariant of the transport: for every order of events, an attempt starts at most once and is never lost.
 
-Real scripts on a real Redis, and real in-flight messages and outboxes; only the processes that run jobs are simulated.
+The scripts, the Redis and the mailboxes are real; only the pools that run the jobs are simulated.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class _FencedError(Exception):
 
 
 class _LossyConnection:
-    """A in_flight's connection, which may lose an answer after Redis has acted on the request."""
+    """Connection of a in_flight, which may lose an answer after Redis has executed the request."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -53,7 +53,7 @@ class _LossyConnection:
 
 
 class _FixedPrefetchEstimator(PrefetchEstimator):
-    """As while jobs are over in no time: some are fetched ahead, and `soon` of these may start at once."""
+    """Prefetch estimator for short jobs: some messages are fetched ahead, and `soon` of these may start at once."""
 
     def __init__(self, soon: int) -> None:
         super().__init__()
@@ -67,21 +67,21 @@ class _FixedPrefetchEstimator(PrefetchEstimator):
 
 
 class _WorkerModel:
-    """Fetches as a channel does, and plays the pool."""
+    """Model of a worker: it fetches as a channel does, and simulates the pool."""
 
-    def __init__(self, world: "_TransportModel", number: int) -> None:
-        self.world = world
+    def __init__(self, model: "_TransportModel", number: int) -> None:
+        self.model = model
         self.name = f"worker{number}"
-        self.connection = _LossyConnection(world.client)
+        self.connection = _LossyConnection(model.client)
         connect: Any = lambda: self.connection  # noqa: E731
-        self.in_flight = InFlight(ReportOutbox(self.name, world.clock, connect, self._fence), "1", world.clock)
+        self.in_flight = InFlight(ReportOutbox(self.name, model.clock, connect, self._fence), "1", model.clock)
         self.in_flight.outbox.call_soon = lambda: None
         self.in_flight.prefetch_estimator = _FixedPrefetchEstimator(soon=number % 2 * 2)
         self.in_flight.get_credit = lambda: _SLOTS - len(self.in_flight.delivered)
         self.running: list[Claim] = []
         self.in_doubt = True
         self.late_requests: list[tuple[list[str], list[Any]]] = []
-        world.client.zadd(keys.WORKERS, {self.name: 10**15})
+        model.client.zadd(keys.WORKERS, {self.name: 10**15})
 
     def fetch(self, lose: bool, never_arrives: bool = False) -> None:
         if self.in_doubt:
@@ -109,18 +109,18 @@ class _WorkerModel:
             in_flight.add_fetched([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
 
     def _send(self, request: tuple[list[str], list[Any]]) -> list[str]:
-        answer: list[str] = self.world.fetch(keys=request[0], args=request[1])
+        answer: list[str] = self.model.fetch(keys=request[0], args=request[1])
         if answer == ["fenced"]:
             raise _FencedError
         return answer
 
     def deliver_late_request(self) -> None:
-        """What was sent over a connection that is given up; it must change nothing once the worker has adopted."""
+        """Deliver a request of an abandoned connection; it must have no effect once the worker adopted its messages."""
         if self.late_requests and not self.in_doubt:
             assert len(self._send(self.late_requests.pop())) == 1, "no message, just a word"
 
     def adopt(self) -> None:
-        flat: Any = self.world.client.eval(
+        flat: Any = self.model.client.eval(
             ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.in_flight.allocate_tags()
         )
         held = zip(flat[0::2], flat[1::2], strict=True)
@@ -141,7 +141,7 @@ class _WorkerModel:
                 return
             assert fetched.claim is not None
             assert self.in_flight.can_start(fetched.claim)
-            self.world.starts[fetched.claim.execution] += 1
+            self.model.starts[fetched.claim.execution] += 1
             self.running.append(fetched.claim)
             self.in_flight.report_started(fetched.claim)
 
@@ -155,7 +155,7 @@ class _WorkerModel:
         self.connection.loses_answer = False
 
     def return_late(self) -> None:
-        self.world.clock.advance(0.3)
+        self.model.clock.advance(0.3)
         self.in_flight.requeue_late()
 
     def _fence(self) -> None:
@@ -163,7 +163,7 @@ class _WorkerModel:
 
 
 class _TransportModel:
-    """Redis, what was published, and what began."""
+    """Redis with the published messages, and the attempts that began."""
 
     def __init__(self, server: RedisServer) -> None:
         self.client: redis.Redis = server.create_client()
@@ -194,7 +194,7 @@ class _TransportModel:
             self.publisher.publish([message])
 
     def kill_worker(self, number: int, woken: bool) -> None:
-        """One is silent for too long; another takes its place. If it is woken, it must find itself fenced."""
+        """Let a worker miss its lease and replace it. If it is woken, it must be fenced."""
         number %= 2
         dead = self.workers[number]
         self.client.zadd(keys.WORKERS, {dead.name: 1})
@@ -231,7 +231,7 @@ class _TransportModel:
         return Counter(_parse_execution(text) for held in flights for tag, text in held.items() if tag.isdigit())
 
     def check_invariant(self) -> None:
-        """Each attempt is in exactly one place (copies may stand in queues besides), and has begun at most once."""
+        """Check that each attempt is in exactly one place, besides copies in queues, and has begun at most once."""
         queued, in_flight, told = self.count_queued(), self.count_in_flight(), self.count_events()
         for message in self.published:
             execution = message.execution
@@ -246,7 +246,7 @@ class _TransportModel:
                 assert queued[execution] + in_flight[execution] + over == 1
 
     def drain(self) -> None:
-        """Let the workers do what there is to do, with nothing going wrong any more."""
+        """Let the workers process all messages without further faults."""
         for _ in range(400):
             for worker in self.workers:
                 worker.fetch(lose=False)
@@ -269,7 +269,7 @@ _ANSWER_LOSSES = st.booleans()
 _STEPS = st.one_of(
     st.tuples(st.just("publish"), st.integers(1, 5), st.sampled_from([1, 5, 9])),
     st.tuples(st.just("copy"), st.integers(0, 20)),
-    # What a worker does in one turn of its event loop, and where the wire breaks.
+    # Work of a worker in one turn of its event loop, and the points at which the connection breaks.
     st.tuples(st.just("turn"), _WORKER_NUMBERS, _ANSWER_LOSSES, _ANSWER_LOSSES, st.integers(0, 3)),
     st.tuples(st.just("fetch"), _WORKER_NUMBERS, _ANSWER_LOSSES),
     st.tuples(st.just("late"), _WORKER_NUMBERS),
@@ -278,15 +278,15 @@ _STEPS = st.one_of(
 )
 
 
-def _apply_step(world: _TransportModel, step: Any) -> None:
+def _apply_step(model: _TransportModel, step: Any) -> None:
     what, first, *rest = step
-    worker = world.workers[first % 2]
+    worker = model.workers[first % 2]
     match what:
         case "publish":
             for _ in range(first):
-                world.publish(*rest)
+                model.publish(*rest)
         case "copy":
-            world.publish_duplicate(first)
+            model.publish_duplicate(first)
         case "turn":
             lose_fetch, lose_settle, ended = rest
             worker.fetch(lose_fetch)
@@ -299,25 +299,25 @@ def _apply_step(world: _TransportModel, step: Any) -> None:
         case "late":
             worker.fetch(lose=False, never_arrives=True)
             worker.adopt()
-            world.publish(priority=5)
-            worker.deliver_late_request()
+            model.publish(priority=5)
+            worker.arrives_late()
         case "back":
             worker.return_late()
             worker.flush(*rest)
         case "die":
-            world.kill_worker(first, *rest)
+            model.kill_worker(first, *rest)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(_STEPS, min_size=8, max_size=40))
-def test_every_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer, steps: list[Any]) -> None:
-    world = _TransportModel(redis_server)
-    with contextlib.closing(world.client):
-        world.publish(priority=5)
+def test_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer, steps: list[Any]) -> None:
+    model = _TransportModel(redis_server)
+    with contextlib.closing(model.client):
+        model.publish(priority=5)
         for step in steps:
-            _apply_step(world, step)
-            world.check_invariant()
-        world.drain()
-        world.check_invariant()
-        told = world.count_events()
+            _apply_step(model, step)
+            model.check_invariant()
+        model.drain()
+        model.check_invariant()
+        told = model.count_events()
         assert all(kinds["succeeded"] + kinds["lost"] == 1 for kinds in told.values())

@@ -1,4 +1,4 @@
-"""kombu's own transport, chosen by one setting; and what it leaves behind for ours."""
+"""kombu's own transport, selected by one setting, and the messages that it leaves to JobWorker's transport."""
 
 import json
 import signal
@@ -17,26 +17,26 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Engine:
-    """An engine whose workers use kombu's own transport."""
+    """Engine whose workers use kombu's own transport."""
     monkeypatch.setenv("JOBWORKER_TRANSPORT", "stock")
     engine: Engine = request.getfixturevalue("engine")
     return engine
 
 
-def test_every_outcome(stock: Engine) -> None:
-    outcomes.test_every_outcome_on_one_worker(stock)
+def test_kombu_transport_records_every_outcome(stock: Engine) -> None:
+    outcomes.test_worker_records_every_outcome(stock)
 
 
-def test_killed_worker(stock: Engine, tmp_path: Path) -> None:
-    faults.test_killed_worker_is_noticed_and_its_work_runs_again(stock, tmp_path)
+def test_kombu_transport_recovers_from_a_killed_worker(stock: Engine, tmp_path: Path) -> None:
+    faults.test_killed_worker_is_detected_and_its_executions_run_again(stock, tmp_path)
 
 
-def test_doubled_messages(stock: Engine, own_server: RedisServer, tmp_path: Path) -> None:
-    faults.test_doubled_messages_run_once(stock, own_server, tmp_path)
+def test_kombu_transport_runs_duplicated_messages_once(stock: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+    faults.test_duplicated_messages_run_once(stock, own_server, tmp_path)
 
 
 def _return_by_kombu(driver: TransportDriver) -> int:
-    """Let kombu take and put back every message of the default queue; answers how many."""
+    """Let kombu fetch and requeue every message of the default queue; return their number."""
     with Connection(driver.server.url) as connection, connection.SimpleQueue("default") as queue:
         messages = [queue.get(timeout=5) for _ in range(driver.count_queued())]
         for message in messages:
@@ -44,13 +44,13 @@ def _return_by_kombu(driver: TransportDriver) -> int:
     return len(messages)
 
 
-def test_messages_that_kombu_put_back_run_once(driver: TransportDriver) -> None:
+def test_messages_restored_by_kombu_run_once(driver: TransportDriver) -> None:
     executions = driver.publish(count=10)
     names = list(driver.client.scan_iter(match="default*"))
     copies = {name: driver.client.lrange(name, 0, -1) for name in names}
     assert _return_by_kombu(driver) == 10
     for name, copied in copies.items():
-        # As published, before and after what kombu wrote: only one of the three may run.
+        # Copies as published, before and after the message that kombu wrote: only one of the three may run.
         driver.client.lpush(name, *copied)
         driver.client.rpush(name, *copied)
     assert any(json.dumps(json.loads(text)) == text for text in driver.client.lrange(names[0], 0, -1))
@@ -58,8 +58,8 @@ def test_messages_that_kombu_put_back_run_once(driver: TransportDriver) -> None:
     driver.expect_only_done(executions)
 
 
-def test_worker_that_dies_with_a_message_that_kombu_put_back(driver: TransportDriver, tmp_path: Path) -> None:
-    """In flight it looks like a foreign one. The attempt does not start again, and is not stuck."""
+def test_attempt_restored_by_kombu_is_lost_with_its_worker(driver: TransportDriver, tmp_path: Path) -> None:
+    """In flight the message looks like a foreign one. The attempt does not start again, and is not stuck."""
     gate = tmp_path / "gate"
     [execution] = driver.publish("wait_for_file", path=str(gate))
     _return_by_kombu(driver)

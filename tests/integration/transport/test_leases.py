@@ -1,4 +1,4 @@
-"""Who is silent for its lease is given up, with what it had in hand; who was only cut off is not."""
+"""Leases: a worker that is silent for its lease is given up with its messages in flight; a disconnected one is not."""
 
 import json
 import signal
@@ -12,12 +12,12 @@ from tests.integration.transport.transport_driver import TransportDriver, make_r
 from tests.polling import until
 
 
-def test_dead_workers_messages_run_elsewhere(driver: TransportDriver, tmp_path: Path) -> None:
-    """What it may have started is lost, the rest is the same attempt: by another's heartbeat, there is no relay."""
+def test_dead_worker_messages_run_on_another_worker(driver: TransportDriver, tmp_path: Path) -> None:
+    """Started attempts are lost, others run unchanged; another worker's heartbeat reaps, as there is no relay."""
     dead = driver.start_worker("--pool", "solo", wait=False)
     heir = driver.start_worker("--pool", "threads", "--queues", "critical", wait=False)
     driver.wait_until_ready(dead, heir)
-    driver.expect_only_done(driver.publish(count=600))  # Over in no time, so that it fetches ahead.
+    driver.expect_only_done(driver.publish(count=600))  # The jobs are short, so that the worker fetches ahead.
     gate = tmp_path / "gate"
     last = [driver.make_message("noop") for _ in range(60)]
     executions = driver.publish_messages([driver.make_message("wait_for_file", path=str(gate)), *last])
@@ -37,7 +37,7 @@ def test_dead_workers_messages_run_elsewhere(driver: TransportDriver, tmp_path: 
     driver.expect_only_done([execution for execution in executions if execution not in lost])
 
 
-def test_frozen_worker_wakes_fenced_and_ends_without_a_word(driver: TransportDriver, tmp_path: Path) -> None:
+def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(driver: TransportDriver, tmp_path: Path) -> None:
     frozen = driver.start_worker("--pool", "threads", wait=False)
     other = driver.start_worker("--pool", "solo", "--queues", "critical", wait=False)
     driver.wait_until_ready(frozen, other)
@@ -58,7 +58,7 @@ def test_frozen_worker_wakes_fenced_and_ends_without_a_word(driver: TransportDri
     other.check_alive()
 
 
-def test_foreign_message_that_kills_its_workers_is_put_aside(driver: TransportDriver) -> None:
+def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDriver) -> None:
     workers = [
         driver.start_worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, JOBWORKER_WORKER_LEASE="1.5")
         for number in range(4)
@@ -78,7 +78,7 @@ def test_foreign_message_that_kills_its_workers_is_put_aside(driver: TransportDr
     survivor.check_alive()
 
 
-def test_relay_alone_notices_a_dead_worker_however_short_the_lease(driver: TransportDriver, tmp_path: Path) -> None:
+def test_relay_detects_a_dead_worker_with_a_short_lease(driver: TransportDriver, tmp_path: Path) -> None:
     worker = driver.start_worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
     [held] = driver.publish("wait_for_file", path=str(tmp_path / "gate"))
     until(make_running_check(driver, [held]))

@@ -1,4 +1,4 @@
-"""Redis holds what nobody expects there: nothing is lost for it, and nobody stops."""
+"""Malformed content of Redis: no message is lost, and no worker stops."""
 
 import signal
 from collections.abc import Callable
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.every_redis
 
 
 def _replace_record(driver: TransportDriver, execution: str, how: str) -> None:
-    """Put something else where the record of the execution belongs."""
+    """Replace the run record of an execution by a malformed one."""
     name = keys.RUN.format(execution=execution)
     if how == "a hash":
         driver.client.hset(name, "attempt", "1")
@@ -31,7 +31,7 @@ def _replace_record(driver: TransportDriver, execution: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running", "1 paused w 1"])
-def test_records_that_are_none_keep_nobody_from_running(driver: TransportDriver, how: str) -> None:
+def test_malformed_run_records_do_not_block_executions(driver: TransportDriver, how: str) -> None:
     messages = [driver.make_message() for _ in range(20)]
     for message in messages[::3]:
         _replace_record(driver, message.execution, how)
@@ -40,7 +40,7 @@ def test_records_that_are_none_keep_nobody_from_running(driver: TransportDriver,
     driver.expect_done(executions)
 
 
-def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(driver: TransportDriver) -> None:
+def test_message_with_forged_id_is_rejected(driver: TransportDriver) -> None:
     worker = driver.start_worker()
     forged = replace(driver.make_message("saves_file"), execution="../../../forged")
     driver.publish_messages([forged])
@@ -50,8 +50,8 @@ def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(driver: Transp
     assert not list(driver.engine.folder.rglob("forged"))
 
 
-def test_a_list_that_is_none_is_passed_over(driver: TransportDriver) -> None:
-    """One of several lists of a queue, and the only one of another."""
+def test_queue_key_that_is_not_a_list_is_skipped(driver: TransportDriver) -> None:
+    """The first malformed key is one of several lists of its queue, the second the only list of its queue."""
     worker = driver.start_worker()
     for name in (get_list_name("critical", 9), get_list_name("background", 5)):
         driver.client.set(name, "no list")
@@ -62,12 +62,12 @@ def test_a_list_that_is_none_is_passed_over(driver: TransportDriver) -> None:
     worker.check_alive()
 
 
-def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(driver: TransportDriver) -> None:
+def test_messages_of_a_dead_worker_return_despite_malformed_records(driver: TransportDriver) -> None:
     victim = driver.start_worker("--pool", "threads", "-c", "1")
     [blocking] = driver.publish("hold", seconds=600)
     until(lambda: driver.engine.is_running(blocking))
     victim.send_signal(signal.SIGSTOP)
-    # As if it had fetched these, too, and started none.
+    # State of a worker that had fetched these messages, too, and started none.
     inflight = keys.INFLIGHT.format(worker=driver.get_worker_id(victim))
     spoilt, homeless = driver.make_message(), driver.make_message(queue="elsewhere")
     for tag, message in ((900, spoilt), (901, homeless)):
@@ -84,7 +84,7 @@ def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_an
     assert homeless.execution in str(driver.client.lindex(keys.POISON, 0))
 
 
-#: Bytes that are no UTF-8.
+#: Bytes that are not UTF-8.
 _INVALID_UTF8 = b"\xff\xfe\xc3("
 
 _VALUE_WRITERS: dict[str, Callable[[redis.Redis, str], object]] = {
@@ -109,8 +109,8 @@ _VALUE_WRITERS: dict[str, Callable[[redis.Redis, str], object]] = {
 }
 
 
-def test_whatever_stands_under_the_keys_of_workers_they_go_on(driver: TransportDriver) -> None:
-    """Every type in the place of every key that a worker reads or writes, but for those that the relay sets right."""
+def test_foreign_types_under_worker_keys_do_not_stop_a_worker(driver: TransportDriver) -> None:
+    """Values of each type are written to each key that a worker uses, except for keys that the relay restores."""
     worker = driver.start_worker()
     name = driver.get_worker_id(worker)
     patterns = (keys.RUNNING, keys.ORDERS, keys.INFLIGHT, keys.READY, keys.WATCH, keys.POISON, keys.LOSSES, keys.WORKER)
@@ -131,7 +131,7 @@ def test_whatever_stands_under_the_keys_of_workers_they_go_on(driver: TransportD
     assert "UnicodeDecodeError" not in driver.engine.read_log(worker)
 
 
-def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: str) -> None:
+def test_malformed_stop_requests_match_no_attempt(redis_url: str) -> None:
     with connect_redis(redis_url) as client:
         key = keys.ORDERS.format(worker="w")
         odd: Any = ["garbage", "[1]", "[1e400, 1]", "[" * 50_000, _INVALID_UTF8, b'[1, "%b"]' % _INVALID_UTF8]
@@ -148,9 +148,7 @@ _ANNOUNCEMENT = WorkerAnnouncement("w", "h", 1, "solo", 1, ("default",), ("noop"
 
 
 @pytest.mark.parametrize("kind", _VALUE_WRITERS)
-def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_announcement(
-    redis_url: str, kind: str
-) -> None:
+def test_worker_announces_itself_again_after_its_key_was_replaced(redis_url: str, kind: str) -> None:
     unreadable: list[UnreadableKey] = []
     with connect_redis(redis_url) as client:
         registry = WorkerRegistry(client, LEASE_SECONDS)
@@ -167,7 +165,7 @@ def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_ann
     assert not unreadable
 
 
-def test_a_worker_is_known_again_after_its_announcement_was_overwritten(driver: TransportDriver) -> None:
+def test_overwritten_announcement_is_restored(driver: TransportDriver) -> None:
     name = driver.get_worker_id(driver.start_worker())
     key = keys.WORKER.format(worker=name)
     announced = until(lambda: driver.client.get(key))
@@ -175,7 +173,7 @@ def test_a_worker_is_known_again_after_its_announcement_was_overwritten(driver: 
     until(lambda: driver.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again")
 
 
-def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url: str) -> None:
+def test_dead_worker_is_reported_when_the_stream_accepts_events_again(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         registry = WorkerRegistry(client, LEASE_SECONDS)
         client.zadd(keys.WORKERS, {"dead": 1})
@@ -191,10 +189,10 @@ def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url:
         assert client.exists(keys.FENCE.format(worker="dead"))
 
 
-#: An attempt in the hash of what a worker has in flight.
+#: An attempt in the hash of a worker's messages in flight.
 _PACKED_MESSAGE = '1:q{"headers":{"jobworker":{"execution":"e","attempt":1,"job":"j"}}}'
 
 
 def _count_script_calls(driver: TransportDriver) -> int:
-    """How many scripts Redis has run."""
+    """Return the number of scripts that Redis has run."""
     return int(driver.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))

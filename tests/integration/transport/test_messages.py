@@ -1,4 +1,4 @@
-"""A message is never outside Redis, and what was lost on a wire is told and done once."""
+"""Messages are always in Redis; requests and answers lost on a connection are repeated without a second effect."""
 
 import signal
 from pathlib import Path
@@ -16,7 +16,7 @@ def _is_fetch(sent: bytes) -> bool:
 
 
 def _reports_kind(what: str) -> RequestPredicate:
-    """Whether a worker reports something of that kind."""
+    """Return a predicate that matches reports of this kind."""
     word = b"$%d\r\n%s\r\n" % (len(what), what.encode())
     return lambda sent: b"EVALSHA" in sent and word in sent
 
@@ -28,7 +28,7 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(
     worker = driver.start_worker("--pool", pool, JOBWORKER_REDIS_URL=proxy.url)
     driver.expect_only_done(driver.publish())
     proxy.drop_answer_to(_is_fetch)
-    executions = driver.publish(count=2)  # Not more than there are slots: nothing else will wake the worker up.
+    executions = driver.publish(count=2)  # Not more messages than slots, because the worker is not woken for more.
     until(proxy.has_cut.is_set, what="the answer to be cut")
     driver.expect_only_done(executions)
     assert "fetch_connection_broke" in driver.engine.read_log(worker)
@@ -36,11 +36,11 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(
 
 
 @pytest.mark.parametrize("what", ["tell", "end"])
-def test_report_whose_answer_is_lost_is_told_once(
+def test_report_whose_answer_is_lost_is_recorded_once(
     driver: TransportDriver, proxy: RedisProxy, what: str, tmp_path: Path
 ) -> None:
     driver.start_worker(JOBWORKER_REDIS_URL=proxy.url)
-    driver.expect_only_done(driver.publish())  # From here on Redis knows the scripts.
+    driver.expect_only_done(driver.publish())  # From here on Redis has the scripts.
     gate = tmp_path / "gate"
     if what == "tell":
         proxy.drop_answer_to(_reports_kind(what))
@@ -53,18 +53,16 @@ def test_report_whose_answer_is_lost_is_told_once(
     driver.expect_only_done([*held, *driver.publish(count=10)])
 
 
-def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(
-    driver: TransportDriver, proxy: RedisProxy
-) -> None:
+def test_messages_of_a_worker_that_dies_at_any_moment_are_recovered(driver: TransportDriver, proxy: RedisProxy) -> None:
     frozen = driver.start_worker("--pool", "threads", wait=False)
     unheard = driver.start_worker(
         "--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url
     )
     driver.wait_until_ready(frozen, unheard)
-    # The first message of an empty queue: whoever waits for it is frozen, and killed.
+    # The first message of an empty queue: the worker that waits for it is frozen, and killed.
     frozen.send_signal(signal.SIGSTOP)
     first = driver.publish(queue="default")
-    # One that was fetched, and the worker never hears of it.
+    # A message that was fetched without the worker receiving it.
     proxy.drop_answer_to(_is_fetch)
     second = driver.publish(queue="background", count=2)
     until(proxy.has_cut.is_set, what="the answer to be cut")
@@ -74,12 +72,12 @@ def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(
     unheard.terminate(signal.SIGKILL)
     heir = driver.start_worker()
     driver.expect_only_done(first)
-    # The same attempt, unless it was told that it may start: then it is lost, and that is told.
+    # The attempt is unchanged unless the worker was allowed to start it: then it is lost, and reported as lost.
     until(lambda: all(driver.list_event_kinds(execution)[-1:] in (["succeeded"], ["lost"]) for execution in second))
     assert heir.is_alive()
 
 
-def test_worker_killed_under_load_again_and_again(driver: TransportDriver) -> None:
+def test_worker_killed_repeatedly_under_load_starts_attempts_once(driver: TransportDriver) -> None:
     executions = driver.publish(count=300)
     for _ in range(2):
         worker = driver.start_worker("--pool", "threads")

@@ -1,4 +1,4 @@
-"""What is urgent comes first whatever was fetched before, and no queue starves."""
+"""Order of messages: urgent ones come first even after others were prefetched, and no queue starves."""
 
 import collections
 import time
@@ -11,15 +11,16 @@ from tests.polling import until
 
 
 def _sort_by_start(driver: TransportDriver, executions: list[str]) -> list[str]:
-    """These executions in the order in which they began."""
+    """Return these executions in the order of their starts."""
     wanted = set(executions)
     return [execution for execution, _ in driver.engine.count_starts() if execution in wanted]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_urgent_message_overtakes_what_was_fetched_ahead(driver: TransportDriver, pool: str, tmp_path: Path) -> None:
+def test_urgent_message_overtakes_prefetched_messages(driver: TransportDriver, pool: str, tmp_path: Path) -> None:
     driver.start_worker("--pool", pool)
-    driver.expect_only_done(driver.publish(count=600))  # Over in no time: from now on it fetches ahead.
+    # The jobs are short, so that the worker fetches ahead from now on.
+    driver.expect_only_done(driver.publish(count=600))
     gate = tmp_path / "gate"
     slots = 1 if pool == "solo" else 2
     blocking = [driver.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
@@ -28,7 +29,7 @@ def test_urgent_message_overtakes_what_was_fetched_ahead(driver: TransportDriver
     until(make_running_check(driver, held))
     assert any(driver.list_in_flight().values())
     [urgent] = driver.publish(priority=9)
-    if pool == "solo":  # Its event loop runs the job itself: what has waited for too long goes back afterwards.
+    if pool == "solo":  # The event loop of a solo worker runs the job itself, so aged messages are returned afterwards.
         time.sleep(0.5)
     else:
         until(lambda: driver.count_queued() == 41, what="what was fetched ahead to go back")
@@ -37,7 +38,7 @@ def test_urgent_message_overtakes_what_was_fetched_ahead(driver: TransportDriver
     assert urgent in _sort_by_start(driver, [*ahead, urgent])[:slots]
 
 
-def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(driver: TransportDriver, tmp_path: Path) -> None:
+def test_prefetched_message_of_a_blocked_worker_runs_elsewhere(driver: TransportDriver, tmp_path: Path) -> None:
     blocked = driver.start_worker("-n", "blocked@%h", wait=False)
     idle = driver.start_worker("-n", "idle@%h", "--queues", "background", wait=False)
     driver.wait_until_ready(blocked, idle)
@@ -54,7 +55,7 @@ def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(driver: Tr
 
 
 def _count_starts_by_queue(driver: TransportDriver, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
-    """How many of the first so many starts came from which queue."""
+    """Return the number of starts by queue among the first `first` starts."""
     of = {execution: queue for queue, executions in by_queue.items() for execution in executions}
     begun = _sort_by_start(driver, list(of))[:first]
     return dict(collections.Counter(of[execution] for execution in begun))
@@ -79,7 +80,7 @@ def test_queues_are_served_strictly_in_the_order_given(driver: TransportDriver) 
     assert _sort_by_start(driver, executions) == executions
 
 
-def test_weights_that_make_no_sense_are_refused_in_one_line(driver: TransportDriver) -> None:
+def test_invalid_weights_are_rejected_in_one_line(driver: TransportDriver) -> None:
     worker = driver.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
     until(lambda: not worker.is_alive(), what="the worker to end")
     said = driver.engine.read_log(worker)

@@ -1,4 +1,4 @@
-"""Redis goes away, drops connections, is full: workers live, do not stall, and run nothing twice."""
+"""Outages of Redis: restarts, dropped connections, full memory. Workers survive, do not stall, and run no job twice."""
 
 import contextlib
 import time
@@ -13,13 +13,13 @@ from tests.integration.transport.transport_driver import TransportDriver, make_r
 from tests.polling import until
 from tests.servers import ServerProcess
 
-#: A pool each on a queue of its own, and how many jobs it runs at a time.
+#: Queue of each pool, and its number of slots.
 _POOLS = {"prefork": ("critical", 2), "threads": ("default", 2), "solo": ("background", 1)}
 
 
 @pytest.fixture
 def workers(driver: TransportDriver) -> dict[str, ServerProcess]:
-    """One worker of each pool, each with its own queue."""
+    """Workers, one of each pool, each with its own queue."""
     started = {
         pool: driver.start_worker("--pool", pool, "--queues", queue, "-n", f"{pool}@%h", wait=False)
         for pool, (queue, _) in _POOLS.items()
@@ -30,7 +30,7 @@ def workers(driver: TransportDriver) -> dict[str, ServerProcess]:
 
 @contextlib.contextmanager
 def _occupy_all_slots(driver: TransportDriver, gate: Path) -> Iterator[list[str]]:
-    """The executions that keep every slot of every worker busy until the gate opens, at the latest with the block."""
+    """Yield executions that occupy every slot of every worker until the gate opens, or until the block ends."""
     held = [
         execution
         for queue, slots in _POOLS.values()
@@ -46,7 +46,7 @@ def _publish_everywhere(driver: TransportDriver, count: int) -> list[str]:
 
 
 def _check_workers(driver: TransportDriver, workers: dict[str, ServerProcess], names: set[str]) -> None:
-    """All alive, under the same names, never taken for dead; and each still takes work."""
+    """Check that all workers are alive under unchanged names, were never given up, and still run jobs."""
     for worker in workers.values():
         worker.check_alive()
     assert set(driver.list_workers()) == names
@@ -55,8 +55,10 @@ def _check_workers(driver: TransportDriver, workers: dict[str, ServerProcess], n
 
 
 @pytest.mark.timeout(180)
-def test_redis_restarts(driver: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path) -> None:
-    """Idle and with all slots busy; the last time for several leases, and jobs end meanwhile."""
+def test_workers_survive_redis_restarts(
+    driver: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path
+) -> None:
+    """Redis restarts while idle and with all slots busy; the last outage lasts several leases, and jobs end in it."""
     names = set(driver.list_workers())
     _restart_redis(driver, down=2)
     _check_workers(driver, workers, names)
@@ -80,7 +82,7 @@ def _restart_redis(driver: TransportDriver, down: float) -> None:
     driver.server.start()
 
 
-def test_connections_dropped_every_second_under_load(
+def test_workers_survive_dropped_connections_under_load(
     driver: TransportDriver, workers: dict[str, ServerProcess]
 ) -> None:
     names, executions = set(driver.list_workers()), []
@@ -93,7 +95,9 @@ def test_connections_dropped_every_second_under_load(
     _check_workers(driver, workers, names)
 
 
-def test_redis_is_full(driver: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path) -> None:
+def test_workers_survive_a_full_redis(
+    driver: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path
+) -> None:
     names = set(driver.list_workers())
     with _occupy_all_slots(driver, tmp_path / "gate") as held:
         waiting = _publish_everywhere(driver, 20)
@@ -115,7 +119,7 @@ def test_redis_is_full(driver: TransportDriver, workers: dict[str, ServerProcess
 
 
 def _wait_for_heartbeats(driver: TransportDriver, seconds: float) -> None:
-    """So many seconds, by the clock of Redis and the heartbeats of all workers."""
+    """Wait this many seconds by the clock of Redis and the heartbeats of all workers."""
 
     def oldest() -> float:
         heard: Any = driver.client.zrange(keys.WORKERS, 0, -1, withscores=True)
@@ -126,8 +130,8 @@ def _wait_for_heartbeats(driver: TransportDriver, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("pool", list(_POOLS))
-def test_celerys_consumer_starts_over(driver: TransportDriver, pool: str, tmp_path: Path) -> None:
-    """For whatever reason, with jobs in hand and messages on their way."""
+def test_worker_survives_a_restart_of_the_celery_consumer(driver: TransportDriver, pool: str, tmp_path: Path) -> None:
+    """The consumer may restart for any reason, with running jobs and messages in flight."""
     worker = driver.start_worker("--pool", pool, JOB_SABOTAGE="start over")
     gate = tmp_path / "gate"
     first = [] if pool == "solo" else driver.publish("wait_for_file", path=str(gate))

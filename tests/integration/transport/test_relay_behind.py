@@ -1,10 +1,10 @@
-"""The relay is away for long: the stream of events stops growing, and what was held back runs later."""
+"""Long absence of the relay: the stream of events stops growing, and the messages that are held back run later."""
 
 from jobworker.transport import keys
 from tests.integration.transport.transport_driver import TransportDriver
 from tests.polling import until
 
-#: So short that a worker's grace, four leases, passes within the test.
+#: Lease (s), short enough that a worker's grace of four leases passes within the test.
 _LEASE_SECONDS = "1"
 
 _FILL_STREAM_SCRIPT = (
@@ -12,7 +12,7 @@ _FILL_STREAM_SCRIPT = (
 )
 
 
-def test_workers_begin_nothing_new_until_events_are_read(driver: TransportDriver) -> None:
+def test_workers_start_nothing_until_events_are_read(driver: TransportDriver) -> None:
     for count in (50_000, 50_001):
         driver.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
     worker = driver.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)

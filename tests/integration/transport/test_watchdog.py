@@ -1,4 +1,4 @@
-"""A worker that lives and does nothing is ended, so that whatever supervises it starts another."""
+"""Watchdog: a live worker that makes no progress is ended, so that its supervisor starts another."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from tests.integration.transport.transport_driver import TransportDriver
 from tests.polling import until
 from tests.servers import ServerProcess
 
-#: So short that four leases, a worker's grace, pass within a test.
+#: Lease (s), short enough that a worker's grace of four leases passes within the test.
 _LEASE_SECONDS = "1"
 
 
@@ -39,7 +39,7 @@ def test_worker_whose_event_loop_hangs_is_ended(driver: TransportDriver) -> None
 
 
 def test_worker_that_is_idle_or_busy_is_not_ended(driver: TransportDriver) -> None:
-    """For longer than its grace: nothing to do, then no slot free while work waits."""
+    """Longer than its grace the worker first has no message, and then no free slot while messages wait."""
     worker = driver.start_worker(JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     held = driver.publish("hold", count=2, seconds=6)
     waiting = driver.publish(count=5)
@@ -47,7 +47,7 @@ def test_worker_that_is_idle_or_busy_is_not_ended(driver: TransportDriver) -> No
     worker.check_alive()
 
 
-def test_worker_is_not_ended_for_lists_that_are_of_another_type(redis_url: str, clock: ManualClock) -> None:
+def test_worker_is_not_ended_for_queue_keys_of_another_type(redis_url: str, clock: ManualClock) -> None:
     queues = SimpleNamespace(queues=[SimpleNamespace(name="default"), SimpleNamespace(name="critical")])
     consumer = SimpleNamespace(task_consumer=queues, pool=SimpleNamespace(num_processes=1))
     ended: list[str] = []

@@ -1,4 +1,4 @@
-"""Redis and workers, without a relay and without a database: what the transport does by itself."""
+"""Driver for the transport alone: Redis and workers, without a relay and without a database."""
 
 import json
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from tests.engine import LEASE_SECONDS, Engine
 from tests.polling import until
 from tests.servers import RedisServer, ServerProcess
 
-#: One worker's messages in flight: tag → message.
+#: Messages in flight of one worker: tag → message.
 InFlightMessages = dict[str, str]
 
 
 class TransportDriver:
-    """Publishes like the relay does, and looks into Redis."""
+    """Driver that publishes as the relay does, and reads from Redis."""
 
     def __init__(self, engine: Engine, server: RedisServer) -> None:
         self.engine = engine
@@ -32,7 +32,7 @@ class TransportDriver:
     # --- workers ----------------------------------------------------------------------------------------------
 
     def start_worker(self, *options: str, wait: bool = True, **settings: str) -> ServerProcess:
-        """Start a worker with two slots (unless `options` say otherwise), and wait until it consumes."""
+        """Start a worker with two slots (unless `options` override them), and wait until it consumes."""
         worker = self.engine.start_worker("--without-mingle", *options, **settings)
         if wait:
             self.wait_until_ready(worker)
@@ -48,30 +48,30 @@ class TransportDriver:
             worker.check_alive()
 
     def get_worker_id(self, worker: ServerProcess) -> str:
-        """The name under which Redis knows a worker."""
+        """Return the id of a worker in Redis."""
         return next(name for name in self.list_workers() if f":{worker.pid}:" in name)
 
     def list_workers(self) -> list[str]:
-        """The workers that Redis knows."""
+        """Return the ids of the registered workers."""
         known: Any = self.client.zrange(keys.WORKERS, 0, -1)
         return list(known)
 
     def close_connections(self) -> None:
-        """Close every connection to Redis but ours."""
+        """Close every connection to Redis except that of the driver."""
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
     def send_control(
         self, command: str, *arguments: Any, destination: ServerProcess | None = None, **options: Any
     ) -> Any:
-        """Use one of Celery's remote control commands, and wait for the answers (there is none to `shutdown`)."""
+        """Send one of Celery's remote control commands and return the answers (`shutdown` has no answer)."""
         to = [self.get_worker_id(destination).rsplit(":", 2)[0]] if destination else None
         with Celery(broker=self.server.url, set_as_current=False) as app:
             answers = {"reply": command != "shutdown", "timeout": 10, "limit": 1 if to else len(self.list_workers())}
             return getattr(app.control, command)(*arguments, destination=to, **answers, **options)
 
     def inspect_workers(self, what: str) -> Any:
-        """What the workers answer to one of Celery's questions, by their names."""
+        """Return the answers of the workers to one of Celery's inspect commands, by worker."""
         with Celery(broker=self.server.url, set_as_current=False) as app:
             return getattr(app.control.inspect(timeout=10, limit=len(self.list_workers())), what)()
 
@@ -80,20 +80,20 @@ class TransportDriver:
     def publish(
         self, job: str = "noop", count: int = 1, *, queue: str = "default", priority: int = 5, **parameters: Any
     ) -> list[str]:
-        """Publish first attempts of `count` executions; answers their ids."""
+        """Publish first attempts of `count` executions and return their ids."""
         return self.publish_messages(
             [self.make_message(job, queue=queue, priority=priority, **parameters) for _ in range(count)]
         )
 
     def publish_messages(self, messages: list[Message]) -> list[str]:
-        """Publish messages at once; answers the ids of their executions."""
+        """Publish messages at once and return the ids of their executions."""
         self._publisher.publish(messages)
         return [message.execution for message in messages]
 
     def make_message(
         self, job: str = "noop", *, queue: str = "default", priority: int = 5, **parameters: Any
     ) -> Message:
-        """A first attempt, not yet published."""
+        """Return an unpublished first attempt."""
         return Message(
             execution=self._ids.create_id(int(self.engine.clock.now().timestamp() * 1000)),
             attempt=1,
@@ -112,43 +112,43 @@ class TransportDriver:
         )
 
     def count_queued(self, *queues: str) -> int:
-        """How many messages stand in the queues."""
+        """Return the number of messages in the queues."""
         return sum(self.client.llen(name) for queue in queues or ("default",) for name in get_list_names(queue))
 
     def list_in_flight(self) -> dict[str, InFlightMessages]:
-        """The messages that each worker has taken and not acknowledged."""
+        """Return the messages that each worker has in flight."""
         prefix = keys.INFLIGHT.format(worker="")
         names: list[str] = list(self.client.scan_iter(match=prefix + "*", count=1000))
         held: dict[str, Any] = {name.removeprefix(prefix): self.client.hgetall(name) for name in names}
         return {worker: {tag: text for tag, text in flight.items() if tag.isdigit()} for worker, flight in held.items()}
 
     def is_empty(self) -> bool:
-        """Whether no message is left anywhere."""
+        """Return whether no message is queued or in flight."""
         return self.count_queued("critical", "default", "background") == 0 and not any(self.list_in_flight().values())
 
     # --- reports ----------------------------------------------------------------------------------------------
 
     def list_events(self) -> list[tuple[str, str, int]]:
-        """(kind, execution, attempt) of every report, in order."""
+        """Return (kind, execution, attempt) of every report, in order."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [(fields["kind"], fields["execution"], int(fields["attempt"])) for _, fields in entries]
 
     def list_event_kinds(self, execution: str) -> list[str]:
-        """What was told about an execution, in order."""
+        """Return the kinds of the reports about an execution, in order."""
         return [kind for kind, about, _ in self.list_events() if about == execution]
 
     def list_event_data(self, kind: str) -> list[dict[str, Any]]:
-        """The data of every report of a kind."""
+        """Return the data of every report of a kind."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [json.loads(fields["data"]) for _, fields in entries if fields["kind"] == kind]
 
     def expect_only_done(self, executions: list[str], within: float = 60.0) -> None:
-        """The same, and no message of any other is left."""
+        """Wait until all these executions have ended once, and no other message is left."""
         self.expect_done(executions, within)
         until(self.is_empty, what="every message to be acknowledged")
 
     def expect_done(self, executions: list[str], within: float = 60.0) -> None:
-        """Wait until all have ended; each has begun and ended once, by diary and reports."""
+        """Wait until all have ended; check that each began and ended once, by the jobs' records and by reports."""
         wanted = set(executions)
         until(
             lambda: wanted <= {execution for kind, execution, _ in self.list_events() if kind == "succeeded"},
@@ -164,14 +164,14 @@ class TransportDriver:
             assert len(about) == len(set(about)) == len(wanted), kind
 
     def reap_silent_workers(self) -> list[str]:
-        """Look for silent workers once, as the relay does every second."""
+        """Reap silent workers once, as the relay does every second."""
         return WorkerRegistry(self.client, LEASE_SECONDS).reap_silent_workers()
 
     def close(self) -> None:
-        """Let go of Redis."""
+        """Close the client."""
         self.client.close()
 
 
 def make_running_check(driver: TransportDriver, executions: list[str]) -> Callable[[], bool]:
-    """Whether all of them are running."""
+    """Return a function that returns whether all these executions are running."""
     return lambda: all(driver.engine.is_running(execution) for execution in executions)

@@ -1,4 +1,4 @@
-"""The supervisor, with small processes of its own."""
+"""Supervisor with small processes."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def _make_python_service(name: str, code: str) -> Service:
 
 
 class _InProcessSupervisor(Supervisor):
-    """A supervisor in this process."""
+    """Supervisor in the process of the test."""
 
     def __init__(self, folder: Path, backoff: RestartBackoff | None = None) -> None:
         self.guardian = OrphanReaper()
@@ -43,7 +43,7 @@ SupervisorFactory = Callable[..., _InProcessSupervisor]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[SupervisorFactory]:
-    """Makes supervisors; afterwards signals no longer wake them."""
+    """Function that returns supervisors; the wakeup descriptor of signals is reset afterwards."""
     with contextlib.ExitStack() as guardians:
 
         def start(backoff: RestartBackoff | None = None) -> _InProcessSupervisor:
@@ -67,7 +67,7 @@ def _turn_until(supervisor: Supervisor, capsys: OutputCapture, text: str, times:
     return seen
 
 
-def test_what_dies_is_restarted_with_growing_pauses(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_dead_service_is_restarted_with_growing_delays(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01, max_delay=0.03))
     supervisor.start(_make_python_service("web", "print('hello'); raise SystemExit(3)"), os.environ)
 
@@ -79,7 +79,7 @@ def test_what_dies_is_restarted_with_growing_pauses(make: SupervisorFactory, cap
     assert "web started again" in said
 
 
-def test_what_lived_a_while_starts_afresh(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_healthy_service_restarts_at_once(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01, healthy_after=0.0))
     supervisor.start(_make_python_service("web", "pass"), os.environ)
 
@@ -88,14 +88,14 @@ def test_what_lived_a_while_starts_afresh(make: SupervisorFactory, capsys: Outpu
     assert said.count("restarting at once") == said.count("ended unexpectedly")
 
 
-def test_a_signal_that_killed_it_is_named(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_signal_that_killed_a_service_is_named(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
     supervisor.start(_make_python_service("web", "import os; os.kill(os.getpid(), 9)"), os.environ)
 
     _turn_until(supervisor, capsys, "web died (killed by SIGKILL)")
 
 
-def test_a_last_line_without_end_is_shown(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_last_line_without_newline_is_printed(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
     code = supervisor.run(
         _make_python_service("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ
@@ -106,7 +106,7 @@ def test_a_last_line_without_end_is_shown(make: SupervisorFactory, capsys: Outpu
     assert lines == ["a", "b"]
 
 
-def test_stopping_ends_it_and_restarts_nothing(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_stopped_service_is_not_restarted(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01))
     supervisor.start(_make_python_service("web", "import signal; print('up'); signal.pause()"), os.environ)
     said = _turn_until(supervisor, capsys, "| up")
@@ -117,7 +117,7 @@ def test_stopping_ends_it_and_restarts_nothing(make: SupervisorFactory, capsys: 
     assert not supervisor.is_running("web")
 
 
-def test_what_does_not_stop_is_killed_with_its_children(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_service_that_does_not_stop_is_killed_with_its_children(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
     stubborn = "import signal,subprocess; signal.signal(15, signal.SIG_IGN); subprocess.Popen(['sleep', '600']);"
     supervisor.start(_make_python_service("web", stubborn + "print('up'); signal.pause()"), os.environ)
@@ -129,7 +129,7 @@ def test_what_does_not_stop_is_killed_with_its_children(make: SupervisorFactory,
     assert list_group_members(group) == set()
 
 
-def test_children_that_a_dead_process_left_are_swept_away(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_children_of_a_dead_service_are_killed(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=600.0))
     supervisor.start(_make_python_service("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
 
@@ -139,7 +139,9 @@ def test_children_that_a_dead_process_left_are_swept_away(make: SupervisorFactor
     assert supervisor.wait_until(lambda: not list_group_members(group), TIMEOUT_SECONDS)
 
 
-def test_one_that_refuses_at_first_is_asked_again(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_service_that_ignores_the_first_signal_is_signaled_again(
+    make: SupervisorFactory, capsys: OutputCapture
+) -> None:
     refuses = "import signal,sys; h=[]; signal.signal(15, lambda *a: h.append(1) if not h else sys.exit(0));"
     supervisor = make()
     supervisor.start(_make_python_service("redis", refuses + "print('up')\nwhile True: signal.pause()"), os.environ)
@@ -148,7 +150,7 @@ def test_one_that_refuses_at_first_is_asked_again(make: SupervisorFactory, capsy
     assert supervisor.stop_service("redis", insist=True) is True
 
 
-def test_a_flood_of_output_is_passed_on_whole(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_large_output_is_passed_on_completely(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
     supervisor.run(_make_python_service("once", "for i in range(30000): print('line', i)"), os.environ)
 
@@ -156,7 +158,7 @@ def test_a_flood_of_output_is_passed_on_whole(make: SupervisorFactory, capsys: O
     assert lines == [f"line {i}" for i in range(30000)]
 
 
-def test_a_guardian_that_was_killed_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_killed_guardian_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01))
     supervisor.guardian._shell.kill()
     supervisor.guardian._shell.wait()

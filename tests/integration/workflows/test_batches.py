@@ -1,4 +1,4 @@
-"""Batches with workers that really run: one completion, one cancel."""
+"""Batches with real workers: one completion, one cancellation."""
 
 import signal
 from pathlib import Path
@@ -13,7 +13,7 @@ def _make_path(name: str) -> dict[str, str]:
     return {"$from": "batch", "path": name}
 
 
-def test_the_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
+def test_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
     wanted = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
     wanted += [Submission(job="fails") for _ in range(5)]
     report = Submission(
@@ -30,7 +30,7 @@ def test_the_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
     assert len(driver.list_executions(correlation_id=batch)) == 1
 
 
-def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+def test_batch_of_1000_executions_is_cancelled_in_one_step(own_driver: WorkflowDriver, tmp_path: Path) -> None:
     engine = own_driver.engine
     engine.start()
     blocking = Submission(job="wait_for_file", parameters={"path": str(tmp_path / "never")}, priority=9)
@@ -49,9 +49,7 @@ def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_driver: WorkflowDriv
     assert {row.cancel_requested_by for row in own_driver.list_executions(batch_id=batch)} == {"tester"}
 
 
-def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(
-    own_driver: WorkflowDriver, tmp_path: Path
-) -> None:
+def test_batch_cancelled_without_a_relay_never_starts(own_driver: WorkflowDriver, tmp_path: Path) -> None:
     engine, done = own_driver.engine, tmp_path / "done"
     relay, _ = engine.start()
     for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):

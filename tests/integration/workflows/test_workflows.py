@@ -1,4 +1,4 @@
-"""Chains, fan-out and fan-in, failures and triggers, with workers that really run."""
+"""Workflows with real workers: chains, fan-out and fan-in, failures and triggers."""
 
 import signal
 from pathlib import Path
@@ -17,7 +17,7 @@ def _make_reference(source: str) -> dict[str, str]:
     return {"$from": source}
 
 
-def test_results_go_from_step_to_step_and_meet_again(driver: WorkflowDriver) -> None:
+def test_step_results_become_parameters_of_later_steps(driver: WorkflowDriver) -> None:
     batch, ids = driver.submit_workflow(
         start=make_step("noop", parameters={"number": 5}),
         left=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 10}),
@@ -38,7 +38,7 @@ def test_results_go_from_step_to_step_and_meet_again(driver: WorkflowDriver) -> 
         assert ends[first] <= starts[then]  # type: ignore[operator]
 
 
-def test_a_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
+def test_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
     steps: dict[str, Any] = {"s0": make_step("noop", parameters={"number": 0})}
     for number in range(1, 20):
         before = f"s{number - 1}"
@@ -51,7 +51,7 @@ def test_a_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
-def test_what_becomes_of_steps_behind_a_failure(driver: WorkflowDriver, failing: str) -> None:
+def test_failed_step_skips_fails_or_continues_its_dependents(driver: WorkflowDriver, failing: str) -> None:
     batch, ids = driver.submit_workflow(
         bad=make_step(failing),
         skips=make_step("noop", "bad"),
@@ -65,15 +65,21 @@ def test_what_becomes_of_steps_behind_a_failure(driver: WorkflowDriver, failing:
         ),
     )
     assert driver.wait_for_final_states(ids) == {
-        "bad": ExecutionState.FAILED, "skips": ExecutionState.SKIPPED, "behind_skip": ExecutionState.SKIPPED, "fails": ExecutionState.FAILED,
-        "continues": ExecutionState.SUCCEEDED, "handler": ExecutionState.SUCCEEDED, "elsewhere": ExecutionState.SUCCEEDED, "last": ExecutionState.SUCCEEDED,
-    }  # fmt: skip
+        "bad": ExecutionState.FAILED,
+        "skips": ExecutionState.SKIPPED,
+        "behind_skip": ExecutionState.SKIPPED,
+        "fails": ExecutionState.FAILED,
+        "continues": ExecutionState.SUCCEEDED,
+        "handler": ExecutionState.SUCCEEDED,
+        "elsewhere": ExecutionState.SUCCEEDED,
+        "last": ExecutionState.SUCCEEDED,
+    }
     assert driver.wait_until_completed(batch).finished == 8
     begun = {execution for execution, _ in driver.engine.count_starts()}
     assert not begun & {ids[name] for name in ("skips", "behind_skip", "fails")}
 
 
-def test_a_job_starts_after_each_end_that_counts(driver: WorkflowDriver) -> None:
+def test_trigger_starts_a_job_after_each_matching_end(driver: WorkflowDriver) -> None:
     engine = driver.engine
     policies = {"retry": {"max_attempts": None}, "trigger_after": [
         {"job": "noop", "on": "success", "parameters": {"left": _make_reference("noop"), "right": 1}},
@@ -93,7 +99,7 @@ def test_a_job_starts_after_each_end_that_counts(driver: WorkflowDriver) -> None
     jobs.remove(engine.database, engine.clock, "after", None, "tester")
 
 
-def test_dependents_that_come_while_their_parents_end(driver: WorkflowDriver) -> None:
+def test_dependent_submitted_while_its_parent_ends_runs(driver: WorkflowDriver) -> None:
     engine = driver.engine
     children = []
     for number in range(100):
@@ -102,7 +108,9 @@ def test_dependents_that_come_while_their_parents_end(driver: WorkflowDriver) ->
     assert [engine.wait_until_final(each).result for each in children] == list(range(100))
 
 
-def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_driver: WorkflowDriver, tmp_path: Path) -> None:
+def test_dependents_of_executions_ended_without_a_relay_are_resolved_later(
+    own_driver: WorkflowDriver, tmp_path: Path
+) -> None:
     engine = own_driver.engine
     relay, _ = engine.start()
     done = tmp_path / "done"
@@ -122,7 +130,7 @@ def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_driver: Wor
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_relays_that_are_killed_again_and_again_lose_no_step(own_driver: WorkflowDriver) -> None:
+def test_repeated_relay_kills_lose_no_step(own_driver: WorkflowDriver) -> None:
     engine = own_driver.engine
     relay, _ = engine.start()
     batches = [

@@ -1,4 +1,4 @@
-"""An engine to which workflows and batches are submitted."""
+"""Driver that submits workflows and batches to an engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from tests.polling import until
 
 
 def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> WorkflowStep:
-    """A step of a workflow."""
+    """Return a step of a workflow."""
     return WorkflowStep(Submission(job=job, **fields), needs, on_failure)
 
 
 @dataclass
 class WorkflowDriver:
-    """What the tests do to an engine."""
+    """Driver for workflows and batches on an engine."""
 
     engine: Engine
 
     def submit_workflow(self, **steps: WorkflowStep) -> tuple[str, dict[str, str]]:
-        """Accept a workflow: its id, and those of its executions by step."""
+        """Submit a workflow and return its id and the ids of its executions by step."""
         engine = self.engine
         accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
         engine.notify_relay()
@@ -39,7 +39,7 @@ class WorkflowDriver:
         return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
 
     def submit_batch(self, submissions: Sequence[Submission], **options: Any) -> tuple[str, Sequence[str]]:
-        """Accept a batch: its id, and those of its executions."""
+        """Submit a batch and return its id and the ids of its executions."""
         engine = self.engine
         accepted = submission.submit_batch(
             engine.database, engine.clock, submissions, "tester", options=BatchOptions(**options)
@@ -48,11 +48,11 @@ class WorkflowDriver:
         return accepted.batch_id or "", accepted.execution_ids
 
     def get_batch(self, batch_id: str) -> BatchStatus:
-        """A batch as it stands."""
+        """Return the status of a batch."""
         return batches.get(self.engine.database, batch_id)
 
     def wait_until_completed(self, batch_id: str) -> BatchStatus:
-        """A batch once it is complete."""
+        """Wait until a batch is complete and return its status."""
         until(lambda: self.get_batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
         return self.get_batch(batch_id)
 
@@ -62,10 +62,10 @@ class WorkflowDriver:
         self.engine.notify_relay()
 
     def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, ExecutionState]:
-        """How each step ended."""
+        """Wait for the end of each step and return the states by step."""
         return {name: self.engine.wait_until_final(each).state for name, each in ids.items()}
 
     def list_executions(self, **filters: Any) -> Sequence[ExecutionRow]:
-        """The executions that pass a filter, newest first."""
+        """Return the executions that a filter selects, newest first."""
         with self.engine.database.read() as connection:
             return executions.list_page(connection, ExecutionFilters(**filters), 200).items
