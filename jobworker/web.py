@@ -9,11 +9,11 @@ from flask import Flask
 from jobworker import environment
 from jobworker.api import documentation, problems, request_hooks
 from jobworker.api.context import ApiContext
-from jobworker.api.origins import OriginPolicy
+from jobworker.api.host_check import OriginPolicy
 from jobworker.api.server import BodyLimits, RsgiApplication
 from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import HealthChecker
-from jobworker.services.redis_revocation import revoke_cancelled
+from jobworker.services.message_revocation import revoke_cancelled
 from jobworker.settings import Settings
 from jobworker.store.engine.database import Database
 from jobworker.store.engine.read_limit import ReadLimit

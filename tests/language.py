@@ -3,7 +3,7 @@
 `python -m tests.language [ROOT]` prints them for a working tree.
 """
 
-# ruff: noqa: SIM905, T201 - a command that prints; a word list is easier to read as text
+# ruff: noqa: T201 - a command that prints; a word list is easier to read as text
 
 import ast
 import collections

@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from jobworker.api import json_body
 from jobworker.api.context import get_context
 from jobworker.api.fields import CodedMessage
-from jobworker.api.origins import CrossSiteRequest, UnknownHost
+from jobworker.api.host_check import CrossSiteRequest, UnknownHost
 from jobworker.api.problems import PROBLEM_MEDIA_TYPE, MalformedBody, UnsupportedMediaType, get_status
 from jobworker.domain.errors import (
     FieldError,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 from flask import current_app
 
-from jobworker.api.origins import OriginPolicy
+from jobworker.api.host_check import OriginPolicy
 from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError, ServiceBusy, TooManyStreams
 from jobworker.services.health import HealthChecker

@@ -7,7 +7,7 @@ import structlog
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
-from jobworker.api.origins import CrossSiteRequest, UnknownHost
+from jobworker.api.host_check import CrossSiteRequest, UnknownHost
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
 from jobworker.store.engine.database import UNAVAILABLE, is_too_slow

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # it is documented
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from jobworker.api.origins import OriginPolicy, UnknownHost
+from jobworker.api.host_check import OriginPolicy, UnknownHost
 from jobworker.api.problems import BodyTooSlow, MalformedBody
 from jobworker.domain.errors import FieldError, InvalidInput, JobWorkerError, ServiceBusy
 

@@ -22,7 +22,7 @@ from jobworker.store.executions import cancellation, dependency_rows, dispatch, 
 from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
 from jobworker.store.queues import PausedQueue
 from jobworker.store.workers import WorkerRow
-from jobworker.telemetry.once import ProblemDeduplicator
+from jobworker.telemetry.log_once import ProblemDeduplicator
 from jobworker.transport.claims import ClaimResult, Claims
 from jobworker.transport.publisher import Message, Publisher, get_list_name, get_list_names
 

@@ -28,7 +28,7 @@ from jobworker.transport.beat import beat_keys
 from jobworker.transport.beat.projection import Projection
 from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.claims import Claims
-from jobworker.transport.foreign_keys import rename_foreign_keys
+from jobworker.transport.foreign_redis_keys import rename_foreign_keys
 from jobworker.transport.worker_registry import UnreadableKey, WorkerAnnouncement, WorkerRegistry
 
 logger = structlog.get_logger(__name__)

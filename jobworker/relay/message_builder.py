@@ -14,7 +14,7 @@ from jobworker.domain.jobs import policies
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.store import jobs
 from jobworker.store.executions.dispatch import ReadyExecution
-from jobworker.telemetry.once import ProblemDeduplicator
+from jobworker.telemetry.log_once import ProblemDeduplicator
 from jobworker.transport.publisher import Message
 
 logger = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.store import unreadable_rows
-from jobworker.telemetry.once import ProblemDeduplicator
+from jobworker.telemetry.log_once import ProblemDeduplicator
 
 logger = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import redis
 from jobworker.domain.executions import events
 from jobworker.domain.executions.events import Event, UnreadableEvent
 from jobworker.relay.problems import RelayProblems
-from jobworker.transport import foreign_keys, keys
+from jobworker.transport import foreign_redis_keys, keys
 
 #: Maximum number of events per turn, and of log lines per transaction, with events or alone.
 _EVENT_BATCH_SIZE, _LOG_BATCH_SIZE = 1000, 200
@@ -104,15 +104,15 @@ class StreamReader:
 
     def _get_last_notification(self) -> str:
         # Not "$", which would miss a notification between two calls.
-        notifications: Any = self._client.xrevrange(keys.WAKE, max=foreign_keys.MAX_DATE_MS, count=1)
+        notifications: Any = self._client.xrevrange(keys.WAKE, max=foreign_redis_keys.MAX_DATE_MS, count=1)
         return str(notifications[0][0]) if notifications else "0-0"
 
     def _append(self, batch: EventBatch, name: str, entries: list[RawStreamEntry]) -> EventBatch:
-        if foreign_keys.is_beyond_dates(entries[-1][0]):
-            count = foreign_keys.renumber_entries(self._client, name)
+        if foreign_redis_keys.is_beyond_dates(entries[-1][0]):
+            count = foreign_redis_keys.renumber_entries(self._client, name)
             why = f"{count} entries with ids beyond all dates, such as {entries[-1][0]}, were given new ones"
             self._problems.report("stream_ids_unusable", f"redis key {name}", why)
-            entries = [entry for entry in entries if not foreign_keys.is_beyond_dates(entry[0])]
+            entries = [entry for entry in entries if not foreign_redis_keys.is_beyond_dates(entry[0])]
             if not entries:
                 return batch
         last = entries[-1][0]

@@ -16,7 +16,7 @@ from jobworker.domain.errors import ConfigurationError, DatabaseBusy
 from jobworker.domain.executions.blockers import RELAY_TIMEOUT_SECONDS
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.probe import Probe
-from jobworker.services.schedules import lateness, time_zone_updates
+from jobworker.services.schedules import overdue_schedules, time_zone_updates
 from jobworker.settings import Settings
 from jobworker.store import migrate, relay_state, unreadable_rows, workers
 from jobworker.store.engine import probe
@@ -135,7 +135,7 @@ class HealthChecker:
         try:
             with self._database.read() as connection:
                 state = relay_state.get(connection)
-                late = lateness.find_overdue(connection, now)
+                late = overdue_schedules.find_overdue(connection, now)
                 return SystemStatistics(
                     unfinished={state.value: count for state, count in executions.count_unfinished(connection).items()},
                     backlog=executions.get_backlogs(connection),
@@ -236,7 +236,7 @@ class HealthChecker:
     def _check_schedules(self) -> str:
         now = self._clock.now()
         with self._database.read() as connection:
-            late = lateness.find_overdue(connection, now)
+            late = overdue_schedules.find_overdue(connection, now)
         if late.count:
             raise ConfigurationError(late.describe(now))
         return "none is overdue"

@@ -12,7 +12,7 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.domain.schedules.timetable import find_next_time
-from jobworker.store import audit, revision_pages, triggers, unreadable_rows
+from jobworker.store import audit, revision_pages, trigger_rows, unreadable_rows
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
 from jobworker.store.schedules import schedule_rows
@@ -140,7 +140,7 @@ def upsert(
             )
         )
         _write_schedule(connection, definition, actor, now)
-        triggers.replace(connection, definition.name, definition.triggers)
+        trigger_rows.replace(connection, definition.name, definition.triggers)
     except sa.exc.IntegrityError as error:
         raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
     action = "job.change" if before else "job.create"
@@ -155,7 +155,7 @@ def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -
     if before is None:
         return False
     _remove_schedule(connection, name, actor, now)
-    triggers.replace(connection, name, ())
+    trigger_rows.replace(connection, name, ())
     connection.execute(_jobs.delete().where(_jobs.c.name == name))
     audit.record(connection, AuditEntry(now, actor, "job.delete", name, before.definition.to_json(), None))
     return True

@@ -16,7 +16,7 @@ import structlog
 
 from jobworker.domain.errors import UnreadableRow
 from jobworker.store.engine.columns import UNREADABLE_TIME, InvalidJson, Json
-from jobworker.telemetry.once import ProblemDeduplicator
+from jobworker.telemetry.log_once import ProblemDeduplicator
 
 Result = TypeVar("Result")
 

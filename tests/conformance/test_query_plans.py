@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store import queues, triggers
+from jobworker.store import queues, trigger_rows
 from jobworker.store.engine.database import Database
 from jobworker.store.executions import (
     batches,
@@ -244,7 +244,7 @@ def test_unresolved_dependents_are_found_through_indexes(sqlite_database: Databa
         sqlite_database, lambda connection: dependency_rows.list_unresolved(connection, ["p", "q"], 10)
     )
     assert waiting == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id=?)"]
-    started = _list_plans(sqlite_database, lambda connection: triggers.list_after(connection, ["a", "b"]))
+    started = _list_plans(sqlite_database, lambda connection: trigger_rows.list_after(connection, ["a", "b"]))
     assert started[0] == "SEARCH job_triggers USING PRIMARY KEY (after=?)"
     swept = _list_plans(sqlite_database, lambda connection: dependency_rows.list_parents_after(connection, "p", 10))
     assert swept == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id>?)"]

@@ -8,7 +8,7 @@ from jobworker.domain.errors import InvalidInput
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services import jobs, task_catalog
-from jobworker.store import triggers
+from jobworker.store import trigger_rows
 from jobworker.store.engine.database import Database
 from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver
 
@@ -70,7 +70,7 @@ def test_disabled_changed_or_removed_trigger_starts_nothing(driver: ExecutionDri
     driver.define_job("load", policies=policies)
     jobs.remove(driver.database, driver.clock, "load", None, "ann")
     with driver.database.read() as connection:
-        assert triggers.list_after(connection, ["extract"]) == []
+        assert trigger_rows.list_after(connection, ["extract"]) == []
 
 
 def _create_job(driver: ExecutionDriver, name: str, *items: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from jobworker.services.schedules import (
     compiler,
     evaluator,
     execution_factory,
-    lateness,
+    overdue_schedules,
     ownership,
     pauses,
     time_zone_updates,
@@ -173,7 +173,7 @@ def list_page(
 ) -> Page[ScheduleView]:
     """Return a page of schedules, sorted by name."""
     now = clock.now()
-    since = lateness.compute_cutoff(now) if criteria.overdue else None
+    since = overdue_schedules.compute_cutoff(now) if criteria.overdue else None
     filters = ScheduleRowFilters(criteria.job, criteria.owner, criteria.state, criteria.calendar, since)
     with database.read() as connection:
         found = schedule_queries.list_page(connection, filters, _to_cursor_filters(criteria), now, limit, cursor)
@@ -275,7 +275,7 @@ def _build_view(
     move: ScheduleMove | None,
     now: dt.datetime,
 ) -> ScheduleView:
-    by, standing = lateness.compute_expected_by(row, now), row.compute_status(now)
+    by, standing = overdue_schedules.compute_expected_by(row, now), row.compute_status(now)
     in_words = description.describe_schedule(compiled.schedule) if compiled else None
     late = by is not None and by < now
     following = row.next_at if standing in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None

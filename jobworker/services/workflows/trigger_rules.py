@@ -8,7 +8,7 @@ from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.workflows import graph
 from jobworker.domain.workflows.trigger import Trigger
-from jobworker.store import jobs, triggers
+from jobworker.store import jobs, trigger_rows
 
 
 def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:
@@ -16,7 +16,7 @@ def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None
     wanted = definition.triggers
     if not wanted:
         return
-    triggers.lock(connection)
+    trigger_rows.lock(connection)
     known = jobs.get_many(connection, [each.job for each in wanted])
     problems = [
         FieldError(
@@ -38,6 +38,6 @@ def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None
 def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigger]) -> list[str] | None:
     """Return the cycle that `new_triggers` of `job` would close, or None."""
     before: dict[str, list[str]] = {}
-    for name, after in triggers.list_edges(connection):
+    for name, after in trigger_rows.list_edges(connection):
         before.setdefault(name, []).append(after)
     return graph.find_cycle({**before, job: [each.job for each in new_triggers]})

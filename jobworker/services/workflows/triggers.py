@@ -11,7 +11,7 @@ from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.workflows.dependency import Dependency, ParentExecution, RequiredOutcome, is_required_outcome
 from jobworker.domain.workflows.trigger import Trigger
 from jobworker.services.submissions import preparation
-from jobworker.store import triggers, unreadable_rows
+from jobworker.store import trigger_rows, unreadable_rows
 from jobworker.store.executions import dependency_rows, executions
 from jobworker.store.executions.dependency_rows import DependencyEdge
 from jobworker.store.executions.executions import NewExecution
@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime) -> None:
     """Insert the executions that the ended ones trigger; they wait for their parents as any dependent does."""
-    known = triggers.list_after(connection, {each.job for each in ended}) if ended else []
+    known = trigger_rows.list_after(connection, {each.job for each in ended}) if ended else []
     if not known:
         return
     wanted: dict[tuple[str, str], tuple[ParentExecution, Trigger]] = {}
@@ -29,7 +29,7 @@ def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecut
         for each in known:
             if each.trigger.job == parent.job and is_required_outcome(each.trigger.on, parent.state):
                 wanted.setdefault((parent.id, each.job), (parent, each.trigger))
-    done = triggers.find_fired(connection, {parent for parent, _ in wanted})
+    done = trigger_rows.find_fired(connection, {parent for parent, _ in wanted})
     known_jobs = preparation.load_catalog(connection, {job for _, job in wanted})
     for (_, job), (parent, trigger) in wanted.items():
         row = known_jobs.jobs.get(job)

@@ -17,8 +17,8 @@ from jobworker.domain.workflows.dependency import (
     UnmetDependencyAction,
 )
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk
-from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.engine import bulk_statements
+from jobworker.store.engine.bulk_statements import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import executions, transitions
@@ -117,7 +117,7 @@ _RESULTS = sa.select(executions.c.id, executions.c.result).where(
 )
 
 _INSERT_COLUMNS = ("execution_id", "parent_id", "condition", "otherwise")
-_INSERT = BulkStatement(bulk.build_insert(dependencies, _INSERT_COLUMNS), _INSERT_COLUMNS)
+_INSERT = BulkStatement(bulk_statements.build_insert(dependencies, _INSERT_COLUMNS), _INSERT_COLUMNS)
 
 
 def _build_save(names: Sequence[str]) -> BulkStatement:

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk
-from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.engine import bulk_statements
+from jobworker.store.engine.bulk_statements import BulkStatement
 from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.tables import core
@@ -126,9 +126,9 @@ _READY_BACKLOG_IN_QUEUE = [query.where(_OF_QUEUE) for query in _READY_BACKLOG]
 _NEW_COLUMNS = [item.name for item in fields(NewExecution)]
 _DEFAULT_COLUMNS = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
 _INSERT_COLUMNS = [*_NEW_COLUMNS, *_DEFAULT_COLUMNS]
-_INSERT = BulkStatement(bulk.build_insert(_executions, _INSERT_COLUMNS), _INSERT_COLUMNS)
+_INSERT = BulkStatement(bulk_statements.build_insert(_executions, _INSERT_COLUMNS), _INSERT_COLUMNS)
 _TRANSITION_COLUMNS = ["execution_id", "attempt", "state", "at", "actor", "reason"]
-_INSERT_TRANSITION = BulkStatement(bulk.build_insert(_transitions, _TRANSITION_COLUMNS), _TRANSITION_COLUMNS)
+_INSERT_TRANSITION = BulkStatement(bulk_statements.build_insert(_transitions, _TRANSITION_COLUMNS), _TRANSITION_COLUMNS)
 
 _COPIED_FIELDS = [item.name for item in fields(ExecutionRow) if item.name in _NEW_COLUMNS]
 #: Reasons of the first transition, by state.

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk
-from jobworker.store.engine.bulk import BulkStatement
+from jobworker.store.engine import bulk_statements
+from jobworker.store.engine.bulk_statements import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_time_key
 from jobworker.store.tables.schedules import occurrences
 
@@ -89,7 +89,7 @@ def _build_update(_dialect: str) -> Any:
 
 
 _COLUMNS = [item.name for item in fields(OccurrenceRow)]
-_INSERT = BulkStatement(bulk.build_insert_or_ignore(occurrences, _COLUMNS), _COLUMNS)
+_INSERT = BulkStatement(bulk_statements.build_insert_or_ignore(occurrences, _COLUMNS), _COLUMNS)
 _UPDATE = BulkStatement(
     _build_update, [*(f"key_{name}" for name in _COLUMNS[:2]), *(f"new_{name}" for name in _COLUMNS[2:])]
 )

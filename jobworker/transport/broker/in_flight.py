@@ -15,8 +15,8 @@ from jobworker.transport.claims import Claim, ClaimResult
 #: The execution and attempt in a message of the relay; `attempt_of` in the scripts reads them by the same rule.
 _ATTEMPT_PATTERN = re.compile(rb'{"headers":{"jobworker":{"execution":"([A-Za-z0-9-]+)","attempt":(\d+),')
 
-#: Time in which a prefetched message has to start (s); later it returns to its queue, for another worker or to make room
-#: for a more urgent job.
+#: Time in which a prefetched message has to start (s); later it returns to its queue, for another worker or so that a
+#: more urgent job overtakes it.
 _PREFETCH_TIMEOUT_SECONDS = 0.2
 
 

@@ -1,7 +1,7 @@
 """Report outbox of a worker: reports and acknowledgements that have not reached Redis yet.
 
-They leave together, in one script call (`FLUSH`), by the tick of the worker's event loop. Reports that Redis refuses are
-kept and sent again.
+They leave together, in one script call (`FLUSH`), by the tick of the worker's event loop. Reports that Redis refuses stay
+and are sent again.
 """
 
 import itertools

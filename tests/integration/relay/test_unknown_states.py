@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.admission import Submission
-from jobworker.store import triggers, unreadable_rows
+from jobworker.store import trigger_rows, unreadable_rows
 from jobworker.store.executions import (
     batches,
     dependency_rows,
@@ -62,7 +62,7 @@ def test_unknown_enum_value_is_reported_and_blocks_no_other_row(sqlite_driver: D
         assert [edge.execution_id for edge in dependency_rows.list_unresolved_by_child(connection, after)] == [after[1]]
         assert dependency_rows.list_parents(connection, after[0]).items == []
         assert len(dependency_rows.list_parents(connection, after[1]).items) == 1
-        assert [row.trigger.job for row in triggers.list_after(connection, ["extract", "load"])] == ["extract"]
+        assert [row.trigger.job for row in trigger_rows.list_after(connection, ["extract", "load"])] == ["extract"]
         assert execution_filters.count_by_state(connection, [core.executions.c.job == "extract"], None) == {
             ExecutionState.QUEUED: 1
         }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobworker.api.origins import CrossSiteRequest, OriginPolicy, UnknownHost
+from jobworker.api.host_check import CrossSiteRequest, OriginPolicy, UnknownHost
 
 _ORIGINS = OriginPolicy(["jobs.example.com", "jobs.example.org:8443", "*.example.net", "[fd00::1]"])
 

@@ -1,6 +1,6 @@
 """Deduplication of reported problems, bounded in size."""
 
-from jobworker.telemetry.once import ProblemDeduplicator
+from jobworker.telemetry.log_once import ProblemDeduplicator
 
 
 def test_problem_is_new_once_and_again_when_changed() -> None:
