@@ -15,7 +15,7 @@ def test_notifier_survives_unexpected_error() -> None:
         calls.append(len(calls))
         raise ValueError("not a state of an attempt")
 
-    # There is no Redis at this address; what fails here fails before it is asked.
+    # There is no Redis at this address: `revoke` fails before a command is sent.
     notifier_thread = Notifier("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
         notifier_thread.notify_soon(cancelled=True)
@@ -39,4 +39,4 @@ def test_notifier_pauses_after_a_failed_notification(monkeypatch: pytest.MonkeyP
     assert (len(calls), subject._pending.full()) == (1, True)
 
     subject._pause_over.set()
-    until(lambda: len(calls) == 2, within=10)  # What could not be revoked is revoked with the next notification.
+    until(lambda: len(calls) == 2, within=10)  # The next notification revokes the message.

@@ -13,7 +13,7 @@ HAS_PAUSE_END = "paused_until IS NOT NULL"
 #: Schedules. `spec` is `domain.schedules.schedule.Schedule` as JSON; `owner` is code, api, or job (the schedule is part
 #: of the definition of its job). `state` is active, exhausted (no further occurrences) or retired (removed from code).
 #: All occurrences up to `settled_until` have a row in `occurrences`; `next_at` is the nominal time of the next one
-#: (NULL: there is none ahead). `runs` is the number of executions, `failures` the number of consecutive failures.
+#: (NULL without a next one). `runs` is the number of executions, `failures` the number of consecutive failures.
 job_schedules = sa.Table(
     "job_schedules",
     metadata,

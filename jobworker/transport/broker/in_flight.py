@@ -1,4 +1,4 @@
-"""Messages in flight: fetched by this worker and not acknowledged, whatever becomes of its connections."""
+"""Messages in flight: fetched by this worker and not acknowledged, even if its connections are lost."""
 
 import collections
 import json

@@ -1,7 +1,7 @@
 """Report outbox of a worker: reports and acknowledgements that have not reached Redis yet.
 
-They leave together, in one script call (`FLUSH`), by the tick of the worker's event loop. Reports that Redis refuses stay
-and are sent again.
+They leave together, in one script call (`FLUSH`), by the tick of the worker's event loop. Refused reports stay and
+are sent again.
 """
 
 import itertools
