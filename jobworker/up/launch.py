@@ -55,8 +55,8 @@ def run_all_services(settings: Settings, clock: Clock, demo: bool = False) -> in
         endpoints = _make_endpoints(settings, names)
         _require_free_ports(settings, names)
         output = ProcessOutput(clock, [REDIS_SERVICE, *names], settings.home / "logs")
-        with contextlib.closing(output), OrphanReaper(descriptor) as guardian:
-            supervisor = Supervisor(guardian, output, clock, folder)
+        with contextlib.closing(output), OrphanReaper(descriptor) as reaper:
+            supervisor = Supervisor(reaper, output, clock, folder)
             return _Launcher(settings, supervisor, output, clock, endpoints).run(services, demo)
     finally:
         lock.release()

@@ -27,10 +27,8 @@ class _InProcessSupervisor(Supervisor):
     """Supervisor in the process of the test."""
 
     def __init__(self, folder: Path, backoff: RestartBackoff | None = None) -> None:
-        self.guardian = OrphanReaper()
-        super().__init__(
-            self.guardian, ProcessOutput(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff
-        )
+        self.reaper = OrphanReaper()
+        super().__init__(self.reaper, ProcessOutput(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
 
     def stop_service(self, name: str, patience: float = TIMEOUT_SECONDS, insist: bool = False) -> bool:
         """Stop a single service."""
@@ -44,11 +42,11 @@ SupervisorFactory = Callable[..., _InProcessSupervisor]
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[SupervisorFactory]:
     """Function that returns supervisors; the wakeup descriptor of signals is reset afterwards."""
-    with contextlib.ExitStack() as guardians:
+    with contextlib.ExitStack() as reapers:
 
         def start(backoff: RestartBackoff | None = None) -> _InProcessSupervisor:
             supervisor = _InProcessSupervisor(tmp_path, backoff)
-            guardians.enter_context(supervisor.guardian)
+            reapers.enter_context(supervisor.reaper)
             return supervisor
 
         yield start
@@ -160,10 +158,10 @@ def test_large_output_is_passed_on_completely(make: SupervisorFactory, capsys: O
 
 def test_killed_guardian_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01))
-    supervisor.guardian._shell.kill()
-    supervisor.guardian._shell.wait()
+    supervisor.reaper._shell.kill()
+    supervisor.reaper._shell.wait()
 
     supervisor.start(_make_python_service("web", "import signal; print('up'); signal.pause()"), os.environ)
 
     _turn_until(supervisor, capsys, "| up")
-    assert supervisor.guardian._shell.poll() is None
+    assert supervisor.reaper._shell.poll() is None
