@@ -72,7 +72,7 @@ def test_missed_occurrences_are_handled_as_the_resume_request_says(any_api: ApiD
     found = list_occurrences(any_api)
     assert {each["outcome"] for each in found} == {"fired"}
     assert len(found) in (10, 11)
-    assert "held up by a pause" in found[0]["reason"]
+    assert "skipped by a pause" in found[0]["reason"]
 
 
 def test_missed_occurrences_are_skipped_by_default(api: ApiDriver) -> None:
