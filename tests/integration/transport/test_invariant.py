@@ -300,7 +300,7 @@ def _apply_step(model: _TransportModel, step: Any) -> None:
             worker.fetch(lose=False, never_arrives=True)
             worker.adopt()
             model.publish(priority=5)
-            worker.arrives_late()
+            worker.deliver_late_request()
         case "back":
             worker.return_late()
             worker.flush(*rest)
