@@ -138,7 +138,10 @@ def _import_module(name: str) -> BrokenModule | None:
     except BaseException as error:  # any exception of a users' module (SystemExit, too) concerns that module only
         if isinstance(error, KeyboardInterrupt) and _is_from_signal(error):
             raise
-        return BrokenModule(name, _locate_failure(error), _describe_exception(error), _format_traceback(error))
+        location = _locate_failure(error)
+        # The text of an invalid declaration begins with its place.
+        message = _describe_exception(error).removeprefix(f"{location}: ")
+        return BrokenModule(name, location, message, _format_traceback(error))
     return None
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import click
 
-from jobworker import loading
 from jobworker.cli import common, formatting
 from jobworker.clock import SystemClock
 from jobworker.declare import declarations
@@ -56,16 +55,10 @@ def require_declarations(settings: Settings) -> Declarations:
     """Return the declarations of the code here; raises `ConfigurationError` unless all of it can be loaded."""
     result = declarations.load_declarations(settings.schedules)
     if result.broken_modules:
-        raise ConfigurationError("\n".join(_describe_broken_module(module) for module in result.broken_modules))
+        raise ConfigurationError(
+            "\n".join(f"{module} ({module.module} does not import)" for module in result.broken_modules)
+        )
     return result
-
-
-def _describe_broken_module(module: loading.BrokenModule) -> str:
-    """Return the problem of a module: one sentence for an invalid declaration, else where the import failed."""
-    kind, _, message = module.error.partition(": ")
-    if kind.endswith(ConfigurationError.__name__):
-        return message
-    return f"{module} ({module.module} does not import)"
 
 
 def _print_changes(changes: Sequence[SyncChange], as_json: bool) -> None:

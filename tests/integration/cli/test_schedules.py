@@ -88,6 +88,7 @@ def test_plan_and_apply_report_unreadable_code_without_a_traceback(
         done = jobworker("schedules", command)
         assert done.exit_code == 2
         assert told in done.stderr.splitlines()[0]
+        assert done.stderr.count("nights/__init__.py:2") == 1
         assert "Traceback" not in done.stderr
 
 
