@@ -19,6 +19,7 @@ import redis
 import structlog
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.json import dumps
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
@@ -294,12 +295,16 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Publish a message and notify a worker; direct calls by jobs (Celery's `.delay()`) are published here.
 
-        Replies to remote control get an expiry, because only a waiting program reads them.
+        Replies to remote control get an expiry, because only a waiting program reads them; they are pushed in one
+        transaction with it, so that no reply stays for ever when its worker dies in between.
         """
-        super()._put(queue, message, **kwargs)
         if queue.endswith(_PIDBOX_SUFFIX):
-            self._create_client().expire(queue, _REPLY_TTL_SECONDS)
+            with self._create_client().pipeline() as pipe:
+                pipe.lpush(queue, dumps(message))
+                pipe.expire(queue, _REPLY_TTL_SECONDS)
+                pipe.execute()
             return
+        super()._put(queue, message, **kwargs)
         with self._create_client().pipeline(transaction=False) as pipe:
             notify_workers(pipe, queue)
             pipe.execute()
