@@ -209,7 +209,7 @@ def test_every_documented_job_has_a_test(system: UpSystem) -> None:
 def test_existing_redis_keys_are_documented(system: UpSystem) -> None:
     patterns = [
         re.sub(r"\\\{\w+\\\}", ".+", re.escape(key.replace(r"\x06\x16", "\x06\x16")))
-        for heading in ("Ours", "RedBeat's", "Celery's")
+        for heading in ("Keys of JobWorker", "Keys of RedBeat", "Keys of Celery")
         for key in parse_table(get_section(DOCS / "redis-keys.md", heading))
         # `{queue}` alone would match any key.
         if not key.startswith("{queue}")

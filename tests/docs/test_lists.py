@@ -48,13 +48,13 @@ def test_settings_are_documented_with_defaults() -> None:
 
 def test_jobworker_redis_keys_are_documented() -> None:
     listed = {
-        cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Ours")).items()
+        cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Keys of JobWorker")).items()
     }
     assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
 
 def test_redbeat_redis_keys_are_documented() -> None:
-    listed = list(parse_table(get_section(DOCS / "redis-keys.md", "RedBeat's")))
+    listed = list(parse_table(get_section(DOCS / "redis-keys.md", "Keys of RedBeat")))
     assert listed == [entry_format.SCHEDULE_KEY, "redbeat::lock", entry_format.build_entry_key("{schedule}")]
 
 
