@@ -48,7 +48,8 @@ def test_settings_are_documented_with_defaults() -> None:
 
 def test_jobworker_redis_keys_are_documented() -> None:
     listed = {
-        cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Keys of JobWorker")).items()
+        cells[0].strip("`"): key
+        for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Keys of JobWorker")).items()
     }
     assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
