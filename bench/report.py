@@ -75,8 +75,8 @@ class Report:
     def print(self) -> None:
         """Print a Markdown table of the medians over the rounds and the medians of their ratios."""
         print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
-        for what, measurements in self._measurements.items():
-            print(f"| {what} | {' | '.join(_format_cells(measurements))} |")
+        for label, measurements in self._measurements.items():
+            print(f"| {label} | {' | '.join(_format_cells(measurements))} |")
 
 
 def _format_cells(measurements: list[Measurement]) -> list[str]:

@@ -57,17 +57,17 @@ def _make_app() -> Celery:
     if "" not in sys.path:
         sys.path.insert(0, "")
     # Workers, beat and Flower need no result backend, and must not need the database.
-    made = JobApp(
+    celery_app = JobApp(
         "jobworker", backend=None if _PROCESS_NAME else "jobworker.worker.celery.result_backend:ResultBackend"
     )
     try:
-        _configure(made)
+        _configure(celery_app)
     except ConfigurationError as error:
         raise SystemExit(f"error: {error}") from None
-    install_into_celery(made, _settings)
-    signals.import_modules.connect(_on_import_modules, sender=made, weak=False)
+    install_into_celery(celery_app, _settings)
+    signals.import_modules.connect(_on_import_modules, sender=celery_app, weak=False)
     signals.setup_logging.connect(_on_setup_logging, weak=False)
-    return made
+    return celery_app
 
 
 def _configure(celery_app: Celery) -> None:

@@ -84,13 +84,13 @@ def compute_source_digest(package: str) -> str:
 
 
 def _require_folders(package: str, content: str, setting: str) -> list[str]:
-    found = _find_folders(package)
-    if not found:
+    folders = _find_folders(package)
+    if not folders:
         raise ConfigurationError(
             f"there is no package {package!r} with {content} here; start from the folder that holds it, "
             f"or set {setting} to the package's name"
         )
-    return found
+    return folders
 
 
 def _find_folders(package: str) -> list[str]:
@@ -126,10 +126,10 @@ def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[Broken
 
 def _list_children(folders: Sequence[str]) -> set[str]:
     """Return the names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
-    found = {module.name for module in pkgutil.iter_modules(folders)}
+    names = {module.name for module in pkgutil.iter_modules(folders)}
     for folder in folders:
-        found |= {each.name for each in Path(folder).iterdir() if each.is_dir() and any(each.rglob("*.py"))}
-    return {name for name in found if not name.startswith((".", "__"))}
+        names |= {path.name for path in Path(folder).iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    return {name for name in names if not name.startswith((".", "__"))}
 
 
 def _import_module(name: str) -> BrokenModule | None:

@@ -62,7 +62,9 @@ def _describe_failure(row: ExecutionRow) -> dict[str, Any] | None:
     if row.error is not None:
         name = row.error["type"]
         # Celery uses the class itself where it finds it; otherwise it creates a class of this name.
-        module = next((each for each in ("builtins", "celery.exceptions") if _is_exception_class(each, name)), None)
+        module = next(
+            (candidate for candidate in ("builtins", "celery.exceptions") if _is_exception_class(candidate, name)), None
+        )
         return {"exc_type": name, "exc_message": row.error["message"], "exc_module": module}
     if row.state in (ExecutionState.CANCELLED, ExecutionState.SKIPPED):
         return {
@@ -74,18 +76,18 @@ def _describe_failure(row: ExecutionRow) -> dict[str, Any] | None:
 
 
 def _is_exception_class(module: str, name: str) -> bool:
-    found = getattr(importlib.import_module(module), name, None)
-    return isinstance(found, type) and issubclass(found, BaseException)
+    value = getattr(importlib.import_module(module), name, None)
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def _read_result(row: ExecutionRow, settings: Settings) -> Any:
     file = row.result_file
     if file is None:
         return row.result
-    found = LocalFiles(settings.home, row.id).open(file["name"])
-    if found is None:
+    opened = LocalFiles(settings.home, row.id).open(file["name"])
+    if opened is None:
         raise LookupError(f"the result of execution {row.id} is the file {file['name']} on host {file['host']}")
-    with found[0] as stream:
+    with opened[0] as stream:
         return orjson.loads(stream.read())
 
 

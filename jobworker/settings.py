@@ -162,57 +162,57 @@ class _EnvironmentReader:
         return self._environment.get(f"JOBWORKER_{name}") or default
 
     def read_number(self, name: str, default: float, at_least: float) -> float:
-        given = self.read_text(name, str(default))
+        text = self.read_text(name, str(default))
         try:
-            number = float(given)
+            number = float(text)
         except ValueError:
             number = float("nan")
         # Written in this form, the condition also refuses NaN.
         if not at_least <= number < math.inf:
-            raise ConfigurationError(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
+            raise ConfigurationError(f"JOBWORKER_{name}={text} must be a number, at least {at_least:g}")
         return number
 
     def read_choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        given = self.read_text(name, default)
-        if given not in allowed:
-            raise ConfigurationError(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
-        return given
+        choice = self.read_text(name, default)
+        if choice not in allowed:
+            raise ConfigurationError(f"JOBWORKER_{name}={choice} must be one of {', '.join(allowed)}")
+        return choice
 
     def read_words(self, name: str) -> tuple[str, ...]:
-        given = self.read_text(name, "")
+        text = self.read_text(name, "")
         try:
-            return tuple(shlex.split(given))
+            return tuple(shlex.split(text))
         except ValueError as error:
-            raise ConfigurationError(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
+            raise ConfigurationError(f"JOBWORKER_{name}={text} must be words as in a shell: {error}") from None
 
     def read_hosts(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.read_text(name, "").replace(",", " ").lower().split())
-        for host in found:
+        hosts = tuple(self.read_text(name, "").replace(",", " ").lower().split())
+        for host in hosts:
             if not _HOST.fullmatch(host):
                 raise ConfigurationError(
                     f"JOBWORKER_{name}={host} must be the name of a host, with a port or without, or *. and a domain: "
                     "jobs.example.com, jobs.example.com:8443, *.example.com"
                 )
-        return found
+        return hosts
 
     def read_egress(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.read_text(name, "").replace(",", " ").split())
-        EgressPolicy(found)
-        return found
+        entries = tuple(self.read_text(name, "").replace(",", " ").split())
+        EgressPolicy(entries)
+        return entries
 
     def read_programs(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.read_text(name, "").replace(",", " ").split())
-        for program in found:
+        programs = tuple(self.read_text(name, "").replace(",", " ").split())
+        for program in programs:
             if not program.startswith("/"):
                 raise ConfigurationError(f"JOBWORKER_{name}={program} must be the absolute path of a program")
-        return found
+        return programs
 
     def read_database_url(self, name: str, home: Path) -> str:
-        given = self.read_text(name, f"sqlite:///{home / 'jobworker.db'}")
-        if given.startswith(("postgresql://", "postgres://")):
-            given = "postgresql+psycopg://" + given.partition("://")[2]
-        if not given.startswith(("sqlite:///", "postgresql+psycopg://")):
+        url = self.read_text(name, f"sqlite:///{home / 'jobworker.db'}")
+        if url.startswith(("postgresql://", "postgres://")):
+            url = "postgresql+psycopg://" + url.partition("://")[2]
+        if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise ConfigurationError(
-                f"JOBWORKER_{name}={mask_password(given)} must start with sqlite:/// or postgresql+psycopg://"
+                f"JOBWORKER_{name}={mask_password(url)} must start with sqlite:/// or postgresql+psycopg://"
             )
-        return given
+        return url

@@ -38,7 +38,7 @@ def measure_rules() -> list[Measurement]:
     """Measure the CPU time of a call (µs): the median and the maximum, including the first call of a zone and year."""
     figures = []
     for name, rule in _RULES.items():
-        times = [each for zone in _ZONES for each in _time_timetable(rule, zone)]
+        times = [microseconds for zone in _ZONES for microseconds in _time_timetable(rule, zone)]
         peer = {"croniter": statistics.median(_time_croniter())} if name == "cron" else {}
         figures.append(Measurement(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
         figures.append(

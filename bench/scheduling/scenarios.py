@@ -45,14 +45,14 @@ def measure_burst(folder: Path, count: int) -> list[Measurement]:
         rows = time.time() - due.timestamp()
         wait_until(lambda: ours.count_published() >= count)
         mine, spent = time.time() - due.timestamp(), _measure_cpu_per_schedule(ours, used, count)
-    with CeleryScheduling(folder / "stock") as other:
+    with CeleryScheduling(folder / "stock") as stock:
         due = _compute_due_time()
-        other.insert_schedules(_HOUR_SECONDS, [due] * count)
-        other.start_beat()
-        wait_until(other.has_leading_beat, what="stock beat's lock")
-        used = _measure_cpu_before(other, due)
-        wait_until(lambda: other.count_published() >= count, within=300)
-        theirs, stocks = time.time() - due.timestamp(), _measure_cpu_per_schedule(other, used, count)
+        stock.insert_schedules(_HOUR_SECONDS, [due] * count)
+        stock.start_beat()
+        wait_until(stock.has_leading_beat, what="stock beat's lock")
+        used = _measure_cpu_before(stock, due)
+        wait_until(lambda: stock.count_published() >= count, within=300)
+        theirs, stocks = time.time() - due.timestamp(), _measure_cpu_per_schedule(stock, used, count)
     words = f"{count:,} schedules due in the same second"
     return [
         Measurement(f"{words}: the last execution is Queued in SQL", "s", rows, target=expect_at_most(2)),
@@ -88,11 +88,11 @@ def measure_idle_tick(folder: Path, count: int) -> list[Measurement]:
 def measure_stored(folder: Path, count: int) -> list[Measurement]:
     """Measure cost and lateness of `count` schedules, of which one in a hundred is due per minute."""
     figures = []
-    with JobWorkerScheduling(folder / "ours") as ours, CeleryScheduling(folder / "stock") as other:
+    with JobWorkerScheduling(folder / "ours") as ours, CeleryScheduling(folder / "stock") as stock:
         first = _compute_due_time(dt.timedelta(seconds=60 + count / 500))
         due = [first + dt.timedelta(seconds=number * _INTERVAL_SECONDS / count) for number in range(count)]
         ours.insert_schedules(_INTERVAL_SECONDS, due)
-        other.insert_schedules(_INTERVAL_SECONDS, due)
+        stock.insert_schedules(_INTERVAL_SECONDS, due)
         ours.start_relay()
         began = time.time()
         wait_until(lambda: ours.count_known_schedules() == count, within=300, every=0.2, what="all schedules in Redis")
@@ -102,23 +102,23 @@ def measure_stored(folder: Path, count: int) -> list[Measurement]:
         )
         ours.start_worker()
         ours.start_beat()
-        other.start_beat()
-        wait_until(lambda: ours.has_leading_beat() and other.has_leading_beat(), what="both beats")
-        mine, theirs = _measure_cpu_before(ours, first), _measure_cpu(other)
+        stock.start_beat()
+        wait_until(lambda: ours.has_leading_beat() and stock.has_leading_beat(), what="both beats")
+        mine, theirs = _measure_cpu_before(ours, first), _measure_cpu(stock)
         time.sleep(_OBSERVED_MINUTES * 60)
         words = f"{count:,} schedules, {count // 100:,} due a minute"
-        stocks = {name: (used - theirs[name]) / _OBSERVED_MINUTES for name, used in _measure_cpu(other).items()}
+        stocks = {name: (used - theirs[name]) / _OBSERVED_MINUTES for name, used in _measure_cpu(stock).items()}
         for name, used in _measure_cpu(ours).items():
             peer = {"": stocks[name]} if name in stocks else {}
             figures.append(
                 Measurement(f"{words}: CPU a minute, {name}", "s", (used - mine[name]) / _OBSERVED_MINUTES, peer)
             )
         for name, tree in ours.usage.items():
-            peer = {"": other.usage[name].measure_pss()} if name in other.usage else {}
+            peer = {"": stock.usage[name].measure_pss()} if name in stock.usage else {}
             figures.append(Measurement(f"{words}: memory (PSS), {name}", "MiB", tree.measure_pss(), peer))
         late = ours.query_lateness()
         due_by_now = sum(at.timestamp() < time.time() for at in due)
-        shares = [100 * done / due_by_now for done in (len(late), other.count_published())]
+        shares = [100 * done / due_by_now for done in (len(late), stock.count_published())]
         figures.append(Measurement(f"{words}: started (stock: published)", "%", shares[0], {"": shares[1]}))
     figures.append(Measurement(f"{words}: nominal time → started, p99", "s", compute_p99(late)))
     return [*figures, Measurement(f"{words}: nominal time → started, the latest", "s", late[-1])]
@@ -130,10 +130,10 @@ def _compute_due_time(ahead: dt.timedelta = dt.timedelta(seconds=_STARTUP_SECOND
 
 def _measure_cpu_before(rig: Harness, due: dt.datetime) -> dict[str, float]:
     """Wait until shortly before `due` and return the CPU time that each process has used by then."""
-    left = due.timestamp() - time.time() - 0.5
-    if left < 0:
+    seconds_left = due.timestamp() - time.time() - 0.5
+    if seconds_left < 0:
         raise TimeoutError("everything should have started before the schedules are due")
-    time.sleep(left)
+    time.sleep(seconds_left)
     return _measure_cpu(rig)
 
 

@@ -35,9 +35,9 @@ def measure_hostile_clients(ours: JobWorkerStack) -> list[Measurement]:
     for kind in ("alone", *_CLIENT_KINDS):
         with _run_hostile_client(kind, ours.http.port, execution):
             round_trips = _measure_round_trips(ours.http)
-        what = f"another client's requests, {kind.replace('-', ' ')}"
-        rows.append(Measurement(f"{what}, p50", "ms", round_trips[len(round_trips) // 2] * 1e3))
-        rows.append(Measurement(f"{what}, p99", "ms", compute_p99(round_trips) * 1e3))
+        label = f"another client's requests, {kind.replace('-', ' ')}"
+        rows.append(Measurement(f"{label}, p50", "ms", round_trips[len(round_trips) // 2] * 1e3))
+        rows.append(Measurement(f"{label}, p99", "ms", compute_p99(round_trips) * 1e3))
     return rows
 
 

@@ -84,10 +84,10 @@ def measure_latency(ours: JobWorkerStack, bare: CeleryStack, per_second: int, se
         bare.app.stamp.apply_async((time.time(),))
     wait_until(lambda: bare.broker.llen("bare:latencies") >= per_second * seconds)
     theirs = sorted(float(value) for value in bare.broker.lrange("bare:latencies", 0, -1))
-    what = f"accepted → started at {per_second}/s"
+    label = f"accepted → started at {per_second}/s"
     return [
-        _make_measurement(f"{what}, p50", "ms", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3),
-        _make_measurement(f"{what}, p99", "ms", compute_p99(mine) * 1e3, compute_p99(theirs) * 1e3),
+        _make_measurement(f"{label}, p50", "ms", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3),
+        _make_measurement(f"{label}, p99", "ms", compute_p99(mine) * 1e3, compute_p99(theirs) * 1e3),
     ]
 
 
@@ -119,9 +119,9 @@ class _FloodResult:
     memory_growth: dict[str, float] = field(default_factory=dict)
 
 
-def _measure_beside_flood(ours: JobWorkerStack, what: str, **parameters: int) -> _FloodResult:
+def _measure_beside_flood(ours: JobWorkerStack, label: str, **parameters: int) -> _FloodResult:
     before = {name: tree.measure_pss() for name, tree in ours.usage.items()}
-    seen = _FloodResult(what, [], dict.fromkeys(before, 0.0))
+    seen = _FloodResult(label, [], dict.fromkeys(before, 0.0))
     ours.http.submit("/api/v1/jobs/floods/executions", {"parameters": parameters})
     wait_until(lambda: ours.broker.xlen("jw:logs"))
     unfinished = "/api/v1/executions?job=floods&state=Running&limit=1"

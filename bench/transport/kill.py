@@ -72,7 +72,7 @@ def _kill_workers(bench: TransportContext, side: TransportSystem) -> list[str]:
         side.start_worker(victim)
         enough = bench.probe.count_starts() + random.randint(_MIN_STARTS_BEFORE_KILL, _MAX_STARTS_BEFORE_KILL)
         numbers = range(number * _MESSAGES_PER_KILL, (number + 1) * _MESSAGES_PER_KILL)
-        published += side.publish("note", ({"number": each} for each in numbers))
+        published += side.publish("note", ({"number": message_number} for message_number in numbers))
         wait_until(lambda: bench.probe.count_starts() >= enough, every=0.002, what="work to be under way")  # noqa: B023
         time.sleep(random.uniform(0, 0.02))
         side.kill(victim)
@@ -145,11 +145,11 @@ def _count_celery_deliveries(published: Iterable[str], starts: Iterable[JobStart
     for start in starts:
         runs[start.execution].append(start.worker)
     duplicates = sum(_is_survivor(earlier) for workers in runs.values() for earlier in workers[:-1])
-    return DeliveryCounts(lost=sum(each not in runs for each in published), duplicates=duplicates)
+    return DeliveryCounts(lost=sum(execution not in runs for execution in published), duplicates=duplicates)
 
 
 def _make_measurements(mine: DeliveryCounts, theirs: DeliveryCounts) -> list[Measurement]:
-    what = f"{_KILL_COUNT} × kill -9, {_KILL_COUNT * _MESSAGES_PER_KILL:,} messages"
+    label = f"{_KILL_COUNT} × kill -9, {_KILL_COUNT * _MESSAGES_PER_KILL:,} messages"
     rows = [
         ("lost", mine.lost, theirs.lost, True),
         ("started twice though its worker lived or had reported it", mine.duplicates, theirs.duplicates, True),
@@ -161,11 +161,11 @@ def _make_measurements(mine: DeliveryCounts, theirs: DeliveryCounts) -> list[Mea
     ]
     return [
         Measurement(
-            f"{what}: {name}",
+            f"{label}: {name}",
             "messages",
             ours,
             {} if stock is None else {"": stock},
-            expect_at_most(0) if asked else None,
+            expect_at_most(0) if is_bounded else None,
         )
-        for name, ours, stock, asked in rows
+        for name, ours, stock, is_bounded in rows
     ]

@@ -18,12 +18,12 @@ def measure_latency(bench: TransportContext) -> list[Measurement]:
         mine = _measure_system(bench, ours)
     with bench.make_celery() as stock:
         theirs = _measure_system(bench, stock)
-    what = f"latency at {_JOBS_PER_SECOND}/s, publish → body"
+    label = f"latency at {_JOBS_PER_SECOND}/s, publish → body"
     return [
         Measurement(
-            f"{what}, p50", "ms", statistics.median(mine), {"": statistics.median(theirs)}, expect_ratio_at_most(1.1)
+            f"{label}, p50", "ms", statistics.median(mine), {"": statistics.median(theirs)}, expect_ratio_at_most(1.1)
         ),
-        Measurement(f"{what}, p99", "ms", compute_p99(mine), {"": compute_p99(theirs)}, expect_ratio_at_most(1.1)),
+        Measurement(f"{label}, p99", "ms", compute_p99(mine), {"": compute_p99(theirs)}, expect_ratio_at_most(1.1)),
     ]
 
 

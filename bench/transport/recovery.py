@@ -61,7 +61,7 @@ class _RelayService:
 
     def are_all_final(self, ids: list[str]) -> bool:
         """Return whether all executions have ended."""
-        return all(executions.get(self.database, each).state in FINAL_STATES for each in ids)
+        return all(executions.get(self.database, execution).state in FINAL_STATES for execution in ids)
 
 
 def _measure_after_kill(bench: TransportContext, ours: JobWorkerTransport, service: _RelayService) -> list[Measurement]:
@@ -91,8 +91,8 @@ def _get_runs_since(bench: TransportContext, since: float) -> dict[str, JobStart
 
 def _make_measurements(running: JobStart, runs: dict[str, JobStart], killed_at: float) -> list[Measurement]:
     reserved = [start.at - killed_at for start in runs.values() if start.execution != running.execution]
-    what, bar = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
-    figures = [Measurement(f"{what}, what ran", "s", runs[running.execution].at - killed_at, target=bar)]
+    label, bar = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
+    figures = [Measurement(f"{label}, what ran", "s", runs[running.execution].at - killed_at, target=bar)]
     if reserved:
-        figures.append(Measurement(f"{what}, the last of what was fetched", "s", max(reserved), target=bar))
+        figures.append(Measurement(f"{label}, the last of what was fetched", "s", max(reserved), target=bar))
     return figures

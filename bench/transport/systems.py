@@ -98,7 +98,9 @@ class JobWorkerTransport(TransportSystem):
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """Publish messages with the relay's publisher, in batches."""
-        messages = [self._make_message(task, each, queue or self.queue) for each in parameters]
+        messages = [
+            self._make_message(task, message_parameters, queue or self.queue) for message_parameters in parameters
+        ]
         for first in range(0, len(messages), _BATCH_SIZE):
             self._publisher.publish(messages[first : first + _BATCH_SIZE])
         self._published += len(messages)
@@ -167,9 +169,9 @@ class CeleryTransport(TransportSystem):
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """Publish messages with `apply_async`, one by one because Celery has no batches."""
         probe_ids = []
-        for each in parameters:
-            self.celery.tasks[task].apply_async(kwargs=each, queue=queue or None)
-            probe_ids.append(str(each.get("number")))
+        for message_parameters in parameters:
+            self.celery.tasks[task].apply_async(kwargs=message_parameters, queue=queue or None)
+            probe_ids.append(str(message_parameters.get("number")))
         return probe_ids
 
     def get_waiting_list(self, queue: str = "") -> str:

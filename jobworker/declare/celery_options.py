@@ -65,19 +65,19 @@ def _validate_task_attributes(options: Mapping[str, Any]) -> Iterator[FieldError
 
 def _is_exception_types(value: Any) -> bool:
     return isinstance(value, tuple | list | set | frozenset) and all(
-        isinstance(each, type) and issubclass(each, BaseException) for each in value
+        isinstance(item, type) and issubclass(item, BaseException) for item in value
     )
 
 
 def _validate_names(options: Mapping[str, Any]) -> Iterator[FieldError]:
-    known = {
+    option_names = {
         *_JOB_OPTIONS,
         *_DECORATOR_OPTIONS,
         *(name for name in dir(options.get("base") or Task) if not name.startswith("_")),
     }
     for name in options:
-        if name not in known:
-            suggestion = _SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+        if name not in option_names:
+            suggestion = _SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, option_names, 1)), None)
             hint = (
                 f"; did you mean {suggestion}?" if suggestion else ", nor is it an attribute of the task's base class"
             )

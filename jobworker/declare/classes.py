@@ -89,7 +89,11 @@ def _register(cls: type[Job]) -> Any:
     if not callable(getattr(cls, "run", None)):
         raise ConfigurationError(f"job {cls.__name__}: a class that is a job needs a method run()")
     check_plain_function(cls.__name__, cls.run)
-    own = [each.name for each in inspect.signature(job).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    own = [
+        parameter.name
+        for parameter in inspect.signature(job).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
     names = {*own, *policies.PARSERS, *_CELERY_OPTIONS} - {"name"}
     options = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
     return job(_make_task_function(cls), name=cls.__dict__.get("name"), job_class=cls, **options)
@@ -101,12 +105,12 @@ def _make_task_function(cls: type[Job]) -> Callable[..., Any]:
 
     @functools.wraps(cls.run)
     def start(*args: Any, **kwargs: Any) -> Any:
-        made = cls()
-        made.parameters = _bind_parameters(signature, args, kwargs)
+        instance = cls()
+        instance.parameters = _bind_parameters(signature, args, kwargs)
         if _current_job.get() is None:  # Else a job that runs already calls another one as a function.
-            _current_job.set(made)
-        _run_before_start(made)
-        return made.run(*args, **kwargs)
+            _current_job.set(instance)
+        _run_before_start(instance)
+        return instance.run(*args, **kwargs)
 
     start.__signature__ = signature  # type: ignore[attr-defined]
     start.__name__, start.__qualname__ = cls.__name__, cls.__qualname__

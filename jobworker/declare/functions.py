@@ -114,7 +114,7 @@ def _validate_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, t
     if on_worker_lost not in list(OnWorkerLost):
         message = f"on_worker_lost must be 'retry' or 'fail', not {on_worker_lost!r}"
         yield FieldError("/on_worker_lost", "not_allowed", message)
-    if isinstance(tags, str) or not isinstance(tags, Iterable) or not all(isinstance(each, str) for each in tags):
+    if isinstance(tags, str) or not isinstance(tags, Iterable) or not all(isinstance(tag, str) for tag in tags):
         yield FieldError("/tags", "wrong_type", f"tags must be a list of texts, not {tags!r}")
 
 
@@ -123,8 +123,8 @@ def _validate_definition(definition: JobDefinition, function: Callable[..., Any]
     problems = validate_definition(definition, accepted[1:] if bound else accepted)
     if definition.name == CONTAINER_TASK:  # Its definitions set the image.
         problems = [problem for problem in problems if problem.pointer != "/isolation"]
-    given = list(inspect.signature(function).parameters.values())[bool(bound) :]
-    by_position = [each.name for each in given if each.kind is each.POSITIONAL_ONLY]
+    signature_parameters = list(inspect.signature(function).parameters.values())[bool(bound) :]
+    by_position = [parameter.name for parameter in signature_parameters if parameter.kind is parameter.POSITIONAL_ONLY]
     if by_position:
         message = (
             f"parameters are given by name, so {', '.join(by_position)} must not be positional-only: take out the /"
@@ -149,13 +149,13 @@ def _inject_context(function: Callable[..., Any]) -> Callable[..., Any]:
         # A caller in a test may hand in a context of its own, by position or by name.
         if any(isinstance(value, Context) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
-        context, rest, filled = current(), list(args), dict[str, Any]()
+        context, remaining, filled = current(), list(args), dict[str, Any]()
         # Positional arguments of the caller skip the context, wherever it is in the signature.
         for name in positional_names:
-            if rest:
-                filled[name] = context if name in context_names else rest.pop(0)
+            if remaining:
+                filled[name] = context if name in context_names else remaining.pop(0)
         kwargs.update({name: context for name in context_names if name not in filled})
-        return function(*filled.values(), *rest, **kwargs)
+        return function(*filled.values(), *remaining, **kwargs)
 
     return run
 
@@ -167,5 +167,9 @@ def _find_context_parameters(function: Callable[..., Any]) -> list[str]:
 
 def _find_positional_parameters(function: Callable[..., Any]) -> list[str]:
     """Return the names of the parameters that may be given by position."""
-    found = inspect.signature(function).parameters.values()
-    return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    signature_parameters = inspect.signature(function).parameters.values()
+    return [
+        parameter.name
+        for parameter in signature_parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]

@@ -73,11 +73,11 @@ def to_json_value(value: Any) -> Any:
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     if isinstance(value, Mapping):
-        return {_to_json_key(name): to_json_value(each) for name, each in value.items()}
+        return {_to_json_key(name): to_json_value(item) for name, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(to_json_value, value))
     if isinstance(value, list | tuple):
-        return [to_json_value(each) for each in value]
+        return [to_json_value(item) for item in value]
     return value
 
 

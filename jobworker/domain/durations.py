@@ -18,8 +18,8 @@ def parse(value: object) -> float:
     """Return a duration in seconds. Raises `ValueError` with the accepted formats."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (found := _ISO.match(value)):
-        parts = {name: float(text) for name, text in found.groupdict().items() if text}
+    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (match := _ISO.match(value)):
+        parts = {name: float(text) for name, text in match.groupdict().items() if text}
         if parts:
             return sum(_SECONDS_PER_UNIT[name] * amount for name, amount in parts.items())
     raise ValueError("must be a number of seconds or an ISO 8601 duration such as PT1H30M")

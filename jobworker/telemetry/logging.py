@@ -133,7 +133,7 @@ def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processo
     # Jobs log arbitrary text, with loggers and exceptions of any name.
     def escape(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event["event"] = str(event["event"])
-        return {name: plain_text.escape(each) if isinstance(each, str) else each for name, each in event.items()}
+        return {name: plain_text.escape(value) if isinstance(value, str) else value for name, value in event.items()}
 
     # Plain tracebacks, because the rich ones show local variables, which may be secret.
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)

@@ -34,7 +34,7 @@ def escape(text: str) -> str:
 
 def escape_json(text: str) -> str:
     r"""Return JSON with its control characters as \uXXXX, which is equivalent."""
-    return _CONTROLS.sub(lambda found: _UTF16_UNIT.sub(r"\\u\g<0>", found[0].encode("utf-16-be").hex()), text)
+    return _CONTROLS.sub(lambda match: _UTF16_UNIT.sub(r"\\u\g<0>", match[0].encode("utf-16-be").hex()), text)
 
 
 def to_one_line(text: str) -> str:

@@ -42,12 +42,12 @@ class Simulator:
         """
         outage_spans = outage if isinstance(outage, list) else [outage] if outage else []
         question = _make_question(begin, end, outage_spans, zoneinfo.ZoneInfo(zone), duration, limit)
-        story = simulation.simulate_code(_load_declarations(Settings.from_environment().schedules), question, names)
-        if story.stopped_at is not None:
+        result = simulation.simulate_code(_load_declarations(Settings.from_environment().schedules), question, names)
+        if result.stopped_at is not None:
             raise InvalidInput(
-                f"more than {limit} occurrences until {story.stopped_at}: name a shorter time, or a limit"
+                f"more than {limit} occurrences until {result.stopped_at}: name a shorter time, or a limit"
             )
-        return list(story.occurrences)
+        return list(result.occurrences)
 
 
 def _load_declarations(package: str) -> Declarations:
@@ -68,7 +68,7 @@ def _make_question(
 ) -> SimulationOptions:
     try:
         first, last = time_windows.parse_moment(begin, zone), time_windows.parse_moment(end, zone)
-        parsed_outages = [outage for each in spans for outage in _parse_outages(each, first, last, zone)]
+        parsed_outages = [outage for span in spans for outage in _parse_outages(span, first, last, zone)]
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     durations = duration if isinstance(duration, Mapping) else {}

@@ -54,11 +54,13 @@ def _parse_business(reader: JsonObjectReader) -> Calendar:
     for day in sorted(closed.keys() & opened):
         reader.add_problem("opened", "not_allowed", f"{day} cannot be both closed and opened")
     weekend, hours = _parse_weekend(reader), _parse_business_hours(reader)
-    given = {day for day, parts in (hours or {}).items() if parts}
-    for weekday in sorted(given & weekend - {day.weekday() for day in opened}):
-        called = WEEKDAYS[weekday]
-        message = f"{called} is in weekend, so its hours are never used: take it out of weekend, or leave out its hours"
-        _add_problem(reader, ("hours", called), "not_allowed", message)
+    weekdays_with_hours = {day for day, parts in (hours or {}).items() if parts}
+    for weekday in sorted(weekdays_with_hours & weekend - {day.weekday() for day in opened}):
+        weekday_name = WEEKDAYS[weekday]
+        message = (
+            f"{weekday_name} is in weekend, so its hours are never used: take it out of weekend, or leave out its hours"
+        )
+        _add_problem(reader, ("hours", weekday_name), "not_allowed", message)
     working = {day for day in range(7) if day not in weekend and (hours is None or hours.get(day))}
     if not working and not opened and not reader.problems:
         message = (
@@ -104,19 +106,19 @@ def _parse_weekend(reader: JsonObjectReader) -> frozenset[int]:
 
 
 def _parse_business_hours(reader: JsonObjectReader) -> dict[int, tuple[TimeRange, ...]] | None:
-    given = reader.get_value("hours")
-    if given is None:
+    hours = reader.get_value("hours")
+    if hours is None:
         return None
-    if not isinstance(given, Mapping):
+    if not isinstance(hours, Mapping):
         reader.add_problem("hours", "wrong_type", 'hours must be an object such as {"monday": ["09:00-17:00"]}')
         return None
-    found = {}
-    for day, parts in given.items():
+    ranges_by_weekday = {}
+    for day, parts in hours.items():
         if day in WEEKDAYS:
-            found[WEEKDAYS.index(day)] = tuple(_parse_hours_of_day(reader, day, parts))
+            ranges_by_weekday[WEEKDAYS.index(day)] = tuple(_parse_hours_of_day(reader, day, parts))
         else:
             _add_problem(reader, ("hours", day), "not_allowed", _describe_unknown_weekday(day))
-    return found
+    return ranges_by_weekday
 
 
 def _parse_hours_of_day(reader: JsonObjectReader, day: str, value: Any) -> Iterator[TimeRange]:
@@ -126,40 +128,40 @@ def _parse_hours_of_day(reader: JsonObjectReader, day: str, value: Any) -> Itera
         _add_problem(reader, place, "wrong_type", message)
         return
     latest = "00:00"
-    for at, each in enumerate(value):
-        found = _HOURS.match(each) if isinstance(each, str) else None
-        if found is None or not (
-            _is_time_of_day(found["begin"]) and (_is_time_of_day(found["end"]) or found["end"] == "24:00")
+    for at, span in enumerate(value):
+        match = _HOURS.match(span) if isinstance(span, str) else None
+        if match is None or not (
+            _is_time_of_day(match["begin"]) and (_is_time_of_day(match["end"]) or match["end"] == "24:00")
         ):
             _add_problem(reader, (*place, at), "wrong_type", f'{day} must have spans such as "09:00-17:00"')
-        elif found["end"] <= found["begin"]:
-            message = f"{each} ends before it begins; split it at midnight, and list the second part on the next day"
+        elif match["end"] <= match["begin"]:
+            message = f"{span} ends before it begins; split it at midnight, and list the second part on the next day"
             _add_problem(reader, (*place, at), "not_allowed", message)
-        elif found["begin"] < latest:
-            _add_problem(reader, (*place, at), "not_allowed", f"{each} begins before the span before it ends")
+        elif match["begin"] < latest:
+            _add_problem(reader, (*place, at), "not_allowed", f"{span} begins before the span before it ends")
         else:
-            latest = found["end"]
-            yield dt.time.fromisoformat(found["begin"]), None if latest == "24:00" else dt.time.fromisoformat(latest)
+            latest = match["end"]
+            yield dt.time.fromisoformat(match["begin"]), None if latest == "24:00" else dt.time.fromisoformat(latest)
 
 
 def _parse_holidays(reader: JsonObjectReader) -> tuple[CountryHolidays, ...]:
-    given = reader.get_value("holidays")
-    if given is None:
+    holidays = reader.get_value("holidays")
+    if holidays is None:
         return ()
-    if not isinstance(given, list) or len(given) > _MAX_COUNTRIES:
+    if not isinstance(holidays, list) or len(holidays) > _MAX_COUNTRIES:
         message = f'holidays must be a list of at most {_MAX_COUNTRIES} such as {{"country": "DE"}}'
         reader.add_problem("holidays", "wrong_type", message)
         return ()
-    found = []
-    for at, each in enumerate(given):
-        inner = JsonObjectReader(each, f"{reader.where}/holidays/{at}")
+    country_holidays = []
+    for at, holiday in enumerate(holidays):
+        inner = JsonObjectReader(holiday, f"{reader.where}/holidays/{at}")
         inner.require("country")
         country, subdivision = inner.get_text("country", 100), inner.get_text("subdivision", 100)
         if country:
             _check_place(inner, country, subdivision)
-            found.append(CountryHolidays(country, subdivision))
+            country_holidays.append(CountryHolidays(country, subdivision))
         _merge_problems(reader, inner)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(country_holidays))
 
 
 def _check_place(reader: JsonObjectReader, country: str, subdivision: str | None) -> None:
@@ -174,46 +176,46 @@ def _check_place(reader: JsonObjectReader, country: str, subdivision: str | None
 
 def _parse_named_dates(reader: JsonObjectReader, name: str, default_name: str) -> dict[dt.date, str]:
     """Return dates with their names: from an object, or from a list of dates without names."""
-    given = reader.get_value(name)
-    if isinstance(given, list):
+    dates = reader.get_value(name)
+    if isinstance(dates, list):
         return dict.fromkeys(sorted(_parse_date_list(reader, name)), default_name)
-    if given is None or not _check_collection(reader, name, given, Mapping):
+    if dates is None or not _check_collection(reader, name, dates, Mapping):
         return {}
-    found = {}
-    for text, called in given.items():
+    names_by_day = {}
+    for text, day_name in dates.items():
         day = _parse_date(reader, (name, text), text)
-        if not isinstance(called, str) or not (0 < len(called) <= MAX_NAME_LENGTH and called.isprintable()):
+        if not isinstance(day_name, str) or not (0 < len(day_name) <= MAX_NAME_LENGTH and day_name.isprintable()):
             message = f"the name of {text} must be a text of 1 to {MAX_NAME_LENGTH} printable characters"
             _add_problem(reader, (name, text), "wrong_type", message)
         elif day is not None:
-            found[day] = called
-    return dict(sorted(found.items()))
+            names_by_day[day] = day_name
+    return dict(sorted(names_by_day.items()))
 
 
 def _parse_date_list(reader: JsonObjectReader, name: str) -> set[dt.date]:
-    given = reader.get_value(name)
-    if given is None or not _check_collection(reader, name, given, list):
+    dates = reader.get_value(name)
+    if dates is None or not _check_collection(reader, name, dates, list):
         return set()
-    found = (_parse_date(reader, (name, at), each) for at, each in enumerate(given))
-    return {day for day in found if day is not None}
+    days = (_parse_date(reader, (name, at), date) for at, date in enumerate(dates))
+    return {day for day in days if day is not None}
 
 
 def _parse_windows(reader: JsonObjectReader) -> tuple[CalendarWindow, ...]:
-    given = reader.get_value("windows")
-    if given is None or not _check_collection(reader, "windows", given, list):
+    window_objects = reader.get_value("windows")
+    if window_objects is None or not _check_collection(reader, "windows", window_objects, list):
         return ()
-    found = []
-    for at, each in enumerate(given):
-        inner = JsonObjectReader(each, f"{reader.where}/windows/{at}")
+    windows = []
+    for at, window_object in enumerate(window_objects):
+        inner = JsonObjectReader(window_object, f"{reader.where}/windows/{at}")
         inner.require("from", "to")
         begin, end = _parse_local_time(inner, "from"), _parse_local_time(inner, "to")
         name = inner.get_text("name", MAX_NAME_LENGTH, "listed")
         if begin and end and end <= begin:
             inner.add_problem("to", "not_allowed", f"to must be later than from, {begin.isoformat(timespec='minutes')}")
         elif begin and end and name:
-            found.append(CalendarWindow(begin, end, name))
+            windows.append(CalendarWindow(begin, end, name))
         _merge_problems(reader, inner)
-    return tuple(sorted(found, key=lambda window: (window.begin, window.end, window.name)))
+    return tuple(sorted(windows, key=lambda window: (window.begin, window.end, window.name)))
 
 
 def _check_collection(reader: JsonObjectReader, name: str, value: Any, kind: Any) -> bool:
@@ -245,20 +247,20 @@ def _parse_date(reader: JsonObjectReader, place: Sequence[str | int], text: obje
 
 
 def _parse_local_time(reader: JsonObjectReader, name: str) -> dt.datetime | None:
-    given = reader.get_value(name)
-    if given is None:
+    value = reader.get_value(name)
+    if value is None:
         return None
-    if not isinstance(given, str) or not _TIME.match(given):
+    if not isinstance(value, str) or not _TIME.match(value):
         message = f"{name} must be a time on the wall clock such as 2026-12-31T22:00, without an offset"
         reader.add_problem(name, "wrong_type", message)
         return None
     try:
-        time = dt.datetime.fromisoformat(given)
+        time = dt.datetime.fromisoformat(value)
     except ValueError:
-        reader.add_problem(name, "not_allowed", f"there is no {given}")
+        reader.add_problem(name, "not_allowed", f"there is no {value}")
         return None
     if time.year not in _YEARS:
-        reader.add_problem(name, "not_allowed", f"{given} is not in {_YEARS.start} to {_YEARS.stop - 1}")
+        reader.add_problem(name, "not_allowed", f"{value} is not in {_YEARS.start} to {_YEARS.stop - 1}")
         return None
     return time
 

@@ -131,7 +131,7 @@ class BusinessCalendar:
             "kind": self.kind,
             "description": self.description,
             "weekend": [WEEKDAYS[day] for day in sorted(self.weekend)],
-            "holidays": [each.to_json() for each in self.holidays],
+            "holidays": [country_holidays.to_json() for country_holidays in self.holidays],
             "closed": _serialize_days(self.closed),
             "opened": [day.isoformat() for day in sorted(self.opened)],
             "hours": None
@@ -175,7 +175,7 @@ class DateCalendar:
     def find_day_name(self, day: dt.date) -> str | None:
         """Return the name of the listed day, of the holiday, or of a window that overlaps the day."""
         midnight = dt.datetime.combine(day, dt.time())
-        touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
+        touching = (window.name for window in self.windows if window.begin.date() <= day and window.end > midnight)
         return self.days.get(day) or _find_holiday(self.holidays, day) or next(touching, None)
 
     def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
@@ -198,8 +198,8 @@ class DateCalendar:
             "kind": self.kind,
             "description": self.description,
             "days": _serialize_days(self.days),
-            "windows": [each.to_json() for each in sorted(self.windows, key=lambda window: window.begin)],
-            "holidays": [each.to_json() for each in self.holidays],
+            "windows": [window.to_json() for window in sorted(self.windows, key=lambda window: window.begin)],
+            "holidays": [country_holidays.to_json() for country_holidays in self.holidays],
         }
 
     def _windows_on(self, day: dt.date) -> Iterator[TimeRange]:
@@ -233,17 +233,17 @@ def find_next_included_time(calendar: Calendar, time: dt.datetime) -> dt.datetim
 
 def find_next_excluded_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """Return the first time from `time` on that the calendar does not include; None: not within ten years."""
-    day, found = time.date(), time
+    day, candidate = time.date(), time
     for _ in range(_MAX_DAYS_AHEAD):
         for begin, end in calendar.get_time_ranges(day):
-            if dt.datetime.combine(day, begin) > found:
-                return found
+            if dt.datetime.combine(day, begin) > candidate:
+                return candidate
             if end is None:
-                found = dt.datetime.combine(day + _DAY, dt.time())
+                candidate = dt.datetime.combine(day + _DAY, dt.time())
             else:
-                found = max(found, dt.datetime.combine(day, end))
-        if found.date() == day:
-            return found
+                candidate = max(candidate, dt.datetime.combine(day, end))
+        if candidate.date() == day:
+            return candidate
         day += _DAY
     return None
 
@@ -253,8 +253,8 @@ def _is_within(time: dt.time, time_ranges: Sequence[TimeRange]) -> bool:
 
 
 def _find_holiday(holidays: Iterable[CountryHolidays], day: dt.date) -> str | None:
-    for each in holidays:
-        if name := each.find_day_name(day):
+    for country_holidays in holidays:
+        if name := country_holidays.find_day_name(day):
             return name
     return None
 
@@ -262,7 +262,7 @@ def _find_holiday(holidays: Iterable[CountryHolidays], day: dt.date) -> str | No
 def _merge_windows(windows: Iterable[CalendarWindow]) -> list[tuple[dt.datetime, dt.datetime]]:
     """Return begin and end of the merged windows, which neither overlap nor touch, by time."""
     merged: list[tuple[dt.datetime, dt.datetime]] = []
-    for window in sorted(windows, key=lambda each: each.begin):
+    for window in sorted(windows, key=lambda window: window.begin):
         if merged and window.begin <= merged[-1][1]:
             begin, end = merged.pop()
             merged.append((begin, max(end, window.end)))

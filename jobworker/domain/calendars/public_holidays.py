@@ -32,7 +32,7 @@ def get_holidays(country: str, subdivision: str | None, year: int) -> Mapping[dt
         # The library has lunar holidays for some years only; other years are without them.
         warnings.filterwarnings("ignore", message="Requested Holidays are available only")
         languages = holidays.country_holidays(country, subdiv=subdivision).supported_languages
-        english = next((each for each in _ENGLISH_LANGUAGES if each in languages), None)
+        english = next((language for language in _ENGLISH_LANGUAGES if language in languages), None)
         return dict(holidays.country_holidays(country, subdivision, [year], expand=False, language=english))
 
 
@@ -42,8 +42,11 @@ def list_countries() -> Sequence[Country]:
     import holidays
 
     named = _get_country_names()
-    known = holidays.list_supported_countries(include_aliases=False)
-    return [Country(code, named.get(code, code), tuple(known[code])) for code in sorted(known)]
+    subdivisions_by_country = holidays.list_supported_countries(include_aliases=False)
+    return [
+        Country(code, named.get(code, code), tuple(subdivisions_by_country[code]))
+        for code in sorted(subdivisions_by_country)
+    ]
 
 
 def describe_country_problem(country: str) -> str | None:
@@ -53,7 +56,9 @@ def describe_country_problem(country: str) -> str | None:
         return None
     folded = country.casefold()
     codes = {code.casefold(): code for code in named} | {name.casefold(): code for code, name in named.items()}
-    close = list(dict.fromkeys(codes[each] for each in difflib.get_close_matches(folded, codes, n=3, cutoff=0.7)))
+    close = list(
+        dict.fromkeys(codes[spelling] for spelling in difflib.get_close_matches(folded, codes, n=3, cutoff=0.7))
+    )
     hint = f"; did you mean {' or '.join(f'{code} ({named[code]})' for code in close)}?" if close else ""
     return f"{country!r} is not a country whose holidays are known: give its code of two letters, such as DE{hint}"
 
@@ -62,17 +67,19 @@ def describe_subdivision_problem(country: str, subdivision: str) -> str | None:
     """Return the problem of the code of a known country's subdivision; None if the code is known."""
     import holidays
 
-    found = holidays.country_holidays(country)
-    if subdivision in found.subdivisions:
+    country_holidays = holidays.country_holidays(country)
+    if subdivision in country_holidays.subdivisions:
         return None
-    if not found.subdivisions:
+    if not country_holidays.subdivisions:
         return f"{country} has no parts with holidays of their own: leave subdivision out"
-    aliases = {each.casefold(): each for each in found.subdivisions}
-    aliases |= {name.casefold(): code for name, code in found.subdivisions_aliases.items()}
+    aliases = {code.casefold(): code for code in country_holidays.subdivisions}
+    aliases |= {name.casefold(): code for name, code in country_holidays.subdivisions_aliases.items()}
     matches = difflib.get_close_matches(subdivision.casefold(), aliases, n=3, cutoff=0.7)
-    close = list(dict.fromkeys(aliases[each] for each in matches))
+    close = list(dict.fromkeys(aliases[alias] for alias in matches))
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{subdivision!r} is not a known part of {country}; {hint}known are: {', '.join(found.subdivisions)}"
+    return (
+        f"{subdivision!r} is not a known part of {country}; {hint}known are: {', '.join(country_holidays.subdivisions)}"
+    )
 
 
 @functools.cache

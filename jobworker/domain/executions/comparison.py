@@ -47,15 +47,15 @@ def compare_executions(
 
     Worker, host and code version are compared only if a worker has started `after`.
     """
-    found = [*_compare_field("revision", before.job_revision, after.job_revision)]
-    found += compare_values("definition", *definitions)
-    found += compare_values("parameters", before.parameters, after.parameters)
-    found += compare_values("overrides", before.overrides or {}, after.overrides or {})
+    differences = [*_compare_field("revision", before.job_revision, after.job_revision)]
+    differences += compare_values("definition", *definitions)
+    differences += compare_values("parameters", before.parameters, after.parameters)
+    differences += compare_values("overrides", before.overrides or {}, after.overrides or {})
     if after.worker is not None:
-        found += _compare_field("code_version", before.code_version, after.code_version)
-        found += _compare_field("worker", _get_node_name(before.worker), _get_node_name(after.worker))
-        found += _compare_field("host", _get_host_name(before.worker), _get_host_name(after.worker))
-    return found[:MAX_DIFFERENCES]
+        differences += _compare_field("code_version", before.code_version, after.code_version)
+        differences += _compare_field("worker", _get_node_name(before.worker), _get_node_name(after.worker))
+        differences += _compare_field("host", _get_host_name(before.worker), _get_host_name(after.worker))
+    return differences[:MAX_DIFFERENCES]
 
 
 def compare_values(part: str, before: Any, after: Any, where: str = "") -> Iterator[Difference]:
@@ -70,8 +70,8 @@ def compare_values(part: str, before: Any, after: Any, where: str = "") -> Itera
             else:
                 yield from compare_values(part, before[name], after[name], place)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for at, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from compare_values(part, one, other, where + format_pointer(at))
+        for at, (item_before, item_after) in enumerate(zip(before, after, strict=True)):
+            yield from compare_values(part, item_before, item_after, where + format_pointer(at))
     elif type(before) is not type(after) or before != after:
         yield Difference(part, where, "changed", before, after)
 

@@ -250,7 +250,7 @@ def _is_time(value: Any) -> bool:
 
 
 def _are_two_integers(value: Any) -> bool:
-    return isinstance(value, list) and [type(each) for each in value] == [int, int]
+    return isinstance(value, list) and [type(item) for item in value] == [int, int]
 
 
 #: The id of an execution, or an empty text.

@@ -47,9 +47,9 @@ def compute_fingerprint(error: Mapping[str, Any] | None, task: str) -> str:
 def _extract_frames(traceback: str) -> tuple[list[str], list[str]]:
     """Return `module function` of each frame of the user's code, and of every frame; recursion counts once."""
     last = _CHAINED_TRACEBACK.split(traceback)[-1]
-    found = list(_iterate_frames(last))
-    theirs = [frame for path, frame in found if not _LIBRARY_PATH.search(path)]
-    return _drop_repeated_frames(theirs), _drop_repeated_frames([frame for _, frame in found])
+    frames = list(_iterate_frames(last))
+    user_frames = [frame for path, frame in frames if not _LIBRARY_PATH.search(path)]
+    return _drop_repeated_frames(user_frames), _drop_repeated_frames([frame for _, frame in frames])
 
 
 def _drop_repeated_frames(frames: list[str]) -> list[str]:

@@ -35,8 +35,12 @@ class Metadata(MutableMapping[str, Any]):
             raise ValueError(f"metadata {name!r} cannot be None; use `del` to remove it")
         text = _encode_value(name, value)
         with self._lock:
-            others = sum(_compute_entry_size(each, kept) for each, kept in self._values.items() if each != name)
-            if others + _compute_entry_size(name, text) > MAX_METADATA_BYTES:
+            other_size = sum(
+                _compute_entry_size(other_name, other_text)
+                for other_name, other_text in self._values.items()
+                if other_name != name
+            )
+            if other_size + _compute_entry_size(name, text) > MAX_METADATA_BYTES:
                 raise ValueError(f"metadata {name!r} does not fit: all of it may be {MAX_METADATA_BYTES} bytes of JSON")
             self._values[name] = text
             self._changes[name] = json.loads(text)

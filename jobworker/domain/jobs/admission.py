@@ -57,8 +57,8 @@ class Submission:
         """Return the overrides of the job's definition, as stored with the execution; for a checked submission."""
         limits = {"time_limit": self.time_limit, "soft_time_limit": self.soft_time_limit}
         own, _ = policies.normalize(self._policies())
-        found = {**limits, **{name: own[name] for name, given in self._policies().items() if given is not None}}
-        return {name: value for name, value in found.items() if value is not None} or None
+        overrides = {**limits, **{name: own[name] for name, value in self._policies().items() if value is not None}}
+        return {name: value for name, value in overrides.items() if value is not None} or None
 
     def _policies(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in policies.OVERRIDABLE_POLICIES}
@@ -83,8 +83,8 @@ def validate_submission(submission: Submission, now: dt.datetime, where: str = "
 
 def compute_due_at_and_state(submission: Submission, now: dt.datetime) -> tuple[dt.datetime, ExecutionState]:
     """Return the due time and the initial state of a checked submission."""
-    wanted = submission.due_at or now + dt.timedelta(seconds=submission.delay or 0)
-    return (wanted, ExecutionState.SCHEDULED) if wanted > now else (now, ExecutionState.QUEUED)
+    due_at = submission.due_at or now + dt.timedelta(seconds=submission.delay or 0)
+    return (due_at, ExecutionState.SCHEDULED) if due_at > now else (now, ExecutionState.QUEUED)
 
 
 def compute_expires(submission: Submission, due_at: dt.datetime) -> float | None:
@@ -190,8 +190,8 @@ def validate_time_limits(hard: float | None, soft: float | None, where: str = ""
 
 
 def _validate_policies(definition: job.JobDefinition, accepted: Sequence[Parameter]) -> Iterable[FieldError]:
-    made, problems = policies.normalize(definition.policies)
-    return [*problems, *limits.validate_keys(made, accepted)]
+    normalized, problems = policies.normalize(definition.policies)
+    return [*problems, *limits.validate_keys(normalized, accepted)]
 
 
 def _validate_defaults(definition: job.JobDefinition, accepted: Iterable[Parameter]) -> Iterable[FieldError]:
@@ -200,7 +200,7 @@ def _validate_defaults(definition: job.JobDefinition, accepted: Iterable[Paramet
     They need not be complete, unless a schedule starts the job without parameters.
     """
     complete = definition.schedule is not None
-    needed = [each if complete else replace(each, required=False) for each in accepted]
+    needed = [parameter if complete else replace(parameter, required=False) for parameter in accepted]
     try:
         parameters.check(needed, definition.defaults, where="/defaults")
     except InvalidInput as error:
@@ -210,8 +210,10 @@ def _validate_defaults(definition: job.JobDefinition, accepted: Iterable[Paramet
 
 def _validate_container(definition: job.JobDefinition) -> Iterator[FieldError]:
     """Yield a problem unless the container mode and the container task are used together."""
-    given = definition.policies.get("isolation")
-    in_container = isinstance(given, Mapping) and given.get("mode") == isolation.IsolationMode.CONTAINER
+    isolation_policy = definition.policies.get("isolation")
+    in_container = (
+        isinstance(isolation_policy, Mapping) and isolation_policy.get("mode") == isolation.IsolationMode.CONTAINER
+    )
     is_container_task = definition.task == isolation.CONTAINER_TASK
     if in_container and not is_container_task:
         message = f"in a container the image's command is the job: task must be {isolation.CONTAINER_TASK}"
@@ -230,14 +232,16 @@ def _validate_circuit(definition: job.JobDefinition) -> Iterator[FieldError]:
 def _validate_triggers(definition: job.JobDefinition, accepted: Sequence[Parameter]) -> Iterator[FieldError]:
     """Yield problems of triggers: their parameters and the defaults together must be complete."""
     try:
-        wanted = definition.triggers
+        triggers = definition.triggers
     except InvalidInput:  # `_validate_policies` reports the problems of the policy.
         return
-    for at, each in enumerate(wanted):
+    for at, trigger in enumerate(triggers):
         where = format_pointer("trigger_after", at, "parameters")
         try:
-            known = parameters.accept_any_value(accepted, result_references.find_referring_parameters(each.parameters))
-            parameters.check(known, {**definition.defaults, **each.parameters}, where)
+            relaxed_parameters = parameters.accept_any_value(
+                accepted, result_references.find_referring_parameters(trigger.parameters)
+            )
+            parameters.check(relaxed_parameters, {**definition.defaults, **trigger.parameters}, where)
         except InvalidInput as error:
             yield from error.errors
 

@@ -32,9 +32,9 @@ class CircuitBreakerPolicy:
 def parse(value: object, where: str = "/circuit") -> CircuitBreakerPolicy:
     """Return the policy in a JSON object. Raises `InvalidInput` with every problem."""
     read = JsonObjectReader(value, where)
-    made = CircuitBreakerPolicy(
+    policy = CircuitBreakerPolicy(
         failures=read.get_integer("failures", 1, _MAX_FAILURES) or _DEFAULT_FAILURES,
         pause=read.get_seconds("pause", _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS) or _DEFAULT_PAUSE_SECONDS,
     )
     read.finish()
-    return made
+    return policy

@@ -100,9 +100,9 @@ def parse(value: object, where: str = "/isolation") -> Isolation:
     read = JsonObjectReader(value, where)
     read.require("mode")
     mode = read.get_choice("mode", list(IsolationMode), IsolationMode.IN_PROCESS)
-    made = _PARSERS[IsolationMode(mode)](read)
+    policy = _PARSERS[IsolationMode(mode)](read)
     read.finish()
-    return made
+    return policy
 
 
 def _parse_in_process(_: JsonObjectReader) -> InProcessIsolation:
@@ -137,8 +137,8 @@ _PARSERS: Mapping[IsolationMode, Callable[[JsonObjectReader], Isolation]] = {
 
 
 def _get_matching_text(reader: JsonObjectReader, name: str, allowed: re.Pattern[str]) -> str | None:
-    found = reader.get_text(name, 255)
-    if found is not None and not allowed.match(found):
+    text = reader.get_text(name, 255)
+    if text is not None and not allowed.match(text):
         reader.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and contain no spaces")
         return None
-    return found
+    return text

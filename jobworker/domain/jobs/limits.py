@@ -198,19 +198,20 @@ def compute_keys(
     job: str, policies: Mapping[str, Any], parameters: Mapping[str, Any], accepted: Iterable[Parameter] = ()
 ) -> ExecutionKeys:
     """Return the keys of an execution. An absent parameter has its default in the key, or null without a default."""
-    wanted = {name: policies.get(name) for name in KEYED_POLICIES}
-    if not any(wanted.values()):
+    keyed_policies = {name: policies.get(name) for name in KEYED_POLICIES}
+    if not any(keyed_policies.values()):
         return ExecutionKeys()
-    values = {each.name: each.default for each in accepted} | dict(parameters)
-    concurrency, rate = _render_key(job, wanted["concurrency"], values), _render_key(job, wanted["rate_limit"], values)
+    values = {parameter.name: parameter.default for parameter in accepted} | dict(parameters)
+    concurrency = _render_key(job, keyed_policies["concurrency"], values)
+    rate = _render_key(job, keyed_policies["rate_limit"], values)
     limit_key = f"{concurrency or ''}{_SEPARATOR}{rate or ''}" if concurrency or rate else None
-    unique = wanted["unique"]
-    same = (
+    unique = keyed_policies["unique"]
+    unique_key = (
         f"{job}/{_compute_digest(_to_canonical_json(values))}"
         if unique and unique["key"] is None
         else _render_key(job, unique, values)
     )
-    return ExecutionKeys(concurrency, rate, limit_key, same)
+    return ExecutionKeys(concurrency, rate, limit_key, unique_key)
 
 
 def split_limit_key(limit_key: str) -> tuple[str | None, str | None]:
@@ -226,7 +227,7 @@ def get_job_name(key: str) -> str:
 
 def validate_keys(policies: Mapping[str, Any], accepted: Sequence[Parameter], where: str = "") -> list[FieldError]:
     """Return problems of keys in normalized policies that name parameters which the task does not have."""
-    names = [each.name for each in accepted]
+    names = [parameter.name for parameter in accepted]
     if VARIADIC.name in names:
         return []
     return [
@@ -263,10 +264,10 @@ def _render_key(job: str, policy: Mapping[str, Any] | None, values: Mapping[str,
 
 
 def _find_value(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
+    value: Any = values
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _format_value(value: Any) -> str:

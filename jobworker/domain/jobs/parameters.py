@@ -66,14 +66,14 @@ def from_signature(function: Callable[..., Any], injected_types: Iterable[type] 
     """Return the parameters of a job function, without those annotated with one of `injected_types`."""
     hidden = tuple(injected_types)
     hints = get_annotations(function, hidden)
-    found = []
+    accepted = []
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints.get(name, inspect.Parameter.empty)
         if parameter.kind is parameter.VAR_KEYWORD:
-            found.append(VARIADIC)
+            accepted.append(VARIADIC)
         elif parameter.kind is not parameter.VAR_POSITIONAL and hint not in hidden:
-            found.append(_describe_parameter(name, hint, parameter.default))
-    return tuple(found)
+            accepted.append(_describe_parameter(name, hint, parameter.default))
+    return tuple(accepted)
 
 
 def get_annotations(function: Callable[..., Any], hidden_types: Collection[type] = ()) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def get_annotations(function: Callable[..., Any], hidden_types: Collection[type]
         return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001  an annotation may be any expression
         return dict(
-            _resolve_annotations_one_by_one(inspect.unwrap(function), {each.__name__: each for each in hidden_types})
+            _resolve_annotations_one_by_one(
+                inspect.unwrap(function), {hidden_type.__name__: hidden_type for hidden_type in hidden_types}
+            )
         )
 
 
@@ -116,7 +118,7 @@ def _describe_parameter(name: str, hint: Any, default: Any) -> Parameter:
     json_name = _JSON_TYPE_NAMES.get(typing.get_origin(hint) or hint, "any")
     shown = None if required else default.value if isinstance(default, enum.Enum) else default
     # A default that JSON cannot represent is left to the code, which applies its own defaults.
-    shown, choices = (each if _is_json_value(each) else None for each in (shown, choices))
+    shown, choices = (value if _is_json_value(value) else None for value in (shown, choices))
     return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
 
 
@@ -143,7 +145,9 @@ def _find_common_type(choices: Iterable[Any]) -> Any:
 
 def accept_any_value(accepted: Sequence[Parameter], names: Collection[str]) -> Sequence[Parameter]:
     """Return the parameters with any value allowed for those in `names`."""
-    return [replace(each, type="any", choices=None) if each.name in names else each for each in accepted]
+    return [
+        replace(parameter, type="any", choices=None) if parameter.name in names else parameter for parameter in accepted
+    ]
 
 
 def check(
@@ -159,11 +163,13 @@ def check(
     except json_values.UnacceptableValue as error:
         message = f"the parameters hold {error}"
         raise InvalidParameters(message, [FieldError(where + error.pointer, "not_kept", message)]) from None
-    known = {parameter.name: parameter for parameter in accepted}
+    parameters_by_name = {parameter.name: parameter for parameter in accepted}
     problems = [
-        FieldError(where + format_pointer(name), "unknown_parameter", _describe_unknown_parameter(name, known))
+        FieldError(
+            where + format_pointer(name), "unknown_parameter", _describe_unknown_parameter(name, parameters_by_name)
+        )
         for name in values
-        if name not in known and VARIADIC.name not in known
+        if name not in parameters_by_name and VARIADIC.name not in parameters_by_name
     ]
     for parameter in accepted:
         if parameter.name in values:
@@ -176,8 +182,8 @@ def check(
     return dict(values)
 
 
-def _describe_unknown_parameter(name: str, known: Mapping[str, Parameter]) -> str:
-    return f"{name} is not a parameter of this task; it accepts {', '.join(known) or 'none'}"
+def _describe_unknown_parameter(name: str, parameters_by_name: Mapping[str, Parameter]) -> str:
+    return f"{name} is not a parameter of this task; it accepts {', '.join(parameters_by_name) or 'none'}"
 
 
 def _validate_value(parameter: Parameter, value: Any, pointer: str) -> Iterable[FieldError]:

@@ -62,12 +62,12 @@ def select_for_worker(policies: Mapping[str, Any]) -> dict[str, Any]:
 
 def normalize(policies: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
     """Return each policy in its stored form, missing ones by default; and the problems of the given policies."""
-    made, problems = dict(DEFAULTS), list[FieldError]()
+    normalized, problems = dict(DEFAULTS), list[FieldError]()
     for name, value in policies.items():
         if value is None:
             continue
         try:
-            made[name] = PARSERS[name](value, f"{where}/{name}").to_json()
+            normalized[name] = PARSERS[name](value, f"{where}/{name}").to_json()
         except InvalidInput as error:
             problems.extend(error.errors)
-    return made, problems
+    return normalized, problems

@@ -188,9 +188,9 @@ def preview_attempts(value: object, start: dt.datetime, attempts: int | None = N
     if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:
         message = f"attempts must be 1 to {MAX_ATTEMPTS}"
         raise InvalidInput(message, [FieldError("/attempts", "not_allowed", message)])
-    told = attempts or policy.max_attempts or _DEFAULT_PREVIEW_ATTEMPTS
+    attempt_count = attempts or policy.max_attempts or _DEFAULT_PREVIEW_ATTEMPTS
     try:
-        return plan_attempts(policy, start, min(told, policy.max_attempts or told))
+        return plan_attempts(policy, start, min(attempt_count, policy.max_attempts or attempt_count))
     except OverflowError:
         message = "the last attempts would be after the end of all calendars"
         raise InvalidInput(message, [FieldError("/from", "too_far", message)]) from None

@@ -17,10 +17,10 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200
 
 def validate_prose(where: str, text: str) -> Iterator[FieldError]:
     """Yield a problem if a text for people contains control characters; `where` points to the text."""
-    if found := _CONTROL_CHARACTERS.search(text):
+    if match := _CONTROL_CHARACTERS.search(text):
         allowed = "no control characters but line feed and tab, and none that set the direction of text"
         message = (
-            f"{_get_field_name(where)} must have {allowed}; there is U+{ord(found[0]):04X} at index {found.start()}"
+            f"{_get_field_name(where)} must have {allowed}; there is U+{ord(match[0]):04X} at index {match.start()}"
         )
         yield FieldError(where, "not_allowed", message)
 
@@ -43,16 +43,16 @@ class JsonObjectReader:
     def __init__(self, value: object, where: str) -> None:
         self.where = where
         self.problems: list[FieldError] = []
-        self._asked: set[str] = set()
-        self._given: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+        self._requested_names: set[str] = set()
+        self._fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
         self._is_object = isinstance(value, Mapping)
         if not self._is_object:
             self.problems.append(FieldError(where, "wrong_type", f"{_get_field_name(where)} must be a JSON object"))
 
     def get_value(self, name: str) -> Any:
         """Return the unchecked value of a field; None if the field is absent."""
-        self._asked.add(name)
-        return self._given.get(name)
+        self._requested_names.add(name)
+        return self._fields.get(name)
 
     def add_problem(self, name: str, code: str, message: str) -> None:
         """Record a problem of a field, or of a value inside that field (`days/0`)."""
@@ -60,111 +60,113 @@ class JsonObjectReader:
 
     def get_choice(self, name: str, allowed: Collection[str], default: str) -> str:
         """Return one of the allowed words."""
-        found = self.get_value(name)
-        if found is None:
+        value = self.get_value(name)
+        if value is None:
             return default
-        if not isinstance(found, str) or found not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             self.add_problem(name, "not_allowed", f"{name} must be one of {', '.join(allowed)}")
             return default
-        return found
+        return value
 
     def get_integer(self, name: str, minimum: int, maximum: int, default: int | None = None) -> int | None:
         """Return a JSON integer within these bounds."""
-        found = self.get_value(name)
-        if found is None:
+        value = self.get_value(name)
+        if value is None:
             return default
-        if isinstance(found, bool) or not isinstance(found, int):
+        if isinstance(value, bool) or not isinstance(value, int):
             self.add_problem(name, "wrong_type", f"{name} must be an integer")
-        elif not minimum <= found <= maximum:
+        elif not minimum <= value <= maximum:
             self.add_problem(name, "not_allowed", f"{name} must be {minimum} to {maximum}")
         else:
-            return found
+            return value
         return default
 
     def get_number(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
         """Return a JSON number within these bounds."""
-        found = self.get_value(name)
-        if found is None:
+        value = self.get_value(name)
+        if value is None:
             return default
-        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.add_problem(name, "wrong_type", f"{name} must be a number")
-        elif not minimum <= found <= maximum:
+        elif not minimum <= value <= maximum:
             self.add_problem(
                 name, "not_allowed", f"{name} must be {_format_number(minimum)} to {_format_number(maximum)}"
             )
         else:
-            return float(found)
+            return float(value)
         return default
 
     def get_seconds(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
         """Return a duration within these bounds (s), given as a number or in ISO 8601."""
-        found = self.get_value(name)
-        return default if found is None else self._parse_seconds(name, found, minimum, maximum, default)
+        value = self.get_value(name)
+        return default if value is None else self._parse_seconds(name, value, minimum, maximum, default)
 
     def get_durations(self, name: str, minimum: float, maximum: float, max_count: int) -> tuple[float, ...] | None:
         """Return a list of 1 to `max_count` durations (s)."""
-        found = self.get_value(name)
-        if found is None:
+        values = self.get_value(name)
+        if values is None:
             return None
-        if not isinstance(found, list) or not 0 < len(found) <= max_count:
+        if not isinstance(values, list) or not 0 < len(values) <= max_count:
             self.add_problem(name, "wrong_type", f"{name} must be a list of 1 to {max_count} durations")
             return None
-        read = [self._parse_seconds(f"{name}/{at}", each, minimum, maximum, None) for at, each in enumerate(found)]
-        return tuple(each for each in read if each is not None)
+        all_seconds = [
+            self._parse_seconds(f"{name}/{at}", value, minimum, maximum, None) for at, value in enumerate(values)
+        ]
+        return tuple(seconds for seconds in all_seconds if seconds is not None)
 
     def get_boolean(self, name: str, default: bool) -> bool:
         """Return true or false."""
-        found = self.get_value(name)
-        if found is None:
+        value = self.get_value(name)
+        if value is None:
             return default
-        if not isinstance(found, bool):
+        if not isinstance(value, bool):
             self.add_problem(name, "wrong_type", f"{name} must be true or false")
             return default
-        return found
+        return value
 
     def get_text(self, name: str, max_length: int, default: str | None = None) -> str | None:
         """Return a text of 1 to `max_length` printable characters."""
-        found = self.get_value(name)
-        if found is None:
+        value = self.get_value(name)
+        if value is None:
             return default
-        if not isinstance(found, str) or not (0 < len(found) <= max_length and found.isprintable()):
+        if not isinstance(value, str) or not (0 < len(value) <= max_length and value.isprintable()):
             self.add_problem(name, "wrong_type", f"{name} must be a text of 1 to {max_length} printable characters")
             return default
-        return found
+        return value
 
     def get_texts(self, name: str, max_length: int, max_count: int) -> tuple[str, ...]:
         """Return a list of at most `max_count` texts."""
-        found = self.get_value(name)
-        if found is None:
+        texts = self.get_value(name)
+        if texts is None:
             return ()
-        fits = isinstance(found, list) and len(found) <= max_count
-        if not fits or any(not isinstance(each, str) or not 0 < len(each) <= max_length for each in found):
+        fits = isinstance(texts, list) and len(texts) <= max_count
+        if not fits or any(not isinstance(text, str) or not 0 < len(text) <= max_length for text in texts):
             message = f"{name} must be a list of at most {max_count} texts of 1 to {max_length} characters"
             self.add_problem(name, "wrong_type", message)
             return ()
-        return tuple(found)
+        return tuple(texts)
 
     def require(self, *names: str) -> None:
         """Record a problem for each of these fields that is absent or null."""
         for name in names:
-            if self._given.get(name) is None and not any(each.pointer == self.where for each in self.problems):
+            if self._fields.get(name) is None and not any(problem.pointer == self.where for problem in self.problems):
                 self.add_problem(name, "missing", f"{name} is required")
 
     def finish(self) -> None:
         """Raise `InvalidInput` if there are problems."""
         problems = [*self.problems, *self._find_unknown_fields()]
-        if not self._is_object and self._asked:  # The names of the fields are complete only now.
-            message = f"{problems[0].message} with {', '.join(sorted(self._asked))}"
+        if not self._is_object and self._requested_names:  # The names of the fields are complete only now.
+            message = f"{problems[0].message} with {', '.join(sorted(self._requested_names))}"
             problems[0] = dataclasses.replace(problems[0], message=message)
         if problems:
             raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 
     def _find_unknown_fields(self) -> Iterator[FieldError]:
-        known = ", ".join(sorted(self._asked))
-        for name in self._given:
-            if name not in self._asked:
+        known_names = ", ".join(sorted(self._requested_names))
+        for name in self._fields:
+            if name not in self._requested_names:
                 place = self.where + format_pointer(str(name))
-                yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known}")
+                yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known_names}")
 
     def _parse_seconds(
         self, name: str, value: Any, lowest: float, highest: float, default: float | None

@@ -187,10 +187,10 @@ def _describe_text_problem(text: str) -> str | None:
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) == len(pairs):
-        return made
-    repeating, seen = _RepeatedKeyObject(made), set()
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    repeating, seen = _RepeatedKeyObject(fields), set()
     for name, _ in pairs:
         if name in seen:
             repeating.repeated_key = name

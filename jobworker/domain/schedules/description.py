@@ -107,9 +107,9 @@ def format_duration(seconds: float) -> str:
         number, seconds = divmod(seconds, length)
         if number:
             parts.append(_format_count(int(number), unit))
-    rest = f"{seconds:.6f}".rstrip("0").rstrip(".")
-    if rest != "0" or not parts:
-        parts.append(f"{rest} second" + ("" if rest == "1" else "s"))
+    seconds_text = f"{seconds:.6f}".rstrip("0").rstrip(".")
+    if seconds_text != "0" or not parts:
+        parts.append(f"{seconds_text} second" + ("" if seconds_text == "1" else "s"))
     return " ".join(parts)
 
 
@@ -130,7 +130,7 @@ def describe_cron(expression: str) -> str:
         in_months = "" if read.month.star else ","
         text = text.replace(f"{read.day} and {read.dow}", f"either {read.day} or {read.dow}{in_months}")
     return _ORDINAL.sub(
-        lambda found: format_ordinal(int(found[1])), _STEP.sub(_describe_step, text[0].lower() + text[1:])
+        lambda match: format_ordinal(int(match[1])), _STEP.sub(_describe_step, text[0].lower() + text[1:])
     )
 
 
@@ -241,8 +241,8 @@ def _format_local_time(time: dt.datetime) -> str:
     return f"{time.date()} {format_time(time.time())}"
 
 
-def _describe_step(found: re.Match[str]) -> str:
-    number = _ORDINAL_WORDS[found["word"]] if found["word"] else int(found["number"])
-    text = f"every {number} {found['unit']}s"
+def _describe_step(match: re.Match[str]) -> str:
+    number = _ORDINAL_WORDS[match["word"]] if match["word"] else int(match["number"])
+    text = f"every {number} {match['unit']}s"
     # A step that does not divide the hour starts again with each hour: 0, 7, … 56, 0.
-    return text + (f" from the start of every {found['period']}" if found["whole"] and 60 % number else "")
+    return text + (f" from the start of every {match['period']}" if match["whole"] and 60 % number else "")

@@ -154,8 +154,8 @@ def _coalesce(
         others = f", and replaces {len(late) - 1} before it" if len(late) > 1 else ""
         decided[stands] = Decision(stands, OccurrenceOutcome.FIRED, f"{why}{others}")
     else:
-        told = f"replaces {len(late)} before it, which were noticed late"
-        decided[stands] = Decision(stands, OccurrenceOutcome.FIRED, told)
+        fired_reason = f"replaces {len(late)} before it, which were noticed late"
+        decided[stands] = Decision(stands, OccurrenceOutcome.FIRED, fired_reason)
     return decided
 
 
@@ -165,8 +165,8 @@ def _catch_up(
     """Fire the latest occurrences, up to the maximum of the policy, which includes those that are evaluated later."""
     most, why = context.misfire.max_occurrences, _describe_lateness(context)
     # Ascending, so that no occurrence after the first timely one is late.
-    coming = sum(1 for nominal in islice(ahead, most) if context.is_late(nominal))
-    first = max(0, len(late) - max(0, most - coming))
+    late_ahead = sum(1 for nominal in islice(ahead, most) if context.is_late(nominal))
+    first = max(0, len(late) - max(0, most - late_ahead))
     left_out = f"{why}; it is not among the latest {most}, which are caught up"
     decided = {nominal: Decision(nominal, OccurrenceOutcome.MISSED, left_out) for nominal in late[:first]}
     return decided | {

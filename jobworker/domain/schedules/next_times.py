@@ -40,17 +40,17 @@ def compute_upcoming(timetable: Timetable, after: dt.datetime, count: int) -> li
 
     Before each of them, the first time that the calendars forbid is included, if any.
     """
-    found: list[NominalTimePreview] = []
+    previews: list[NominalTimePreview] = []
     moment, fires = find_next_time(timetable, after), 0
     # None after a jump over forbidden times: clock changes in between are not reported.
     before: dt.datetime | None = after
     while moment is not None and fires < count:
-        one = _build_upcoming(timetable, before, moment)
-        found.append(one)
-        fires += one.fires
-        before = moment if one.fires else None
-        moment = find_next_time(timetable, moment) if one.fires else find_next_allowed(timetable, moment)
-    return found
+        preview = _build_upcoming(timetable, before, moment)
+        previews.append(preview)
+        fires += preview.fires
+        before = moment if preview.fires else None
+        moment = find_next_time(timetable, moment) if preview.fires else find_next_allowed(timetable, moment)
+    return previews
 
 
 def describe_occurrence(timetable: Timetable, moment: dt.datetime) -> list[str]:
@@ -88,9 +88,9 @@ def _describe_exhaustion(timetable: Timetable, now: dt.datetime) -> str | None:
 
 
 def _describe_closed_calendars(timetable: Timetable) -> str:
-    both = ", ".join(name for name in timetable.requires if name in timetable.excludes)
-    if both:
-        return f"calendar {both} is both required and excluded"
+    contradictory = ", ".join(name for name in timetable.requires if name in timetable.excludes)
+    if contradictory:
+        return f"calendar {contradictory} is both required and excluded"
     names = ", ".join([*timetable.requires, *timetable.excludes])
     return f"its calendars ({names}) allow no time of its rule {_describe_horizon(timetable)}"
 
@@ -114,10 +114,11 @@ def _describe_skipped_times(timetable: Timetable, before: dt.datetime, moment: d
     # Sub-daily rules follow elapsed time, so they lose no occurrence.
     if dst is None or dst.gap is GapPolicy.SHIFT or get_default_dst(timetable.rule).gap is GapPolicy.SKIP:
         return
-    found = find_next_time(replace(timetable, dst=replace(dst, gap=GapPolicy.SHIFT)), before)
-    if found is not None and found < moment and isinstance(timetable.rule, WallClockRule):
+    shifted = find_next_time(replace(timetable, dst=replace(dst, gap=GapPolicy.SHIFT)), before)
+    if shifted is not None and shifted < moment and isinstance(timetable.rule, WallClockRule):
         missing = (
-            found.replace(tzinfo=None) + find_offset_period(found.replace(tzinfo=None), timetable.zone).previous_offset
+            shifted.replace(tzinfo=None)
+            + find_offset_period(shifted.replace(tzinfo=None), timetable.zone).previous_offset
         )
         yield f"before it, {missing.isoformat(' ', 'minutes')} does not exist in {timetable.zone}: left out"
 

@@ -233,7 +233,7 @@ def parse_job_schedule(job: str, value: object, where: str = "/schedule") -> Sch
     """
     fields = dict(value) if isinstance(value, Mapping) else {}
     read = JsonObjectReader({"zone": fields.pop("zone", None)}, where)
-    found = parse_zone(read)
+    zone = parse_zone(read)
     problems = [*read.problems]
     if job == _RESERVED_NAME:
         problems.append(
@@ -245,7 +245,7 @@ def parse_job_schedule(job: str, value: object, where: str = "/schedule") -> Sch
         problems = [*error.errors, *problems]
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return Schedule(job, job, rule, found, overlap=OverlapPolicy.ALLOW)
+    return Schedule(job, job, rule, zone, overlap=OverlapPolicy.ALLOW)
 
 
 def to_job_json(schedule: Schedule) -> dict[str, Any]:
@@ -300,32 +300,32 @@ def _parse_fields(reader: JsonObjectReader, where: str) -> dict[str, Any]:
 
 
 def _parse_misfire(reader: JsonObjectReader) -> MisfirePolicy:
-    given, default = reader.get_value("misfire"), MisfirePolicy()
-    if given is None:
+    value, default = reader.get_value("misfire"), MisfirePolicy()
+    if value is None:
         return default
-    inner = JsonObjectReader(given, f"{reader.where}/misfire")
-    found = MisfirePolicy(
+    inner = JsonObjectReader(value, f"{reader.where}/misfire")
+    policy = MisfirePolicy(
         MissedOccurrencePolicy(inner.get_choice("policy", list(MissedOccurrencePolicy), default.policy)),
         inner.get_seconds("grace", 1.0, _MAX_GRACE_SECONDS, default.grace) or default.grace,
         inner.get_integer("max", 1, MAX_CATCH_UP, default.max_occurrences) or default.max_occurrences,
     )
     merge_problems(reader, inner)
-    return found
+    return policy
 
 
 def _parse_rule(reader: JsonObjectReader, where: str) -> Rule | None:
-    given = reader.get_value("rule")
-    if given is None:
+    value = reader.get_value("rule")
+    if value is None:
         return None
     try:
-        return rule_parser.parse(given, f"{where}/rule")
+        return rule_parser.parse(value, f"{where}/rule")
     except InvalidInput as error:
         reader.problems.extend(error.errors)
         return None
 
 
 def _get_matching_text(reader: JsonObjectReader, name: str, pattern: Any, expected: str) -> str | None:
-    found = reader.get_text(name, 128)
-    if found is not None and not pattern.match(found):
+    text = reader.get_text(name, 128)
+    if text is not None and not pattern.match(text):
         reader.add_problem(name, "not_allowed", f"{name} must be {expected}")
-    return found
+    return text

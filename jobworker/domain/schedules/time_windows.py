@@ -75,11 +75,11 @@ def _iterate_daily_outages(
         raise ValueError(f"an outage from {first} to {last} is the whole day; give BEGIN/END with dates")
     day = begin.astimezone(zone).date() - _DAY
     while day <= end.astimezone(zone).date():
-        found = Outage(
+        outage = Outage(
             dt.datetime.combine(day, first, zone).astimezone(dt.UTC),
             dt.datetime.combine(day + _DAY if last < first else day, last, zone).astimezone(dt.UTC),
         )
         # A change of the clocks may skip the whole outage.
-        if found.begin < min(found.end, end) and found.end > begin:
-            yield found
+        if outage.begin < min(outage.end, end) and outage.end > begin:
+            yield outage
         day += _DAY

@@ -14,11 +14,11 @@ def parse_zone(reader: JsonObjectReader) -> str:
 
 def parse_dst(reader: JsonObjectReader) -> DstPolicy | None:
     """Return the field `dst`."""
-    given = reader.get_value("dst")
-    if given is None:
+    value = reader.get_value("dst")
+    if value is None:
         return None
-    inner = JsonObjectReader(given, f"{reader.where}/dst")
+    inner = JsonObjectReader(value, f"{reader.where}/dst")
     gap = GapPolicy(inner.get_choice("gap", list(GapPolicy), GapPolicy.SHIFT))
-    found = DstPolicy(gap, FoldPolicy(inner.get_choice("fold", list(FoldPolicy), FoldPolicy.FIRST)))
+    policy = DstPolicy(gap, FoldPolicy(inner.get_choice("fold", list(FoldPolicy), FoldPolicy.FIRST)))
     merge_problems(reader, inner)
-    return found
+    return policy

@@ -147,8 +147,8 @@ def find_same_local_time(
 
 def find_offset_period(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> OffsetPeriod:
     """Return the period that contains a moment."""
-    spans = _list_offset_periods(zone, moment.year)
-    return next((each for each in spans if moment < each.end), spans[-1])
+    periods = _list_offset_periods(zone, moment.year)
+    return next((period for period in periods if moment < period.end), periods[-1])
 
 
 def iterate_local_ranges(
@@ -191,7 +191,7 @@ def _list_offset_periods(zone: zoneinfo.ZoneInfo, year: int) -> tuple[OffsetPeri
     end = _get_new_year(year + 2) if year < dt.MAXYEAR - 1 else _LAST
     changes = list(_iterate_offset_changes(begin, end, zone))
     bounds = [begin, *changes, end]
-    offsets = [_get_utc_offset(each, zone) for each in bounds[:-1]]
+    offsets = [_get_utc_offset(moment, zone) for moment in bounds[:-1]]
     around = [offsets[0], *offsets, offsets[-1]]
     return tuple(
         OffsetPeriod(bounds[at], bounds[at + 1], offsets[at], around[at], around[at + 2]) for at in range(len(offsets))
@@ -206,10 +206,10 @@ def _iterate_offset_changes(begin: dt.datetime, end: dt.datetime, zone: zoneinfo
     earlier, offset = begin, _get_utc_offset(begin, zone)
     while earlier < end:
         later = min(earlier + _PROBE_INTERVAL, end)
-        other = _get_utc_offset(later, zone)
-        if other != offset:
+        later_offset = _get_utc_offset(later, zone)
+        if later_offset != offset:
             yield _find_offset_change(earlier, later, offset, zone)
-        earlier, offset = later, other
+        earlier, offset = later, later_offset
 
 
 def _find_offset_change(

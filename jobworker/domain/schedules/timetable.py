@@ -88,12 +88,12 @@ def find_next_time(timetable: Timetable, moment: dt.datetime) -> dt.datetime | N
     moment = max(moment, _BEGIN)
     rule = timetable.rule
     if isinstance(rule, OnceRule | IntervalRule):
-        found = rule.find_next(moment)
+        next_time = rule.find_next(moment)
     else:
         if isinstance(rule, BusinessDayRule) and rule.roll is not None:
             rule = replace(rule, allowed=lambda time: _describe_local_exclusion(timetable, time) is None)
-        found = _find_next_on_wall_clock(rule, timetable.zone, timetable.dst or get_default_dst(rule), moment)
-    return found if found is not None and found < min(timetable.end or _END, _END) else None
+        next_time = _find_next_on_wall_clock(rule, timetable.zone, timetable.dst or get_default_dst(rule), moment)
+    return next_time if next_time is not None and next_time < min(timetable.end or _END, _END) else None
 
 
 def recompute_for_zone(
@@ -112,18 +112,18 @@ def recompute_for_zone(
     # A process that has the present data already may have computed it.
     if by_moment or was != next_at:
         return settled_until, find_next_time(timetable, settled_until)
-    settled = find_same_local_time(settled_until, before, timetable.zone, dst.fold)
-    found = find_next_time(timetable, settled)
+    new_settled_until = find_same_local_time(settled_until, before, timetable.zone, dst.fold)
+    new_next_at = find_next_time(timetable, new_settled_until)
     # A moment has one occurrence row, so this one is moved past a moment that was evaluated for another occurrence.
-    return max(settled, settled_until), max(found, settled_until + _TICK) if found else None
+    return max(new_settled_until, settled_until), max(new_next_at, settled_until + _TICK) if new_next_at else None
 
 
 def iterate_occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
     """Yield every nominal time after `after` and before `before`."""
-    found = find_next_time(timetable, after)
-    while found is not None and found < before:
-        yield found
-        found = find_next_time(timetable, found)
+    moment = find_next_time(timetable, after)
+    while moment is not None and moment < before:
+        yield moment
+        moment = find_next_time(timetable, moment)
 
 
 def is_allowed(timetable: Timetable, moment: dt.datetime) -> bool:
@@ -147,15 +147,15 @@ def find_next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime 
     The search ends 50 years after the first time that they forbid; the result is then None.
     """
     horizon = None
-    while (found := find_next_time(timetable, moment)) is not None and found < (horizon or _END):
-        horizon = horizon or _compute_horizon(found)
-        shown = to_wall_clock(found, timetable.zone)
+    while (next_time := find_next_time(timetable, moment)) is not None and next_time < (horizon or _END):
+        horizon = horizon or _compute_horizon(next_time)
+        shown = to_wall_clock(next_time, timetable.zone)
         opens = _find_next_allowed_local(timetable, shown)
         if opens == shown:
-            return found
+            return next_time
         if opens is None:
             return None
-        moment = max(found, find_earliest_moment(opens, timetable.zone) - _TICK)
+        moment = max(next_time, find_earliest_moment(opens, timetable.zone) - _TICK)
     return None
 
 
@@ -202,10 +202,10 @@ def _find_next_on_wall_clock(
     """
     now = moment.astimezone(dt.UTC).replace(tzinfo=None)
     try:
-        found = _find_next_before_clock_change(rule, zone, now) or _find_next_across_clock_changes(rule, zone, dst, now)
+        time = _find_next_before_clock_change(rule, zone, now) or _find_next_across_clock_changes(rule, zone, dst, now)
     except OverflowError:  # The last year is reached.
         return None
-    return found.replace(tzinfo=dt.UTC) if found else None
+    return time.replace(tzinfo=dt.UTC) if time else None
 
 
 def _find_next_before_clock_change(
@@ -233,9 +233,9 @@ def _find_next_across_clock_changes(
         # With any offset, the moment of that time is neither before this one nor after `until`.
         now = max(now, time - MAX_UTC_OFFSET - _TICK)
         until = max(now, time) + 2 * MAX_UTC_OFFSET
-        times = ((rule.find_first(each.begin), each) for each in iterate_local_ranges(now, until, zone, dst))
-        found = [time - each.offset for time, each in times if time is not None and time < each.end]
-        if found:
-            return min(found)
+        times = ((rule.find_first(span.begin), span) for span in iterate_local_ranges(now, until, zone, dst))
+        moments = [time - span.offset for time, span in times if time is not None and time < span.end]
+        if moments:
+            return min(moments)
         now = until - _TICK
     return None

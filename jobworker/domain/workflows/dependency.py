@@ -98,21 +98,21 @@ def parse(values: Sequence[Any], where: str) -> tuple[Dependency, ...]:
     if not isinstance(values, list | tuple) or len(values) > MAX_PARENTS:
         message = f"depends_on must be a list of at most {MAX_PARENTS} executions"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
-    found: dict[str, Dependency] = {}
+    dependencies: dict[str, Dependency] = {}
     problems: list[FieldError] = []
-    for at, each in enumerate(values):
+    for at, value in enumerate(values):
         try:
-            one = _parse_dependency(each, where + format_pointer(at))
+            dependency = _parse_dependency(value, where + format_pointer(at))
         except InvalidInput as error:
             problems.extend(error.errors)
             continue
-        if one.parent in found:
-            message = f"execution {one.parent} is named more than once"
+        if dependency.parent in dependencies:
+            message = f"execution {dependency.parent} is named more than once"
             problems.append(FieldError(where + format_pointer(at), "repeated", message))
-        found[one.parent] = one
+        dependencies[dependency.parent] = dependency
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return tuple(found.values())
+    return tuple(dependencies.values())
 
 
 def _parse_dependency(value: Any, where: str) -> Dependency:

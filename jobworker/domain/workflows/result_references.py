@@ -38,8 +38,8 @@ def validate(parameters: Mapping[str, Any], sources: Collection[str], where: str
     """Return the problems of the references in `parameters`; `sources` are the names that they may use."""
     return [
         problem
-        for place, each in _locate_references(parameters, where)
-        for problem in _validate_reference(each, sources, place)
+        for place, reference in _locate_references(parameters, where)
+        for problem in _validate_reference(reference, sources, place)
     ]
 
 
@@ -50,7 +50,7 @@ def find_referring_parameters(parameters: Mapping[str, Any]) -> set[str]:
 
 def list_sources(parameters: Mapping[str, Any]) -> list[str]:
     """Return each source that `parameters` refer to once, in the order in which `resolve` looks them up."""
-    return list(dict.fromkeys(str(each[_FROM]) for each in _iterate_references(parameters)))
+    return list(dict.fromkeys(str(reference[_FROM]) for reference in _iterate_references(parameters)))
 
 
 def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, 
     Looks up each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as the referenced values
     have more bytes than parameters may have.
     """
-    uses = Counter((each[_FROM], each.get(_PATH, "")) for each in _iterate_references(parameters))
-    found = _collect_values(uses, sources) if uses else {}
-    return {name: _resolve_value(value, found) for name, value in parameters.items()}
+    uses = Counter((reference[_FROM], reference.get(_PATH, "")) for reference in _iterate_references(parameters))
+    values_by_reference = _collect_values(uses, sources) if uses else {}
+    return {name: _resolve_value(value, values_by_reference) for name, value in parameters.items()}
 
 
 def _collect_values(uses: Mapping[tuple[str, str], int], sources: ResultSources) -> dict[tuple[str, str], Any]:
@@ -69,32 +69,32 @@ def _collect_values(uses: Mapping[tuple[str, str], int], sources: ResultSources)
     paths: dict[str, list[str]] = {}
     for source, path in uses:
         paths.setdefault(source, []).append(path)
-    found, left = {}, MAX_PARAMETERS_BYTES
-    for source, wanted in paths.items():
+    values_by_reference, bytes_left = {}, MAX_PARAMETERS_BYTES
+    for source, source_paths in paths.items():
         try:
             result = sources[source]
         except LookupError:
             result = _MISSING
-        for path in wanted:
-            value = found[source, path] = _get_at_pointer(result, path)
-            left -= _compute_json_size(value) * uses[source, path]
-            if left < 0:
+        for path in source_paths:
+            value = values_by_reference[source, path] = _get_at_pointer(result, path)
+            bytes_left -= _compute_json_size(value) * uses[source, path]
+            if bytes_left < 0:
                 message = (
                     f"the parameters have more than {MAX_PARAMETERS_BYTES} bytes as JSON, "
                     "which is the most that is allowed"
                 )
                 raise InvalidParameters(message, [FieldError("/parameters", "too_large", message)])
-    return found
+    return values_by_reference
 
 
 def _resolve_value(value: Any, values_by_reference: Mapping[tuple[str, str], Any]) -> Any:
     if isinstance(value, list):
-        return [_resolve_value(each, values_by_reference) for each in value]
+        return [_resolve_value(item, values_by_reference) for item in value]
     if not isinstance(value, dict):
         return value
     if _FROM in value:
         return _resolve_reference(value, values_by_reference)
-    return {name: _resolve_value(each, values_by_reference) for name, each in value.items()}
+    return {name: _resolve_value(item, values_by_reference) for name, item in value.items()}
 
 
 def _resolve_reference(reference: Mapping[str, Any], values_by_reference: Mapping[tuple[str, str], Any]) -> Any:
@@ -141,16 +141,16 @@ def _split_pointer(path: str) -> list[str]:
 
 def _iterate_references(value: Any) -> Iterator[Mapping[str, Any]]:
     """Yield every reference, from the first to the last."""
-    left = [value]
-    while left:
-        item = left.pop()
+    pending = [value]
+    while pending:
+        item = pending.pop()
         if isinstance(item, list):
-            left.extend(reversed(item))
+            pending.extend(reversed(item))
         elif isinstance(item, dict):
             if _FROM in item:
                 yield item
             else:
-                left.extend(reversed(item.values()))
+                pending.extend(reversed(item.values()))
 
 
 def _locate_references(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -159,18 +159,18 @@ def _locate_references(value: Any, where: str) -> Iterator[tuple[str, Mapping[st
         if _FROM in value:
             yield where, value
             return
-        for name, each in value.items():
-            yield from _locate_references(each, where + format_pointer(name))
+        for name, item in value.items():
+            yield from _locate_references(item, where + format_pointer(name))
     elif isinstance(value, list):
-        for at, each in enumerate(value):
-            yield from _locate_references(each, where + format_pointer(at))
+        for at, item in enumerate(value):
+            yield from _locate_references(item, where + format_pointer(at))
 
 
 def _validate_reference(reference: Mapping[str, Any], sources: Collection[str], where: str) -> Iterator[FieldError]:
     source, path = reference[_FROM], reference.get(_PATH, "")
     if not isinstance(source, str) or source not in sources:
-        known = ", ".join(sorted(sources)[:10])
-        message = f"$from names {str(source)[:80]!r}, which is not a source here; the sources are: {known}"
+        source_names = ", ".join(sorted(sources)[:10])
+        message = f"$from names {str(source)[:80]!r}, which is not a source here; the sources are: {source_names}"
         yield FieldError(where + format_pointer(_FROM), "unknown_source", message)
     if not isinstance(path, str) or not _POINTER.match(path):
         message = "path must be an RFC 6901 pointer into the result, such as /rows/0/id"

@@ -41,7 +41,7 @@ class TriggerPolicy:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the JSON array that is stored and returned by the API."""
-        return [each.to_json() for each in self.items]
+        return [trigger.to_json() for trigger in self.items]
 
 
 def parse(value: Any, where: str) -> TriggerPolicy:
@@ -49,22 +49,22 @@ def parse(value: Any, where: str) -> TriggerPolicy:
     if not isinstance(value, list) or len(value) > MAX_TRIGGERS:
         message = f"trigger_after must be a list of at most {MAX_TRIGGERS} objects"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
-    found: list[Trigger] = []
+    triggers: list[Trigger] = []
     problems: list[FieldError] = []
-    for at, each in enumerate(value):
+    for at, item in enumerate(value):
         place = where + format_pointer(at)
         try:
-            one = _parse_trigger(each, place)
+            trigger = _parse_trigger(item, place)
         except InvalidInput as error:
             problems.extend(error.errors)
             continue
-        if any((one.job, one.on) == (other.job, other.on) for other in found):
-            message = f"{one.on} of job {one.job} is named more than once"
+        if any((trigger.job, trigger.on) == (earlier.job, earlier.on) for earlier in triggers):
+            message = f"{trigger.on} of job {trigger.job} is named more than once"
             problems.append(FieldError(place, "repeated", message))
-        found.append(one)
+        triggers.append(trigger)
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return TriggerPolicy(tuple(found))
+    return TriggerPolicy(tuple(triggers))
 
 
 def _parse_trigger(value: Any, where: str) -> Trigger:

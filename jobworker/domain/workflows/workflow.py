@@ -77,15 +77,15 @@ def plan_steps(workflow: Workflow) -> dict[str, list[StepDependency]]:
     if sum(map(len, reading.needs.values())) > MAX_NEEDS:
         message = f"the steps need more than {MAX_NEEDS} others together"
         reading.problems.append(FieldError("/steps", "not_allowed", message))
-    before = {name: [each.step for each in needs] for name, needs in reading.needs.items()}
+    before = {name: [need.step for need in needs] for name, needs in reading.needs.items()}
     path = graph.find_cycle(before)
     if path is not None:
         message = f"no step could be the first: {' -> '.join(path)}, each before the next"
         reading.problems.append(FieldError("/steps", "cycle", message))
     if reading.problems:
-        raise InvalidInput("; ".join(each.message for each in reading.problems[:5]), reading.problems[:100])
+        raise InvalidInput("; ".join(problem.message for problem in reading.problems[:5]), reading.problems[:100])
     return {
-        name: [_complete_need(each, workflow) for each in reading.needs[name]]
+        name: [_complete_need(need, workflow) for need in reading.needs[name]]
         for name in graph.sort_topologically(before)
     }
 
@@ -96,26 +96,26 @@ def _parse_step(name: str, step: WorkflowStep, workflow: Workflow, state: _Plann
         message = "the name of a step begins with a letter or digit and has at most 64 characters of A-Z a-z 0-9 _ . -"
         state.problems.append(FieldError(where, "not_allowed", message))
     state.problems.extend(_validate_on_failure(step.on_failure, f"{where}/on_failure"))
-    mine = state.needs.setdefault(name, [])
+    needs = state.needs.setdefault(name, [])
     if not isinstance(step.needs, list | tuple) or len(step.needs) > MAX_PARENTS:
         message = f"needs must be a list of at most {MAX_PARENTS} steps"
         state.problems.append(FieldError(f"{where}/needs", "wrong_type", message))
         return
-    for at, each in enumerate(step.needs):
+    for at, item in enumerate(step.needs):
         place = where + format_pointer("needs", at)
         try:
-            need = _parse_need(each, place)
+            need = _parse_need(item, place)
         except InvalidInput as error:
             state.problems.extend(error.errors)
             continue
         if need.step not in workflow.steps:
             message = f"step {name} needs {need.step[:80]!r}, and there is no such step"
             state.problems.append(FieldError(place, "unknown_step", message))
-        elif any(need.step == other.step for other in mine):
+        elif any(need.step == earlier.step for earlier in needs):
             message = f"step {name} needs {need.step} more than once"
             state.problems.append(FieldError(place, "repeated", message))
         else:
-            mine.append(need)
+            needs.append(need)
 
 
 def _parse_need(value: Any, where: str) -> StepDependency:

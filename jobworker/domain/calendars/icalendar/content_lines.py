@@ -103,15 +103,15 @@ class ICalendarComponent:
 
     def get_property(self, name: str) -> ICalendarProperty | None:
         """Return the property of this name. Raises `ValueError` if the property is repeated."""
-        found = self.get_properties(name)
-        if len(found) > 1:
-            raise ValueError(f"{name} is present {len(found)} times; it may be present once")
-        return found[0] if found else None
+        properties = self.get_properties(name)
+        if len(properties) > 1:
+            raise ValueError(f"{name} is present {len(properties)} times; it may be present once")
+        return properties[0] if properties else None
 
     def get_text(self, name: str) -> str:
         """Return the first value of this name in capital letters; an empty text if the property is absent."""
-        found = self.get_properties(name)
-        return found[0].value.strip().upper() if found else ""
+        properties = self.get_properties(name)
+        return properties[0].value.strip().upper() if properties else ""
 
 
 def build_file_error(message: str) -> InvalidInput:
@@ -122,8 +122,8 @@ def build_file_error(message: str) -> InvalidInput:
 def parse_calendars(file: bytes) -> list[ICalendarComponent]:
     """Return the VCALENDAR objects of a file. Raises `InvalidInput` for another format or a file that is too large."""
     lines = _unfold(file)
-    found = ICalendarComponent("")
-    open_components = [found]
+    root = ICalendarComponent("")
+    open_components = [root]
     events = 0
     for line in lines:
         matched = _NAME.match(line)
@@ -138,7 +138,7 @@ def parse_calendars(file: bytes) -> list[ICalendarComponent]:
             _add_property(line, name, open_components[-1])
     if len(open_components) > 1:
         raise build_file_error(f"the file is cut off: END:{open_components[-1].name} is missing")
-    return found.parts
+    return root.parts
 
 
 def _unfold(file: bytes) -> list[str]:
@@ -191,14 +191,14 @@ def _add_property(line: str, name: str, component: ICalendarComponent) -> None:
     """Add a property to the component if the property is supported."""
     if not component.name or (not name and component.name == "VCALENDAR"):
         raise build_file_error(f"this is not an iCalendar file: {quote_text(line)} is not a line of a calendar")
-    wanted = _SUPPORTED_PROPERTIES.get(component.name, _IDENTIFYING_PROPERTIES)
-    if name and name not in wanted:
+    supported_names = _SUPPORTED_PROPERTIES.get(component.name, _IDENTIFYING_PROPERTIES)
+    if name and name not in supported_names:
         return
-    found = _LINE.match(line) if name else None
-    if found is not None:
-        given = {key.upper(): value.replace('"', "") for key, value in _PARAMETER.findall(found[1])}
-        component.properties.setdefault(name, []).append(ICalendarProperty(name, found[2], given))
-    elif wanted and not component.problems:
+    match = _LINE.match(line) if name else None
+    if match is not None:
+        parameters = {key.upper(): value.replace('"', "") for key, value in _PARAMETER.findall(match[1])}
+        component.properties.setdefault(name, []).append(ICalendarProperty(name, match[2], parameters))
+    elif supported_names and not component.problems:
         component.problems.append(f"{quote_text(line)} is not a line of the form NAME;PARAMETER=…:VALUE")
 
 

@@ -102,16 +102,16 @@ class CalendarEvent:
         self, after: dt.datetime, before: dt.datetime, effort: ParsingEffort
     ) -> Mapping[dt.datetime, EventLength | None]:
         """Return the begins from about `after` to `before`, with the lengths of those that have one of their own."""
-        found: dict[dt.datetime, EventLength | None] = {self.start: None}
+        lengths_by_begin: dict[dt.datetime, EventLength | None] = {self.start: None}
         for rule in self.rules:
-            found.update(dict.fromkeys(rule.iterate_begins(self.start, after, before, effort)))
-        found.update(self.added_begins)
+            lengths_by_begin.update(dict.fromkeys(rule.iterate_begins(self.start, after, before, effort)))
+        lengths_by_begin.update(self.added_begins)
         removed = self.removed_begins.union(
             *(rule.iterate_begins(self.start, after, before, effort) for rule in self.exclusion_rules)
         )
         return {
             begin: length
-            for begin, length in found.items()
+            for begin, length in lengths_by_begin.items()
             if begin not in removed and begin.date() not in self.removed_days
         }
 
@@ -136,14 +136,14 @@ def _format_title(name: str, uid: str | None) -> str:
 
 def get_uid(component: ICalendarComponent) -> str | None:
     """Return the UID of a component, if there is one."""
-    found = component.get_properties("UID")
-    return found[0].value.strip() or None if found else None
+    properties = component.get_properties("UID")
+    return properties[0].value.strip() or None if properties else None
 
 
 def get_name(component: ICalendarComponent) -> str:
     """Return the name of a component."""
-    found = component.get_properties("SUMMARY")
-    return (clean_text(found[0].value, MAX_NAME_LENGTH) if found else "") or "busy"
+    properties = component.get_properties("SUMMARY")
+    return (clean_text(properties[0].value, MAX_NAME_LENGTH) if properties else "") or "busy"
 
 
 def _build_event(
@@ -151,10 +151,10 @@ def _build_event(
 ) -> CalendarEvent:
     if component.problems:
         raise ValueError(component.problems[0])
-    given = component.get_property("DTSTART")
-    if given is None:
+    start_property = component.get_property("DTSTART")
+    if start_property is None:
         raise ValueError("DTSTART is missing")
-    start = parse_date_or_time(given, find_zone)
+    start = parse_date_or_time(start_property, find_zone)
     tz = start.tzinfo if isinstance(start, dt.datetime) else None
     # Outlook writes days as times from midnight to midnight.
     marked = component.get_text("X-MICROSOFT-CDO-ALLDAYEVENT") == "TRUE" and to_naive(start, tz).time() == dt.time()
@@ -175,13 +175,13 @@ def _build_event(
         applies_to_following=following,
         sequence=_parse_sequence(sequence.value.strip()) if sequence else 0,
         reason=CANCELLED_REASON if cancelled else _find_skip_reason(component, length, include_free),
-        rules=[parse_rule(each, tz, all_day, find_zone) for each in component.get_properties("RRULE")],
-        exclusion_rules=[parse_rule(each, tz, all_day, find_zone) for each in component.get_properties("EXRULE")],
+        rules=[parse_rule(prop, tz, all_day, find_zone) for prop in component.get_properties("RRULE")],
+        exclusion_rules=[parse_rule(prop, tz, all_day, find_zone) for prop in component.get_properties("EXRULE")],
         added_begins={place(value, tz, "RDATE"): own for value, own in parse_date_list(component, "RDATE", find_zone)},
         removed_begins=frozenset(
-            place(each, tz, "EXDATE") for each in removed if all_day or isinstance(each, dt.datetime)
+            place(value, tz, "EXDATE") for value in removed if all_day or isinstance(value, dt.datetime)
         ),
-        removed_days=frozenset(each for each in removed if not all_day and not isinstance(each, dt.datetime)),
+        removed_days=frozenset(value for value in removed if not all_day and not isinstance(value, dt.datetime)),
     )
     if instance is not None and (event.rules or event.exclusion_rules or event.added_begins):
         raise ValueError(
@@ -197,13 +197,13 @@ def _parse_sequence(text: str) -> int:
 
 
 def _parse_recurrence_id(component: ICalendarComponent, find_zone: ZoneFinder) -> tuple[DateOrDateTime | None, bool]:
-    given = component.get_property("RECURRENCE-ID")
-    if given is None:
+    recurrence_property = component.get_property("RECURRENCE-ID")
+    if recurrence_property is None:
         return None, False
-    reach = given.parameters.get("RANGE", "").upper()
+    reach = recurrence_property.parameters.get("RANGE", "").upper()
     if reach not in ("", "THISANDFUTURE"):
         raise ValueError(f"RECURRENCE-ID: RANGE is {quote_text(reach)}; it must be THISANDFUTURE or left out")
-    return parse_date_or_time(given, find_zone), bool(reach)
+    return parse_date_or_time(recurrence_property, find_zone), bool(reach)
 
 
 def _find_skip_reason(component: ICalendarComponent, length: EventLength, include_free: bool) -> str | None:

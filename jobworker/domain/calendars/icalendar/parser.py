@@ -85,9 +85,11 @@ class _ParsingResult:
         """Raise `InvalidInput` with the events that cannot be read."""
         if not self.problems:
             return
-        told = self.problems[:_MAX_PROBLEMS]
-        more = f"; and {len(self.problems) - len(told)} more" if len(self.problems) > len(told) else ""
-        raise InvalidInput("; ".join(told) + more, [FieldError("", "bad_icalendar", each) for each in told])
+        reported = self.problems[:_MAX_PROBLEMS]
+        more = f"; and {len(self.problems) - len(reported)} more" if len(self.problems) > len(reported) else ""
+        raise InvalidInput(
+            "; ".join(reported) + more, [FieldError("", "bad_icalendar", problem) for problem in reported]
+        )
 
 
 def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> ICalendarContents:
@@ -96,23 +98,23 @@ def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_f
     `zone` None: the file's own zone. `include_free`: also events that do not block time (TRANSP:TRANSPARENT). Raises
     `InvalidInput` with the events that cannot be read.
     """
-    found = _ParsingResult()
+    result = _ParsingResult()
     try:
         objects = parse_calendars(file)
         effort = ParsingEffort()
         zones = ICalendarTimeZones(objects, effort)
-        components = _parse_events(objects, zones, found, include_free)
-        every = _build_series(found)
-        found.check_problems()
-        counting = [event for each in every for event in each.events if event.reason is None]
+        components = _parse_events(objects, zones, result, include_free)
+        all_series = _build_series(result)
+        result.check_problems()
+        counting = [event for series in all_series for event in series.events if event.reason is None]
         key, tz = _choose_zone(zone, objects, zones, counting)
-        _expand(every, tz, (first, end), found, effort)
+        _expand(all_series, tz, (first, end), result, effort)
     except ICalendarTooLarge as error:
         message = f"{error} (read from {first} to {end}); split it, or let its rules end"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
-    named = {day: "; ".join(dict.fromkeys(names))[:MAX_NAME_LENGTH] for day, names in sorted(found.days.items())}
-    ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))
-    return ICalendarContents(components, key, named, ordered, found.left_out)
+    named = {day: "; ".join(dict.fromkeys(names))[:MAX_NAME_LENGTH] for day, names in sorted(result.days.items())}
+    ordered = sorted(result.windows, key=lambda window: (window.begin, window.end, window.name))
+    return ICalendarContents(components, key, named, ordered, result.left_out)
 
 
 def _parse_events(
@@ -120,7 +122,7 @@ def _parse_events(
 ) -> int:
     """Parse the events of all calendar objects. Returns their number."""
     count = 0
-    parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
+    parts = [(calendar, part) for calendar in objects for part in calendar.parts if part.name != "VTIMEZONE"]
     for name, most in _MAX_ITEMS.items():
         items = sum(line.value.count(",") + 1 for _, part in parts for line in part.get_properties(name))
         if items > most:
@@ -163,8 +165,8 @@ def _build_series(result: _ParsingResult) -> list[EventSeries]:
     current: dict[object, CalendarEvent] = {}
     for at, event in enumerate(result.events):
         key = (event.uid, event.recurrence_id) if event.uid else at
-        other = current.get(key)
-        older = event if other is not None and other.sequence > event.sequence else other
+        previous = current.get(key)
+        older = event if previous is not None and previous.sequence > event.sequence else previous
         if older is not event:
             current[key] = event
         if older is not None:
@@ -194,7 +196,11 @@ def _choose_zone(
     used = {event.zone_key: event.tz for event in events if event.zone_key is not None}
     if not used:
         return None, None
-    stated = {each.get_properties("X-WR-TIMEZONE")[0].value for each in objects if each.get_properties("X-WR-TIMEZONE")}
+    stated = {
+        calendar.get_properties("X-WR-TIMEZONE")[0].value
+        for calendar in objects
+        if calendar.get_properties("X-WR-TIMEZONE")
+    }
     if len(stated) == 1:
         try:
             tz = zones.find_zone(stated.pop())

@@ -89,7 +89,7 @@ def parse_rule(prop: ICalendarProperty, tz: dt.tzinfo | None, all_day: bool, fin
         parts = rrule_parser.parse(expression)
     except ValueError as error:
         raise ValueError(f"{prop.name}: {error}") from None
-    if any(len(each) > 1 for each in (parts.hours, parts.minutes, parts.seconds)):
+    if any(len(numbers) > 1 for numbers in (parts.hours, parts.minutes, parts.seconds)):
         raise ValueError(f"{prop.name}: the event repeats within a day; {_SUBDAILY_HINT}")
     return EventRecurrence(
         expression, None if last is None else _parse_until(last, tz, all_day), count, _estimate_days_per_year(parts)

@@ -68,10 +68,12 @@ class EventSeries:
 
     def _compute_search_range(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
         """Return the range of begins of the occurrences that may be on these days."""
-        lengths = [event.length for event in self.events] + [each for each in self.event.added_begins.values() if each]
+        lengths = [event.length for event in self.events] + [
+            length for length in self.event.added_begins.values() if length
+        ]
         shifts = [ZERO, *(event.start - at for at, event in self.following)]
         # Clocks differ by little more than a day; `_clip_occurrence` cuts off the excess.
-        after = _to_midnight(first) - max(each.sum for each in lengths) - max(shifts) - 2 * DAY
+        after = _to_midnight(first) - max(length.sum for length in lengths) - max(shifts) - 2 * DAY
         return after, _to_midnight(end) - min(shifts) + 2 * DAY
 
     def _find_effective_event(self, begin: dt.datetime) -> tuple[CalendarEvent, dt.datetime]:
@@ -86,11 +88,11 @@ class EventSeries:
 def build_series(events: Sequence[CalendarEvent], problems: list[str]) -> list[EventSeries]:
     """Return the series of the events. Adds the problems of events without a valid place to `problems`."""
     repeating = {event.uid: EventSeries(event) for event in events if event.uid and event.recurrence_id is None}
-    found = []
+    all_series = []
     for event in events:
         series = repeating.get(event.uid) if event.uid else None
         if event.recurrence_id is None:
-            found.append(series or EventSeries(event))
+            all_series.append(series or EventSeries(event))
             continue
         try:
             if series is not None:
@@ -100,8 +102,8 @@ def build_series(events: Sequence[CalendarEvent], problems: list[str]) -> list[E
         except ValueError as error:
             problems.append(f"{event.title}: {error}")
         if not event.applies_to_following:
-            found.append(EventSeries(event))
-    return found
+            all_series.append(EventSeries(event))
+    return all_series
 
 
 def _to_midnight(day: dt.date) -> dt.datetime:

@@ -88,9 +88,9 @@ class _Observance:
         if year not in self._changes_by_year:
             begin, end = _get_year_bounds(year, year)
             last = end if self.until is None else min(end, self.until)
-            found = [] if self.rule is None or last < self.rule.start else [*self.rule.iterate_times(begin, last)]
-            self.effort.spend(0, 0, changes=1 + len(found))
-            self._changes_by_year[year] = self._to_changes(found)
+            times = [] if self.rule is None or last < self.rule.start else [*self.rule.iterate_times(begin, last)]
+            self.effort.spend(0, 0, changes=1 + len(times))
+            self._changes_by_year[year] = self._to_changes(times)
         return self._changes_by_year[year]
 
     def _to_changes(self, onsets: Iterable[dt.datetime]) -> Sequence[_OffsetChange]:
@@ -101,11 +101,11 @@ class _OffsetTable:
     """The offsets of a year, and the times at which they begin: in UTC, and on the clock of the zone by `fold`."""
 
     def __init__(self, changes: Sequence[_OffsetChange], first: dt.timedelta) -> None:
-        self._offsets = [changes[0].before if changes else first, *(each.after for each in changes)]
-        self._utc = _drop_out_of_order([each.at for each in changes])
+        self._offsets = [changes[0].before if changes else first, *(change.after for change in changes)]
+        self._utc = _drop_out_of_order([change.at for change in changes])
         self._shown = (
-            _drop_out_of_order([each.at + max(each.before, each.after) for each in changes]),
-            _drop_out_of_order([each.at + min(each.before, each.after) for each in changes]),
+            _drop_out_of_order([change.at + max(change.before, change.after) for change in changes]),
+            _drop_out_of_order([change.at + min(change.before, change.after) for change in changes]),
         )
 
     def get_offset_at_utc(self, time: dt.datetime) -> dt.timedelta:
@@ -130,9 +130,11 @@ class ICalendarTimeZone(dt.tzinfo):
 
     def __init__(self, key: str, observances: Sequence[_Observance]) -> None:
         self.key = key
-        self._first = min(observances, key=lambda each: each.dates[0]).before
-        self._dated = sorted((change for each in observances for change in each.list_dated_changes()), key=_GET_AT)
-        self._ruled = [each for each in observances if each.rule is not None]
+        self._first = min(observances, key=lambda observance: observance.dates[0]).before
+        self._dated = sorted(
+            (change for observance in observances for change in observance.list_dated_changes()), key=_GET_AT
+        )
+        self._ruled = [observance for observance in observances if observance.rule is not None]
         self._tables: dict[int, _OffsetTable] = {}
 
     def utcoffset(self, time: dt.datetime | None) -> dt.timedelta | None:
@@ -167,7 +169,7 @@ class ICalendarTimeZone(dt.tzinfo):
                 bisect.bisect_left(self._dated, low, key=_GET_AT),
                 bisect.bisect_right(self._dated, high, key=_GET_AT),
             )
-            ruled = (change for each in self._ruled for change in each.iterate_rule_changes(year))
+            ruled = (change for observance in self._ruled for change in observance.iterate_rule_changes(year))
             changes = sorted([*self._dated[max(begin - 1, 0) : end], *ruled], key=_GET_AT)
             self._tables[year] = _OffsetTable(changes, self._first)
         return self._tables[year]
@@ -188,23 +190,23 @@ class ICalendarTimeZones:
             if zone.name == "VTIMEZONE" and zone.get_properties("TZID")
             for name in _get_tzid_spellings(zone)
         }
-        self._found: dict[str, dt.tzinfo | ValueError] = {}
+        self._zones_by_tzid: dict[str, dt.tzinfo | ValueError] = {}
         self._effort = effort
 
     def find_zone(self, tzid: str) -> dt.tzinfo:
         """Return the zone of this name. Raises `ValueError` with the name."""
         tzid = tzid.strip()
-        if tzid not in self._found:
-            if len(self._found) == _MAX_ZONES:
+        if tzid not in self._zones_by_tzid:
+            if len(self._zones_by_tzid) == _MAX_ZONES:
                 raise ICalendarTooLarge(f"the file names more than {_MAX_ZONES} time zones")
             try:
-                self._found[tzid] = self._look_up(tzid)
+                self._zones_by_tzid[tzid] = self._look_up(tzid)
             except ValueError as error:
-                self._found[tzid] = error
-        found = self._found[tzid]
-        if isinstance(found, ValueError):
-            raise found
-        return found
+                self._zones_by_tzid[tzid] = error
+        zone = self._zones_by_tzid[tzid]
+        if isinstance(zone, ValueError):
+            raise zone
+        return zone
 
     def _look_up(self, tzid: str) -> dt.tzinfo:
         defined = self._defined.get(tzid)
@@ -212,9 +214,9 @@ class ICalendarTimeZones:
             tzid,
             *(line.value.strip() for line in (defined.get_properties("X-LIC-LOCATION")[:1] if defined else ())),
         ]
-        known = next(filter(None, map(_find_iana_name, places)), None)
-        if known:
-            return zoneinfo.ZoneInfo(known)
+        iana_name = next(filter(None, map(_find_iana_name, places)), None)
+        if iana_name:
+            return zoneinfo.ZoneInfo(iana_name)
         if defined is None:
             right = "name an IANA zone such as Europe/Berlin, or add its VTIMEZONE"
             raise ValueError(f"time zone {quote_text(tzid)} is not known, and the file does not define it; {right}")
@@ -224,22 +226,22 @@ class ICalendarTimeZones:
             raise ValueError(f"the VTIMEZONE of {quote_text(tzid)} cannot be read: {error}") from None
 
     def _build_zone(self, tzid: str, defined: ICalendarComponent) -> ICalendarTimeZone:
-        parts = [each for each in defined.parts if each.name in ("STANDARD", "DAYLIGHT")]
+        parts = [part for part in defined.parts if part.name in ("STANDARD", "DAYLIGHT")]
         if not parts:
             raise ValueError("it has neither STANDARD nor DAYLIGHT")
         if len(parts) > _MAX_OBSERVANCES:
             raise ValueError(f"it has {len(parts)} STANDARD and DAYLIGHT parts, more than {_MAX_OBSERVANCES}")
         dates = sum(len(line.value) // _CHARACTERS_PER_DATE for part in parts for line in part.get_properties("RDATE"))
         self._effort.spend(0, 0, changes=len(parts) + dates)
-        return ICalendarTimeZone(tzid, [self._parse_observance(each) for each in parts])
+        return ICalendarTimeZone(tzid, [self._parse_observance(part) for part in parts])
 
     def _parse_observance(self, part: ICalendarComponent) -> _Observance:
         before = parse_offset(part.get_property("TZOFFSETFROM"), "TZOFFSETFROM")
         after = parse_offset(part.get_property("TZOFFSETTO"), "TZOFFSETTO")
-        given, repeated = part.get_property("DTSTART"), part.get_property("RRULE")
-        if given is None:
+        start_property, repeated = part.get_property("DTSTART"), part.get_property("RRULE")
+        if start_property is None:
             raise ValueError("DTSTART is missing")
-        start = to_naive(parse_date_or_time(given, self._refuse_zone, _YEARS), None)
+        start = to_naive(parse_date_or_time(start_property, self._refuse_zone, _YEARS), None)
         more = [to_naive(value, None) for value, _ in parse_date_list(part, "RDATE", self._refuse_zone, _YEARS)]
         rule = until = None
         if repeated is not None:
@@ -259,8 +261,8 @@ class ICalendarTimeZones:
 
 def _get_tzid_spellings(zone: ICalendarComponent) -> tuple[str, str]:
     """Return the TZID with and without escapes, because parameters that refer to it have no escapes."""
-    given = zone.get_properties("TZID")[0].value.strip()
-    return given, unescape_text(given)
+    tzid = zone.get_properties("TZID")[0].value.strip()
+    return tzid, unescape_text(tzid)
 
 
 def _find_iana_name(tzid: str) -> str | None:
@@ -276,7 +278,7 @@ def _is_yearly(parts: RRuleParts) -> bool:
     return (
         parts.frequency is RRuleFrequency.YEARLY
         and parts.interval == 1
-        and all(len(each) <= 1 for each in (*lists[:2], *lists[3:]))
+        and all(len(numbers) <= 1 for numbers in (*lists[:2], *lists[3:]))
         and (bool(parts.months) or not parts.days)
         and not (parts.weeks or parts.year_days or parts.positions)
     )

@@ -61,9 +61,9 @@ def parse_date_list(
 ) -> list[tuple[DateOrDateTime, EventLength | None]]:
     """Return the values in the lists of this name; a period has a length of its own."""
     return [
-        _parse_period(each.strip(), line, find_zone, years)
+        _parse_period(text.strip(), line, find_zone, years)
         for line in component.get_properties(name)
-        for each in line.value.rstrip(",").split(",")
+        for text in line.value.rstrip(",").split(",")
     ]
 
 
@@ -111,37 +111,37 @@ def parse_recurrence(prop: ICalendarProperty, find_zone: ZoneFinder) -> tuple[st
 
 def parse_offset(prop: ICalendarProperty | None, name: str) -> dt.timedelta:
     """Return an offset from UTC, such as +0100."""
-    found = _OFFSET.fullmatch(prop.value.strip()) if prop else None
-    if found is None:
+    match = _OFFSET.fullmatch(prop.value.strip()) if prop else None
+    if match is None:
         raise ValueError(f"{name} must be an offset such as +0100")
-    size = dt.timedelta(hours=int(found[2]), minutes=int(found[3]), seconds=int(found[4] or 0))
+    size = dt.timedelta(hours=int(match[2]), minutes=int(match[3]), seconds=int(match[4] or 0))
     if size >= DAY:
         raise ValueError(f"{name} must be less than 24 hours")
-    return -size if found[1] == "-" else size
+    return -size if match[1] == "-" else size
 
 
 def unescape_text(text: str) -> str:
     """Return a text without escapes; a line break becomes a space."""
     if "\\" not in text:
         return text
-    return _ESCAPED.sub(lambda found: " " if found[1] in "nN" else found[1], text)
+    return _ESCAPED.sub(lambda match: " " if match[1] in "nN" else match[1], text)
 
 
 def clean_text(value: str, max_length: int) -> str:
     """Return a text on one line, without escapes and unprintable characters."""
     plain = unescape_text(value[: 2 * max_length])
     if not plain.isprintable():
-        plain = "".join(each if each.isprintable() else " " for each in plain)
+        plain = "".join(character if character.isprintable() else " " for character in plain)
     return plain.strip()[:max_length]
 
 
 def _parse_date_or_time(value: str, prop: ICalendarProperty, find_zone: ZoneFinder, years: range) -> DateOrDateTime:
     name, kind, read = prop.name, prop.parameters.get("VALUE", "").upper(), None
     try:
-        if kind != "DATE-TIME" and (found := _DATE.fullmatch(value)):
-            read = dt.date(*(int(each) for each in found.groups()))
-        elif kind != "DATE" and (found := _TIME.fullmatch(value)):
-            read = _parse_time(*found.groups())
+        if kind != "DATE-TIME" and (match := _DATE.fullmatch(value)):
+            read = dt.date(*(int(number) for number in match.groups()))
+        elif kind != "DATE" and (match := _TIME.fullmatch(value)):
+            read = _parse_time(*match.groups())
     except ValueError as error:
         raise ValueError(f"{name} is {quote_text(value)}, which does not exist: {error}") from None
     if read is None:
@@ -195,12 +195,12 @@ def _compute_distance(begin: DateOrDateTime, end: DateOrDateTime) -> dt.timedelt
 
 
 def _parse_duration(value: str, name: str) -> EventLength:
-    found = _DURATION.fullmatch(value.upper())
-    if found is None:
+    match = _DURATION.fullmatch(value.upper())
+    if match is None:
         raise ValueError(f"{name} is {quote_text(value)}; it must be a duration such as PT1H30M, P1D or P2W")
-    weeks, days, hours, minutes, seconds = (int(number or 0) for number in found.groups()[1:])
+    weeks, days, hours, minutes, seconds = (int(number or 0) for number in match.groups()[1:])
     length = EventLength(7 * weeks + days, dt.timedelta(hours=hours, minutes=minutes, seconds=seconds))
-    if found[1] == "-" and length.sum:
+    if match[1] == "-" and length.sum:
         raise ValueError(f"{name} is {quote_text(value)}; an event cannot end before it begins")
     if length.sum > MAX_EVENT_DAYS * DAY:
         raise ValueError(f"{name} must be at most {MAX_EVENT_DAYS} days")

@@ -119,10 +119,10 @@ class BusinessDayRule:
             self._find_day_of_month(first) for first in itertools.islice(iterate_months(begin_of_search), _MAX_MONTHS)
         )
         ahead = (day for day in days if day is None or day >= earliest)
-        found = next((day for day in ahead if day is not None), None)
-        if found is None:
+        first_day = next((day for day in ahead if day is not None), None)
+        if first_day is None:
             return None
-        nearest = min([found, *(day for day in itertools.islice(ahead, 2) if day is not None)])
+        nearest = min([first_day, *(day for day in itertools.islice(ahead, 2) if day is not None)])
         return dt.datetime.combine(nearest, self.time)
 
     def to_json(self) -> dict[str, Any]:
@@ -148,12 +148,12 @@ class BusinessDayRule:
             return None
         if self.roll is RollConvention.PRECEDING:
             return self._find_nearest_open_day(back, -_DAY)
-        found = self._find_nearest_open_day(forth, _DAY)
-        leaves = found is None or (found.year, found.month) != (month.year, month.month)
+        following_day = self._find_nearest_open_day(forth, _DAY)
+        leaves = following_day is None or (following_day.year, following_day.month) != (month.year, month.month)
         return (
             self._find_nearest_open_day(back, -_DAY)
             if leaves and self.roll is RollConvention.MODIFIED_FOLLOWING
-            else found
+            else following_day
         )
 
     def _find_nearest_open_day(self, day: dt.date, step: dt.timedelta) -> dt.date | None:

@@ -114,7 +114,7 @@ class _CronFields:
 @functools.lru_cache(maxsize=4096)
 def _parse_fields(expression: str) -> _CronFields:
     read = cronsim.CronSim(expand_nickname(expression), _ANY_TIME)
-    hours, minutes, seconds = (tuple(sorted(each)) for each in (read.hours, read.minutes, read.seconds))
+    hours, minutes, seconds = (tuple(sorted(numbers)) for numbers in (read.hours, read.minutes, read.seconds))
     return _CronFields(hours, minutes, seconds, frozenset(read.months), read.match_day)
 
 

@@ -44,8 +44,8 @@ class _Field:
         """Return a number of this field, given as digits or as a name; None if invalid."""
         if text in self.names:
             return self.lowest + self.names.index(text)
-        found = int(text) if _DIGITS.match(text) else None
-        return found if found is not None and self.lowest <= found <= self.highest else None
+        number = int(text) if _DIGITS.match(text) else None
+        return number if number is not None and self.lowest <= number <= self.highest else None
 
 
 _FIELDS = (
@@ -68,13 +68,13 @@ def describe_problem(expression: str) -> str | None:
             f"has {len(fields)} fields; a cron expression has 5 (minute, hour, day of month, month, day of week), "
             "or 6 with the seconds first"
         )
-    wrong = [
-        each
+    problems = [
+        problem
         for field, text in zip(_FIELDS[-len(fields) :], fields, strict=True)
-        for each in _describe_field_problems(field, text)
+        for problem in _describe_field_problems(field, text)
     ]
-    if wrong:
-        return f"is not a cron expression: {'; '.join(wrong)}"
+    if problems:
+        return f"is not a cron expression: {'; '.join(problems)}"
     try:
         check_expression(expression)
     except cronsim.CronSimError:  # The only remaining problem.
@@ -98,12 +98,12 @@ def _describe_term_problem(field: _Field, term: str) -> str | None:
     hint = _find_dialect_hint(field, term)
     if hint:
         return hint
-    found = _TERM.match(term)
-    assert found is not None, "every text matches"
-    step = found["step"]
+    match = _TERM.match(term)
+    assert match is not None, "every text matches"
+    step = match["step"]
     if step is not None and not (_DIGITS.match(step) and 1 <= int(step) <= field.max_step):
         return f"has a step that is not 1 to {field.max_step}"
-    return None if found["range"] == "*" else _describe_range_problem(field, found["range"])
+    return None if match["range"] == "*" else _describe_range_problem(field, match["range"])
 
 
 def _describe_range_problem(field: _Field, text: str) -> str | None:
@@ -131,11 +131,11 @@ def _is_special(field: _Field, term: str) -> bool:
         return term in ("L", "LW")
     if field.name != "day of week":
         return False
-    found = _NTH.match(term)
-    if found:
-        nth = found["nth"]
+    match = _NTH.match(term)
+    if match:
+        nth = match["nth"]
         return (
-            field.parse_number(found["day"]) is not None
+            field.parse_number(match["day"]) is not None
             and _DIGITS.match(nth) is not None
             and 1 <= int(nth) <= _MAX_WEEKDAYS_IN_MONTH
         )

@@ -51,11 +51,11 @@ class RRule:
             at = bisect.bisect_left(times, begin)
             return times[at] if at < len(times) else None
         begin = max(begin, self.start)
-        found = next(
+        first_time = next(
             _Search(_complete_parts(self.expression, self.start), self.start).iterate_times(begin, _MAX_YEARS_AHEAD),
             None,
         )
-        return found if found is not None and (parts.until is None or found <= parts.until) else None
+        return first_time if first_time is not None and (parts.until is None or first_time <= parts.until) else None
 
     def iterate_times(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
         """Return the times from `begin` to `end`, both included.

@@ -58,19 +58,19 @@ class RRuleParts:
 
 def parse(expression: str) -> RRuleParts:
     """Return the parts of a rule. Raises `ValueError` with the problem and the accepted form."""
-    given: dict[str, str] = {}
-    for each in expression.strip().upper().removeprefix("RRULE:").rstrip(";").split(";"):
-        name, equals, text = each.partition("=")
+    texts: dict[str, str] = {}
+    for part in expression.strip().upper().removeprefix("RRULE:").rstrip(";").split(";"):
+        name, equals, text = part.partition("=")
         if not equals or name not in _PART_PARSERS:
             raise ValueError(
-                f"{each!r} is not a part of a rule; the parts are {', '.join(f'{known}=' for known in _PART_PARSERS)}"
+                f"{part!r} is not a part of a rule; the parts are {', '.join(f'{key}=' for key in _PART_PARSERS)}"
             )
-        if name in given:
+        if name in texts:
             raise ValueError(f"{name} is present more than once")
-        given[name] = text
-    if "FREQ" not in given:
+        texts[name] = text
+    if "FREQ" not in texts:
         raise ValueError("FREQ is missing; an example is FREQ=WEEKLY;BYDAY=MO,WE")
-    parts = RRuleParts(**{_PART_PARSERS[name][0]: _PART_PARSERS[name][1](name, text) for name, text in given.items()})
+    parts = RRuleParts(**{_PART_PARSERS[name][0]: _PART_PARSERS[name][1](name, text) for name, text in texts.items()})
     _check(parts)
     return parts
 
@@ -112,29 +112,29 @@ def _parse_frequency(_: str, text: str) -> RRuleFrequency:
 
 
 def _parse_until(name: str, text: str) -> dt.datetime:
-    found = _UNTIL.match(text)
-    if found is None and text.endswith("Z") and _UNTIL.match(text[:-1]):
+    match = _UNTIL.match(text)
+    if match is None and text.endswith("Z") and _UNTIL.match(text[:-1]):
         message = f"{name}={text} is in UTC, and a rule has no zone; write the time on the schedule's own clock"
         raise ValueError(f"{message}, without the Z")
-    if found is None:
+    if match is None:
         message = (
             f"{name} must be a time on the schedule's own clock such as 20261231T180000, or a date such as 20261231"
         )
         raise ValueError(message)
-    year, month, day, hour, minute, second = (int(number or 0) for number in found.groups())
+    year, month, day, hour, minute, second = (int(number or 0) for number in match.groups())
     try:
         date, time = dt.date(year, month, day), dt.time(hour, minute, second)
     except ValueError as error:
         raise ValueError(f"{name}={text} does not exist: {error}") from None
     # A date alone includes the whole day.
-    return dt.datetime.combine(date, time if found[4] else dt.time.max)
+    return dt.datetime.combine(date, time if match[4] else dt.time.max)
 
 
 def _parse_day(name: str, text: str) -> tuple[int | None, int]:
-    found = _DAY.match(text)
-    if found is None or (found[1] and not 0 < abs(int(found[1])) <= 53):
+    match = _DAY.match(text)
+    if match is None or (match[1] and not 0 < abs(int(match[1])) <= 53):
         raise ValueError(f"{name} must list days such as MO, or the second Monday as 2MO, the last one as -1MO")
-    return (int(found[1]) if found[1] else None), WEEKDAY_CODES.index(found[2])
+    return (int(match[1]) if match[1] else None), WEEKDAY_CODES.index(match[2])
 
 
 def _parse_week_start(name: str, text: str) -> int:
@@ -147,17 +147,17 @@ def _number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
     """Return a parser of one number; where it may be negative, it may not be zero."""
 
     def number(name: str, text: str) -> int:
-        found = int(text) if re.fullmatch(r"[+-]?\d{1,5}", text, re.ASCII) else None
-        if found is None or not lowest <= found <= highest or (lowest < 0 and found == 0):
+        value = int(text) if re.fullmatch(r"[+-]?\d{1,5}", text, re.ASCII) else None
+        if value is None or not lowest <= value <= highest or (lowest < 0 and value == 0):
             between = f"{lowest} to {highest}" + (", and not 0" if lowest < 0 else "")
             raise ValueError(f"{name} must be {between}; {text!r} is not")
-        return found
+        return value
 
     return number
 
 
 def _list_parser(parse_item: Callable[[str, str], Any]) -> Callable[[str, str], tuple[Any, ...]]:
-    return lambda name, text: tuple(dict.fromkeys(parse_item(name, each) for each in text.split(",")))
+    return lambda name, text: tuple(dict.fromkeys(parse_item(name, item) for item in text.split(",")))
 
 
 #: Each part: its field of `RRuleParts`, and its parser.

@@ -93,11 +93,11 @@ def _parse_weekly(reader: JsonObjectReader) -> Rule | None:
 
 def _parse_monthly(reader: JsonObjectReader) -> Rule | None:
     reader.require("day")
-    given = reader.get_value("day")
-    last, is_day = given == "last", isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= 31
-    day = given if is_day else None
-    if given is not None and not last and not is_day:
-        code = "not_allowed" if isinstance(given, int) and not isinstance(given, bool) else "wrong_type"
+    value = reader.get_value("day")
+    last, is_day = value == "last", isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 31
+    day = value if is_day else None
+    if value is not None and not last and not is_day:
+        code = "not_allowed" if isinstance(value, int) and not isinstance(value, bool) else "wrong_type"
         reader.add_problem("day", code, 'day must be 1 to 31, or "last"')
     time = _parse_time_of_day(reader)
     return MonthlyRule(day, time) if time and (last or day) else None
@@ -127,8 +127,8 @@ def _parse_cron(reader: JsonObjectReader) -> Rule | None:
 
 def _parse_rrule(reader: JsonObjectReader) -> Rule | None:
     reader.require("expression")
-    given = reader.get_value("expression")
-    if isinstance(given, str) and "DTSTART" in given.upper():
+    value = reader.get_value("expression")
+    if isinstance(value, str) and "DTSTART" in value.upper():
         message = 'expression is the rule alone, such as FREQ=WEEKLY;BYDAY=MO; the time of DTSTART goes into "start"'
         reader.add_problem("expression", "bad_rrule", message)
         return None
@@ -178,28 +178,28 @@ def load_rule(spec: Mapping[str, Any]) -> Rule:
 
 
 def _parse_time_of_day(reader: JsonObjectReader) -> dt.time | None:
-    given = reader.get_value("time")
-    if given is None:
+    value = reader.get_value("time")
+    if value is None:
         reader.require("time")
         return None
-    found = _TIME.match(given) if isinstance(given, str) else None
-    if found is None:
+    match = _TIME.match(value) if isinstance(value, str) else None
+    if match is None:
         reader.add_problem("time", "wrong_type", 'time must be a time of day such as "06:00" or "18:30:15"')
         return None
-    return dt.time(int(found[1]), int(found[2]), int(found[3] or 0))
+    return dt.time(int(match[1]), int(match[2]), int(match[3] or 0))
 
 
 def parse_moment(reader: JsonObjectReader, name: str) -> dt.datetime | None:
     """Return the moment (UTC) in a field."""
-    found = _parse_datetime(reader, name, "an RFC 3339 time such as 2026-01-31T12:00:00Z")
-    if found is None:
+    moment = _parse_datetime(reader, name, "an RFC 3339 time such as 2026-01-31T12:00:00Z")
+    if moment is None:
         return None
-    if found.tzinfo is None:
+    if moment.tzinfo is None:
         reader.add_problem(name, "naive_time", f"{name} needs an offset, for example 2026-01-01T00:00:00Z")
         return None
-    if found.year > dt.MINYEAR:
+    if moment.year > dt.MINYEAR:
         try:
-            return found.astimezone(dt.UTC)
+            return moment.astimezone(dt.UTC)
         except OverflowError:
             pass
     reader.add_problem(name, "not_allowed", f"{name} is not within the years 2 to 9999 in UTC")
@@ -207,21 +207,21 @@ def parse_moment(reader: JsonObjectReader, name: str) -> dt.datetime | None:
 
 
 def _parse_local_time(reader: JsonObjectReader, name: str) -> dt.datetime | None:
-    found = _parse_datetime(reader, name, "a time on the wall clock such as 2026-01-31T12:00:00")
-    if found is not None and found.tzinfo is not None:
+    time = _parse_datetime(reader, name, "a time on the wall clock such as 2026-01-31T12:00:00")
+    if time is not None and time.tzinfo is not None:
         reader.add_problem(
             name, "not_allowed", f"{name} is a time on the schedule's own clock: give it without an offset"
         )
         return None
-    return found
+    return time
 
 
 def _parse_datetime(reader: JsonObjectReader, name: str, expected: str) -> dt.datetime | None:
-    given = reader.get_value(name)
-    if given is None:
+    value = reader.get_value(name)
+    if value is None:
         return None
     try:
-        return dt.datetime.fromisoformat(given)
+        return dt.datetime.fromisoformat(value)
     except (TypeError, ValueError):
         reader.add_problem(name, "wrong_type", f"{name} must be {expected}")
         return None
