@@ -65,8 +65,10 @@ def check_queue(connection: sa.Connection, name: str | None, pointer: str) -> No
 
 def look_up_queues(connection: sa.Connection, names: Iterable[str | None]) -> QueueLookup:
     """Look up the queues that a request names. Built-in queues are not queried."""
-    asked = {name for name in names if name is not None and QUEUE_NAME_PATTERN.match(name)}.difference(BUILTIN_QUEUES)
-    missing = asked - queues.find_existing(connection, asked)
+    queried_names = {name for name in names if name is not None and QUEUE_NAME_PATTERN.match(name)}.difference(
+        BUILTIN_QUEUES
+    )
+    missing = queried_names - queues.find_existing(connection, queried_names)
     if not missing:
         return QueueLookup()
     return QueueLookup(frozenset(missing), list_existing_queues(connection))
