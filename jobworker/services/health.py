@@ -88,7 +88,7 @@ class HealthChecker:
 
         Without the database nothing is accepted. If another check fails, executions are accepted and run later.
         """
-        named: list[tuple[str, Callable[[], str]]] = [
+        checks: list[tuple[str, Callable[[], str]]] = [
             ("database", self._check_database),
             ("disk", self._check_disk),
             ("migrations", self._check_migrations),
@@ -102,7 +102,7 @@ class HealthChecker:
         ]
         results: list[CheckResult] = []
         deadline = self._clock.monotonic() + _CHECKS_TIMEOUT_SECONDS
-        for name, check in named:
+        for name, check in checks:
             if name in _DATABASE_CHECKS and any(result.unanswered for result in results):
                 results.append(
                     CheckResult(name, False, "not known: the database has not answered a check before this one")

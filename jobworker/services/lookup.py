@@ -98,8 +98,8 @@ def describe_undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
     The message contains the first declared names, because no request lists them.
     """
     more = f" and {len(declared) - _MAX_NAMES_SHOWN} more" if len(declared) > _MAX_NAMES_SHOWN else ""
-    there = f"{', '.join(declared[:_MAX_NAMES_SHOWN])}{more}" if declared else "none"
-    return f"code declares no {noun} {name!r}{_suggest_names(name, declared)} It declares {there}"
+    listing = f"{', '.join(declared[:_MAX_NAMES_SHOWN])}{more}" if declared else "none"
+    return f"code declares no {noun} {name!r}{_suggest_names(name, declared)} It declares {listing}"
 
 
 def describe_missing_queue(name: str, existing: Sequence[str]) -> str:

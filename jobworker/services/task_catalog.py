@@ -57,11 +57,13 @@ def mark_removed_tasks(connection: sa.Connection, offers: Sequence[WorkerOffer],
 
 def _is_removed(connection: sa.Connection, row: TaskRow, offers: Sequence[WorkerOffer]) -> bool:
     queue = row.options.get("queue")
-    should = [offer for offer in offers if offer.complete and offer.package == row.package and queue in offer.queues]
-    if not should:
+    candidates = [
+        offer for offer in offers if offer.complete and offer.package == row.package and queue in offer.queues
+    ]
+    if not candidates:
         return False
-    later = workers.list_started_since(connection, max(offer.started_at for offer in should))
-    return not any(row.name in worker.tasks for worker in later)
+    later_workers = workers.list_started_since(connection, max(offer.started_at for offer in candidates))
+    return not any(row.name in worker.tasks for worker in later_workers)
 
 
 def register_tasks(

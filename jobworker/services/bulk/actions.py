@@ -62,8 +62,8 @@ class Selection:
 
     def build_listing(self, action: str) -> "Paginator[BulkCursor]":
         """Return the paginator whose cursors are valid for this action and selection."""
-        named = asdict(self.filters) if self.filters else {}
-        return Paginator(action, {**named, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
+        filter_fields = asdict(self.filters) if self.filters else {}
+        return Paginator(action, {**filter_fields, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,8 +141,8 @@ def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
 def _update_next_times(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
     """Recompute the next times of schedules by business days; excluded days are evaluated when they are due."""
     moving = [(row, schedule) for row in rows if _depends_on_business_days(row, schedule := row.schedule)]
-    named = {name for _, schedule in moving for name in schedule.calendar_names}
-    calendars = values.load_calendars(connection, named)
+    calendar_names = {name for _, schedule in moving for name in schedule.calendar_names}
+    calendars = values.load_calendars(connection, calendar_names)
     next_due_times = {
         row.id: find_next_time(schedule.build_timetable(calendars), max(now, row.settled_until))
         for row, schedule in moving

@@ -102,9 +102,9 @@ def backfill_schedule(
     with database.read() as connection:
         row = schedules.find(connection, name)
         timetable = occurrence_services.get_timetable(connection, row)
-        named = _list_nominal_times(timetable, request)
+        nominal_times = _list_nominal_times(timetable, request)
         if request.dry_run:
-            chosen = _select_occurrences(connection, row, timetable, named, request)
+            chosen = _select_occurrences(connection, row, timetable, nominal_times, request)
             if chosen.items:
                 _resolve_job(row, preparation.load_catalog(connection, [row.job]), request)
             return chosen
@@ -113,7 +113,7 @@ def backfill_schedule(
         current = schedules.find(connection, row.id)
         if current.revision != row.revision:
             raise Conflict(f"schedule {row.name} was changed by another request in the meantime; try again")
-        chosen = _select_occurrences(connection, current, timetable, named, request)
+        chosen = _select_occurrences(connection, current, timetable, nominal_times, request)
         return _insert_backfill(connection, current, chosen, request, actor, now) if chosen.items else chosen
 
 
@@ -151,19 +151,19 @@ def _select_occurrences(
     request: BackfillRequest,
 ) -> BackfillResult:
     """Return the occurrences without an execution, in the order of their runs, and the skip counts."""
-    entered = occurrence_rows.find_between(connection, row.id, request.begin, request.end)
+    recorded = occurrence_rows.find_between(connection, row.id, request.begin, request.end)
     left_out = dict.fromkeys(("fired", "forbidden", "pending", "duplicate"), 0)
     items: list[BackfilledOccurrence] = []
     for nominal in nominal_times:
-        was = entered.get(nominal)
-        if was is not None and was.outcome == OccurrenceOutcome.FIRED:
+        occurrence = recorded.get(nominal)
+        if occurrence is not None and occurrence.outcome == OccurrenceOutcome.FIRED:
             left_out["fired"] += 1
         elif describe_exclusion(timetable, nominal) is not None:
             left_out["forbidden"] += 1
-        elif was is None and row.enabled and row.next_at is not None and nominal >= row.next_at:
+        elif occurrence is None and row.enabled and row.next_at is not None and nominal >= row.next_at:
             left_out["pending"] += 1
         else:
-            items.append(BackfilledOccurrence(nominal, was.outcome if was else None))
+            items.append(BackfilledOccurrence(nominal, occurrence.outcome if occurrence else None))
     if len(items) > MAX_EXECUTIONS:
         _raise_too_many(f"{len(items)} occurrences")
     return BackfillResult(items if request.order is BackfillOrder.OLDEST_FIRST else items[::-1], left_out)

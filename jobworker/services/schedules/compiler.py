@@ -120,12 +120,12 @@ def _load_calendars(connection: sa.Connection, names: Collection[str]) -> Mappin
 def _compile_schedule(
     row: ScheduleIdentity, schedule: Schedule, calendars: Mapping[str, Calendar]
 ) -> CompiledSchedule | None:
-    kept = _get_cached(row)
+    cached = _get_cached(row)
     try:
-        named = {name: calendars[name] for name in schedule.calendar_names}
-        if kept is not None and all(kept.calendars[name] is named[name] for name in named):
-            return kept
-        plan = CompiledSchedule(row.revision, schedule, named, schedule.build_timetable(named))
+        used_calendars = {name: calendars[name] for name in schedule.calendar_names}
+        if cached is not None and all(cached.calendars[name] is used_calendars[name] for name in used_calendars):
+            return cached
+        plan = CompiledSchedule(row.revision, schedule, used_calendars, schedule.build_timetable(used_calendars))
     except _READ_ERRORS as error:
         report_unreadable(row, error)
         return None

@@ -83,15 +83,15 @@ def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now:
         )
         turns += [turn] if turn else []
     catalog = preparation.load_catalog(connection, {turn.row.job for turn in turns})
-    entered = occurrence_writer.record_results(
+    results = occurrence_writer.record_results(
         connection, [_evaluate(connection, turn, catalog, now) for turn in turns], catalog, now
     )
-    due_schedules.update_progress(connection, map(_compute_progress, turns, entered))
+    due_schedules.update_progress(connection, map(_compute_progress, turns, results))
     more = {turn.row.id: turn.horizon for turn in turns if turn.has_more}
-    for turn, done in zip(turns, entered, strict=True):
+    for turn, done in zip(turns, results, strict=True):
         if done.exhausted:
             more.pop(turn.row.id, None)
-    return EvaluationSummary(sum(len(done.prepared) for done in entered), more)
+    return EvaluationSummary(sum(len(done.prepared) for done in results), more)
 
 
 def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
@@ -164,12 +164,12 @@ def record_extra_occurrences(
     overwrite: bool = False,
 ) -> ScheduleResult:
     """Record occurrences other than the next ones of the rule; `overwrite`: update their existing rows."""
-    [entered] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
+    [result] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
     row = schedule.row
-    runs = row.runs + len(entered.prepared)
+    runs = row.runs + len(result.prepared)
     state = _compute_state(row, schedule.compiled, runs, row.next_at)
     due_schedules.update_progress(connection, [ScheduleProgress(row.id, row.settled_until, row.next_at, runs, state)])
-    return entered
+    return result
 
 
 def _fire_extra(
@@ -240,14 +240,14 @@ def _evaluate(
     )
 
 
-def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> ScheduleProgress:
+def _compute_progress(due_schedule: _DueSchedule, result: ScheduleResult) -> ScheduleProgress:
     """Compute the progress of a schedule after its occurrences were recorded."""
     row = due_schedule.row
     if not is_in_force(row):
         return ScheduleProgress(row.id, due_schedule.horizon, due_schedule.next_time, row.runs, row.state)
     until = max(row.settled_until, due_schedule.due_times[-1]) if due_schedule.due_times else row.settled_until
-    following = None if entered.exhausted else due_schedule.next_time
-    runs = row.runs + len(entered.prepared)
+    following = None if result.exhausted else due_schedule.next_time
+    runs = row.runs + len(result.prepared)
     return ScheduleProgress(row.id, until, following, runs, _compute_state(row, due_schedule.compiled, runs, following))
 
 

@@ -101,24 +101,24 @@ def record_results(
 ) -> list[ScheduleResult]:
     """Record decisions in bulk, and return the result of each schedule. `overwrite`: update existing occurrences."""
     keys: dict[str, str] = {}
-    entered = [
+    results = [
         ScheduleResult(_build_occurrence_results(connection, schedule, catalog, keys, now)) for schedule in evaluated
     ]
     rows = [
         row
-        for schedule, done in zip(evaluated, entered, strict=True)
+        for schedule, done in zip(evaluated, results, strict=True)
         for row in _build_rows(schedule.row.id, done, now)
     ]
     if overwrite:
         occurrence_rows.update(connection, rows)
     elif refused := occurrence_rows.insert(connection, rows):
-        entered = [
-            ScheduleResult([_remove_refused(result, refused) for result in done.occurrence_results]) for done in entered
+        results = [
+            ScheduleResult([_remove_refused(result, refused) for result in done.occurrence_results]) for done in results
         ]
-    _insert_executions(connection, evaluated, entered, now)
-    _fail_unrunnable(connection, entered, now)
+    _insert_executions(connection, evaluated, results, now)
+    _fail_unrunnable(connection, results, now)
     _cancel_replaced(connection, evaluated, now)
-    return entered
+    return results
 
 
 def _build_occurrence_results(
@@ -187,8 +187,8 @@ def _find_duplicate(
     return f"execution {holder} has its unique key" if holder != execution.id else None
 
 
-def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
-    for entry in entered.occurrence_results:
+def _build_rows(schedule_id: str, schedule_result: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
+    for entry in schedule_result.occurrence_results:
         decision = entry.decision
         execution_id = entry.prepared.row.id if entry.prepared else None
         yield OccurrenceRow(schedule_id, decision.nominal, decision.outcome.value, decision.reason, execution_id, now)
@@ -209,16 +209,16 @@ def _remove_refused(entry: OccurrenceResult, refused: Collection[str]) -> Occurr
 def _insert_executions(
     connection: sa.Connection,
     evaluated: Sequence[EvaluatedSchedule],
-    entered: Sequence[ScheduleResult],
+    results: Sequence[ScheduleResult],
     now: dt.datetime,
 ) -> None:
     """Insert the executions and their dependencies."""
-    prepared = [execution for done in entered for execution in done.prepared]
+    prepared = [execution for done in results for execution in done.prepared]
     waiting = [execution for execution in prepared if execution.depends_on]
     ended = dependency_checks.check_parents(connection, prepared) if waiting else {}
     actors = [
         f"schedule:{schedule.row.name}"
-        for schedule, done in zip(evaluated, entered, strict=True)
+        for schedule, done in zip(evaluated, results, strict=True)
         for _ in done.prepared
     ]
     executions.insert_for_actors(connection, [execution.row for execution in prepared], actors, now)
@@ -227,10 +227,10 @@ def _insert_executions(
         resolution.resolve_new_dependents(connection, [execution.row.id for execution in waiting], ended, now)
 
 
-def _fail_unrunnable(connection: sa.Connection, entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
+def _fail_unrunnable(connection: sa.Connection, results: Sequence[ScheduleResult], now: dt.datetime) -> None:
     """Fail executions whose parameters the task rejects, so that they are listed with all other failures."""
     refused = [
-        (entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared
+        (entry.prepared.row, entry.problem) for done in results for entry in done.occurrence_results if entry.prepared
     ]
     failed = [_build_failure(row, problem) for row, problem in refused if problem is not None]
     if not failed:

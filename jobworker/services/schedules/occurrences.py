@@ -131,9 +131,9 @@ def _load_fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) 
 
 
 def _reserve_key(connection: sa.Connection, request: SubmissionContext, execution_id: str) -> None:
-    once = request.idempotency_key
-    if once is None:
+    idempotency_key = request.idempotency_key
+    if idempotency_key is None:
         return
-    answer = IdempotencyRecord(once.key, request.fingerprint, [execution_id], None, request.now)
-    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=once.ttl)) is not None:
-        raise IdempotencyKeyReused(f"Idempotency-Key {once.key} was used for another request; use a new key")
+    answer = IdempotencyRecord(idempotency_key.key, request.fingerprint, [execution_id], None, request.now)
+    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=idempotency_key.ttl)) is not None:
+        raise IdempotencyKeyReused(f"Idempotency-Key {idempotency_key.key} was used for another request; use a new key")

@@ -151,8 +151,13 @@ def _compare(
     after: dt.datetime,
     count: int,
 ) -> ScheduleComparison:
-    was = saved.schedule.build_timetable(calendars.load_calendars(connection, saved.schedule.calendar_names))
-    (old, old_end), (new, new_end) = _list_firing_times(was, after, count), _list_firing_times(timetable, after, count)
+    saved_timetable = saved.schedule.build_timetable(
+        calendars.load_calendars(connection, saved.schedule.calendar_names)
+    )
+    (old, old_end), (new, new_end) = (
+        _list_firing_times(saved_timetable, after, count),
+        _list_firing_times(timetable, after, count),
+    )
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
     comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
     goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)

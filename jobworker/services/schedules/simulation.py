@@ -333,7 +333,7 @@ def _to_simulated_occurrence(
         return moment.astimezone(zone) if moment else None
 
     # Ids of simulated executions mean nothing to a reader; replace them with the nominal time.
-    named = (
+    reason = (
         _EXECUTION_ID_PATTERN.sub(lambda match: execution_labels.get(match[1], match[0]), row.reason)
         if row.reason
         else None
@@ -342,7 +342,7 @@ def _to_simulated_occurrence(
         schedule=row.schedule,
         scheduled_for=row.scheduled_for.astimezone(zone),
         outcome=OccurrenceOutcome(row.outcome),
-        reason=named,
+        reason=reason,
         settled_at=row.recorded_at.astimezone(zone),
         state=row.state,
         started_at=local(row.started_at),

@@ -108,14 +108,14 @@ def _insert_accepted(
 
 def find_replay(connection: sa.Connection, request: SubmissionContext) -> SubmissionResult | None:
     """Return the result of an earlier request with this idempotency key, or None."""
-    once = request.idempotency_key
-    if once is None:
+    idempotency_key = request.idempotency_key
+    if idempotency_key is None:
         return None
-    if not (0 < len(once.key) <= _MAX_KEY_LENGTH and once.key.isprintable()):
+    if not (0 < len(idempotency_key.key) <= _MAX_KEY_LENGTH and idempotency_key.key.isprintable()):
         message = f"Idempotency-Key must have 1 to {_MAX_KEY_LENGTH} printable characters"
         raise InvalidInput(message, [FieldError("Idempotency-Key", "not_allowed", message)])
-    earlier = idempotency.get(connection, once.key)
-    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=once.ttl):
+    earlier = idempotency.get(connection, idempotency_key.key)
+    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=idempotency_key.ttl):
         return None
     return _build_replay(earlier, request.fingerprint)
 

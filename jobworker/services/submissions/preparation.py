@@ -71,9 +71,9 @@ def load_catalog_for_job(connection: sa.Connection, name: str, queue: str | None
 
 def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> JobCatalog:
     """Load the jobs that exist among `names`, their tasks, and the lookup of `queues`."""
-    named = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
-    needed = sorted({row.definition.task for row in named.values()})
-    return JobCatalog(named, tasks.get_many(connection, needed), lookup.look_up_queues(connection, queues))
+    job_rows = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
+    task_names = sorted({row.definition.task for row in job_rows.values()})
+    return JobCatalog(job_rows, tasks.get_many(connection, task_names), lookup.look_up_queues(connection, queues))
 
 
 def prepare_executions(

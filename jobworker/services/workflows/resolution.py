@@ -324,10 +324,10 @@ def _load_sources(
 ) -> dict[str, _ReferenceSources]:
     """Return the results to which executions may refer, by execution id; `referred` contains the names in use."""
     parents = dependency_rows.get_result_sources(connection, list(referred))
-    named = {key: _index_by_name(result_sources) for key, result_sources in parents.items()}
-    execution_ids = (named[key][name] for key, names in referred.items() for name in names if name in named[key])
+    indexes = {key: _index_by_name(result_sources) for key, result_sources in parents.items()}
+    execution_ids = (indexes[key][name] for key, names in referred.items() for name in names if name in indexes[key])
     results = _ParentResults(connection, execution_ids, budget)
-    return {key: _ReferenceSources(ids, results) for key, ids in named.items()}
+    return {key: _ReferenceSources(ids, results) for key, ids in indexes.items()}
 
 
 def _take_keys(

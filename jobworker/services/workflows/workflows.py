@@ -22,16 +22,16 @@ def submit(
     """Submit a workflow; one invalid step rejects the workflow."""
     request = SubmissionContext(actor, clock.now(), idempotency_key, commit.compute_fingerprint(workflow, "workflow"))
     needs = planning.plan_steps(workflow)
-    about = BatchOptions(workflow.name, workflow.correlation_id, workflow.on_complete)
+    options = BatchOptions(workflow.name, workflow.correlation_id, workflow.on_complete)
     with database.read() as connection:
         replay = commit.find_replay(connection, request)
         if replay is not None:
             return replay
-        submissions = [*(step.submission for step in workflow.steps.values()), *about.submissions]
+        submissions = [*(step.submission for step in workflow.steps.values()), *options.submissions]
         catalog = preparation.load_catalog(
             connection, [submission.job for submission in submissions], [submission.queue for submission in submissions]
         )
-    batch = batch_completion.prepare_batch(BatchKind.WORKFLOW, about, catalog, request.now, actor)
+    batch = batch_completion.prepare_batch(BatchKind.WORKFLOW, options, catalog, request.now, actor)
     return commit.commit_submission(database, _prepare_steps(workflow, needs, catalog, batch), catalog, batch, request)
 
 
@@ -64,7 +64,5 @@ def _link_step(
         Dependency(ids[dependency.step], dependency.on, dependency.otherwise or UnmetDependencyAction.SKIP)
         for dependency in needs
     ]
-    named = replace(prepared, row=replace(prepared.row, step=name))
-    return preparation.add_dependencies(
-        named, own, keep_deadline=workflow.steps[name].submission.expires_at is not None
-    )
+    step = replace(prepared, row=replace(prepared.row, step=name))
+    return preparation.add_dependencies(step, own, keep_deadline=workflow.steps[name].submission.expires_at is not None)
