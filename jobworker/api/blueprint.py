@@ -94,7 +94,7 @@ class _StrictParser(FlaskParser):
         [(location, messages)] = error.messages.items()
         problems = list(_flatten_messages(messages, ""))
         if location == "query":
-            problems = [FieldError(each.pointer.lstrip("/"), each.code, each.message) for each in problems]
+            problems = [FieldError(problem.pointer.lstrip("/"), problem.code, problem.message) for problem in problems]
         _raise_invalid_input(problems)
 
 
@@ -175,7 +175,7 @@ class Blueprint(flask_smorest.Blueprint):
             kinds.append(InvalidCursor)
         # Drop flask-smorest's own error responses (by status or `default`); the problems below replace them.
         answers = {str(status) for status in doc_info.get("response", {}).get("responses", ())}
-        responses = {str(status): each for status, each in doc["responses"].items() if str(status) in answers}
+        responses = {str(status): response for status, response in doc["responses"].items() if str(status) in answers}
         for status, about in _group_by_status(kinds).items():
             responses.setdefault(str(status), _describe_problem_response(about))
         doc["responses"] = dict(sorted(responses.items()))
@@ -216,7 +216,7 @@ def _add_documentation(key: str, values: Iterable[Any]) -> Callable[[ViewFunctio
 def _make_strict(view: ViewFunction) -> ViewFunction:
     """Return a view that rejects a query or body it does not declare, so that a typing error does not pass silently."""
     documentation = getattr(view, "_apidoc", {})
-    locations = {each["in"] for each in documentation.get("arguments", {}).get("parameters", ())}
+    locations = {parameter["in"] for parameter in documentation.get("arguments", {}).get("parameters", ())}
     takes_body = "json" in locations or "file_body" in documentation
     large = "large" in documentation
 
@@ -246,7 +246,7 @@ def _reject_body() -> None:
 
 
 def _raise_invalid_input(problems: list[FieldError]) -> NoReturn:
-    raise InvalidInput("; ".join(each.message for each in problems[:5]), problems[:100])
+    raise InvalidInput("; ".join(problem.message for problem in problems[:5]), problems[:100])
 
 
 def _flatten_messages(messages: Any, path: str) -> Iterator[FieldError]:

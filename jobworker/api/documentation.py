@@ -85,11 +85,11 @@ def register(app: Flask) -> None:
     for converter in URL_CONVERTERS.values():
         api.register_converter(converter, lambda _: {"type": "string", "minLength": 1})
     api.spec.components.schema("Problem", schema=ProblemSchema)
-    for each in (
+    for endpoint_module in (
         *(jobs, tasks, retry_preview, schedules, occurrences, calendars, submissions, batches, executions),
         *(queues, files, dead_letters, events, health),
     ):
-        api.register_blueprint(each.blueprint)
+        api.register_blueprint(endpoint_module.blueprint)
     document = (
         orjson.dumps(
             _remove_unused_components(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
@@ -149,8 +149,8 @@ def _remove_unused_components(document: dict[str, Any]) -> dict[str, Any]:
 def _remove_null(schema: dict[str, Any]) -> None:
     """Remove null from the schema of an optional parameter: marshmallow adds it, but a URL has no null."""
     if isinstance(schema.get("type"), list):
-        [schema["type"]] = [each for each in schema["type"] if each != "null"]
+        [schema["type"]] = [type_name for type_name in schema["type"] if type_name != "null"]
     if "enum" in schema:
-        schema["enum"] = [each for each in schema["enum"] if each is not None]
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
     if "default" in schema and schema["default"] is None:
         del schema["default"]

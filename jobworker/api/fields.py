@@ -90,10 +90,10 @@ class DateTimeField(fields.Field[dt.datetime]):
     default_error_messages = _DATETIME_MESSAGES
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dt.datetime:
-        found = _RFC3339.match(value) if isinstance(value, str) else None
-        if found is None:
+        match = _RFC3339.match(value) if isinstance(value, str) else None
+        if match is None:
             raise self.make_error("invalid")
-        if found["offset"] is None:
+        if match["offset"] is None:
             raise self.make_error("naive")
         try:
             return dt.datetime.fromisoformat(value.upper()).astimezone(dt.UTC)

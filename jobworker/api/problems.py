@@ -129,7 +129,7 @@ def make_problem_response(
         "status": status,
         "code": code,
         "detail": detail,
-        "errors": [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in field_errors],
+        "errors": [{"pointer": error.pointer, "code": error.code, "message": error.message} for error in field_errors],
         "request_id": g.get("request_id"),
     }
     response = Response(orjson.dumps(body), status, mimetype=PROBLEM_MEDIA_TYPE)

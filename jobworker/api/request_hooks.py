@@ -33,7 +33,9 @@ def _replace_nul_in_names(_endpoint: str | None, values: dict[str, Any] | None) 
     No resource can have such a name, so each view responds as for any other unknown name.
     """
     if values:
-        values.update({name: json_values.sanitize_text(each) for name, each in values.items() if isinstance(each, str)})
+        values.update(
+            {name: json_values.sanitize_text(value) for name, value in values.items() if isinstance(value, str)}
+        )
 
 
 def _start_request() -> None:

@@ -33,10 +33,10 @@ ROOT = "/api/v1"
 #: not read it.
 _MAX_PAGE_BYTES = 1024 * 1024
 
-_EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
-_BATCH_FIELDS = [each.name for each in fields(BatchRow)]
-_STEP_FIELDS = [each.name for each in fields(StepRow)]
-_DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
+_EXECUTION_FIELDS = [field.name for field in fields(ExecutionRow)]
+_BATCH_FIELDS = [field.name for field in fields(BatchRow)]
+_STEP_FIELDS = [field.name for field in fields(StepRow)]
+_DEAD_LETTER_FIELDS = [field.name for field in fields(DeadLetterRow)]
 
 
 def serialize_page(page: Page[Item], serialize: Callable[[Item], Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def serialize_task(row: TaskRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "description": row.description,
-        "parameters": [each.to_json() for each in row.parameters],
+        "parameters": [parameter.to_json() for parameter in row.parameters],
         "options": row.options,
         "code_version": row.code_version,
         "updated_at": row.updated_at,
@@ -79,7 +79,7 @@ def serialize_job(job: JobView) -> dict[str, Any]:
     url = f"{ROOT}/jobs/{row.definition.name}"
     return {
         **row.definition.to_json(),
-        "parameters": [each.to_json() for each in job.parameters],
+        "parameters": [parameter.to_json() for parameter in job.parameters],
         "owner": row.owner.value,
         "revision": row.revision,
         "created_at": row.created_at,
@@ -123,11 +123,11 @@ def serialize_retry_plan(planned_attempts: Sequence[PlannedAttempt]) -> dict[str
     """Return the preview of a retry policy as JSON."""
     attempts = [
         {
-            "attempt": each.attempt,
-            "wait": _serialize_span(each.wait),
-            "due": {"earliest": each.due[0], "latest": each.due[1]},
+            "attempt": attempt.attempt,
+            "wait": _serialize_span(attempt.wait),
+            "due": {"earliest": attempt.due[0], "latest": attempt.due[1]},
         }
-        for each in planned_attempts
+        for attempt in planned_attempts
     ]
     start, end = planned_attempts[0].due[0], planned_attempts[-1].due
     total = (end[0] - start).total_seconds(), (end[1] - start).total_seconds()
@@ -189,7 +189,7 @@ def serialize_batch_status(status: BatchStatus) -> dict[str, Any]:
     counts = {state.value: status.counts.get(state, 0) for state in ExecutionState}
     # A batch may have no executions left, or none that are readable.
     progress = status.finished / status.total if status.total else 1.0
-    steps = None if status.steps is None else [serialize_step(each) for each in status.steps]
+    steps = None if status.steps is None else [serialize_step(step) for step in status.steps]
     result |= {
         "total": status.total,
         "finished": status.finished,

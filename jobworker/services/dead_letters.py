@@ -90,10 +90,12 @@ def redrive(database: Database, clock: Clock, selection: Selection, options: Red
         with database.read() as connection:
             rows = [row for row in executions.get_many(connection, ids) if row.dead_letter == DeadLetterStatus.OPEN]
             rerunner.load_catalog(connection, rows)
-        made, refused = rerunner.prepare_all(rows)
+        reruns, refused = rerunner.prepare_all(rows)
         if selection.dry_run:
-            return ChunkResult(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
-        done, kept_out = _insert_reruns(database, rerunner, made, options, actor)
+            return ChunkResult(
+                dict.fromkeys(execution.rerun_of or "" for execution in reruns), refused, rerunner.last_due
+            )
+        done, kept_out = _insert_reruns(database, rerunner, reruns, options, actor)
         return ChunkResult(done, [*refused, *kept_out], rerunner.last_due)
 
     return actions.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
@@ -108,10 +110,10 @@ def discard(database: Database, clock: Clock, selection: Selection, note: str | 
         if selection.dry_run:
             return ChunkResult(dict.fromkeys(ids))
         with database.write() as connection:
-            settled = dead_letters.close(connection, ids, DeadLetterStatus.DISCARDED, actor, note, now)
-            if settled:
-                _record_audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(settled), "note": note})
-        return ChunkResult(dict.fromkeys(sorted(settled)))
+            closed_ids = dead_letters.close(connection, ids, DeadLetterStatus.DISCARDED, actor, note, now)
+            if closed_ids:
+                _record_audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(closed_ids), "note": note})
+        return ChunkResult(dict.fromkeys(sorted(closed_ids)))
 
     return actions.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
 
@@ -145,14 +147,16 @@ def rerun(database: Database, clock: Clock, execution_id: str, options: RedriveO
     rerunner = Rerunner(now, options.patch)
     with database.read() as connection:
         rerunner.load_catalog(connection, [row])
-    made = rerunner.prepare(row)
+    new_execution = rerunner.prepare(row)
     with database.write() as connection:
-        _, kept_out = rerunner.insert_reruns(connection, [made], actor)
+        _, kept_out = rerunner.insert_reruns(connection, [new_execution], actor)
         if kept_out:
             raise UniqueKeyConflict(kept_out[0].message)
         dead_letters.close(connection, [execution_id], DeadLetterStatus.REDRIVEN, actor, options.note, now)
-        _record_audit(connection, "execution.rerun", actor, now, _build_audit_details(options, {execution_id: made.id}))
-    return executions.build_inserted_row(made, actor, now)
+        _record_audit(
+            connection, "execution.rerun", actor, now, _build_audit_details(options, {execution_id: new_execution.id})
+        )
+    return executions.build_inserted_row(new_execution, actor, now)
 
 
 def _insert_reruns(
@@ -162,11 +166,14 @@ def _insert_reruns(
     if not new_executions:
         return {}, ()
     with database.write() as connection:
-        still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in new_executions])
+        still_open = dead_letters.lock_open(connection, [execution.rerun_of or "" for execution in new_executions])
         accepted, kept_out = rerunner.insert_reruns(
-            connection, [each for each in new_executions if each.rerun_of in still_open], actor
+            connection, [execution for execution in new_executions if execution.rerun_of in still_open], actor
         )
-        reruns = {each.rerun_of or "": each.id for each in sorted(accepted, key=lambda each: each.rerun_of or "")}
+        reruns = {
+            execution.rerun_of or "": execution.id
+            for execution in sorted(accepted, key=lambda execution: execution.rerun_of or "")
+        }
         if reruns:
             dead_letters.close(connection, list(reruns), DeadLetterStatus.REDRIVEN, actor, options.note, rerunner.now)
             _record_audit(

@@ -80,11 +80,11 @@ def _check_settings(settings: Settings) -> Finding:
 
 def _check_dependencies() -> Iterator[Finding]:
     try:
-        wanted = importlib.metadata.requires("jobworker") or []
+        requirements = importlib.metadata.requires("jobworker") or []
     except importlib.metadata.PackageNotFoundError:
         yield Finding(Level.WARN, "packages", "jobworker is not installed as a package: run pip install -e .")
         return
-    problems = [problem for text in wanted if (problem := _describe_unmet_requirement(Requirement(text)))]
+    problems = [problem for text in requirements if (problem := _describe_unmet_requirement(Requirement(text)))]
     if problems:
         yield Finding(Level.FAIL, "packages", f"{'; '.join(problems)}: run pip install -c constraints.txt -e .")
     else:
@@ -130,19 +130,24 @@ def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
     """Yield a finding for schedules that other time zone data will move."""
     try:
         with database.read() as connection:
-            found = time_zone_updates.find_pending_moves(connection)
+            pending = time_zone_updates.find_pending_moves(connection)
     except (sa.exc.SQLAlchemyError, DatabaseBusy):
         return  # The health checks report the reason.
-    if found is None or not found.moves:
+    if pending is None or not pending.moves:
         return
-    names = "1 schedule moves" if len(found.moves) == 1 else f"{len(found.moves)} schedules move"
+    names = "1 schedule moves" if len(pending.moves) == 1 else f"{len(pending.moves)} schedules move"
     detail = (
-        f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
+        f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {pending.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
-    lines = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
-    left = len(found.moves) - len(lines)
-    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*lines, *([f"and {left} more"] if left else [])]))
+    lines = [move.describe() for move in pending.moves[:_MAX_MOVES_SHOWN]]
+    hidden_count = len(pending.moves) - len(lines)
+    yield Finding(
+        Level.WARN,
+        "time_zone_data",
+        detail,
+        "\n".join([*lines, *([f"and {hidden_count} more"] if hidden_count else [])]),
+    )
 
 
 _REMEDIES = {

@@ -104,15 +104,15 @@ class EventCursor:
         if snapshot.metadata is not None and snapshot.metadata != self.metadata:
             self.metadata = snapshot.metadata
             yield MetadataUpdate(snapshot.metadata)
-        yield from self._yield_lines(lines, settled=snapshot.state in FINAL_STATES and snapshot.lines_complete)
+        yield from self._yield_lines(lines, is_complete=snapshot.state in FINAL_STATES and snapshot.lines_complete)
         for row in final:
             self.last_position = row.position
             yield row
 
-    def _yield_lines(self, lines: list[LogRow], settled: bool) -> Iterator[LogRow]:
+    def _yield_lines(self, lines: list[LogRow], is_complete: bool) -> Iterator[LogRow]:
         for line in lines:
             # A full log ends with a count of dropped lines: deliver the first count, and the final one.
-            if not settled and is_truncation_mark(line.seq) and is_truncation_mark(self.last_line):
+            if not is_complete and is_truncation_mark(line.seq) and is_truncation_mark(self.last_line):
                 return
             self.last_line = line.seq
             yield line
@@ -123,8 +123,8 @@ def open_cursor(database: Database, execution_id: str, bookmark: str | None) -> 
     executions.get(database, execution_id)
     if bookmark is None:
         return EventCursor(execution_id)
-    found = _BOOKMARK_PATTERN.match(bookmark)
-    if found is None:
+    match = _BOOKMARK_PATTERN.match(bookmark)
+    if match is None:
         message = "Last-Event-ID is not an id of this stream; leave it out to read from the start"
         raise InvalidCursor(message, [FieldError("Last-Event-ID", "invalid_cursor", message)])
-    return EventCursor(execution_id, (int(found[1]), int(found[2])), found[3])
+    return EventCursor(execution_id, (int(match[1]), int(match[2])), match[3])

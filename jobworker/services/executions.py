@@ -58,8 +58,8 @@ def list_page(
     with database.read() as connection:
         if schedule is not None:
             filters = replace(filters, schedule_id=schedules.find_reference(connection, schedule).id)
-        found = executions.list_page(connection, filters, limit, cursor)
-        return found.replace_items(_add_reasons(connection, found.items))
+        page = executions.list_page(connection, filters, limit, cursor)
+        return page.replace_items(_add_reasons(connection, page.items))
 
 
 def list_attempts(
@@ -106,10 +106,10 @@ def wait_for_end(database: Database, clock: Clock, execution_id: str, seconds: f
     while True:
         with database.read() as connection:
             state = executions.get_state(connection, execution_id)
-        left = deadline - clock.monotonic()
-        if state is None or state in FINAL_STATES or left <= 0:
+        remaining_seconds = deadline - clock.monotonic()
+        if state is None or state in FINAL_STATES or remaining_seconds <= 0:
             return get(database, execution_id)
-        clock.wait(nothing, min(pause, left))
+        clock.wait(nothing, min(pause, remaining_seconds))
         pause = min(pause * 1.5, _MAX_POLL_SECONDS)
 
 

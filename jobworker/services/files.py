@@ -37,21 +37,25 @@ def list_page(
     row = executions.get(database, execution_id)
     listing = Paginator("files", {"execution": execution_id}, parse_name_key)
     after = listing.parse_cursor(cursor) or ""
-    found = {each.name: _to_execution_file(row, each) for each in LocalFiles(home, row.id).list_files()}
-    if row.result_file and row.result_file["name"] not in found:
+    files_by_name = {
+        local_file.name: _to_execution_file(row, local_file) for local_file in LocalFiles(home, row.id).list_files()
+    }
+    if row.result_file and row.result_file["name"] not in files_by_name:
         file = row.result_file
-        found[file["name"]] = ExecutionFile(file["name"], file["size"], file["sha256"], None, file["host"], here=False)
-    names = sorted(name for name in found if name > after)
-    return listing.build_page([found[name] for name in names[: limit + 1]], limit, lambda file: file.name)
+        files_by_name[file["name"]] = ExecutionFile(
+            file["name"], file["size"], file["sha256"], None, file["host"], here=False
+        )
+    names = sorted(name for name in files_by_name if name > after)
+    return listing.build_page([files_by_name[name] for name in names[: limit + 1]], limit, lambda file: file.name)
 
 
 def open_file(database: Database, home: Path, execution_id: str, name: str) -> tuple[IO[bytes], ExecutionFile]:
     """Open a file of this host for reading. Raises `ExecutionNotFound`, `FileNotFound`, `FileOnOtherHost`."""
     row = executions.get(database, execution_id)
-    found = LocalFiles(home, row.id).open(name)
-    if found is None:
+    opened_file = LocalFiles(home, row.id).open(name)
+    if opened_file is None:
         raise _make_missing_error(database, row, name)
-    stream, file = found
+    stream, file = opened_file
     return stream, _to_execution_file(row, file)
 
 

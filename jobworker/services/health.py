@@ -88,7 +88,7 @@ class HealthChecker:
 
         Without the database nothing is accepted. If another check fails, executions are accepted and run later.
         """
-        named: list[tuple[str, Callable[[], str]]] = [
+        checks: list[tuple[str, Callable[[], str]]] = [
             ("database", self._check_database),
             ("disk", self._check_disk),
             ("migrations", self._check_migrations),
@@ -100,15 +100,15 @@ class HealthChecker:
             ("time_zone_data", self._check_zone_data),
             ("content", self._check_content),
         ]
-        found: list[CheckResult] = []
+        results: list[CheckResult] = []
         deadline = self._clock.monotonic() + _CHECKS_TIMEOUT_SECONDS
-        for name, check in named:
-            if name in _DATABASE_CHECKS and any(each.unanswered for each in found):
-                found.append(
+        for name, check in checks:
+            if name in _DATABASE_CHECKS and any(result.unanswered for result in results):
+                results.append(
                     CheckResult(name, False, "not known: the database has not answered a check before this one")
                 )
             elif name in _DATABASE_CHECKS and self._clock.monotonic() > deadline:
-                found.append(
+                results.append(
                     CheckResult(
                         name,
                         False,
@@ -116,18 +116,18 @@ class HealthChecker:
                     )
                 )
             else:
-                found.append(_run_check(name, check))
-        return found
+                results.append(_run_check(name, check))
+        return results
 
     def log_warnings(self, checks: Sequence[CheckResult]) -> None:
         """Log the warnings that are new since the last call."""
-        found = {each.detail for each in checks if each.warning}
-        for detail in sorted(found - self._logged):
+        warnings = {check.detail for check in checks if check.warning}
+        for detail in sorted(warnings - self._logged):
             logger.warning(
                 "health_warning",
                 why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz returns all)"),
             )
-        self._logged = found
+        self._logged = warnings
 
     def collect_census(self) -> SystemStatistics | None:
         """Return the statistics for `/metrics`; None if the database does not respond."""
@@ -143,7 +143,8 @@ class HealthChecker:
                     relay_lag=_compute_age(state.turned_at, now),
                     beat_age=_compute_age(state.beat_tick_at, now),
                     schedules={
-                        each.value: number for each, number in schedule_queries.count_by_status(connection, now).items()
+                        status.value: number
+                        for status, number in schedule_queries.count_by_status(connection, now).items()
                     },
                     overdue=late.count,
                     lateness=late.compute_lateness(now),
@@ -166,8 +167,8 @@ class HealthChecker:
         return f"{self._database.url.get_backend_name()} answers and takes writes"
 
     def _check_disk(self) -> str:
-        free = {what: (folder, _get_free_bytes(folder)) for what, folder in self._folders.items()}
-        sizes = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
+        free = {purpose: (folder, _get_free_bytes(folder)) for purpose, folder in self._folders.items()}
+        sizes = [f"{size / _MIB:,.0f} MiB free for {purpose} in {folder}" for purpose, (folder, size) in free.items()]
         if any(size < self._least_free for _, size in free.values()):
             least = (
                 f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_MIN_FREE_BODIES} times JOBWORKER_MAX_BODY)"
@@ -243,9 +244,9 @@ class HealthChecker:
 
     def _check_zone_data(self) -> str:
         with self._database.read() as connection:
-            found = time_zone_updates.describe_disagreement(connection, self._redis)
-        if found:
-            raise _HealthWarning(found)
+            disagreement = time_zone_updates.describe_disagreement(connection, self._redis)
+        if disagreement:
+            raise _HealthWarning(disagreement)
         return DATA_VERSION
 
     def _check_content(self) -> str:
@@ -254,21 +255,21 @@ class HealthChecker:
         They are a warning and no failure, because an item that any client can write must not make the service unready.
         """
         with self._database.read() as connection:
-            found = {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
-        found |= unreadable_rows.problem_log.get_problems()
-        if not found:
+            problems = {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
+        problems |= unreadable_rows.problem_log.get_problems()
+        if not problems:
             return "no unusable item was found"
-        named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_MAX_ITEMS_SHOWN])
-        more = f"; and {len(found) - _MAX_ITEMS_SHOWN} more" if len(found) > _MAX_ITEMS_SHOWN else ""
-        raise _HealthWarning(f"{len(found)} cannot be used and are skipped: {named}{more}")
+        named = "; ".join(f"{item}: {problem}" for item, problem in list(problems.items())[:_MAX_ITEMS_SHOWN])
+        more = f"; and {len(problems) - _MAX_ITEMS_SHOWN} more" if len(problems) > _MAX_ITEMS_SHOWN else ""
+        raise _HealthWarning(f"{len(problems)} cannot be used and are skipped: {named}{more}")
 
-    def _check_recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
+    def _check_recent(self, component: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _compute_age(at, self._clock.now())
         if age is None:
-            raise ConfigurationError(f"{who} never {did}; is it started?")
+            raise ConfigurationError(f"{component} never {did}; is it started?")
         if age > limit:
-            raise ConfigurationError(f"{who} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
-        return f"{who} {did} {age:.1f} s ago"
+            raise ConfigurationError(f"{component} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
+        return f"{component} {did} {age:.1f} s ago"
 
 
 class _HealthWarning(Exception):
@@ -294,8 +295,8 @@ def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
 
 def _get_free_bytes(folder: Path) -> int:
     """Return the free bytes, for ordinary users, on the disk of a folder; the folder need not exist yet."""
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    return shutil.disk_usage(there).free
+    existing_folder = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing_folder).free
 
 
 def _compute_age(at: dt.datetime | None, now: dt.datetime) -> float | None:

@@ -93,9 +93,9 @@ def get(database: Database, name: str) -> JobView:
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobView]:
     """Return a page of job definitions, sorted by name."""
     with database.read() as connection:
-        found = jobs.list_page(connection, limit, cursor)
-        known = tasks.get_many(connection, [row.definition.task for row in found.items])
-    return found.replace_items([JobView(row, _get_parameters(known, row)) for row in found.items])
+        page = jobs.list_page(connection, limit, cursor)
+        task_rows = tasks.get_many(connection, [row.definition.task for row in page.items])
+    return page.replace_items([JobView(row, _get_parameters(task_rows, row)) for row in page.items])
 
 
 def get_task(database: Database, name: str) -> TaskRow:
@@ -139,8 +139,8 @@ def _save(connection: sa.Connection, clock: Clock, definition: JobDefinition, ac
     lookup.check_queue(connection, definition.queue, "/queue")
     trigger_rules.check_triggers(connection, definition)
     if definition.schedule is not None:
-        made = schedule.parse_job_schedule(definition.name, definition.schedule)
-        definition = replace(definition, schedule=schedule.to_job_json(made))
+        job_schedule = schedule.parse_job_schedule(definition.name, definition.schedule)
+        definition = replace(definition, schedule=schedule.to_job_json(job_schedule))
     definition = replace(definition, policies=policies.normalize(definition.policies)[0])
     now = clock.now()
     evaluator.evaluate_job_schedule(connection, definition.name, now)

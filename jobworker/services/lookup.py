@@ -65,8 +65,10 @@ def check_queue(connection: sa.Connection, name: str | None, pointer: str) -> No
 
 def look_up_queues(connection: sa.Connection, names: Iterable[str | None]) -> QueueLookup:
     """Look up the queues that a request names. Built-in queues are not queried."""
-    asked = {name for name in names if name is not None and QUEUE_NAME_PATTERN.match(name)}.difference(BUILTIN_QUEUES)
-    missing = asked - queues.find_existing(connection, asked)
+    queried_names = {name for name in names if name is not None and QUEUE_NAME_PATTERN.match(name)}.difference(
+        BUILTIN_QUEUES
+    )
+    missing = queried_names - queues.find_existing(connection, queried_names)
     if not missing:
         return QueueLookup()
     return QueueLookup(frozenset(missing), list_existing_queues(connection))
@@ -96,8 +98,8 @@ def describe_undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
     The message contains the first declared names, because no request lists them.
     """
     more = f" and {len(declared) - _MAX_NAMES_SHOWN} more" if len(declared) > _MAX_NAMES_SHOWN else ""
-    there = f"{', '.join(declared[:_MAX_NAMES_SHOWN])}{more}" if declared else "none"
-    return f"code declares no {noun} {name!r}{_suggest_names(name, declared)} It declares {there}"
+    listing = f"{', '.join(declared[:_MAX_NAMES_SHOWN])}{more}" if declared else "none"
+    return f"code declares no {noun} {name!r}{_suggest_names(name, declared)} It declares {listing}"
 
 
 def describe_missing_queue(name: str, existing: Sequence[str]) -> str:

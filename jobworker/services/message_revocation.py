@@ -29,8 +29,8 @@ def revoke_cancelled(database: Database, client: redis.Redis) -> None:
                 for batch in cancelled:
                     batches.request_cancel_members(connection, batch)
         with database.read() as connection:
-            asked = cancellation.list_queued_cancel_requests(connection, _BATCH_SIZE)
+            cancel_requests = cancellation.list_queued_cancel_requests(connection, _BATCH_SIZE)
     except (sa.exc.SQLAlchemyError, DatabaseBusy) as error:
         logger.debug("revocation_left_to_the_relay", error=str(error))
         return
-    Claims(client).revoke([(row.id, row.attempt + 1) for row in asked])
+    Claims(client).revoke([(row.id, row.attempt + 1) for row in cancel_requests])

@@ -18,10 +18,10 @@ class Probe:
     """Runner of one attempt at a time in its own thread; concurrent callers share the outcome."""
 
     def __init__(
-        self, attempt: Callable[[], None], clock: Clock, what: str = "a write", max_age: float = _MAX_AGE_SECONDS
+        self, attempt: Callable[[], None], clock: Clock, operation: str = "a write", max_age: float = _MAX_AGE_SECONDS
     ) -> None:
         self._fresh = max_age
-        self._what = what
+        self._operation = operation
         self._attempt = attempt
         self._clock = clock
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Probe:
         except TimeoutError:
             waited = self._clock.monotonic() - self._began
             raise ConfigurationError(
-                f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?"
+                f"{self._operation} has not come to its end for {waited:.0f} s: is a lock held?"
             ) from None
 
     def _run(self, outcome: Future[None]) -> None:

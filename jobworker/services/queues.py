@@ -56,19 +56,19 @@ def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None
     listing = Paginator("queues", {}, parse_name_key)
     after = listing.parse_cursor(cursor)
     with database.read() as connection:
-        known = {name: QueueRow(name) for name in {*BUILTIN_QUEUES, *_list_served(connection)}}
-        known |= {row.name: row for row in queues.list_after(connection, after, limit + 1)}
-        names = [name for name in sorted(known) if after is None or name > after][: limit + 1]
+        rows = {name: QueueRow(name) for name in {*BUILTIN_QUEUES, *_list_served(connection)}}
+        rows |= {row.name: row for row in queues.list_after(connection, after, limit + 1)}
+        names = [name for name in sorted(rows) if after is None or name > after][: limit + 1]
         return listing.build_page(
-            _load_statuses(connection, {name: known[name] for name in names}), limit, lambda each: each.row.name
+            _load_statuses(connection, {name: rows[name] for name in names}), limit, lambda status: status.row.name
         )
 
 
 def get(database: Database, name: str) -> QueueStatus:
     """Return a queue. Raises `QueueNotFound`."""
     with database.read() as connection:
-        [found] = _load_statuses(connection, {name: _find(connection, name)})
-        return found
+        [status] = _load_statuses(connection, {name: _find(connection, name)})
+        return status
 
 
 def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[QueueStatus, bool]:

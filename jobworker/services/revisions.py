@@ -45,14 +45,14 @@ def list_page(
     with database.read() as connection:
         if not job.isprintable():
             raise lookup.make_job_not_found_error(connection, job)
-        found = jobs.list_revisions(connection, job, limit, cursor)
-        if not found.items:
+        page = jobs.list_revisions(connection, job, limit, cursor)
+        if not page.items:
             lookup.find_job(connection, job)
-        earliest = found.items[-1].revision if found.items else 1
+        earliest = page.items[-1].revision if page.items else 1
         before = jobs.get_revision(connection, job, earliest - 1)
-    older = [*found.items[1:], before]
-    return found.replace_items(
-        [JobRevisionView(row, _list_changed_fields(row, was)) for row, was in zip(found.items, older, strict=False)]
+    older = [*page.items[1:], before]
+    return page.replace_items(
+        [JobRevisionView(row, _list_changed_fields(row, was)) for row, was in zip(page.items, older, strict=False)]
     )
 
 
@@ -78,12 +78,12 @@ def compare_with_last_success(database: Database, execution_id: str) -> Executio
 
 
 def _get_definition(connection: sa.Connection, row: ExecutionRow) -> dict[str, object]:
-    found = jobs.get_definition(connection, row.job, row.job_revision)
-    return found.to_json() if found else {}
+    definition = jobs.get_definition(connection, row.job, row.job_revision)
+    return definition.to_json() if definition else {}
 
 
 def _list_changed_fields(row: JobRevisionRow, before: JobRevisionRow | None) -> list[str] | None:
     if before is None:
         return None
     pair = before.definition.to_json(), row.definition.to_json()
-    return [each.pointer for each in comparison.compare_values("definition", *pair)]
+    return [difference.pointer for difference in comparison.compare_values("definition", *pair)]

@@ -43,9 +43,9 @@ def mark_removed_tasks(connection: sa.Connection, offers: Sequence[WorkerOffer],
     was announced, all of it; it consumes the task's queue; and it started after the last worker that had the task.
     """
     offered = {name for offer in offers for name in offer.tasks}
-    found = tasks.list_announced_or_removed(connection, {offer.package for offer in offers})
-    back = [row.name for row in found if row.removed_at is not None and row.name in offered]
-    missing = [row for row in found if row.removed_at is None and row.name not in offered]
+    rows = tasks.list_announced_or_removed(connection, {offer.package for offer in offers})
+    back = [row.name for row in rows if row.removed_at is not None and row.name in offered]
+    missing = [row for row in rows if row.removed_at is None and row.name not in offered]
     removed = [row.name for row in missing if _is_removed(connection, row, offers)]
     if back:
         tasks.mark_removed(connection, back, None)
@@ -57,11 +57,13 @@ def mark_removed_tasks(connection: sa.Connection, offers: Sequence[WorkerOffer],
 
 def _is_removed(connection: sa.Connection, row: TaskRow, offers: Sequence[WorkerOffer]) -> bool:
     queue = row.options.get("queue")
-    should = [each for each in offers if each.complete and each.package == row.package and queue in each.queues]
-    if not should:
+    candidates = [
+        offer for offer in offers if offer.complete and offer.package == row.package and queue in offer.queues
+    ]
+    if not candidates:
         return False
-    later = workers.list_started_since(connection, max(each.started_at for each in should))
-    return not any(row.name in worker.tasks for worker in later)
+    later_workers = workers.list_started_since(connection, max(offer.started_at for offer in candidates))
+    return not any(row.name in worker.tasks for worker in later_workers)
 
 
 def register_tasks(
@@ -96,9 +98,12 @@ def register_unannounced_tasks(
     A task that a worker has announced stays as it is, because workers run the authoritative code.
     """
     with database.read() as connection:
-        known = set(tasks.list_names(connection))
+        registered_names = set(tasks.list_names(connection))
     register_tasks(
-        database, clock, [described for described in task_specs if described["name"] not in known], code_version
+        database,
+        clock,
+        [described for described in task_specs if described["name"] not in registered_names],
+        code_version,
     )
 
 
@@ -132,10 +137,10 @@ def _drop_cyclic_triggers(connection: sa.Connection, definition: JobDefinition) 
 
 def _drop_conflicting_schedule(connection: sa.Connection, definition: JobDefinition) -> JobDefinition:
     """Return the definition, without its schedule if a schedule with its name has another owner."""
-    other = schedule_rows.get_by_name(connection, definition.name) if definition.schedule is not None else None
-    if other is None or other.owner is ScheduleOwner.JOB:
+    existing = schedule_rows.get_by_name(connection, definition.name) if definition.schedule is not None else None
+    if existing is None or existing.owner is ScheduleOwner.JOB:
         return definition
-    why = f"there is a schedule of this name already, by {other.owner.value}: remove that one, or the one in @job"
+    why = f"there is a schedule of this name already, by {existing.owner.value}: remove that one, or the one in @job"
     logger.error("schedule_left_out", job=definition.name, why=why)
     return replace(definition, schedule=None)
 

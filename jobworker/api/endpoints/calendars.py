@@ -166,7 +166,7 @@ def list_calendar_days(query: dict[str, Any], name: str) -> Response:
         message = f"to must be 1 to {_MAX_DAYS} days after from"
         raise InvalidInput(message, [FieldError("to", "not_allowed", message)])
     days = calendars.list_days(get_context().database, name, first, count)
-    return make_json_response({"items": [_serialize_day(each) for each in days]})
+    return make_json_response({"items": [_serialize_day(day) for day in days]})
 
 
 @blueprint.get("/calendars/<string:name>/revisions")

@@ -64,7 +64,7 @@ def list_dead_letters(query: dict[str, Any]) -> Response:
 def list_groups(query: dict[str, Any]) -> Response:
     """Count open dead letters by kind of failure."""
     groups = dead_letters.list_groups(get_context().database, query["limit"])
-    return make_json_response({"items": [serializers.serialize_group(each) for each in groups]})
+    return make_json_response({"items": [serializers.serialize_group(group) for group in groups]})
 
 
 @blueprint.post("/dead-letters/redrive")

@@ -75,7 +75,7 @@ def readyz() -> Response:
     get_context().health.log_warnings(checks)
     status = _summarize_status(checks)
     shown: dict[str, Any] = {
-        each.name: {"status": "ok" if each.ok else "failed", "detail": each.detail} for each in checks
+        check.name: {"status": "ok" if check.ok else "failed", "detail": check.detail} for check in checks
     }
     return make_json_response({"status": status, "checks": shown}, 200 if status == "ready" else 503)
 
@@ -90,7 +90,7 @@ def metrics() -> Response:
 
 
 def _summarize_status(checks: list[CheckResult]) -> str:
-    failed = {each.name for each in checks if not each.ok}
+    failed = {check.name for check in checks if not check.ok}
     if failed & _REQUIRED_CHECKS:
         return "unready"
     return "degraded" if failed else "ready"

@@ -92,13 +92,16 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
     if query["upcoming"] is not None:
         upcoming = occurrences.list_upcoming(get_context().database, name, time_range, query["upcoming"])
         items = [
-            {**_serialize_upcoming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in upcoming
+            {**_serialize_upcoming(occurrence), "execution_id": None, "recorded_at": None, "links": {}}
+            for occurrence in upcoming
         ]
         return make_json_response({"items": items, "next": None})
     timetable, page = occurrences.list_recorded(
         get_context().database, name, time_range, query["limit"], query["cursor"]
     )
-    return make_json_response(serializers.serialize_page(page, lambda each: _serialize_recorded(each, timetable)))
+    return make_json_response(
+        serializers.serialize_page(page, lambda occurrence: _serialize_recorded(occurrence, timetable))
+    )
 
 
 @blueprint.post("/<schedule:name>/fire")
@@ -180,7 +183,7 @@ def _serialize_preview(preview: PreviewResult) -> dict[str, Any]:
         "schedule": preview.schedule,
         "in_words": preview.in_words,
         "warnings": preview.warnings,
-        "occurrences": [_serialize_upcoming(each) for each in preview.moments],
+        "occurrences": [_serialize_upcoming(occurrence) for occurrence in preview.moments],
         "difference": _serialize_comparison(preview.compared) if preview.compared else None,
     }
 

@@ -19,9 +19,9 @@ class StrictSchema(ma.Schema):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        known = ", ".join(sorted(each.data_key or name for name, each in self.load_fields.items()))
+        field_names = ", ".join(sorted(field.data_key or name for name, field in self.load_fields.items()))
         self.error_messages["unknown"] = CodedMessage(
-            "unknown_field", f"is not known here; known are: {known or 'none'}"
+            "unknown_field", f"is not known here; known are: {field_names or 'none'}"
         )
         self.error_messages["type"] = CodedMessage("wrong_type", "must be a JSON object")
 

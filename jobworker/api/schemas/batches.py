@@ -20,8 +20,8 @@ from jobworker.domain.workflows.dependency import MAX_PARENTS, UnmetDependencyAc
 from jobworker.domain.workflows.workflow import MAX_STEPS, Workflow, WorkflowStep
 from jobworker.store.executions.batches import BatchKind
 
-_OTHERWISE_VALUES = [each.value for each in UnmetDependencyAction]
-_KIND_VALUES = [each.value for each in BatchKind]
+_OTHERWISE_VALUES = [action.value for action in UnmetDependencyAction]
+_KIND_VALUES = [kind.value for kind in BatchKind]
 
 
 class StepBodySchema(BatchItemSchema):
@@ -63,9 +63,9 @@ class _StepsField(fields.Dict):
             raise ma.ValidationError(CodedMessage("not_allowed", f"must have 1 to {MAX_STEPS} steps, not {len(value)}"))
         steps: dict[str, WorkflowStep] = {}
         problems: dict[Any, Any] = {}
-        for name, each in value.items():
+        for name, step in value.items():
             try:
-                steps[name] = _STEP_SCHEMA.load(each)
+                steps[name] = _STEP_SCHEMA.load(step)
             except ma.ValidationError as error:
                 problems[name] = error.messages
         if problems:

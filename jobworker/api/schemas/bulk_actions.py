@@ -142,7 +142,7 @@ class DeadLetterSchema(ResponseSchema):
     task = fields.String()
     queue = fields.String()
     state = fields.String(validate=ma.validate.OneOf(sorted(state.value for state in DEAD_LETTER_STATES)))
-    cause = fields.String(validate=ma.validate.OneOf([each.value for each in DeadLetterCause]))
+    cause = fields.String(validate=ma.validate.OneOf([cause.value for cause in DeadLetterCause]))
     reason = fields.String(allow_none=True)
     error = fields.Nested(FailureSchema, allow_none=True)
     fingerprint = fields.String(allow_none=True)

@@ -108,7 +108,7 @@ class CalendarSummarySchema(ResponseSchema):
     description = fields.String()
     owner = text_field(
         "Owner; a calendar owned by `code` is changed there, not over the API.",
-        validate=ma.validate.OneOf([each.value for each in JobOwner]),
+        validate=ma.validate.OneOf([owner.value for owner in JobOwner]),
     )
     revision = integer_field("Number of the current revision, used as the ETag.")
     created_at = datetime_field("Time when the calendar was created.")

@@ -39,7 +39,7 @@ def describe_condition(name: str) -> dict[str, Any]:
     """Return the schema of a dependency: a string that names the parent, or an object with it as property `name`."""
     parent = {"type": "string"}
     on, otherwise = (
-        {"enum": [*(each.value for each in words), None]} for words in (RequiredOutcome, UnmetDependencyAction)
+        {"enum": [*(word.value for word in words), None]} for words in (RequiredOutcome, UnmetDependencyAction)
     )
     properties = {name: parent, "on": on, "otherwise": otherwise}
     detailed = {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
@@ -247,7 +247,7 @@ class ExecutionSchema(ResponseSchema):
     dead_letter = text_field(
         "`open`: the execution failed for good and awaits a decision; `redriven` or `discarded`: the decision.",
         allow_none=True,
-        validate=ma.validate.OneOf([each.value for each in DeadLetterStatus]),
+        validate=ma.validate.OneOf([status.value for status in DeadLetterStatus]),
     )
     dead_letter_at = datetime_field("Time of the decision.", allow_none=True)
     dead_letter_by = text_field("Actor that made the decision.", allow_none=True)
@@ -288,7 +288,7 @@ class AttemptSchema(ResponseSchema):
     """Attempt that a worker started."""
 
     attempt = fields.Integer()
-    state = fields.String(validate=ma.validate.OneOf([each.value for each in AttemptState]))
+    state = fields.String(validate=ma.validate.OneOf([state.value for state in AttemptState]))
     reason = fields.String(allow_none=True)
     worker = fields.String(allow_none=True)
     code_version = fields.String(allow_none=True)
@@ -315,12 +315,12 @@ class DependencySchema(ResponseSchema):
     job = text_field("Job of the parent; null: the parent was deleted.", allow_none=True)
     state = fields.String(allow_none=True, metadata={"enum": [*STATES, None]})
     step = text_field("Name of the parent in its workflow.", allow_none=True)
-    on = fields.String(validate=ma.validate.OneOf([each.value for each in RequiredOutcome]))
-    otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in UnmetDependencyAction]))
+    on = fields.String(validate=ma.validate.OneOf([outcome.value for outcome in RequiredOutcome]))
+    otherwise = fields.String(validate=ma.validate.OneOf([action.value for action in UnmetDependencyAction]))
     outcome = fields.String(
         allow_none=True,
         metadata={
-            "enum": [*(each.value for each in DependencyResolution), None],
+            "enum": [*(resolution.value for resolution in DependencyResolution), None],
             "description": "Outcome of the dependency; null: the parent has not ended.",
         },
     )

@@ -48,7 +48,7 @@ class DefinitionBodySchema(StrictSchema):
     )
     on_worker_lost = fields.String(
         load_default=definition.OnWorkerLost.RETRY.value,
-        validate=ma.validate.OneOf([each.value for each in definition.OnWorkerLost]),
+        validate=ma.validate.OneOf([reaction.value for reaction in definition.OnWorkerLost]),
     )
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
@@ -122,12 +122,12 @@ class JobSchema(ResponseSchema):
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
     expires = fields.Float(allow_none=True)
-    on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in definition.OnWorkerLost]))
+    on_worker_lost = fields.String(validate=ma.validate.OneOf([reaction.value for reaction in definition.OnWorkerLost]))
     schedule = fields.Dict(allow_none=True)
     tags = fields.List(fields.String())
     owner = text_field(
         "Owner; a job owned by `code` is changed there, not over the API.",
-        validate=ma.validate.OneOf([each.value for each in definition.JobOwner]),
+        validate=ma.validate.OneOf([owner.value for owner in definition.JobOwner]),
     )
     revision = integer_field("Number of the current revision, used as the ETag.")
     created_at = datetime_field("Time when the job was first defined.")

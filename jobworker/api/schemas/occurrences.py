@@ -25,7 +25,7 @@ from jobworker.services.schedules.preview import MAX_OCCURRENCES
 from jobworker.services.schedules.upcoming import ExpectedOutcome
 
 _TIME = {"type": "string", "format": "date-time"}
-_OUTCOMES = [each.value for each in OccurrenceOutcome]
+_OUTCOMES = [outcome.value for outcome in OccurrenceOutcome]
 _DEFAULT_PREVIEW_COUNT = 10
 
 #: Maximum number of occurrences in the response to a backfill.
@@ -85,7 +85,7 @@ class FireBodySchema(StrictSchema):
     overlap = fields.String(
         load_default=None,
         allow_none=True,
-        validate=ma.validate.OneOf([each.value for each in OverlapPolicy]),
+        validate=ma.validate.OneOf([policy.value for policy in OverlapPolicy]),
         metadata={
             "description": "Overlap policy if an execution of the schedule has not ended; null: that of the schedule."
         },
@@ -117,7 +117,7 @@ class BackfillBodySchema(StrictSchema):
     )
     order = fields.String(
         load_default=BackfillOrder.OLDEST_FIRST.value,
-        validate=ma.validate.OneOf([each.value for each in BackfillOrder]),
+        validate=ma.validate.OneOf([order.value for order in BackfillOrder]),
     )
     concurrency = StrictIntegerField(
         load_default=1,

@@ -24,8 +24,8 @@ from jobworker.domain.schedules.state import ScheduleStatus
 from jobworker.services.queues import MAX_NOTE_LENGTH
 
 _SECONDS = "In seconds or ISO 8601."
-_OVERLAP_VALUES = [each.value for each in schedule.OverlapPolicy]
-_MISSED_VALUES = [each.value for each in schedule.MissedOccurrencePolicy]
+_OVERLAP_VALUES = [policy.value for policy in schedule.OverlapPolicy]
+_MISSED_VALUES = [policy.value for policy in schedule.MissedOccurrencePolicy]
 
 _RULE = {
     "type": "object",
@@ -155,9 +155,9 @@ class ScheduleQuerySchema(PageQuerySchema):
 
     job = fields.String(load_default=None, validate=check_text)
     owner = fields.String(
-        load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner])
+        load_default=None, validate=ma.validate.OneOf([owner.value for owner in schedule.ScheduleOwner])
     )
-    state = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in ScheduleStatus]))
+    state = fields.String(load_default=None, validate=ma.validate.OneOf([status.value for status in ScheduleStatus]))
     calendar = fields.String(
         load_default=None, validate=check_text, metadata={"description": "Filter: schedules that use this calendar."}
     )
@@ -251,12 +251,12 @@ class ScheduleSchema(ResponseSchema):
     pause_after_failures = fields.Integer(allow_none=True)
     owner = text_field(
         "Owner; a schedule owned by `code` or `job` is changed there, not over this endpoint.",
-        validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner]),
+        validate=ma.validate.OneOf([owner.value for owner in schedule.ScheduleOwner]),
     )
     revision = integer_field("Number of the current revision, used as the ETag.")
     state = text_field(
         "`active`, or the first reason why the schedule starts no executions.",
-        validate=ma.validate.OneOf([each.value for each in ScheduleStatus]),
+        validate=ma.validate.OneOf([status.value for status in ScheduleStatus]),
     )
     paused = fields.Nested(SchedulePauseSchema, allow_none=True)
     next_at = datetime_field("Nominal time of the next occurrence; null: no occurrence follows.", allow_none=True)

@@ -45,11 +45,13 @@ class Selection:
     def check(self) -> None:
         """Raise `InvalidInput` unless exactly one of ids, filters and `all` is given, within the bounds."""
         empty = self.filters is None or self.filters == ExecutionFilters()
-        given = [name for name, is_given in (("ids", self.ids), ("filter", not empty), ("all", self.all)) if is_given]
-        if len(given) > 1:
-            message = f"give one of {', '.join(given)}, not several"
-            raise InvalidInput(message, [FieldError(f"/{given[1]}", "ambiguous", message)])
-        if not given:
+        selectors = [
+            name for name, is_given in (("ids", self.ids), ("filter", not empty), ("all", self.all)) if is_given
+        ]
+        if len(selectors) > 1:
+            message = f"give one of {', '.join(selectors)}, not several"
+            raise InvalidInput(message, [FieldError(f"/{selectors[1]}", "ambiguous", message)])
+        if not selectors:
             message = 'say which: ids, or a filter that names something; {"all": true} means every one'
             raise InvalidInput(message, [FieldError("/filter", "missing", message)])
         if self.ids is not None:
@@ -60,8 +62,8 @@ class Selection:
 
     def build_listing(self, action: str) -> "Paginator[BulkCursor]":
         """Return the paginator whose cursors are valid for this action and selection."""
-        named = asdict(self.filters) if self.filters else {}
-        return Paginator(action, {**named, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
+        filter_fields = asdict(self.filters) if self.filters else {}
+        return Paginator(action, {**filter_fields, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class BulkResult:
     def add(self, part: ChunkResult) -> None:
         """Add the result of a chunk."""
         self.done += len(part.done)
-        self.refused += len({each.id for each in part.refused})
+        self.refused += len({failure.id for failure in part.refused})
         self.sample.extend(list(part.done.items())[: _SAMPLE_SIZE - len(self.sample)])
         self.problems.extend(part.refused[: _MAX_PROBLEMS - len(self.problems)])
         self.until = part.until or self.until
@@ -162,10 +164,19 @@ def run_in_chunks(database: Database, action: BulkAction, selection: Selection, 
         done = BulkResult(selection.dry_run, execution_filters.count_by_state(connection, where, begin.after))
         chosen = execution_filters.list_ids(connection, where, begin.after, selection.limit)
         if selection.ids and selection.cursor is None:
-            known = execution_filters.list_ids(connection, [_build_ids_condition(selection.ids)], None, MAX_EXECUTIONS)
-            meant = set(execution_filters.list_ids(connection, where, None, MAX_EXECUTIONS))
+            existing_ids = execution_filters.list_ids(
+                connection, [_build_ids_condition(selection.ids)], None, MAX_EXECUTIONS
+            )
+            matching_ids = set(execution_filters.list_ids(connection, where, None, MAX_EXECUTIONS))
             done.add(
-                ChunkResult({}, [_build_failure(action, key, set(known)) for key in selection.ids if key not in meant])
+                ChunkResult(
+                    {},
+                    [
+                        _build_failure(action, key, set(existing_ids))
+                        for key in selection.ids
+                        if key not in matching_ids
+                    ],
+                )
             )
     for start in range(0, len(chosen), CHUNK_SIZE):
         done.add(handler(chosen[start : start + CHUNK_SIZE]))
@@ -196,7 +207,7 @@ def _check_ids(ids: Sequence[str]) -> None:
     if len(ids) > MAX_EXECUTIONS:
         message = f"ids must have at most {MAX_EXECUTIONS} items, not {len(ids)}"
         raise InvalidInput(message, [FieldError("/ids", "not_allowed", message)])
-    wrong = [at for at, each in enumerate(ids) if not is_id(each)]
+    wrong = [at for at, execution_id in enumerate(ids) if not is_id(execution_id)]
     if wrong:
         message = "ids must hold ids of executions"
         raise InvalidInput(message, [FieldError(f"/ids/{at}", "not_allowed", message) for at in wrong[:_MAX_PROBLEMS]])

@@ -25,9 +25,9 @@ def cancel_executions(database: Database, clock: Clock, selection: Selection, ac
     Waiting, Scheduled and Retrying executions become Cancelled here. For queued and running ones a cancellation is
     requested, which the relay carries out.
     """
-    wanted = selection.filters and selection.filters.state
-    if wanted in FINAL_STATES:
-        message = f"state {wanted} is final; only what has not ended can be cancelled"
+    requested_state = selection.filters and selection.filters.state
+    if requested_state in FINAL_STATES:
+        message = f"state {requested_state} is final; only what has not ended can be cancelled"
         raise InvalidInput(message, [FieldError("/filter/state", "not_allowed", message)])
     now = clock.now()
 
@@ -36,11 +36,11 @@ def cancel_executions(database: Database, clock: Clock, selection: Selection, ac
             return ChunkResult(dict.fromkeys(ids))
         with database.write() as connection:
             cancelled = cancellation.cancel_waiting(connection, ids, actor, f"cancelled by {actor}", now)
-            asked = cancellation.request_cancel(connection, ids, actor, now)
+            requested_ids = cancellation.request_cancel(connection, ids, actor, now)
             resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, cancelled), now)
-            if cancelled or asked:
-                details = {"cancelled": cancelled, "asked": asked}
+            if cancelled or requested_ids:
+                details = {"cancelled": cancelled, "asked": requested_ids}
                 audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, details))
-        return ChunkResult(dict.fromkeys(sorted([*cancelled, *asked])))
+        return ChunkResult(dict.fromkeys(sorted([*cancelled, *requested_ids])))
 
     return actions.run_in_chunks(database, _CANCEL_ACTION, selection, work)

@@ -85,9 +85,9 @@ def save(
         names = _format_names(counting)
         message = f"calendar {name} cannot become a list of dates: business days are counted by it in {names}"
         raise CalendarInUse(message)
-    settled = [evaluator.evaluate_now(connection, row, now) if _is_due(row, now) else row for row in users]
+    evaluated_rows = [evaluator.evaluate_now(connection, row, now) if _is_due(row, now) else row for row in users]
     changed = calendar_rows.upsert(connection, name, spec, owner, actor, now)
-    _update_next_times(connection, settled, now)
+    _update_next_times(connection, evaluated_rows, now)
     return changed
 
 
@@ -141,12 +141,13 @@ def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
 def _update_next_times(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
     """Recompute the next times of schedules by business days; excluded days are evaluated when they are due."""
     moving = [(row, schedule) for row in rows if _depends_on_business_days(row, schedule := row.schedule)]
-    named = {name for _, schedule in moving for name in schedule.calendar_names}
-    found = values.load_calendars(connection, named)
-    coming = {
-        row.id: find_next_time(schedule.build_timetable(found), max(now, row.settled_until)) for row, schedule in moving
+    calendar_names = {name for _, schedule in moving for name in schedule.calendar_names}
+    calendars = values.load_calendars(connection, calendar_names)
+    next_due_times = {
+        row.id: find_next_time(schedule.build_timetable(calendars), max(now, row.settled_until))
+        for row, schedule in moving
     }
-    schedule_rows.update_next_due(connection, coming, now)
+    schedule_rows.update_next_due(connection, next_due_times, now)
 
 
 def _depends_on_business_days(row: ScheduleRow, schedule: Schedule) -> bool:

@@ -60,19 +60,21 @@ def load_calendars(connection: sa.Connection, names: Collection[str], lock: bool
     if missing:
         raise make_not_found_error(connection, *missing)
     kept = _cache.setdefault(connection.engine, {})
-    found = {name: kept[name][1] for name in names if name in kept and kept[name][0] == current[name]}
+    calendars = {name: kept[name][1] for name in names if name in kept and kept[name][0] == current[name]}
     for row in (
-        calendar_rows.get_many(connection, current.keys() - found.keys()).values() if len(found) < len(current) else ()
+        calendar_rows.get_many(connection, current.keys() - calendars.keys()).values()
+        if len(calendars) < len(current)
+        else ()
     ):
         with unreadable_rows.convert_errors(f"calendar {row.name}"):
-            found[row.name] = parse(row.spec)
+            calendars[row.name] = parse(row.spec)
         if len(kept) >= _CACHE_SIZE:
             kept.clear()
-        kept[row.name] = (row.revision, row.changed_at), found[row.name]
-    broken = [name for name in names if name not in found]
+        kept[row.name] = (row.revision, row.changed_at), calendars[row.name]
+    broken = [name for name in names if name not in calendars]
     if broken:
         raise UnreadableRow(f"calendar {broken[0]} cannot be read; /readyz says why")
-    return found
+    return calendars
 
 
 def validate_schedule_calendars(connection: sa.Connection, schedule: Schedule, location: str = "") -> list[FieldError]:
@@ -80,18 +82,18 @@ def validate_schedule_calendars(connection: sa.Connection, schedule: Schedule, l
     places = {format_pointer("calendar"): schedule.calendar} if schedule.calendar else {}
     for field in ("require", "exclude"):
         places |= {format_pointer(field, at): name for at, name in enumerate(getattr(schedule, field))}
-    there = calendar_rows.get_current_revisions(connection, schedule.calendar_names)
-    found = []
+    revisions = calendar_rows.get_current_revisions(connection, schedule.calendar_names)
+    problems = []
     for place, name in places.items():
-        if name not in there:
-            found.append(
+        if name not in revisions:
+            problems.append(
                 FieldError(location + place, "unknown_calendar", make_not_found_error(connection, name).detail)
             )
     counted = schedule.calendar if isinstance(schedule.rule, BusinessDayRule) else None
-    if counted in there and not isinstance(load_calendars(connection, [counted])[counted], BusinessCalendar):
+    if counted in revisions and not isinstance(load_calendars(connection, [counted])[counted], BusinessCalendar):
         message = f"calendar {counted} lists dates; business days are counted by a calendar of kind business"
-        found.append(FieldError(location + "/calendar", "not_allowed", message))
-    return found
+        problems.append(FieldError(location + "/calendar", "not_allowed", message))
+    return problems
 
 
 def get(database: Database, name: str) -> CalendarRow:
@@ -112,9 +114,9 @@ def list_days(database: Database, name: str, first: dt.date, count: int) -> list
     """Return those of `count` days that the calendar includes or has names for. Raises `CalendarNotFound`."""
     with database.read() as connection:
         calendar = load_calendars(connection, [name])[name]
-    some = (first + dt.timedelta(days=number) for number in range(count))
-    found = (CalendarDay(day, calendar.find_day_name(day), calendar.get_time_ranges(day)) for day in some)
-    return [each for each in found if each.parts or each.name]
+    dates = (first + dt.timedelta(days=number) for number in range(count))
+    days = (CalendarDay(date, calendar.find_day_name(date), calendar.get_time_ranges(date)) for date in dates)
+    return [day for day in days if day.parts or day.name]
 
 
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
@@ -130,13 +132,13 @@ def list_revisions(
     with database.read() as connection:
         if not name.isprintable():
             raise make_not_found_error(connection, name)
-        found = calendar_rows.list_revisions(connection, name, limit, cursor)
-        if not found.items:
+        page = calendar_rows.list_revisions(connection, name, limit, cursor)
+        if not page.items:
             find(connection, name)
-            return found.replace_items([])
-        before = calendar_rows.get_revision(connection, name, found.items[-1].revision - 1)
-    older = [*found.items[1:], before]
-    return found.replace_items([_to_revision_view(one, was) for one, was in zip(found.items, older, strict=True)])
+            return page.replace_items([])
+        before = calendar_rows.get_revision(connection, name, page.items[-1].revision - 1)
+    older = [*page.items[1:], before]
+    return page.replace_items([_to_revision_view(row, was) for row, was in zip(page.items, older, strict=True)])
 
 
 def get_revision(database: Database, name: str, number: int) -> CalendarRevisionView:
@@ -157,7 +159,7 @@ def _to_revision_view(row: CalendarRevisionRow, before: CalendarRevisionRow | No
     if before is None:
         return CalendarRevisionView(row, None)
     return CalendarRevisionView(
-        row, [each.pointer for each in comparison.compare_values("spec", before.spec, row.spec)]
+        row, [difference.pointer for difference in comparison.compare_values("spec", before.spec, row.spec)]
     )
 
 

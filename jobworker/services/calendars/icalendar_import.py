@@ -108,9 +108,13 @@ def _explain_empty(contents: ICalendarContents) -> str:
     """Return the reason why a file contains no usable events."""
     if not contents.left_out:
         return "the file has no events (VEVENT)"
-    named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MAX_EVENTS_SHOWN]]
-    more = f"; and {len(contents.left_out) - len(named)} more" if len(contents.left_out) > len(named) else ""
-    return f"nothing of the file's {contents.events} events is left; {'; '.join(named)}{more}"
+    descriptions = [
+        f"{event.name!r} (UID {event.uid}): {event.reason}" for event in contents.left_out[:_MAX_EVENTS_SHOWN]
+    ]
+    more = (
+        f"; and {len(contents.left_out) - len(descriptions)} more" if len(contents.left_out) > len(descriptions) else ""
+    )
+    return f"nothing of the file's {contents.events} events is left; {'; '.join(descriptions)}{more}"
 
 
 def _check_request(request: CalendarImportRequest) -> None:

@@ -102,9 +102,9 @@ def backfill_schedule(
     with database.read() as connection:
         row = schedules.find(connection, name)
         timetable = occurrence_services.get_timetable(connection, row)
-        named = _list_nominal_times(timetable, request)
+        nominal_times = _list_nominal_times(timetable, request)
         if request.dry_run:
-            chosen = _select_occurrences(connection, row, timetable, named, request)
+            chosen = _select_occurrences(connection, row, timetable, nominal_times, request)
             if chosen.items:
                 _resolve_job(row, preparation.load_catalog(connection, [row.job]), request)
             return chosen
@@ -113,7 +113,7 @@ def backfill_schedule(
         current = schedules.find(connection, row.id)
         if current.revision != row.revision:
             raise Conflict(f"schedule {row.name} was changed by another request in the meantime; try again")
-        chosen = _select_occurrences(connection, current, timetable, named, request)
+        chosen = _select_occurrences(connection, current, timetable, nominal_times, request)
         return _insert_backfill(connection, current, chosen, request, actor, now) if chosen.items else chosen
 
 
@@ -132,10 +132,10 @@ def _raise_not_allowed(name: str, message: str) -> None:
 
 def _list_nominal_times(timetable: Timetable, request: BackfillRequest) -> list[dt.datetime]:
     """Return the nominal times of the range, those before the schedule was created included."""
-    found = list(islice(moments(timetable, request.begin - _TICK, request.end), _MAX_OCCURRENCES_EXAMINED + 1))
-    if len(found) > _MAX_OCCURRENCES_EXAMINED:
+    nominal_times = list(islice(moments(timetable, request.begin - _TICK, request.end), _MAX_OCCURRENCES_EXAMINED + 1))
+    if len(nominal_times) > _MAX_OCCURRENCES_EXAMINED:
         _raise_too_many(f"more than {_MAX_OCCURRENCES_EXAMINED} occurrences")
-    return found
+    return nominal_times
 
 
 def _raise_too_many(number: str) -> None:
@@ -151,19 +151,19 @@ def _select_occurrences(
     request: BackfillRequest,
 ) -> BackfillResult:
     """Return the occurrences without an execution, in the order of their runs, and the skip counts."""
-    entered = occurrence_rows.find_between(connection, row.id, request.begin, request.end)
+    recorded = occurrence_rows.find_between(connection, row.id, request.begin, request.end)
     left_out = dict.fromkeys(("fired", "forbidden", "pending", "duplicate"), 0)
     items: list[BackfilledOccurrence] = []
     for nominal in nominal_times:
-        was = entered.get(nominal)
-        if was is not None and was.outcome == OccurrenceOutcome.FIRED:
+        occurrence = recorded.get(nominal)
+        if occurrence is not None and occurrence.outcome == OccurrenceOutcome.FIRED:
             left_out["fired"] += 1
         elif describe_exclusion(timetable, nominal) is not None:
             left_out["forbidden"] += 1
-        elif was is None and row.enabled and row.next_at is not None and nominal >= row.next_at:
+        elif occurrence is None and row.enabled and row.next_at is not None and nominal >= row.next_at:
             left_out["pending"] += 1
         else:
-            items.append(BackfilledOccurrence(nominal, was.outcome if was else None))
+            items.append(BackfilledOccurrence(nominal, occurrence.outcome if occurrence else None))
     if len(items) > MAX_EXECUTIONS:
         _raise_too_many(f"{len(items)} occurrences")
     return BackfillResult(items if request.order is BackfillOrder.OLDEST_FIRST else items[::-1], left_out)
@@ -177,15 +177,15 @@ def _insert_backfill(
     actor: str,
     now: dt.datetime,
 ) -> BackfillResult:
-    known = preparation.load_catalog(connection, [row.job])
+    catalog = preparation.load_catalog(connection, [row.job])
     batch_id = preparation.make_id(now)
-    made = _build_executions(row, known, selected.items, request, batch_id, now)
-    decided = uniqueness.acquire_keys(connection, made, known.get_unique_policies(), now)
-    accepted = {each.scheduled_for: each.id for each in decided.accepted}
+    new_executions = _build_executions(row, catalog, selected.items, request, batch_id, now)
+    decided = uniqueness.acquire_keys(connection, new_executions, catalog.get_unique_policies(), now)
+    accepted = {execution.scheduled_for: execution.id for execution in decided.accepted}
     items = [
-        BackfilledOccurrence(each.scheduled_for, each.was, accepted[each.scheduled_for])
-        for each in selected.items
-        if each.scheduled_for in accepted
+        BackfilledOccurrence(item.scheduled_for, item.was, accepted[item.scheduled_for])
+        for item in selected.items
+        if item.scheduled_for in accepted
     ]
     left_out = {**selected.skip_counts, "duplicate": len(selected.items) - len(items)}
     if not items:
@@ -207,8 +207,8 @@ def _resolve_job(
     task = catalog.tasks.get(job.definition.task)
     if task is None:
         raise TaskNotFound(f"job {row.job} runs task {job.definition.task}, which no worker announced yet")
-    given = {**job.definition.defaults, **row.schedule.parameters, **request.parameters}
-    return job, task, preparation.check_parameters(task.parameters, given, "/parameters")
+    parameters = {**job.definition.defaults, **row.schedule.parameters, **request.parameters}
+    return job, task, preparation.check_parameters(task.parameters, parameters, "/parameters")
 
 
 def _build_executions(
@@ -220,20 +220,26 @@ def _build_executions(
     now: dt.datetime,
 ) -> list[NewExecution]:
     """Build the executions, due now. Raises the reason why they cannot run."""
-    job, task, given = _resolve_job(row, catalog, request)
+    job, task, parameters = _resolve_job(row, catalog, request)
     schedule, definition = row.schedule, job.definition
     own = {
         "schedule_id": row.id,
         "batch_id": batch_id,
         "correlation_id": batch_id,
         **_resolve_routing(schedule, definition.queue, definition.priority),
-        **limits.compute_keys(definition.name, definition.policies, given, task.parameters)._asdict(),
+        **limits.compute_keys(definition.name, definition.policies, parameters, task.parameters)._asdict(),
     }
     return [
         preparation.build_execution(
-            definition, job.revision, given, now, id=preparation.make_id(now), scheduled_for=each.scheduled_for, **own
+            definition,
+            job.revision,
+            parameters,
+            now,
+            id=preparation.make_id(now),
+            scheduled_for=item.scheduled_for,
+            **own,
         )
-        for each in items
+        for item in items
     ]
 
 
@@ -258,7 +264,7 @@ def _assign_lanes(new_executions: Sequence[NewExecution], lanes: int) -> list[Pr
 def _insert_executions(
     connection: sa.Connection, prepared: Sequence[PreparedExecution], actor: str, now: dt.datetime
 ) -> None:
-    executions.insert(connection, [each.row for each in prepared], actor, now)
+    executions.insert(connection, [execution.row for execution in prepared], actor, now)
     dependency_checks.insert(connection, prepared)
 
 
@@ -268,8 +274,8 @@ def _record_occurrences(
     """Record the outcome `fired` of each occurrence."""
     reason = f"backfill by {actor}"
     rows = [
-        OccurrenceRow(schedule_id, each.scheduled_for, OccurrenceOutcome.FIRED.value, reason, each.execution_id, now)
-        for each in items
+        OccurrenceRow(schedule_id, item.scheduled_for, OccurrenceOutcome.FIRED.value, reason, item.execution_id, now)
+        for item in items
     ]
     occurrence_rows.insert(connection, [row for row, item in zip(rows, items, strict=True) if item.was is None])
     occurrence_rows.update(connection, [row for row, item in zip(rows, items, strict=True) if item.was is not None])

@@ -57,18 +57,18 @@ _unreadable_revisions: set[tuple[str, int]] = set()
 
 def compile_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, CompiledSchedule]:
     """Return the compiled schedules by id. An unreadable schedule is logged and left out."""
-    read = _parse_schedules(connection, rows)
-    named = {name for schedule in read.values() for name in schedule.calendar_names}
-    calendars = _load_calendars(connection, named) if named else {}
-    found: dict[str, CompiledSchedule] = {}
+    schedules = _parse_schedules(connection, rows)
+    calendar_names = {name for schedule in schedules.values() for name in schedule.calendar_names}
+    calendars = _load_calendars(connection, calendar_names) if calendar_names else {}
+    compiled_schedules: dict[str, CompiledSchedule] = {}
     for row in rows:
-        schedule = read.get(row.id)
+        schedule = schedules.get(row.id)
         if schedule is None:
             continue
         plan = _compile_schedule(row, schedule, calendars)
         if plan is not None:
-            found[row.id] = plan
-    return found
+            compiled_schedules[row.id] = plan
+    return compiled_schedules
 
 
 def count_unreadable() -> int:
@@ -86,15 +86,15 @@ def report_unreadable(row: ScheduleIdentity, error: Exception) -> None:
 
 def _parse_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, Schedule]:
     """Return the parsed schedules by id, from the cache if it has the current revision."""
-    found = {row.id: plan.schedule for row in rows if (plan := _get_cached(row)) is not None}
-    new = [row for row in rows if row.id not in found]
+    schedules = {row.id: plan.schedule for row in rows if (plan := _get_cached(row)) is not None}
+    new = [row for row in rows if row.id not in schedules]
     specs = due_schedules.get_specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
-            found[row.id] = _check_calendar_names(load_schedule(specs[row.id]))
+            schedules[row.id] = _check_calendar_names(load_schedule(specs[row.id]))
         except _READ_ERRORS as error:
             report_unreadable(row, error)
-    return found
+    return schedules
 
 
 def _check_calendar_names(schedule: Schedule) -> Schedule:
@@ -106,26 +106,26 @@ def _check_calendar_names(schedule: Schedule) -> Schedule:
 
 def _load_calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
     """Return those calendars that exist and can be read; an unchanged calendar is returned as an identical object."""
-    there = calendar_rows.get_current_revisions(connection, names)
+    revisions = calendar_rows.get_current_revisions(connection, names)
     try:
-        return calendar_services.load_calendars(connection, there)
+        return calendar_services.load_calendars(connection, revisions)
     except _READ_ERRORS:
-        found: dict[str, Calendar] = {}
-        for name in there:
+        calendars: dict[str, Calendar] = {}
+        for name in revisions:
             with contextlib.suppress(*_READ_ERRORS):
-                found.update(calendar_services.load_calendars(connection, [name]))
-        return found
+                calendars.update(calendar_services.load_calendars(connection, [name]))
+        return calendars
 
 
 def _compile_schedule(
     row: ScheduleIdentity, schedule: Schedule, calendars: Mapping[str, Calendar]
 ) -> CompiledSchedule | None:
-    kept = _get_cached(row)
+    cached = _get_cached(row)
     try:
-        named = {name: calendars[name] for name in schedule.calendar_names}
-        if kept is not None and all(kept.calendars[name] is named[name] for name in named):
-            return kept
-        plan = CompiledSchedule(row.revision, schedule, named, schedule.build_timetable(named))
+        used_calendars = {name: calendars[name] for name in schedule.calendar_names}
+        if cached is not None and all(cached.calendars[name] is used_calendars[name] for name in used_calendars):
+            return cached
+        plan = CompiledSchedule(row.revision, schedule, used_calendars, schedule.build_timetable(used_calendars))
     except _READ_ERRORS as error:
         report_unreadable(row, error)
         return None

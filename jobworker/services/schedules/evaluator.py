@@ -72,22 +72,26 @@ class _DueSchedule:
 def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> EvaluationSummary:
     """Evaluate schedules (id → reported due time) up to now, or up to the due time if it is slightly later."""
     rows = due_schedules.get_many(connection, sorted(due))
-    found = compiler.compile_schedules(connection, rows)
+    compiled_schedules = compiler.compile_schedules(connection, rows)
     turns = []
     for row in rows:
         horizon = max(now, min(due[row.id], now + _MAX_CLOCK_SKEW))
-        turn = _find_due(row, found[row.id], horizon) if row.id in found and row.next_at else None
+        turn = (
+            _find_due(row, compiled_schedules[row.id], horizon)
+            if row.id in compiled_schedules and row.next_at
+            else None
+        )
         turns += [turn] if turn else []
-    known = preparation.load_catalog(connection, {turn.row.job for turn in turns})
-    entered = occurrence_writer.record_results(
-        connection, [_evaluate(connection, turn, known, now) for turn in turns], known, now
+    catalog = preparation.load_catalog(connection, {turn.row.job for turn in turns})
+    results = occurrence_writer.record_results(
+        connection, [_evaluate(connection, turn, catalog, now) for turn in turns], catalog, now
     )
-    due_schedules.update_progress(connection, map(_compute_progress, turns, entered))
+    due_schedules.update_progress(connection, map(_compute_progress, turns, results))
     more = {turn.row.id: turn.horizon for turn in turns if turn.has_more}
-    for turn, done in zip(turns, entered, strict=True):
+    for turn, done in zip(turns, results, strict=True):
         if done.exhausted:
             more.pop(turn.row.id, None)
-    return EvaluationSummary(sum(len(done.prepared) for done in entered), more)
+    return EvaluationSummary(sum(len(done.prepared) for done in results), more)
 
 
 def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
@@ -99,9 +103,9 @@ def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) 
     for _ in range(_MAX_BATCHES):
         more = evaluate_due(connection, more, now).unfinished
         if not more:
-            settled = schedule_rows.get_by_id(connection, row.id)
-            assert settled is not None, "it is locked"
-            return settled
+            evaluated_row = schedule_rows.get_by_id(connection, row.id)
+            assert evaluated_row is not None, "it is locked"
+            return evaluated_row
     raise Conflict(
         f"more than {_MAX_BATCHES * _BATCH_SIZE} occurrences of schedule {row.name} are due and not evaluated yet; "
         "the relay evaluates them in batches: try again later"
@@ -132,23 +136,23 @@ def fire_now(
     )
     if plan is None:
         raise Conflict(f"schedule {row.name} cannot be read; change it first")
-    known = preparation.load_catalog(connection, [row.job])
-    execution_factory.check_not_closed(known, row.job, f"schedule {row.name} cannot be fired")
+    catalog = preparation.load_catalog(connection, [row.job])
+    execution_factory.check_not_closed(catalog, row.job, f"schedule {row.name} cannot be fired")
     situation = EvaluationContext(now, overlap=overlap or plan.schedule.overlap)
-    return _fire_extra(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
+    return _fire_extra(connection, due, plan, catalog, situation, f"fired by hand by {actor}").decision
 
 
 def fire_at_start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
     """Fire an extra occurrence, due now, of the schedules with `run_at_start`; return the number that fired."""
     rows = due_schedules.get_many(connection, sorted(ids))
-    found = compiler.compile_schedules(connection, rows)
-    known = preparation.load_catalog(connection, {row.job for row in rows})
+    compiled_schedules = compiler.compile_schedules(connection, rows)
+    catalog = preparation.load_catalog(connection, {row.job for row in rows})
     count = 0
     for row in rows:
-        plan = found.get(row.id)
+        plan = compiled_schedules.get(row.id)
         if plan is not None and plan.schedule.run_at_start and _can_fire_at_start(row, plan, now):
-            situation = execution_factory.build_evaluation_context(row, plan, known, UnfinishedRuns(), now)
-            count += _fire_extra(connection, row, plan, known, situation, reason).prepared is not None
+            situation = execution_factory.build_evaluation_context(row, plan, catalog, UnfinishedRuns(), now)
+            count += _fire_extra(connection, row, plan, catalog, situation, reason).prepared is not None
     return count
 
 
@@ -160,12 +164,12 @@ def record_extra_occurrences(
     overwrite: bool = False,
 ) -> ScheduleResult:
     """Record occurrences other than the next ones of the rule; `overwrite`: update their existing rows."""
-    [entered] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
+    [result] = occurrence_writer.record_results(connection, [schedule], catalog, now, overwrite)
     row = schedule.row
-    runs = row.runs + len(entered.prepared)
+    runs = row.runs + len(result.prepared)
     state = _compute_state(row, schedule.compiled, runs, row.next_at)
     due_schedules.update_progress(connection, [ScheduleProgress(row.id, row.settled_until, row.next_at, runs, state)])
-    return entered
+    return result
 
 
 def _fire_extra(
@@ -236,14 +240,14 @@ def _evaluate(
     )
 
 
-def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> ScheduleProgress:
+def _compute_progress(due_schedule: _DueSchedule, result: ScheduleResult) -> ScheduleProgress:
     """Compute the progress of a schedule after its occurrences were recorded."""
     row = due_schedule.row
     if not is_in_force(row):
         return ScheduleProgress(row.id, due_schedule.horizon, due_schedule.next_time, row.runs, row.state)
     until = max(row.settled_until, due_schedule.due_times[-1]) if due_schedule.due_times else row.settled_until
-    following = None if entered.exhausted else due_schedule.next_time
-    runs = row.runs + len(entered.prepared)
+    following = None if result.exhausted else due_schedule.next_time
+    runs = row.runs + len(result.prepared)
     return ScheduleProgress(row.id, until, following, runs, _compute_state(row, due_schedule.compiled, runs, following))
 
 

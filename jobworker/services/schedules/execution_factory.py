@@ -54,12 +54,12 @@ def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
     return preparation.describe_removed(name, task) if task is not None and task.removed_at is not None else None
 
 
-def check_not_closed(catalog: JobCatalog, name: str, what: str) -> None:
-    """Raise `JobRemoved` or `JobDisabled`, with `what` as beginning of the message, if the job must not run."""
+def check_not_closed(catalog: JobCatalog, name: str, prefix: str) -> None:
+    """Raise `JobRemoved` or `JobDisabled`, with `prefix` as beginning of the message, if the job must not run."""
     why = get_closed_reason(catalog, name)
     if why is not None:
         job = catalog.jobs.get(name)
-        raise (JobRemoved if job and job.definition.enabled else JobDisabled)(f"{what}: {why}")
+        raise (JobRemoved if job and job.definition.enabled else JobDisabled)(f"{prefix}: {why}")
 
 
 def is_in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
@@ -95,14 +95,21 @@ def get_template(compiled: CompiledSchedule, catalog: JobCatalog, now: dt.dateti
     schedule = compiled.schedule
     job = catalog.jobs[schedule.job]
     task = catalog.tasks.get(job.definition.task)
-    given = orjson.dumps(schedule.parameters, option=orjson.OPT_SORT_KEYS) if schedule.parameters else b""
-    asked = (schedule.job, job.revision, task.updated_at if task else None, schedule.queue, schedule.priority, given)
-    made = _templates.get(asked)
-    if made is None:
-        made = _templates[asked] = _build_template(compiled, job, task, now)
+    parameters_json = orjson.dumps(schedule.parameters, option=orjson.OPT_SORT_KEYS) if schedule.parameters else b""
+    cache_key = (
+        schedule.job,
+        job.revision,
+        task.updated_at if task else None,
+        schedule.queue,
+        schedule.priority,
+        parameters_json,
+    )
+    template = _templates.get(cache_key)
+    if template is None:
+        template = _templates[cache_key] = _build_template(compiled, job, task, now)
         if len(_templates) > _CACHE_SIZE:
             del _templates[next(iter(_templates))]
-    return made
+    return template
 
 
 def build_occurrence_execution(
@@ -134,21 +141,23 @@ def _build_template(
     compiled: CompiledSchedule, job: JobRow, task: TaskRow | None, now: dt.datetime
 ) -> ExecutionTemplate:
     schedule, definition = compiled.schedule, job.definition
-    given: Mapping[str, object] = {**definition.defaults, **schedule.parameters}
+    parameters: Mapping[str, object] = {**definition.defaults, **schedule.parameters}
     problem = None
     if task is not None:
         try:
-            given = preparation.check_parameters(task.parameters, given, "/parameters")
+            parameters = preparation.check_parameters(task.parameters, parameters, "/parameters")
         except InvalidParameters as error:
             problem = error.detail
     accepted = task.parameters if task else ()
-    keys = ExecutionKeys() if problem else limits.compute_keys(definition.name, definition.policies, given, accepted)
+    keys = (
+        ExecutionKeys() if problem else limits.compute_keys(definition.name, definition.policies, parameters, accepted)
+    )
     own = {
         "queue": schedule.queue or definition.queue,
         "priority": definition.priority if schedule.priority is None else schedule.priority,
         **keys._asdict(),
     }
-    made = preparation.build_execution(definition, job.revision, given, now, **own)
+    execution = preparation.build_execution(definition, job.revision, parameters, now, **own)
     return ExecutionTemplate(
-        {each.name: getattr(made, each.name) for each in fields(made)}, definition.expires, problem
+        {field.name: getattr(execution, field.name) for field in fields(execution)}, definition.expires, problem
     )

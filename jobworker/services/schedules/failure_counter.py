@@ -36,14 +36,14 @@ def count_failures(connection: sa.Connection, ended: Sequence[EndedExecution], n
     if not counted:
         return
     rows = {row.id: row for row in due_schedules.get_many(connection, sorted({end.schedule_id for end in counted}))}
-    found = compiler.compile_schedules(connection, list(rows.values()))
+    compiled_schedules = compiler.compile_schedules(connection, list(rows.values()))
     failures = {key: row.failures for key, row in rows.items()}
     paused = {key for key, row in rows.items() if row.paused_at is not None}
     for end in counted:
         if end.schedule_id not in rows:
             continue
         failures[end.schedule_id] = failures[end.schedule_id] + 1 if end.state in _FAILED_STATES else 0
-        plan = found.get(end.schedule_id)
+        plan = compiled_schedules.get(end.schedule_id)
         most = plan.schedule.pause_after_failures if plan else None
         if most is not None and failures[end.schedule_id] >= most and end.schedule_id not in paused:
             paused.add(end.schedule_id)

@@ -70,7 +70,7 @@ class ScheduleResult:
     @property
     def prepared(self) -> Sequence[PreparedExecution]:
         """The executions of the occurrences that fired."""
-        return [each.prepared for each in self.occurrence_results if each.prepared is not None]
+        return [result.prepared for result in self.occurrence_results if result.prepared is not None]
 
     @property
     def exhausted(self) -> bool:
@@ -85,8 +85,11 @@ def load_unfinished(connection: sa.Connection, row: DueSchedule, overlap: Overla
     """Return the unfinished executions, as far as the overlap policy needs them."""
     if row.oldest is None or overlap in (OverlapPolicy.ALLOW, OverlapPolicy.SKIP):
         return UnfinishedExecutions([row.oldest] if row.oldest else [])
-    found = due_schedules.list_unfinished_executions(connection, row.id)
-    return UnfinishedExecutions([each for each, _ in found], any(state is ExecutionState.WAITING for _, state in found))
+    unfinished = due_schedules.list_unfinished_executions(connection, row.id)
+    return UnfinishedExecutions(
+        [execution_id for execution_id, _ in unfinished],
+        any(state is ExecutionState.WAITING for _, state in unfinished),
+    )
 
 
 def record_results(
@@ -98,20 +101,24 @@ def record_results(
 ) -> list[ScheduleResult]:
     """Record decisions in bulk, and return the result of each schedule. `overwrite`: update existing occurrences."""
     keys: dict[str, str] = {}
-    entered = [
+    results = [
         ScheduleResult(_build_occurrence_results(connection, schedule, catalog, keys, now)) for schedule in evaluated
     ]
-    rows = [row for one, done in zip(evaluated, entered, strict=True) for row in _build_rows(one.row.id, done, now)]
+    rows = [
+        row
+        for schedule, done in zip(evaluated, results, strict=True)
+        for row in _build_rows(schedule.row.id, done, now)
+    ]
     if overwrite:
         occurrence_rows.update(connection, rows)
     elif refused := occurrence_rows.insert(connection, rows):
-        entered = [
-            ScheduleResult([_remove_refused(each, refused) for each in done.occurrence_results]) for done in entered
+        results = [
+            ScheduleResult([_remove_refused(result, refused) for result in done.occurrence_results]) for done in results
         ]
-    _insert_executions(connection, evaluated, entered, now)
-    _fail_unrunnable(connection, entered, now)
+    _insert_executions(connection, evaluated, results, now)
+    _fail_unrunnable(connection, results, now)
     _cancel_replaced(connection, evaluated, now)
-    return entered
+    return results
 
 
 def _build_occurrence_results(
@@ -128,22 +135,24 @@ def _build_occurrence_results(
         if decision.outcome is not OccurrenceOutcome.FIRED:
             entries.append(OccurrenceResult(decision))
             continue
-        like = execution_factory.get_template(schedule.compiled, catalog, now)
-        made = execution_factory.build_occurrence_execution(
-            schedule.row, schedule.compiled, like, decision.nominal, now
+        template = execution_factory.get_template(schedule.compiled, catalog, now)
+        execution = execution_factory.build_occurrence_execution(
+            schedule.row, schedule.compiled, template, decision.nominal, now
         )
-        taken = _find_duplicate(connection, made, catalog, acquired_keys, now) if made.unique_key else None
+        taken = _find_duplicate(connection, execution, catalog, acquired_keys, now) if execution.unique_key else None
         if taken is not None:
             entries.append(
                 OccurrenceResult(replace(decision, outcome=OccurrenceOutcome.SKIPPED_DUPLICATE, reason=taken))
             )
             continue
-        waits = decision.waits and like.problem is None
-        before = [Dependency(each, RequiredOutcome.ANY) for each in _limit_dependencies(ids)] if waits else []
+        waits = decision.waits and template.problem is None
+        before = [Dependency(parent_id, RequiredOutcome.ANY) for parent_id in _limit_dependencies(ids)] if waits else []
         entries.append(
-            OccurrenceResult(decision, preparation.add_dependencies(PreparedExecution(made), before), like.problem)
+            OccurrenceResult(
+                decision, preparation.add_dependencies(PreparedExecution(execution), before), template.problem
+            )
         )
-        ids.append(made.id)
+        ids.append(execution.id)
     return entries
 
 
@@ -178,52 +187,58 @@ def _find_duplicate(
     return f"execution {holder} has its unique key" if holder != execution.id else None
 
 
-def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
-    for entry in entered.occurrence_results:
+def _build_rows(schedule_id: str, schedule_result: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
+    for entry in schedule_result.occurrence_results:
         decision = entry.decision
-        made = entry.prepared.row.id if entry.prepared else None
-        yield OccurrenceRow(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
+        execution_id = entry.prepared.row.id if entry.prepared else None
+        yield OccurrenceRow(schedule_id, decision.nominal, decision.outcome.value, decision.reason, execution_id, now)
 
 
 def _remove_refused(entry: OccurrenceResult, refused: Collection[str]) -> OccurrenceResult:
     """Remove the refused executions, whose occurrences are recorded with another one, and dependencies on them."""
     if entry.prepared is None or entry.prepared.row.id in refused:
         return replace(entry, prepared=None)
-    depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
+    depends_on = [dependency for dependency in entry.prepared.depends_on if dependency.parent not in refused]
     if len(depends_on) == len(entry.prepared.depends_on):
         return entry
-    left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": ExecutionState.QUEUED}
-    row = replace(entry.prepared.row, **left)
+    changes = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": ExecutionState.QUEUED}
+    row = replace(entry.prepared.row, **changes)
     return replace(entry, prepared=replace(entry.prepared, row=row, depends_on=depends_on))
 
 
 def _insert_executions(
     connection: sa.Connection,
     evaluated: Sequence[EvaluatedSchedule],
-    entered: Sequence[ScheduleResult],
+    results: Sequence[ScheduleResult],
     now: dt.datetime,
 ) -> None:
     """Insert the executions and their dependencies."""
-    made = [each for done in entered for each in done.prepared]
-    waiting = [each for each in made if each.depends_on]
-    ended = dependency_checks.check_parents(connection, made) if waiting else {}
-    actors = [f"schedule:{one.row.name}" for one, done in zip(evaluated, entered, strict=True) for _ in done.prepared]
-    executions.insert_for_actors(connection, [each.row for each in made], actors, now)
+    prepared = [execution for done in results for execution in done.prepared]
+    waiting = [execution for execution in prepared if execution.depends_on]
+    ended = dependency_checks.check_parents(connection, prepared) if waiting else {}
+    actors = [
+        f"schedule:{schedule.row.name}"
+        for schedule, done in zip(evaluated, results, strict=True)
+        for _ in done.prepared
+    ]
+    executions.insert_for_actors(connection, [execution.row for execution in prepared], actors, now)
     dependency_checks.insert(connection, waiting)
     if ended:
-        resolution.resolve_new_dependents(connection, [each.row.id for each in waiting], ended, now)
+        resolution.resolve_new_dependents(connection, [execution.row.id for execution in waiting], ended, now)
 
 
-def _fail_unrunnable(connection: sa.Connection, entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
+def _fail_unrunnable(connection: sa.Connection, results: Sequence[ScheduleResult], now: dt.datetime) -> None:
     """Fail executions whose parameters the task rejects, so that they are listed with all other failures."""
     refused = [
-        (entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared
+        (entry.prepared.row, entry.problem) for done in results for entry in done.occurrence_results if entry.prepared
     ]
     failed = [_build_failure(row, problem) for row, problem in refused if problem is not None]
     if not failed:
         return
     dependency_rows.update_resolved(connection, failed, now)
-    resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, [each.id for each in failed]), now)
+    resolution.resolve_dependents(
+        connection, dependency_rows.find_ended(connection, [execution.id for execution in failed]), now
+    )
     ended = [
         failure_counter.EndedExecution(row.schedule_id or "", row.id, ExecutionState.FAILED)
         for row, problem in refused
@@ -240,7 +255,7 @@ def _build_failure(row: NewExecution, problem: str) -> ResolvedExecution:
 def _cancel_replaced(connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], now: dt.datetime) -> None:
     """Cancel the executions that an occurrence replaces."""
     for schedule in evaluated:
-        replacing = next((each for each in schedule.decisions if each.cancels), None)
+        replacing = next((decision for decision in schedule.decisions if decision.cancels), None)
         if replacing is None:
             continue
         actor = f"schedule:{schedule.row.name}"

@@ -45,12 +45,12 @@ def list_recorded(
     with database.read() as connection:
         kept = schedules.find_reference(connection, name)
         with unreadable_rows.convert_errors(f"schedule {kept.name}"):
-            known = (
+            timetable = (
                 get_timetable(connection, kept.row)
                 if kept.row
                 else _build_timetable_without_calendars(load_schedule(kept.spec))
             )
-        return known, occurrence_rows.list_page(connection, kept.id, time_range, limit, cursor)
+        return timetable, occurrence_rows.list_page(connection, kept.id, time_range, limit, cursor)
 
 
 def list_upcoming(
@@ -70,8 +70,8 @@ def list_upcoming(
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)
     with unreadable_rows.convert_errors(f"schedule {row.name}"):
-        found = upcoming.list_expected_for_schedule(row, rules, closed, after, count)
-    return [each for each in found if end is None or each.at < end]
+        expected_occurrences = upcoming.list_expected_for_schedule(row, rules, closed, after, count)
+    return [occurrence for occurrence in expected_occurrences if end is None or occurrence.at < end]
 
 
 def get_timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
@@ -103,8 +103,8 @@ def fire(
     idempotency_key: IdempotencyKey | None = None,
 ) -> FiredOccurrence:
     """Fire a schedule now. With an Idempotency-Key that was used before, return the original occurrence."""
-    asked = commit.compute_fingerprint([name, overlap], "fire")
-    request = SubmissionContext(actor, clock.now(), idempotency_key, asked)
+    fingerprint = commit.compute_fingerprint([name, overlap], "fire")
+    request = SubmissionContext(actor, clock.now(), idempotency_key, fingerprint)
     with database.write() as connection:
         row = schedules.find(connection, name)
         # A concurrent request with an equal key waits here.
@@ -131,9 +131,9 @@ def _load_fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) 
 
 
 def _reserve_key(connection: sa.Connection, request: SubmissionContext, execution_id: str) -> None:
-    once = request.idempotency_key
-    if once is None:
+    idempotency_key = request.idempotency_key
+    if idempotency_key is None:
         return
-    answer = IdempotencyRecord(once.key, request.fingerprint, [execution_id], None, request.now)
-    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=once.ttl)) is not None:
-        raise IdempotencyKeyReused(f"Idempotency-Key {once.key} was used for another request; use a new key")
+    answer = IdempotencyRecord(idempotency_key.key, request.fingerprint, [execution_id], None, request.now)
+    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=idempotency_key.ttl)) is not None:
+        raise IdempotencyKeyReused(f"Idempotency-Key {idempotency_key.key} was used for another request; use a new key")

@@ -74,25 +74,25 @@ def _fire_held_up(
     if plan is None or row.paused_at is None:
         return
     schedule = plan.schedule
-    wanted = policy or schedule.on_resume
-    if wanted is MissedOccurrencePolicy.SKIP or not evaluator.is_in_force(due):
+    effective_policy = policy or schedule.on_resume
+    if effective_policy is MissedOccurrencePolicy.SKIP or not evaluator.is_in_force(due):
         return
-    known = preparation.load_catalog(connection, [row.job])
+    catalog = preparation.load_catalog(connection, [row.job])
     unfinished = occurrence_writer.load_unfinished(connection, due, schedule.overlap)
     situation = replace(
-        execution_factory.build_evaluation_context(due, plan, known, unfinished.unfinished_runs, now),
-        misfire=MisfirePolicy(wanted, 0.0, schedule.misfire.max_occurrences),
+        execution_factory.build_evaluation_context(due, plan, catalog, unfinished.unfinished_runs, now),
+        misfire=MisfirePolicy(effective_policy, 0.0, schedule.misfire.max_occurrences),
         pause=None,
         # Calendars allowed these occurrences when they were due.
         find_forbidden_reason=_allow_all,
     )
-    most = schedule.misfire.max_occurrences if wanted is MissedOccurrencePolicy.CATCH_UP else 1
+    most = schedule.misfire.max_occurrences if effective_policy is MissedOccurrencePolicy.CATCH_UP else 1
     held_up = occurrence_rows.list_skipped_by_pause(connection, row.id, row.paused_at, most)
     reason = f"skipped by a pause, and fired when {actor} ended the pause"
-    decided = evaluation.evaluate(held_up, situation)
-    fired = [replace(each, reason=reason) for each in decided if each.outcome is OccurrenceOutcome.FIRED]
+    decisions = evaluation.evaluate(held_up, situation)
+    fired = [replace(decision, reason=reason) for decision in decisions if decision.outcome is OccurrenceOutcome.FIRED]
     evaluator.record_extra_occurrences(
-        connection, EvaluatedSchedule(due, plan, fired, unfinished), known, now, overwrite=True
+        connection, EvaluatedSchedule(due, plan, fired, unfinished), catalog, now, overwrite=True
     )
 
 

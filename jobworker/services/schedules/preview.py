@@ -85,24 +85,26 @@ def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) 
     with database.read() as connection:
         saved = schedules.find(connection, request.saved) if request.saved is not None else None
         names = {"name": saved.name, "job": saved.job} if saved else {"name": _PLACEHOLDER, "job": _PLACEHOLDER}
-        wanted = schedule_rules.parse({**names, **request.spec})
+        schedule = schedule_rules.parse({**names, **request.spec})
         inline = _parse_inline_calendars(request.calendars)
-        problems = _validate_calendars(connection, wanted, inline)
+        problems = _validate_calendars(connection, schedule, inline)
         if saved or "job" in request.spec:
-            problems += validation.validate_job(connection, wanted)
+            problems += validation.validate_job(connection, schedule)
         admission.raise_for_problems(problems)
-        lookup.check_queue(connection, wanted.queue, "/queue")
-        known = calendars.load_calendars(connection, [name for name in wanted.calendar_names if name not in inline])
-        closed = _get_closed_reason(connection, wanted) if saved or "job" in request.spec else None
+        lookup.check_queue(connection, schedule.queue, "/queue")
+        saved_calendars = calendars.load_calendars(
+            connection, [name for name in schedule.calendar_names if name not in inline]
+        )
+        closed = _get_closed_reason(connection, schedule) if saved or "job" in request.spec else None
         now = clock.now()
-        begin, timetable = request.after or now, wanted.build_timetable({**known, **inline})
-        moments = _list_moments(request, wanted, timetable, saved, now) if wanted.enabled else []
-        compared = _compare(connection, saved, wanted, timetable, begin, request.count) if saved else None
+        begin, timetable = request.after or now, schedule.build_timetable({**saved_calendars, **inline})
+        moments = _list_moments(request, schedule, timetable, saved, now) if schedule.enabled else []
+        compared = _compare(connection, saved, schedule, timetable, begin, request.count) if saved else None
     unnamed = {name: None for name in names if saved is None and name not in request.spec}
-    warnings = [*_list_warnings(wanted, closed), *next_times.compute_warnings(timetable, begin)]
-    shown = [apply_skip_reason(each, closed) for each in moments]
+    warnings = [*_list_warnings(schedule, closed), *next_times.compute_warnings(timetable, begin)]
+    shown = [apply_skip_reason(occurrence, closed) for occurrence in moments]
     return PreviewResult(
-        {**wanted.to_json(), **unnamed}, description.describe_schedule(wanted), warnings, shown, compared
+        {**schedule.to_json(), **unnamed}, description.describe_schedule(schedule), warnings, shown, compared
     )
 
 
@@ -131,7 +133,7 @@ def _list_moments(
         and execution_factory.is_in_bounds(timetable, now)
     )
     first = [build_start_occurrence(timetable, now)] if at_once and count else []
-    fires = sum(each.outcome is ExpectedOutcome.FIRE for each in first)
+    fires = sum(occurrence.outcome is ExpectedOutcome.FIRE for occurrence in first)
     return [*first, *list_expected(timetable, begin, count - fires)]
 
 
@@ -149,8 +151,13 @@ def _compare(
     after: dt.datetime,
     count: int,
 ) -> ScheduleComparison:
-    was = saved.schedule.build_timetable(calendars.load_calendars(connection, saved.schedule.calendar_names))
-    (old, old_end), (new, new_end) = _list_firing_times(was, after, count), _list_firing_times(timetable, after, count)
+    saved_timetable = saved.schedule.build_timetable(
+        calendars.load_calendars(connection, saved.schedule.calendar_names)
+    )
+    (old, old_end), (new, new_end) = (
+        _list_firing_times(saved_timetable, after, count),
+        _list_firing_times(timetable, after, count),
+    )
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
     comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
     goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)
@@ -162,22 +169,22 @@ def _list_firing_times(
     timetable: Timetable, after: dt.datetime, count: int
 ) -> tuple[list[dt.datetime], dt.datetime | None]:
     """Return the next firing times, ascending, and the time up to which they are complete (None: without an end)."""
-    found = [each.at for each in next_times.compute_upcoming(timetable, after, count) if each.fires]
-    return found, found[-1] if len(found) == count else None
+    firing_times = [preview.at for preview in next_times.compute_upcoming(timetable, after, count) if preview.fires]
+    return firing_times, firing_times[-1] if len(firing_times) == count else None
 
 
 def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
     """Parse the calendars of the request, which are not saved."""
-    found: dict[str, Calendar] = {}
+    parsed_calendars: dict[str, Calendar] = {}
     problems: list[FieldError] = []
     for name, spec in specs.items():
         try:
             calendar_changes.check_name(name, format_pointer("calendars", name))
-            found[name] = calendar_parser.parse(spec, format_pointer("calendars", name))
+            parsed_calendars[name] = calendar_parser.parse(spec, format_pointer("calendars", name))
         except InvalidInput as error:
             problems += error.errors
     admission.raise_for_problems(problems)
-    return found
+    return parsed_calendars
 
 
 def _validate_calendars(
@@ -194,7 +201,9 @@ def _validate_calendars(
     if counted is not None:
         here.add("/calendar")
     problems = [
-        each for each in calendars.validate_schedule_calendars(connection, schedule) if each.pointer not in here
+        problem
+        for problem in calendars.validate_schedule_calendars(connection, schedule)
+        if problem.pointer not in here
     ]
     if counted is not None and isinstance(schedule.rule, BusinessDayRule) and not isinstance(counted, BusinessCalendar):
         message = f"calendar {schedule.calendar} lists dates; business days are counted by a calendar of kind business"

@@ -106,13 +106,13 @@ class ScheduleReference:
 
 def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> ScheduleView:
     """Create a schedule. Raises `ScheduleExists`, and `InvalidInput` with all problems of the specification."""
-    wanted = schedule_rules.parse(spec)
+    schedule = schedule_rules.parse(spec)
     with database.write() as connection:
-        there = schedule_rows.get_by_name(connection, wanted.name)
-        if there is not None:
-            raise ScheduleExists(f"schedule {wanted.name} exists already; {ownership.suggest_alternative(there)}")
+        existing = schedule_rows.get_by_name(connection, schedule.name)
+        if existing is not None:
+            raise ScheduleExists(f"schedule {schedule.name} exists already; {ownership.suggest_alternative(existing)}")
         now = clock.now()
-        return build_views(connection, [save(connection, wanted, None, ScheduleOwner.API, actor, now)], now)[0]
+        return build_views(connection, [save(connection, schedule, None, ScheduleOwner.API, actor, now)], now)[0]
 
 
 def change(
@@ -128,9 +128,9 @@ def change(
         if spec.get("name", row.name) != row.name:
             message = f"name is {spec['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
-        wanted = schedule_rules.parse({**spec, "name": row.name})
+        schedule = schedule_rules.parse({**spec, "name": row.name})
         now = clock.now()
-        return build_views(connection, [save(connection, wanted, row, ScheduleOwner.API, actor, now)], now)[0]
+        return build_views(connection, [save(connection, schedule, row, ScheduleOwner.API, actor, now)], now)[0]
 
 
 def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
@@ -176,8 +176,8 @@ def list_page(
     since = overdue_schedules.compute_cutoff(now) if criteria.overdue else None
     filters = ScheduleRowFilters(criteria.job, criteria.owner, criteria.state, criteria.calendar, since)
     with database.read() as connection:
-        found = schedule_queries.list_page(connection, filters, _to_cursor_filters(criteria), now, limit, cursor)
-        return found.replace_items(build_views(connection, found.items, now))
+        page = schedule_queries.list_page(connection, filters, _to_cursor_filters(criteria), now, limit, cursor)
+        return page.replace_items(build_views(connection, page.items, now))
 
 
 def list_revisions(
@@ -186,22 +186,22 @@ def list_revisions(
     """Return the revisions of a schedule, the latest first; a removed schedule is found by its id."""
     with database.read() as connection:
         row = find_reference(connection, name)
-        found = schedule_queries.list_revisions(connection, row.id, limit, cursor)
-        earliest = found.items[-1].revision if found.items else 1
+        page = schedule_queries.list_revisions(connection, row.id, limit, cursor)
+        earliest = page.items[-1].revision if page.items else 1
         before = schedule_queries.get_revision(connection, row.id, earliest - 1)
-    older = [*found.items[1:], before]
-    items = [_to_revision_view(row, one, was) for one, was in zip(found.items, older, strict=False)]
-    return found.replace_items(items)
+    older = [*page.items[1:], before]
+    items = [_to_revision_view(row, revision, was) for revision, was in zip(page.items, older, strict=False)]
+    return page.replace_items(items)
 
 
 def get_revision(database: Database, name: str, number: int) -> ScheduleRevisionView:
     """Return a revision of a schedule. Raises `ScheduleNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
         row = find_reference(connection, name)
-        found = schedule_queries.get_revision(connection, row.id, number) if number <= _MAX_REVISION else None
-        if found is None:
+        revision = schedule_queries.get_revision(connection, row.id, number) if number <= _MAX_REVISION else None
+        if revision is None:
             raise RevisionNotFound(f"schedule {row.name} has no revision {number}; the latest is {row.revision}")
-        return _to_revision_view(row, found, schedule_queries.get_revision(connection, row.id, number - 1))
+        return _to_revision_view(row, revision, schedule_queries.get_revision(connection, row.id, number - 1))
 
 
 def find_reference(connection: sa.Connection, name: str) -> ScheduleReference:
@@ -225,12 +225,12 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
 
 def build_views(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[ScheduleView]:
     """Build the views of schedules at the time `now`."""
-    found, read = (
+    catalog, compiled_schedules = (
         preparation.load_catalog(connection, {row.job for row in rows}),
         compiler.compile_schedules(connection, rows),
     )
-    moves = time_zone_updates.find_moves(connection, rows, read)
-    return [_build_view_safely(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
+    moves = time_zone_updates.find_moves(connection, rows, compiled_schedules)
+    return [_build_view_safely(row, catalog, compiled_schedules.get(row.id), moves.get(row.id), now) for row in rows]
 
 
 def save(
@@ -275,12 +275,12 @@ def _build_view(
     move: ScheduleMove | None,
     now: dt.datetime,
 ) -> ScheduleView:
-    by, standing = overdue_schedules.compute_expected_by(row, now), row.compute_status(now)
+    by, status = overdue_schedules.compute_expected_by(row, now), row.compute_status(now)
     in_words = description.describe_schedule(compiled.schedule) if compiled else None
     late = by is not None and by < now
-    following = row.next_at if standing in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None
+    following = row.next_at if status in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None
     warnings = [*_list_warnings(row, catalog, compiled, now), *([_describe_move(move)] if move else [])]
-    return ScheduleView(row, standing, in_words, following, by, late, warnings)
+    return ScheduleView(row, status, in_words, following, by, late, warnings)
 
 
 def _describe_move(move: ScheduleMove) -> str:
@@ -334,5 +334,5 @@ def _to_revision_view(
 ) -> ScheduleRevisionView:
     changed = None
     if before is not None:
-        changed = [each.pointer for each in comparison.compare_values("spec", before.spec, row.spec)]
+        changed = [difference.pointer for difference in comparison.compare_values("spec", before.spec, row.spec)]
     return ScheduleRevisionView(reference.name, row, changed, reference.row is None)

@@ -74,8 +74,8 @@ class SimulationOptions:
             )
         for name, seconds in [("", self.duration), *self.durations.items()]:
             if not (math.isfinite(seconds) and seconds >= 0):
-                whose = f" of schedule {name}" if name else ""
-                raise InvalidInput(f"the duration{whose} is {seconds:g}; it must be a number of seconds, 0 or more")
+                qualifier = f" of schedule {name}" if name else ""
+                raise InvalidInput(f"the duration{qualifier} is {seconds:g}; it must be a number of seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def simulate_code(
                 simulation.copy_definitions(source, connection)
         simulation.restrict_schedules(connection, chosen.schedules, None)
         assumed = _create_missing_jobs(
-            connection, {each.value.job for each in chosen.schedules.values()}, options.begin
+            connection, {declaration.value.job for declaration in chosen.schedules.values()}, options.begin
         )
         _apply_declarations(connection, chosen, options.begin)
         simulation.restrict_schedules(connection, None, ScheduleOwner.CODE)
@@ -153,9 +153,9 @@ def simulate_code(
 
 def _select_declarations(declarations: Declarations, names: Collection[str]) -> Declarations:
     """Return the declarations of these schedules and of the calendars that they name."""
-    found = {name: each for name, each in declarations.schedules.items() if name in names}
-    needed = {name for each in found.values() for name in each.value.calendar_names}
-    return Declarations(found, {name: each for name, each in declarations.calendars.items() if name in needed})
+    chosen = {name: declared for name, declared in declarations.schedules.items() if name in names}
+    needed = {name for declared in chosen.values() for name in declared.value.calendar_names}
+    return Declarations(chosen, {name: declared for name, declared in declarations.calendars.items() if name in needed})
 
 
 def _create_missing_jobs(connection: sa.Connection, job_names: Collection[str], now: dt.datetime) -> list[str]:
@@ -183,13 +183,13 @@ def _open_temporary_database() -> Iterator[sa.Connection]:
 def _apply_declarations(connection: sa.Connection, declarations: Declarations, now: dt.datetime) -> None:
     # `run_at_start` is ignored, because creation of schedules and start of the system are not simulated.
     begun = {
-        name: replace(each, value=replace(each.value, run_at_start=False))
-        for name, each in declarations.schedules.items()
+        name: replace(declaration, value=replace(declaration.value, run_at_start=False))
+        for name, declaration in declarations.schedules.items()
     }
     changes = sync.apply_in_transaction(connection, replace(declarations, schedules=begun), _ACTOR, now)
     refused = [change for change in changes if change.step is SyncOutcome.REFUSED]
     if refused:
-        reasons = (f"{each.kind} {each.name} ({each.place}): {each.reason}" for each in refused)
+        reasons = (f"{change.kind} {change.name} ({change.place}): {change.reason}" for change in refused)
         raise InvalidInput("; ".join(reasons))
 
 
@@ -243,12 +243,12 @@ class _Simulation:
         due = due_schedules.list_due(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
         others = due_executions.get_next_due(self._connection), simulation.get_next_pause_end(self._connection)
-        found = min([*moments, *(each for each in others if each is not None)], default=_NEVER)
-        return self._skip_outages(max(self._now, found))
+        earliest = min([*moments, *(moment for moment in others if moment is not None)], default=_NEVER)
+        return self._skip_outages(max(self._now, earliest))
 
     def _skip_outages(self, moment: dt.datetime) -> dt.datetime:
         """Return the first time, at or after this one, that is not in an outage."""
-        for outage in sorted(self._question.outages, key=lambda each: each.begin):
+        for outage in sorted(self._question.outages, key=lambda outage: outage.begin):
             if outage.begin <= moment < outage.end:
                 moment = outage.end
         return moment
@@ -260,8 +260,8 @@ class _Simulation:
         if due:
             evaluator.evaluate_due(self._connection, due, self._now)
         resumed = due_schedules.list_ended_pauses(self._connection, self._now, _BATCH_SIZE)
-        for each in resumed:
-            pauses.end_expired_pause(self._connection, each, self._now)
+        for schedule_id in resumed:
+            pauses.end_expired_pause(self._connection, schedule_id, self._now)
         advanced = bool(due) and due != dict(due_schedules.list_due(self._connection, self._now, _BATCH_SIZE))
         return self._release_and_start() or ended or advanced or bool(resumed)
 
@@ -281,8 +281,8 @@ class _Simulation:
     def _release_and_start(self) -> bool:
         """Stop executions with a cancel request and start all that may; return whether anything changed."""
         requests = cancellation.list_started_cancel_requests(self._connection, _BATCH_SIZE)
-        cancelled = {each.id for each in requests}
-        self._running = [each for each in self._running if each[1] not in cancelled]
+        cancelled = {request.id for request in requests}
+        self._running = [entry for entry in self._running if entry[1] not in cancelled]
         heapq.heapify(self._running)
         self._record_moves(
             [self._build_move(execution, ExecutionState.CANCELLED, self._now) for execution in cancelled]
@@ -315,9 +315,9 @@ class _Simulation:
         """Record transitions as a worker would report them, and resolve the dependents of ended executions."""
         if not moves:
             return
-        known = history.get_many(self._connection, [move.execution for move in moves])
+        rows = history.get_many(self._connection, [move.execution for move in moves])
         history.update_standings(
-            self._connection, {each.execution: merge_transition(known[each.execution].standing, each) for each in moves}
+            self._connection, {move.execution: merge_transition(rows[move.execution].standing, move) for move in moves}
         )
         ended = [move.execution for move in moves if move.state is not ExecutionState.RUNNING]
         if ended:
@@ -333,8 +333,8 @@ def _to_simulated_occurrence(
         return moment.astimezone(zone) if moment else None
 
     # Ids of simulated executions mean nothing to a reader; replace them with the nominal time.
-    named = (
-        _EXECUTION_ID_PATTERN.sub(lambda found: execution_labels.get(found[1], found[0]), row.reason)
+    reason = (
+        _EXECUTION_ID_PATTERN.sub(lambda match: execution_labels.get(match[1], match[0]), row.reason)
         if row.reason
         else None
     )
@@ -342,7 +342,7 @@ def _to_simulated_occurrence(
         schedule=row.schedule,
         scheduled_for=row.scheduled_for.astimezone(zone),
         outcome=OccurrenceOutcome(row.outcome),
-        reason=named,
+        reason=reason,
         settled_at=row.recorded_at.astimezone(zone),
         state=row.state,
         started_at=local(row.started_at),

@@ -118,12 +118,12 @@ def _apply_changes(
 def _apply_schedules(
     connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
 ) -> Iterator[SyncChange]:
-    known = {row.name: row for row in schedule_rows.list_owned(connection, ScheduleOwner.CODE)}
-    for name, each in declared.schedules.items():
-        row = known.get(name) or schedule_rows.get_by_name(connection, name)
-        if row is None or not _is_unchanged(row, each.value):
-            yield _put_schedule(connection, row, each, actor, now)
-    for name, row in known.items():
+    owned_rows = {row.name: row for row in schedule_rows.list_owned(connection, ScheduleOwner.CODE)}
+    for name, declaration in declared.schedules.items():
+        row = owned_rows.get(name) or schedule_rows.get_by_name(connection, name)
+        if row is None or not _is_unchanged(row, declaration.value):
+            yield _put_schedule(connection, row, declaration, actor, now)
+    for name, row in owned_rows.items():
         if name not in declared.schedules and row.state is not ScheduleState.RETIRED:
             yield _retire_schedule(connection, row, actor, now)
 
@@ -156,8 +156,8 @@ def _put_calendar(
         return SyncChange(SyncOutcome.REFUSED, "calendar", name, declared.place, error.detail)
     if before is None:
         return SyncChange(SyncOutcome.CREATED, "calendar", name, declared.place)
-    found = list(comparison.compare_values("calendar", before.spec, declared.value.to_json()))
-    return SyncChange(SyncOutcome.CHANGED, "calendar", name, declared.place, None, found)
+    differences = list(comparison.compare_values("calendar", before.spec, declared.value.to_json()))
+    return SyncChange(SyncOutcome.CHANGED, "calendar", name, declared.place, None, differences)
 
 
 def _remove_calendar(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> SyncChange:
@@ -176,16 +176,16 @@ def _is_unchanged(row: ScheduleRow, schedule: Schedule) -> bool:
 def _put_schedule(
     connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], actor: str, now: dt.datetime
 ) -> SyncChange:
-    wanted = declared.value
+    schedule = declared.value
     if row is not None and row.owner is not ScheduleOwner.CODE:
         return _build_refusal(declared, _OWNER_CONFLICTS[row.owner].format(row.job))
     try:
         with connection.begin_nested():
             # A queue that a declaration names is created with it, as with jobs.
-            queues.upsert_many(connection, [wanted.queue] if wanted.queue else [], now)
-            editing.save(connection, wanted, row, ScheduleOwner.CODE, actor, now)
+            queues.upsert_many(connection, [schedule.queue] if schedule.queue else [], now)
+            editing.save(connection, schedule, row, ScheduleOwner.CODE, actor, now)
     except InvalidInput as error:
-        return _build_refusal(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
+        return _build_refusal(declared, "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.errors))
     except Conflict as error:
         return _build_refusal(declared, error.detail)
     return _build_change(connection, row, declared, now)
@@ -205,13 +205,17 @@ def _build_refusal(declared: Declaration[Schedule], reason: str) -> SyncChange:
 def _build_change(
     connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], now: dt.datetime
 ) -> SyncChange:
-    wanted = declared.value
-    timetable = validation.check_schedule(connection, wanted)
-    begins = compute_start(wanted, row.settled_until if row else None, now)
-    coming = [each.local for each in next_times.compute_upcoming(timetable, begins, _MAX_MOMENTS_SHOWN) if each.fires]
+    schedule = declared.value
+    timetable = validation.check_schedule(connection, schedule)
+    begins = compute_start(schedule, row.settled_until if row else None, now)
+    upcoming_times = [
+        preview.local for preview in next_times.compute_upcoming(timetable, begins, _MAX_MOMENTS_SHOWN) if preview.fires
+    ]
     noticed = next_times.compute_warnings(timetable, begins)
     if row is None:
-        return SyncChange(SyncOutcome.CREATED, "schedule", wanted.name, declared.place, next=coming, warnings=noticed)
+        return SyncChange(
+            SyncOutcome.CREATED, "schedule", schedule.name, declared.place, next=upcoming_times, warnings=noticed
+        )
     step = SyncOutcome.RESTORED if row.state is ScheduleState.RETIRED else SyncOutcome.CHANGED
-    found = list(comparison.compare_values("schedule", row.schedule.to_json(), wanted.to_json()))
-    return SyncChange(step, "schedule", wanted.name, declared.place, None, found, coming, noticed)
+    differences = list(comparison.compare_values("schedule", row.schedule.to_json(), schedule.to_json()))
+    return SyncChange(step, "schedule", schedule.name, declared.place, None, differences, upcoming_times, noticed)

@@ -177,14 +177,14 @@ def _move_schedules(
     connection: sa.Connection, ids: Sequence[str], changed: Mapping[str, zoneinfo.ZoneInfo], now: dt.datetime
 ) -> list[ScheduleMove]:
     rows = due_schedules.get_many(connection, ids)
-    found = list(_compute_moves(rows, compiler.compile_schedules(connection, rows), changed))
+    moves = list(_compute_moves(rows, compiler.compile_schedules(connection, rows), changed))
     followed = [
         ScheduleTimeUpdate(row.id, *stands, _compute_state(row.state, row.next_at, stands[1]))
-        for row, stands, _ in found
+        for row, stands, _ in moves
         if stands != (row.settled_until, row.next_at)
     ]
     time_zone_data.update_schedules(connection, followed, now)
-    return [move for _, _, move in found if move is not None]
+    return [move for _, _, move in moves if move is not None]
 
 
 def _compute_moves(
@@ -257,12 +257,12 @@ def _read_host_data() -> dict[str, bytes]:
 
     Earlier releases read these zones from the package.
     """
-    found = {}
+    zone_data = {}
     for name in get_zone_names():
         path = next((path for folder in HOST_FOLDERS if (path := Path(folder, name)).is_file()), None)
         if path is not None:
-            found[name] = path.read_bytes()
-    return found
+            zone_data[name] = path.read_bytes()
+    return zone_data
 
 
 def _pack(zones: Mapping[str, bytes]) -> bytes:

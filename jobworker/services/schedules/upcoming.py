@@ -38,13 +38,13 @@ class ExpectedOccurrence:
 
 def list_expected(timetable: Timetable, after: dt.datetime, count: int) -> list[ExpectedOccurrence]:
     """Return the next `count` firing times, and before each the first time that calendars exclude, if any."""
-    return [_to_expected(timetable, each) for each in next_times.compute_upcoming(timetable, after, count)]
+    return [_to_expected(timetable, preview) for preview in next_times.compute_upcoming(timetable, after, count)]
 
 
 def build_start_occurrence(timetable: Timetable, now: dt.datetime) -> ExpectedOccurrence:
     """Build the occurrence that a schedule with `run_at_start` has when it is created."""
-    one = _to_expected(timetable, NominalTimePreview(now, now.astimezone(timetable.zone), True, ()))
-    return replace(one, notes=[*one.notes, "it runs at start"])
+    occurrence = _to_expected(timetable, NominalTimePreview(now, now.astimezone(timetable.zone), True, ()))
+    return replace(occurrence, notes=[*occurrence.notes, "it runs at start"])
 
 
 def apply_skip_reason(occurrence: ExpectedOccurrence, reason: str | None) -> ExpectedOccurrence:
@@ -63,23 +63,25 @@ def list_expected_for_schedule(
     """
     if row.next_at is None or not row.enabled:
         return []
-    left = None if row.schedule.max_runs is None else row.schedule.max_runs - row.runs
+    remaining_runs = None if row.schedule.max_runs is None else row.schedule.max_runs - row.runs
     after = max(after, row.settled_until, row.next_at - dt.timedelta(microseconds=1))
-    found: list[ExpectedOccurrence] = []
-    for each in list_expected(timetable, after, count):
-        if left is not None and left <= 0:
+    occurrences: list[ExpectedOccurrence] = []
+    for occurrence in list_expected(timetable, after, count):
+        if remaining_runs is not None and remaining_runs <= 0:
             break
-        found.append(apply_skip_reason(apply_skip_reason(each, _describe_pause(row, each.at)), closed_reason))
-        if left is not None and found[-1].outcome is ExpectedOutcome.FIRE:
-            left -= 1
-    return found
+        occurrences.append(
+            apply_skip_reason(apply_skip_reason(occurrence, _describe_pause(row, occurrence.at)), closed_reason)
+        )
+        if remaining_runs is not None and occurrences[-1].outcome is ExpectedOutcome.FIRE:
+            remaining_runs -= 1
+    return occurrences
 
 
 def list_notes(timetable: Timetable, at: dt.datetime) -> Sequence[str]:
     """Return the notes on a nominal time, without the reason why calendars exclude it."""
-    found = next_times.describe_occurrence(timetable, at)
+    notes = next_times.describe_occurrence(timetable, at)
     # The reason of an exclusion comes first; it is shown as `reason`.
-    return found if describe_exclusion(timetable, at) is None else found[1:]
+    return notes if describe_exclusion(timetable, at) is None else notes[1:]
 
 
 def _to_expected(timetable: Timetable, upcoming: NominalTimePreview) -> ExpectedOccurrence:

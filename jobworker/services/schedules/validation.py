@@ -33,9 +33,9 @@ def validate_job(connection: sa.Connection, schedule: Schedule) -> Sequence[Fiel
     except JobNotFound as error:
         return [FieldError("/job", error.code, error.detail)]
     task = tasks.get(connection, definition.task)
-    given = {**definition.defaults, **schedule.parameters}
+    parameters = {**definition.defaults, **schedule.parameters}
     try:
-        preparation.check_parameters(task.parameters if task else (), given, "/parameters")
+        preparation.check_parameters(task.parameters if task else (), parameters, "/parameters")
     except InvalidInput as error:
         return error.errors
     return ()

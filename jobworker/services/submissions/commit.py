@@ -57,29 +57,31 @@ def commit_submission(
     request: SubmissionContext,
 ) -> SubmissionResult:
     """Commit a submission. The idempotency key is reserved first: it serializes concurrent requests with one key."""
-    ids = [each.row.id for each in prepared]
+    ids = [execution.row.id for execution in prepared]
     batch_id = batch.id if batch else None
-    once, now = request.idempotency_key, request.now
+    idempotency_key, now = request.idempotency_key, request.now
 
     def work(connection: sa.Connection) -> SubmissionResult:
-        if once is not None:
-            record = IdempotencyRecord(once.key, request.fingerprint, ids, batch_id, now)
-            earlier = idempotency.reserve(connection, record, now - dt.timedelta(seconds=once.ttl))
+        if idempotency_key is not None:
+            record = IdempotencyRecord(idempotency_key.key, request.fingerprint, ids, batch_id, now)
+            earlier = idempotency.reserve(connection, record, now - dt.timedelta(seconds=idempotency_key.ttl))
             if earlier is not None:
                 return _build_replay(earlier, request.fingerprint)
         ended = dependency_checks.check_parents(connection, prepared)
-        decided = unique.acquire_keys(connection, [each.row for each in prepared], catalog.get_unique_policies(), now)
-        if once is not None and decided.ids != ids:
-            idempotency.update_execution_ids(connection, once.key, decided.ids)
+        decided = unique.acquire_keys(
+            connection, [execution.row for execution in prepared], catalog.get_unique_policies(), now
+        )
+        if idempotency_key is not None and decided.ids != ids:
+            idempotency.update_execution_ids(connection, idempotency_key.key, decided.ids)
         _insert_accepted(connection, prepared, decided, batch, request)
         resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, decided.cancelled), now)
         if ended:
             resolution.resolve_new_dependents(
-                connection, [each.row.id for each in prepared if each.depends_on], ended, now
+                connection, [execution.row.id for execution in prepared if execution.depends_on], ended, now
             )
         return SubmissionResult(decided.ids, batch_id, replayed=False)
 
-    only_adds = not any(each.depends_on or each.row.unique_key for each in prepared)
+    only_adds = not any(execution.depends_on or execution.row.unique_key for execution in prepared)
     return database.commit(work, only_adds)
 
 
@@ -91,7 +93,7 @@ def _insert_accepted(
     request: SubmissionContext,
 ) -> None:
     """Insert the batch and the executions that were not deduplicated; complete a batch that is empty then."""
-    accepted = {each.id for each in uniqueness.accepted}
+    accepted = {execution.id for execution in uniqueness.accepted}
     if batch is not None:
         if batch.kind is BatchKind.WORKFLOW and len(accepted) < len(prepared):
             raise UniqueKeyConflict(
@@ -99,21 +101,21 @@ def _insert_accepted(
             )
         batches.insert(connection, batch)
     executions.insert(connection, uniqueness.accepted, request.actor, request.now)
-    dependency_checks.insert(connection, [each for each in prepared if each.row.id in accepted])
+    dependency_checks.insert(connection, [execution for execution in prepared if execution.row.id in accepted])
     if batch is not None and not accepted:
         batch_completion.complete_batches(connection, [batch.id], request.now)
 
 
 def find_replay(connection: sa.Connection, request: SubmissionContext) -> SubmissionResult | None:
     """Return the result of an earlier request with this idempotency key, or None."""
-    once = request.idempotency_key
-    if once is None:
+    idempotency_key = request.idempotency_key
+    if idempotency_key is None:
         return None
-    if not (0 < len(once.key) <= _MAX_KEY_LENGTH and once.key.isprintable()):
+    if not (0 < len(idempotency_key.key) <= _MAX_KEY_LENGTH and idempotency_key.key.isprintable()):
         message = f"Idempotency-Key must have 1 to {_MAX_KEY_LENGTH} printable characters"
         raise InvalidInput(message, [FieldError("Idempotency-Key", "not_allowed", message)])
-    earlier = idempotency.get(connection, once.key)
-    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=once.ttl):
+    earlier = idempotency.get(connection, idempotency_key.key)
+    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=idempotency_key.ttl):
         return None
     return _build_replay(earlier, request.fingerprint)
 

@@ -71,9 +71,9 @@ def load_catalog_for_job(connection: sa.Connection, name: str, queue: str | None
 
 def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> JobCatalog:
     """Load the jobs that exist among `names`, their tasks, and the lookup of `queues`."""
-    named = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
-    needed = sorted({row.definition.task for row in named.values()})
-    return JobCatalog(named, tasks.get_many(connection, needed), lookup.look_up_queues(connection, queues))
+    job_rows = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
+    task_names = sorted({row.definition.task for row in job_rows.values()})
+    return JobCatalog(job_rows, tasks.get_many(connection, task_names), lookup.look_up_queues(connection, queues))
 
 
 def prepare_executions(
@@ -101,10 +101,10 @@ def list_problems(error: JobWorkerError, location: str) -> Sequence[FieldError]:
     return [FieldError(f"{location}/job", error.code, error.detail)]
 
 
-def raise_if_problems(problems: Sequence[FieldError], what: str) -> None:
-    """Raise `InvalidInput` if there are problems; `what` names the items in the message."""
+def raise_if_problems(problems: Sequence[FieldError], item_kind: str) -> None:
+    """Raise `InvalidInput` if there are problems; `item_kind` names the items in the message."""
     if problems:
-        raise InvalidInput(f"nothing was accepted, because some {what} are wrong", problems[:_MAX_PROBLEMS])
+        raise InvalidInput(f"nothing was accepted, because some {item_kind} are wrong", problems[:_MAX_PROBLEMS])
 
 
 def prepare_execution(
@@ -125,27 +125,27 @@ def prepare_execution(
     definition = row.definition
     admission.raise_for_problems(admission.validate_submission(submission, now, location))
     catalog.queues.check_exists(submission.queue, f"{location}/queue")
-    needed = dependency.parse(submission.depends_on, f"{location}/depends_on")
+    dependencies = dependency.parse(submission.depends_on, f"{location}/depends_on")
     due_at, state = admission.compute_due_at_and_state(submission, now)
     overrides = submission.compute_overrides() or {}
     expires = admission.compute_expires(submission, due_at)
     if expires is not None:
         overrides["expires"] = expires
     new_id = make_id(now)
-    sources = {*sources, *(each.parent for each in needed)}
-    given = _merge_parameters(submission, row, catalog, f"{location}/parameters", sources, tagged)
-    late = bool(sources and result_references.find_referring_parameters(given))
+    sources = {*sources, *(condition.parent for condition in dependencies)}
+    merged_parameters = _merge_parameters(submission, row, catalog, f"{location}/parameters", sources, tagged)
+    late = bool(sources and result_references.find_referring_parameters(merged_parameters))
     keys = (
         ExecutionKeys()
         if late
         else limits.compute_keys(
-            row.definition.name, definition.policies, given, _get_accepted_parameters(row, catalog)
+            row.definition.name, definition.policies, merged_parameters, _get_accepted_parameters(row, catalog)
         )
     )
-    made = build_execution(
+    execution = build_execution(
         definition,
         row.revision,
-        given,
+        merged_parameters,
         now,
         id=new_id,
         max_attempts=overrides.get("retry", {}).get("max_attempts") or definition.max_attempts,
@@ -160,7 +160,7 @@ def prepare_execution(
         **keys._asdict(),
     )
     return add_dependencies(
-        PreparedExecution(made, (), location), needed, keep_deadline=submission.expires_at is not None
+        PreparedExecution(execution, (), location), dependencies, keep_deadline=submission.expires_at is not None
     )
 
 
@@ -219,11 +219,11 @@ def _merge_parameters(
     A parameter that refers to a result is not checked here: its value is checked when the reference is resolved.
     """
     accepted = _get_accepted_parameters(row, catalog)
-    given = {**row.definition.defaults, **submission.parameters}
+    merged_parameters = {**row.definition.defaults, **submission.parameters}
     if sources:
-        admission.raise_for_problems(result_references.validate(given, sources, location))
-        accepted = parameters.accept_any_value(accepted, result_references.find_referring_parameters(given))
-    return check_parameters(accepted, given, location, tagged)
+        admission.raise_for_problems(result_references.validate(merged_parameters, sources, location))
+        accepted = parameters.accept_any_value(accepted, result_references.find_referring_parameters(merged_parameters))
+    return check_parameters(accepted, merged_parameters, location, tagged)
 
 
 def _get_accepted_parameters(row: JobRow, catalog: JobCatalog) -> Sequence[Parameter]:

@@ -51,43 +51,43 @@ class Rerunner:
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
         """Build the rerun of an execution. Raises the problems of its submission."""
-        wanted = replace(self._build_submission(row), due_at=self.next_due)
+        submission = replace(self._build_submission(row), due_at=self.next_due)
         # Parameters of a direct call may contain kombu's tagged values, for example dates. A patch must not add them.
-        made = preparation.prepare_execution(wanted, self._catalog, self.now, tagged=not self.patch).row
+        execution = preparation.prepare_execution(submission, self._catalog, self.now, tagged=not self.patch).row
         if self.rate is not None:
-            self.last_due = made.due_at
-            self.next_due = made.due_at + dt.timedelta(seconds=1 / self.rate)
-        return replace(made, rerun_of=row.id, schedule_id=row.schedule_id, scheduled_for=row.scheduled_for)
+            self.last_due = execution.due_at
+            self.next_due = execution.due_at + dt.timedelta(seconds=1 / self.rate)
+        return replace(execution, rerun_of=row.id, schedule_id=row.schedule_id, scheduled_for=row.scheduled_for)
 
     def prepare_all(self, rows: Sequence[ExecutionRow]) -> tuple[list[NewExecution], list[BulkFailure]]:
         """Build the reruns of these executions; return the reruns, and the failures of the other executions."""
-        made: list[NewExecution] = []
+        reruns: list[NewExecution] = []
         refused: list[BulkFailure] = []
         for row in rows:
             try:
-                made.append(self.prepare(row))
+                reruns.append(self.prepare(row))
             except JobWorkerError as error:
-                places = [(each.pointer, each.code, each.message) for each in error.errors]
+                places = [(problem.pointer, problem.code, problem.message) for problem in error.errors]
                 refused.extend(BulkFailure(row.id, *place) for place in places or [("", error.code, error.detail)])
-        return made, refused
+        return reruns, refused
 
     def insert_reruns(
         self, connection: sa.Connection, reruns: Sequence[NewExecution], actor: str
     ) -> tuple[list[NewExecution], list[BulkFailure]]:
         """Insert reruns in the caller's transaction; return the inserted ones, and the failures of the others."""
-        accepted = [each for each in reruns if each.unique_key is None]
+        accepted = [rerun for rerun in reruns if rerun.unique_key is None]
         if accepted:
             executions.insert(connection, accepted, actor, self.now)
         refused = []
         # Inserted one by one, because each must see those before it; in the order of their keys, to avoid deadlocks.
-        for each in sorted(reruns, key=lambda one: one.unique_key or ""):
-            if each.unique_key is None:
+        for rerun in sorted(reruns, key=lambda rerun: rerun.unique_key or ""):
+            if rerun.unique_key is None:
                 continue
-            if problem := self._take_key(connection, each):
-                refused.append(BulkFailure(each.rerun_of or "", "", UniqueKeyConflict.code, problem))
+            if problem := self._take_key(connection, rerun):
+                refused.append(BulkFailure(rerun.rerun_of or "", "", UniqueKeyConflict.code, problem))
             else:
-                executions.insert(connection, [each], actor, self.now)
-                accepted.append(each)
+                executions.insert(connection, [rerun], actor, self.now)
+                accepted.append(rerun)
         return accepted, refused
 
     def _take_key(self, connection: sa.Connection, rerun: NewExecution) -> str | None:

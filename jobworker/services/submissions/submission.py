@@ -38,10 +38,10 @@ def submit(
     with database.read() as connection:
         replay = commit.find_replay(connection, request)
         if replay is None:
-            known = preparation.load_catalog_for_job(connection, submission.job, submission.queue)
+            catalog = preparation.load_catalog_for_job(connection, submission.job, submission.queue)
     if replay is None:
-        prepared = preparation.prepare_execution(submission, known, request.now)
-        replay = commit.commit_submission(database, [prepared], known, None, request)
+        prepared = preparation.prepare_execution(submission, catalog, request.now)
+        replay = commit.commit_submission(database, [prepared], catalog, None, request)
         new = not replay.replayed and replay.execution_ids[0] == prepared.row.id
         if new and not prepared.depends_on:
             return executions.build_inserted_row(prepared.row, actor, request.now), False
@@ -72,8 +72,12 @@ def submit_batch(
         replay = commit.find_replay(connection, request)
         if replay is not None:
             return replay
-        named = [*submissions, *options.submissions]
-        known = preparation.load_catalog(connection, [each.job for each in named], [each.queue for each in named])
-    batch = batch_completion.prepare_batch(BatchKind.BATCH, options, known, request.now, actor)
-    prepared = preparation.prepare_executions(submissions, known, request.now, batch.id)
-    return commit.commit_submission(database, prepared, known, batch, request)
+        all_submissions = [*submissions, *options.submissions]
+        catalog = preparation.load_catalog(
+            connection,
+            [submission.job for submission in all_submissions],
+            [submission.queue for submission in all_submissions],
+        )
+    batch = batch_completion.prepare_batch(BatchKind.BATCH, options, catalog, request.now, actor)
+    prepared = preparation.prepare_executions(submissions, catalog, request.now, batch.id)
+    return commit.commit_submission(database, prepared, catalog, batch, request)

@@ -49,10 +49,10 @@ def acquire_keys(
             stands_for[claim.execution_id] = holder.id
         elif holder is not None:
             cancelled += _replace_holder(connection, claim, holder, policy)
-    ids = [stands_for.get(each.id, each.id) for each in new_executions]
+    ids = [stands_for.get(execution.id, execution.id) for execution in new_executions]
     return UniquenessResult(
-        [each for each in new_executions if each.id not in stands_for],
-        [stands_for.get(found, found) for found in ids],
+        [execution for execution in new_executions if execution.id not in stands_for],
+        [stands_for.get(execution_id, execution_id) for execution_id in ids],
         cancelled,
     )
 
@@ -96,7 +96,7 @@ def _deduplicate(
         if policy.on_conflict is OnConflict.REPLACE:
             chosen[key] = execution
         kept, gone = (execution, rival) if chosen[key] is execution else (rival, execution)
-        before = [dropped for dropped, other in stands_for.items() if other == gone.id]
+        before = [dropped for dropped, selected in stands_for.items() if selected == gone.id]
         stands_for.update(dict.fromkeys([gone.id, *before], kept.id))
     return chosen
 

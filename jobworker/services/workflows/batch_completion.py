@@ -49,14 +49,18 @@ def prepare_batch(
         if text is not None and not (0 < len(text) <= longest and text.isprintable()):
             message = f"{name} must have 1 to {longest} printable characters"
             raise InvalidInput(message, [FieldError(f"/{name}", "not_allowed", message)])
-    wanted = options.on_complete
-    if wanted is not None:
+    on_complete = options.on_complete
+    if on_complete is not None:
         try:
-            preparation.prepare_execution(wanted, catalog, now, "/on_complete", sources=[BATCH_SOURCE_NAME])
+            preparation.prepare_execution(on_complete, catalog, now, "/on_complete", sources=[BATCH_SOURCE_NAME])
         except JobWorkerError as error:
             preparation.raise_if_problems(preparation.list_problems(error, "/on_complete"), "fields of on_complete")
     new_id = preparation.make_id(now)
-    stored = {name: getattr(wanted, name) for name in ("job", "parameters", "queue", "priority")} if wanted else None
+    stored = (
+        {name: getattr(on_complete, name) for name in ("job", "parameters", "queue", "priority")}
+        if on_complete
+        else None
+    )
     return NewBatch(new_id, kind, options.name, options.correlation_id or new_id, stored, now, actor)
 
 
@@ -94,29 +98,33 @@ def _start_on_complete_job(
     connection: sa.Connection, batch: BatchRow, now: dt.datetime
 ) -> tuple[str | None, str | None]:
     """Start the on-complete job; return the id of its execution, or the reason why it was not started."""
-    wanted = batch.on_complete
-    if wanted is None:
+    on_complete = batch.on_complete
+    if on_complete is None:
         return None, None
     if batch.cancel_requested_at is not None:
         return None, "the on-complete job was not started, because the batch was cancelled"
-    if not _ON_COMPLETE_SHAPE(wanted):
+    if not _ON_COMPLETE_SHAPE(on_complete):
         return None, "the on-complete job could not be started: its stored description cannot be read"
     # The queue was checked when the batch was submitted; it need not exist any more.
-    known = preparation.load_catalog(connection, [wanted["job"]])
+    catalog = preparation.load_catalog(connection, [on_complete["job"]])
     counts = batches.count_by_state(connection, [batch.id])[batch.id]
     try:
-        given = result_references.resolve(wanted["parameters"], {BATCH_SOURCE_NAME: summarize_batch(batch, counts)})
-        asked = Submission(
-            job=wanted["job"],
-            parameters=given,
-            queue=wanted["queue"],
-            priority=wanted["priority"],
+        parameters = result_references.resolve(
+            on_complete["parameters"], {BATCH_SOURCE_NAME: summarize_batch(batch, counts)}
+        )
+        submission = Submission(
+            job=on_complete["job"],
+            parameters=parameters,
+            queue=on_complete["queue"],
+            priority=on_complete["priority"],
             correlation_id=batch.correlation_id,
         )
-        made = preparation.prepare_execution(asked, known, now, "/on_complete").row
-        if made.unique_key:
-            uniqueness.acquire_key(connection, made.id, made.unique_key, known.get_unique_policies()[made.job], now)
+        execution = preparation.prepare_execution(submission, catalog, now, "/on_complete").row
+        if execution.unique_key:
+            uniqueness.acquire_key(
+                connection, execution.id, execution.unique_key, catalog.get_unique_policies()[execution.job], now
+            )
     except (JobWorkerError, UnresolvedParameter) as error:
         return None, f"the on-complete job could not be started: {error}"
-    executions.insert(connection, [made], f"batch:{batch.id}", now)
-    return made.id, None
+    executions.insert(connection, [execution], f"batch:{batch.id}", now)
+    return execution.id, None

@@ -53,9 +53,9 @@ def get(database: Database, batch_id: str) -> BatchStatus:
 def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchStatus]:
     """Return a page of batches, newest first, without their steps."""
     with database.read() as connection:
-        found = batches.list_page(connection, limit, cursor)
-        counts = batches.count_by_state(connection, [row.id for row in found.items])
-    return found.replace_items([BatchStatus(row, counts[row.id]) for row in found.items])
+        page = batches.list_page(connection, limit, cursor)
+        counts = batches.count_by_state(connection, [row.id for row in page.items])
+    return page.replace_items([BatchStatus(row, counts[row.id]) for row in page.items])
 
 
 def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> BatchStatus:
@@ -66,11 +66,11 @@ def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> Batch
     """
     now = clock.now()
     with database.write() as connection:
-        asked = batches.request_cancel(connection, batch_id, actor, now)
+        newly_requested = batches.request_cancel(connection, batch_id, actor, now)
         row = _find(connection, batch_id)
         if row.cancel_requested_at is None:
             raise ExecutionNotCancellable(f"{row.kind} {batch_id} has ended already; nothing of it can be cancelled")
-        if asked:
+        if newly_requested:
             audit.record(connection, AuditEntry(now, actor, f"{row.kind}.cancel", batch_id, None, None))
         return _load_status(connection, row)
 
@@ -92,4 +92,7 @@ def _load_steps(connection: sa.Connection, row: BatchRow) -> list[StepStatus]:
     names = {step.execution_id: step.step for step in steps}
     needs = batches.get_parents(connection, row.id)
     # A dependency outside of the workflow has no step name.
-    return [StepStatus(step, [names.get(each, each) for each in needs.get(step.execution_id, ())]) for step in steps]
+    return [
+        StepStatus(step, [names.get(parent_id, parent_id) for parent_id in needs.get(step.execution_id, ())])
+        for step in steps
+    ]

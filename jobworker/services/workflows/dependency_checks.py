@@ -21,31 +21,32 @@ def check_parents(connection: sa.Connection, prepared: Sequence[PreparedExecutio
     The locks keep parents from ending before the dependents are inserted. Dependencies within the request are checked
     by the parser of the request.
     """
-    own = {each.row.id for each in prepared}
-    wanted = {each.parent for one in prepared for each in one.depends_on} - own
-    if not wanted:
+    own = {execution.row.id for execution in prepared}
+    parent_ids = {dependency.parent for execution in prepared for dependency in execution.depends_on} - own
+    if not parent_ids:
         return {}
-    parents = dependency_rows.lock_parents(connection, wanted)
-    problems = [problem for one in prepared for problem in _validate_parents(one, parents, own)]
+    parents = dependency_rows.lock_parents(connection, parent_ids)
+    problems = [problem for execution in prepared for problem in _validate_parents(execution, parents, own)]
     if problems:
-        raise InvalidDependency("; ".join(each.message for each in problems[:5]), problems[:_MAX_PROBLEMS])
+        raise InvalidDependency("; ".join(problem.message for problem in problems[:5]), problems[:_MAX_PROBLEMS])
     return {name: parent for name, parent in parents.items() if parent.state in FINAL_STATES}
 
 
 def insert(connection: sa.Connection, prepared: Iterable[PreparedExecution]) -> None:
     """Insert the dependencies of executions that were just inserted."""
     dependency_rows.insert(
-        connection, [DependencyEdge(one.row.id, each) for one in prepared for each in one.depends_on]
+        connection,
+        [DependencyEdge(execution.row.id, dependency) for execution in prepared for dependency in execution.depends_on],
     )
 
 
 def _validate_parents(
     execution: PreparedExecution, parents: Mapping[str, ParentExecution], own: set[str]
 ) -> Iterable[FieldError]:
-    for at, each in enumerate(execution.depends_on):
-        if each.parent not in own:
+    for at, dependency in enumerate(execution.depends_on):
+        if dependency.parent not in own:
             problem = _validate_parent(
-                each, parents.get(each.parent), execution.location + format_pointer("depends_on", at)
+                dependency, parents.get(dependency.parent), execution.location + format_pointer("depends_on", at)
             )
             if problem is not None:
                 yield problem

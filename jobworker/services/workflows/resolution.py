@@ -92,7 +92,7 @@ class _ParentResults:
     def __init__(self, connection: sa.Connection, ids: Iterable[str], budget: _Budget) -> None:
         self._connection = connection
         self._ids = list(dict.fromkeys(ids))
-        self._places = {each: place for place, each in enumerate(self._ids)}
+        self._places = {execution_id: place for place, execution_id in enumerate(self._ids)}
         self._budget = budget
         self._held: dict[str, Any] = {}
 
@@ -100,7 +100,7 @@ class _ParentResults:
         if execution_id not in self._held:
             place = self._places[execution_id]
             self._held = dependency_rows.get_results(self._connection, self._ids[place : place + _RESULT_BATCH_SIZE])
-            self._budget.results -= sum(_measure_size(each) for each in self._held.values())
+            self._budget.results -= sum(_measure_size(result) for result in self._held.values())
         return self._held[execution_id]
 
 
@@ -131,7 +131,7 @@ def resolve_dependents(
         everything += wave.ended
         queue = [*wave.unfinished, *wave.ended]
         count, waves = count + wave.released_count, waves + 1
-    complete = {each.batch_id for each in everything if each.batch_id}
+    complete = {parent.batch_id for parent in everything if parent.batch_id}
     return ResolutionResult(count + batch_completion.complete_batches(connection, complete, now), queue)
 
 
@@ -157,11 +157,11 @@ def resolve_missed(
 def _run_wave(
     connection: sa.Connection, parents: Sequence[ParentExecution], now: dt.datetime, budget: _Budget
 ) -> _WaveResult:
-    edges = dependency_rows.list_unresolved(connection, [each.id for each in parents], _WAVE_SIZE)
+    edges = dependency_rows.list_unresolved(connection, [parent.id for parent in parents], _WAVE_SIZE)
     if not edges:
         return _WaveResult()
     budget.edges -= len(edges)
-    wave = _resolve_edges(connection, edges, {each.id: each for each in parents}, now, budget)
+    wave = _resolve_edges(connection, edges, {parent.id: parent for parent in parents}, now, budget)
     if wave.postponed or len(edges) == _WAVE_SIZE:
         wave.unfinished = list(parents)
     return wave
@@ -219,7 +219,7 @@ def _resolve_one(
         ]
         changed = [resolved_executions.build_failed(row, "ReleaseRefused", why) for row in rows.values()]
         dependency_rows.update_resolved(connection, changed, now)
-        return _WaveResult(0, [resolved_executions.to_parent(rows[each.id], each) for each in changed])
+        return _WaveResult(0, [resolved_executions.to_parent(rows[change.id], change) for change in changed])
 
 
 def _resolve_all(
@@ -231,18 +231,18 @@ def _resolve_all(
 ) -> _WaveResult:
     waiting, postponed = _lock_waiting(connection, sorted(outcomes_by_execution), budget)
     against = {
-        key: found for key in waiting if (found := resolved_executions.find_obstacle(outcomes_by_execution[key]))
+        key: obstacle for key in waiting if (obstacle := resolved_executions.find_obstacle(outcomes_by_execution[key]))
     }
-    left = {
+    counts = {
         key: row.waiting_for - len(outcomes_by_execution[key]) for key, row in waiting.items() if key not in against
     }
-    dependency_rows.update_waiting_for(connection, [(key, number) for key, number in left.items() if number > 0])
-    free = [waiting[key] for key, number in left.items() if number <= 0]
+    dependency_rows.update_waiting_for(connection, [(key, number) for key, number in counts.items() if number > 0])
+    free = [waiting[key] for key, number in counts.items() if number <= 0]
     freed = _release_ready(connection, free, now, budget)
     postponed |= freed.postponed
     dependency_rows.mark_resolved(
         connection,
-        [each for key, outcomes in outcomes_by_execution.items() if key not in postponed for each in outcomes],
+        [outcome for key, outcomes in outcomes_by_execution.items() if key not in postponed for outcome in outcomes],
         now,
     )
     changed = [
@@ -250,9 +250,9 @@ def _resolve_all(
         *freed.changed,
     ]
     dependency_rows.update_resolved(connection, changed, now)
-    ended = [resolved_executions.to_parent(waiting[each.id], each) for each in changed if each.is_finished]
+    ended = [resolved_executions.to_parent(waiting[change.id], change) for change in changed if change.is_finished]
     ended += dependency_rows.find_ended(connection, freed.replaced)
-    return _WaveResult(len(changed) - sum(each.is_finished for each in changed), ended, postponed=bool(postponed))
+    return _WaveResult(len(changed) - sum(change.is_finished for change in changed), ended, postponed=bool(postponed))
 
 
 def _lock_waiting(
@@ -290,7 +290,7 @@ def _release_ready(
     definitions = {key: jobs.get_definition(connection, *key) for key in {(row.job, row.job_revision) for row in rows}}
     freed = _ReadyExecutions()
     for row in rows:
-        definition, given = definitions[row.job, row.job_revision], row.parameters
+        definition, parameters = definitions[row.job, row.job_revision], row.parameters
         expires = definition.expires if definition else None
         if row.id not in sources:
             freed.changed.append(resolved_executions.build_released(row, None, expires, now))
@@ -299,23 +299,23 @@ def _release_ready(
             freed.postponed.add(row.id)
             continue
         task = accepted.get(row.task)
-        known = task.parameters if task else ()
+        task_parameters = task.parameters if task else ()
         try:
-            given = result_references.resolve(given, sources[row.id])
-            preparation.check_parameters(known, given, "/parameters")
+            parameters = result_references.resolve(parameters, sources[row.id])
+            preparation.check_parameters(task_parameters, parameters, "/parameters")
             policies = definition.policies if definition else {}
-            keys = limits.compute_keys(row.job, policies, given, known)
+            keys = limits.compute_keys(row.job, policies, parameters, task_parameters)
             freed.replaced.update(_take_keys(connection, row.id, policies, keys, now))
-            freed.changed.append(resolved_executions.build_released(row, given, expires, now))
+            freed.changed.append(resolved_executions.build_released(row, parameters, expires, now))
         except UnresolvedParameter as error:
             freed.changed.append(resolved_executions.build_failed(row, "UnresolvedParameter", str(error)))
         except InvalidParameters as error:
             freed.changed.append(resolved_executions.build_failed(row, "InvalidParameters", error.detail))
         except UniqueKeyConflict as error:
             freed.changed.append(
-                ResolvedExecution(row.id, ExecutionState.SKIPPED, error.detail, row.due_at, given, row.expires_at)
+                ResolvedExecution(row.id, ExecutionState.SKIPPED, error.detail, row.due_at, parameters, row.expires_at)
             )
-    freed.changed = [each for each in freed.changed if each.id not in freed.replaced]
+    freed.changed = [execution for execution in freed.changed if execution.id not in freed.replaced]
     return freed
 
 
@@ -324,10 +324,10 @@ def _load_sources(
 ) -> dict[str, _ReferenceSources]:
     """Return the results to which executions may refer, by execution id; `referred` contains the names in use."""
     parents = dependency_rows.get_result_sources(connection, list(referred))
-    named = {key: _index_by_name(found) for key, found in parents.items()}
-    wanted = (named[key][name] for key, names in referred.items() for name in names if name in named[key])
-    results = _ParentResults(connection, wanted, budget)
-    return {key: _ReferenceSources(ids, results) for key, ids in named.items()}
+    indexes = {key: _index_by_name(result_sources) for key, result_sources in parents.items()}
+    execution_ids = (indexes[key][name] for key, names in referred.items() for name in names if name in indexes[key])
+    results = _ParentResults(connection, execution_ids, budget)
+    return {key: _ReferenceSources(ids, results) for key, ids in indexes.items()}
 
 
 def _take_keys(
@@ -346,4 +346,4 @@ def _take_keys(
 
 def _index_by_name(parents: Iterable[ResultSource]) -> dict[str, str]:
     """Index the ids of parents by all names under which a dependent may refer to them."""
-    return {name: each.execution_id for each in parents for name in (each.job, each.step, each.execution_id) if name}
+    return {name: row.execution_id for row in parents for name in (row.job, row.step, row.execution_id) if name}

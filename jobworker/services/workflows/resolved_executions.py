@@ -14,8 +14,8 @@ DependencyOutcome = tuple[DependencyEdge, DependencyResolution]
 
 def find_obstacle(outcomes: Iterable[DependencyOutcome]) -> DependencyOutcome | None:
     """Return the dependency that prevents the release of an execution, or None; a failure precedes a skip."""
-    found = [outcome for outcome in outcomes if outcome[1] is not DependencyResolution.MET]
-    return min(found, key=lambda outcome: outcome[1] is not DependencyResolution.FAIL, default=None)
+    obstacles = [outcome for outcome in outcomes if outcome[1] is not DependencyResolution.MET]
+    return min(obstacles, key=lambda outcome: outcome[1] is not DependencyResolution.FAIL, default=None)
 
 
 def build_stopped(

@@ -13,26 +13,26 @@ from jobworker.store import jobs, trigger_rows
 
 def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:
     """Raise `InvalidInput` for triggers by missing jobs, and for cycles; triggers are locked until the commit."""
-    wanted = definition.triggers
-    if not wanted:
+    triggers = definition.triggers
+    if not triggers:
         return
     trigger_rows.lock(connection)
-    known = jobs.get_many(connection, [each.job for each in wanted])
+    job_rows = jobs.get_many(connection, [trigger.job for trigger in triggers])
     problems = [
         FieldError(
             format_pointer("trigger_after", at, "job"),
             "job_not_found",
-            f"there is no job {each.job!r}; GET /api/v1/jobs lists all",
+            f"there is no job {trigger.job!r}; GET /api/v1/jobs lists all",
         )
-        for at, each in enumerate(wanted)
-        if each.job not in known and each.job != definition.name
+        for at, trigger in enumerate(triggers)
+        if trigger.job not in job_rows and trigger.job != definition.name
     ]
-    path = find_cycle(connection, definition.name, wanted)
+    path = find_cycle(connection, definition.name, triggers)
     if path is not None:
         message = f"jobs would trigger each other for ever: {' -> '.join(path)}"
         problems.append(FieldError("/trigger_after", "cycle", message))
     if problems:
-        raise InvalidInput("; ".join(each.message for each in problems), problems)
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 
 
 def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigger]) -> list[str] | None:
@@ -40,4 +40,4 @@ def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigg
     before: dict[str, list[str]] = {}
     for name, after in trigger_rows.list_edges(connection):
         before.setdefault(name, []).append(after)
-    return graph.find_cycle({**before, job: [each.job for each in new_triggers]})
+    return graph.find_cycle({**before, job: [trigger.job for trigger in new_triggers]})

@@ -21,18 +21,18 @@ logger = structlog.get_logger(__name__)
 
 def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime) -> None:
     """Insert the executions that the ended ones trigger; they wait for their parents as any dependent does."""
-    known = trigger_rows.list_after(connection, {each.job for each in ended}) if ended else []
-    if not known:
+    candidates = trigger_rows.list_after(connection, {execution.job for execution in ended}) if ended else []
+    if not candidates:
         return
-    wanted: dict[tuple[str, str], tuple[ParentExecution, Trigger]] = {}
+    firings: dict[tuple[str, str], tuple[ParentExecution, Trigger]] = {}
     for parent in ended:
-        for each in known:
-            if each.trigger.job == parent.job and is_required_outcome(each.trigger.on, parent.state):
-                wanted.setdefault((parent.id, each.job), (parent, each.trigger))
-    done = trigger_rows.find_fired(connection, {parent for parent, _ in wanted})
-    known_jobs = preparation.load_catalog(connection, {job for _, job in wanted})
-    for (_, job), (parent, trigger) in wanted.items():
-        row = known_jobs.jobs.get(job)
+        for trigger_row in candidates:
+            if trigger_row.trigger.job == parent.job and is_required_outcome(trigger_row.trigger.on, parent.state):
+                firings.setdefault((parent.id, trigger_row.job), (parent, trigger_row.trigger))
+    done = trigger_rows.find_fired(connection, {parent for parent, _ in firings})
+    catalog = preparation.load_catalog(connection, {job for _, job in firings})
+    for (_, job), (parent, trigger) in firings.items():
+        row = catalog.jobs.get(job)
         if (parent.id, job) in done or row is None:
             continue
         if not unreadable_rows.is_object(trigger.parameters):
@@ -41,7 +41,7 @@ def start_triggered_jobs(connection: sa.Connection, ended: Sequence[ParentExecut
         if not row.definition.enabled:
             logger.info("trigger_of_disabled_job", job=job, after=parent.id)
             continue
-        task = known_jobs.tasks.get(row.definition.task)
+        task = catalog.tasks.get(row.definition.task)
         if task is not None and task.removed_at is not None:
             logger.warning(
                 "trigger_of_removed_job", job=job, after=parent.id, why=preparation.describe_removed(job, task)

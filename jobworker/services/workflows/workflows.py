@@ -22,15 +22,17 @@ def submit(
     """Submit a workflow; one invalid step rejects the workflow."""
     request = SubmissionContext(actor, clock.now(), idempotency_key, commit.compute_fingerprint(workflow, "workflow"))
     needs = planning.plan_steps(workflow)
-    about = BatchOptions(workflow.name, workflow.correlation_id, workflow.on_complete)
+    options = BatchOptions(workflow.name, workflow.correlation_id, workflow.on_complete)
     with database.read() as connection:
         replay = commit.find_replay(connection, request)
         if replay is not None:
             return replay
-        named = [*(each.submission for each in workflow.steps.values()), *about.submissions]
-        known = preparation.load_catalog(connection, [each.job for each in named], [each.queue for each in named])
-    batch = batch_completion.prepare_batch(BatchKind.WORKFLOW, about, known, request.now, actor)
-    return commit.commit_submission(database, _prepare_steps(workflow, needs, known, batch), known, batch, request)
+        submissions = [*(step.submission for step in workflow.steps.values()), *options.submissions]
+        catalog = preparation.load_catalog(
+            connection, [submission.job for submission in submissions], [submission.queue for submission in submissions]
+        )
+    batch = batch_completion.prepare_batch(BatchKind.WORKFLOW, options, catalog, request.now, actor)
+    return commit.commit_submission(database, _prepare_steps(workflow, needs, catalog, batch), catalog, batch, request)
 
 
 def _prepare_steps(
@@ -40,24 +42,27 @@ def _prepare_steps(
     problems: list[FieldError] = []
     for name, needed in needs.items():
         where = format_pointer("steps", name)
-        wanted = workflow.steps[name].submission
-        wanted = replace(wanted, correlation_id=wanted.correlation_id or batch.correlation_id)
-        sources = [each.step for each in needed]
+        submission = workflow.steps[name].submission
+        submission = replace(submission, correlation_id=submission.correlation_id or batch.correlation_id)
+        sources = [dependency.step for dependency in needed]
         try:
-            prepared[name] = preparation.prepare_execution(wanted, catalog, batch.created_at, where, batch.id, sources)
+            prepared[name] = preparation.prepare_execution(
+                submission, catalog, batch.created_at, where, batch.id, sources
+            )
         except JobWorkerError as error:
             problems.extend(preparation.list_problems(error, where))
     preparation.raise_if_problems(problems, "steps of the workflow")
-    ids = {name: one.row.id for name, one in prepared.items()}
-    return [_link_step(name, one, workflow, needs[name], ids) for name, one in prepared.items()]
+    ids = {name: execution.row.id for name, execution in prepared.items()}
+    return [_link_step(name, execution, workflow, needs[name], ids) for name, execution in prepared.items()]
 
 
 def _link_step(
     name: str, prepared: PreparedExecution, workflow: Workflow, needs: list[StepDependency], ids: dict[str, str]
 ) -> PreparedExecution:
     """Add the dependencies of a step; every step has an id now."""
-    own = [Dependency(ids[each.step], each.on, each.otherwise or UnmetDependencyAction.SKIP) for each in needs]
-    named = replace(prepared, row=replace(prepared.row, step=name))
-    return preparation.add_dependencies(
-        named, own, keep_deadline=workflow.steps[name].submission.expires_at is not None
-    )
+    own = [
+        Dependency(ids[dependency.step], dependency.on, dependency.otherwise or UnmetDependencyAction.SKIP)
+        for dependency in needs
+    ]
+    step = replace(prepared, row=replace(prepared.row, step=name))
+    return preparation.add_dependencies(step, own, keep_deadline=workflow.steps[name].submission.expires_at is not None)
