@@ -41,8 +41,8 @@ def acquire(connection: sa.Connection, request: UniqueKeyRequest) -> UniqueKeyHo
 
     Of two concurrent transactions the second waits here until the first has ended.
     """
-    given = build_insert_or_ignore(connection, unique_keys).values(**asdict(request))
-    if connection.execute(given).rowcount == 1:
+    statement = build_insert_or_ignore(connection, unique_keys).values(**asdict(request))
+    if connection.execute(statement).rowcount == 1:
         return None
     query = sa.select(unique_keys).where(unique_keys.c.key == request.key).with_for_update()
     holder = _get_holder(connection, connection.execute(query).one(), request.taken_at)
@@ -66,12 +66,14 @@ def delete_expired(connection: sa.Connection, now: dt.datetime) -> int:
         .where(over)
         .limit(_BATCH_SIZE)
     )
-    found = connection.execute(query).all()
-    if found:
+    expired = connection.execute(query).all()
+    if expired:
         # The holder is compared, too, because the key may have been transferred since it was read.
         mine = sa.and_(unique_keys.c.key == sa.bindparam("k"), unique_keys.c.execution_id == sa.bindparam("e"))
-        connection.execute(sa.delete(unique_keys).where(mine), [{"k": row.key, "e": row.execution_id} for row in found])
-    return len(found)
+        connection.execute(
+            sa.delete(unique_keys).where(mine), [{"k": row.key, "e": row.execution_id} for row in expired]
+        )
+    return len(expired)
 
 
 def _get_holder(connection: sa.Connection, taken: Any, now: dt.datetime) -> UniqueKeyHolder | None:
