@@ -76,8 +76,8 @@ class ScheduleEvaluator:
         """
         failure_counter.count_failures(connection, ended, now)
         due = dict(self._unfinished)
-        found = self._find_due(connection, now) if self._without_beat else {}
-        for schedule, moment in (*_parse_due_events(reports), *found.items()):
+        due_without_beat = self._find_due(connection, now) if self._without_beat else {}
+        for schedule, moment in (*_parse_due_events(reports), *due_without_beat.items()):
             due[schedule] = max(moment, due.get(schedule, moment))
         return evaluator.evaluate_due(connection, due, now) if due else EvaluationSummary()
 
