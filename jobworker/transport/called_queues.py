@@ -56,9 +56,9 @@ class DirectCallQueues:
                 for name in get_list_names(queue):
                     pipe.llen(name)
             lengths = [length if isinstance(length, int) else 0 for length in pipe.execute(raise_on_error=False)]
-        found, step = {}, len(get_list_names(""))
+        counts, step = {}, len(get_list_names(""))
         for number, (queue, at) in enumerate(others):
-            found[queue] = sum(lengths[number * step : (number + 1) * step])
-            if not found[queue] and at < self._clock.now().timestamp() - _RETENTION_SECONDS:
+            counts[queue] = sum(lengths[number * step : (number + 1) * step])
+            if not counts[queue] and at < self._clock.now().timestamp() - _RETENTION_SECONDS:
                 self._client.zrem(keys.CALLED_QUEUES, queue)
-        return {queue: count for queue, count in found.items() if count}
+        return {queue: count for queue, count in counts.items() if count}

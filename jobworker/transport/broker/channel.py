@@ -197,12 +197,12 @@ class Channel(kombu_redis.Channel):
         inflight = keys.INFLIGHT.format(worker=self.in_flight.worker)
         flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.in_flight.allocate_tags())
         in_flight = zip(flat[0::2], flat[1::2], strict=True)
-        known = self.in_flight.get_tags()
-        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in known)
-        found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
-        if len(found) < len(unknown):
-            logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
-        self.in_flight.add_adopted((tag, *entry) for tag, entry in found)
+        tags = self.in_flight.get_tags()
+        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in tags)
+        adopted = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
+        if len(adopted) < len(unknown):
+            logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(adopted))
+        self.in_flight.add_adopted((tag, *entry) for tag, entry in adopted)
         self._must_adopt = False
 
     # --- delivery ---------------------------------------------------------------------------------------------
@@ -342,9 +342,9 @@ def _split_triples(flat: list[bytes]) -> Any:
 
 def _parse_in_flight_entry(value: bytes) -> tuple[str, bytes] | None:
     """Return (queue, message) of an in-flight entry; None for an entry that no fetch has written."""
-    size, _, rest = value.partition(b":")
+    size, _, remainder = value.partition(b":")
     try:
-        queue = rest[: int(size)].decode().partition(SEPARATOR)[0]
+        queue = remainder[: int(size)].decode().partition(SEPARATOR)[0]
     except ValueError:
         return None
-    return queue, rest[int(size) :]
+    return queue, remainder[int(size) :]
