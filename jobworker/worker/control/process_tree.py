@@ -38,37 +38,41 @@ def start_session() -> None:
 def find_members(leader: int) -> set[ProcessInfo]:
     """Return the descendants of `leader` and the processes in its session, without `leader`; empty without /proc."""
     everybody = list(_list_processes())
-    found: set[ProcessInfo] = set()
-    wanted = {leader}
-    while wanted:
+    members: set[ProcessInfo] = set()
+    parent_pids = {leader}
+    while parent_pids:
         new = {
-            each
-            for each in everybody
-            if each not in found and each.pid != leader and (each.parent in wanted or each.session == leader)
+            process
+            for process in everybody
+            if process not in members
+            and process.pid != leader
+            and (process.parent in parent_pids or process.session == leader)
         }
-        found |= new
-        wanted = {each.pid for each in new}
-    return found
+        members |= new
+        parent_pids = {process.pid for process in new}
+    return members
 
 
 def terminate_tree(leader: int) -> set[ProcessInfo]:
     """Send SIGTERM to `leader` and all its members; return these, because they cannot be found after its end."""
-    found = find_members(leader)
+    members = find_members(leader)
     # Members of the group are not signaled twice, because a process of the pool treats the second signal as urgent.
-    _send_signal(signal.SIGTERM, leader, (each for each in found if each.group != leader))
-    return found
+    _send_signal(signal.SIGTERM, leader, (member for member in members if member.group != leader))
+    return members
 
 
 def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
     """Kill `leader`, its group, its members, and processes that were members earlier (`former_members`)."""
     others = {
-        each for each in former_members if (seen := _read_stat(each.pid)) and seen.started_ticks == each.started_ticks
+        process
+        for process in former_members
+        if (seen := _read_stat(process.pid)) and seen.started_ticks == process.started_ticks
     }
     for _ in range(_MAX_KILL_ROUNDS):
-        found = find_members(leader) | others
-        _send_signal(signal.SIGKILL, leader, found)
+        members = find_members(leader) | others
+        _send_signal(signal.SIGKILL, leader, members)
         others = set()
-        if not found:
+        if not members:
             return
 
 
@@ -84,9 +88,9 @@ def _send_signal(number: signal.Signals, leader: int, others: Iterable[ProcessIn
             os.killpg(leader, number)
         else:
             os.kill(leader, number)
-    for each in others:
+    for process in others:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(each.pid, number)
+            os.kill(process.pid, number)
 
 
 def _leads_group(leader: int) -> bool:
