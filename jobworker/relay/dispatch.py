@@ -122,8 +122,8 @@ class Dispatcher:
             self.publisher.publish(messages)
         except redis.OutOfMemoryError:
             self._selector.feed = max(1, self._selector.feed // 2)
-            taken = self.withdraw_messages([name for queue in queues for name in get_list_names(queue)])
-            logger.warning("redis_full", messages_taken_back=taken, feed=self._selector.feed)
+            withdrawn = self.withdraw_messages([name for queue in queues for name in get_list_names(queue)])
+            logger.warning("redis_full", messages_taken_back=withdrawn, feed=self._selector.feed)
             raise
         self._selector.feed = min(self.feed, self._selector.feed + self._selector.feed // _FEED_GROWTH_DIVISOR + 1)
 
@@ -159,9 +159,9 @@ class Dispatcher:
         paused = set(queues.list_paused_published(connection))
         if self.clock.monotonic() >= self._paused_check_at:
             self._paused_check_at = self.clock.monotonic() + _PAUSED_CHECK_INTERVAL_SECONDS
-            others = queues.list_paused_after(connection, self._paused_cursor, _PAUSED_BATCH_SIZE)
-            self._paused_cursor = others[-1].name if len(others) == _PAUSED_BATCH_SIZE else ""
-            paused.update(others)
+            some_paused = queues.list_paused_after(connection, self._paused_cursor, _PAUSED_BATCH_SIZE)
+            self._paused_cursor = some_paused[-1].name if len(some_paused) == _PAUSED_BATCH_SIZE else ""
+            paused.update(some_paused)
         return paused
 
     def _withdraw_paused(self, paused: Collection[PausedQueue], depths: Mapping[str, int]) -> None:

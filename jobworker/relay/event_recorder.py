@@ -77,10 +77,10 @@ def record_events(connection: sa.Connection, reports: Sequence[Event]) -> Record
     """Record the events in stream order; return the claimed and declined messages and the ended executions."""
     insert_direct_calls(connection, reports)
     refusals = reject_calls_of_removed_tasks(connection, reports)
-    ours = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
-    ours += refusals.values()
-    recorded = RecordedEvents(declined=_find_declined_messages(connection, ours))
-    for part in _split_at_lost_workers(ours):
+    own_events = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
+    own_events += refusals.values()
+    recorded = RecordedEvents(declined=_find_declined_messages(connection, own_events))
+    for part in _split_at_lost_workers(own_events):
         lost = part[0].kind is EventKind.WORKER_LOST
         moves = _end_attempts_of_lost_worker(connection, part[0]) if lost else part
         _record_moves(connection, moves, recorded)

@@ -199,13 +199,13 @@ class Maintenance:
         if two checks in a row, a lease apart, find it: a report may be on its way, or a worker may reconnect.
         """
         with self._database.read() as connection:
-            believed = dispatch.list_running(connection)
+            recorded = dispatch.list_running(connection)
         long_ago = self._clock.now() - dt.timedelta(seconds=self._settings.worker_lease)
-        if self._connected_since is None or not believed:
+        if self._connected_since is None or not recorded:
             self._suspects = set()
             return
         running = self._registry.get_running_attempts(self._report_unreadable)
-        suspects = {row for row in believed if (row.id, row.attempt) not in running and row.started_at < long_ago}
+        suspects = {row for row in recorded if (row.id, row.attempt) not in running and row.started_at < long_ago}
         for row in suspects & self._suspects:
             logger.warning("attempt_lost", execution=row.id, attempt=row.attempt, worker=row.worker)
             why = {"worker": row.worker, "reason": "no worker knows of it; Redis lost its report"}

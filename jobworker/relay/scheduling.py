@@ -94,8 +94,8 @@ class ScheduleEvaluator:
         """Resume schedules whose pause has expired."""
         now = self._clock.now()
         with self._database.read() as connection:
-            over = due_schedules.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
-        for schedule_id in over:
+            schedule_ids = due_schedules.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
+        for schedule_id in schedule_ids:
             with self._database.write() as connection:
                 pauses.end_expired_pause(connection, schedule_id, now)
 

@@ -98,14 +98,16 @@ class Paginator(Generic[Key]):
         `describe` returns the name of a row, as it was given to `unreadable_rows.build_reader`.
         """
         page = self.build_page(rows, limit, key)
-        items, kept = [], []
+        items, readable_rows = [], []
         for row in page.items:
             with contextlib.suppress(UnreadableRow):
                 items.append(read(row))
-                kept.append(row)
+                readable_rows.append(row)
         problems = unreadable_rows.problem_log.get_problems()
-        noted = {name: problems[name] for name in map(describe, page.items) if name in problems} if problems else {}
-        return Page(items, page.next, lambda count: self.build_cursor(key(kept[count - 1])), noted)
+        row_problems = (
+            {name: problems[name] for name in map(describe, page.items) if name in problems} if problems else {}
+        )
+        return Page(items, page.next, lambda count: self.build_cursor(key(readable_rows[count - 1])), row_problems)
 
     def build_page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
         """Return a page from up to `limit + 1` rows; the extra row only indicates that another page exists."""

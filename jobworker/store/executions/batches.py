@@ -121,8 +121,8 @@ _read_count = unreadable_rows.build_reader(
 
 def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
     """Return whether an execution of the batch has not ended."""
-    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
-    return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
+    conditions = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
+    return connection.execute(sa.select(_executions.c.state).where(*conditions).limit(1)).first() is not None
 
 
 def mark_completed(

@@ -140,9 +140,9 @@ _UPDATE_WAITING_FOR = BulkStatement(_build_waiting_for_update, ("key", "left"))
 
 
 def _build_mark_resolved(_dialect: str) -> Any:
-    mine = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
+    key = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
     values = {name: sa.bindparam(f"new_{name}", type_=dependencies.c[name].type) for name in ("outcome", "settled_at")}
-    return sa.update(dependencies).where(*mine).values(values)
+    return sa.update(dependencies).where(*key).values(values)
 
 
 _MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_outcome", "new_settled_at"))
@@ -150,10 +150,10 @@ _MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_ou
 
 def insert(connection: sa.Connection, edges: Iterable[DependencyEdge]) -> None:
     """Insert the dependencies of executions that were just inserted."""
-    needed = ((edge.execution_id, edge.dependency) for edge in edges)
+    pairs = ((edge.execution_id, edge.dependency) for edge in edges)
     _INSERT.run(
         connection,
-        [(child, dependency.parent, dependency.on.value, dependency.otherwise.value) for child, dependency in needed],
+        [(child, dependency.parent, dependency.on.value, dependency.otherwise.value) for child, dependency in pairs],
     )
 
 

@@ -58,7 +58,9 @@ def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatSchedu
     """Return the existing schedules with these ids."""
     statement = sa.select(*_columns)
     return [
-        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(some)))
+        plan
+        for chunk in _chunks(ids)
+        for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(chunk)))
     ]
 
 

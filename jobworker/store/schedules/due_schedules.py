@@ -133,8 +133,10 @@ def list_run_at_start(connection: sa.Connection) -> list[str]:
 
 def list_ended_pauses(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
     """Return the ids of up to `limit` schedules whose pause has ended, earliest end first."""
-    over = job_schedules.c.paused_until <= now
-    query = sa.select(job_schedules.c.id).where(sa.text(HAS_PAUSE_END), over).order_by(job_schedules.c.paused_until)
+    has_ended = job_schedules.c.paused_until <= now
+    query = (
+        sa.select(job_schedules.c.id).where(sa.text(HAS_PAUSE_END), has_ended).order_by(job_schedules.c.paused_until)
+    )
     return list(connection.scalars(query.limit(limit)))
 
 
