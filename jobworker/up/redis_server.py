@@ -122,8 +122,8 @@ class EmbeddedRedis:
     def _read_last_writer(self) -> str | None:
         """Return the server that wrote the data, as "Valkey 9.1.2"; None if that was not recorded."""
         try:
-            noted = json.loads(self._writer_path.read_text())
-            return f"{noted['name']} {noted['version']}"
+            writer = json.loads(self._writer_path.read_text())
+            return f"{writer['name']} {writer['version']}"
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

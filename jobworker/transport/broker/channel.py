@@ -175,21 +175,21 @@ class Channel(kombu_redis.Channel):
         return True
 
     def _handle_fetched(self, answer: list[bytes]) -> None:
-        said, entries = answer[0], answer[1:]
-        if said == b"fenced":
+        status, entries = answer[0], answer[1:]
+        if status == b"fenced":
             self.in_flight.outbox.end_fenced_worker()
-        if said == b"unknown":
+        if status == b"unknown":
             self.pause_polling(_RETRY_SECONDS)
             self.announce_worker()
             return
-        if said == b"behind":
+        if status == b"behind":
             logger.warning("relay_is_behind", hint="nothing new is begun until a relay has read the events")
             self._next_request = "messages"
             self.pause_polling(_RELAY_BEHIND_SECONDS)
             return
-        taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
-        self._next_request = "messages" if len(taken) == self._requested_count else "token"
-        self.in_flight.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
+        fetched = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
+        self._next_request = "messages" if len(fetched) == self._requested_count else "token"
+        self.in_flight.add_fetched(fetched, sum(int(tag) <= self._last_startable_tag for tag, _, _ in fetched))
         self.deliver_ready()
 
     def _adopt_in_flight(self) -> None:

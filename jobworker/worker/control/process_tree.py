@@ -37,13 +37,13 @@ def start_session() -> None:
 
 def find_members(leader: int) -> set[ProcessInfo]:
     """Return the descendants of `leader` and the processes in its session, without `leader`; empty without /proc."""
-    everybody = list(_list_processes())
+    processes = list(_list_processes())
     members: set[ProcessInfo] = set()
     parent_pids = {leader}
     while parent_pids:
         new = {
             process
-            for process in everybody
+            for process in processes
             if process not in members
             and process.pid != leader
             and (process.parent in parent_pids or process.session == leader)
@@ -63,15 +63,15 @@ def terminate_tree(leader: int) -> set[ProcessInfo]:
 
 def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
     """Kill `leader`, its group, its members, and processes that were members earlier (`former_members`)."""
-    others = {
+    former_alive = {
         process
         for process in former_members
         if (seen := _read_stat(process.pid)) and seen.started_ticks == process.started_ticks
     }
     for _ in range(_MAX_KILL_ROUNDS):
-        members = find_members(leader) | others
+        members = find_members(leader) | former_alive
         _send_signal(signal.SIGKILL, leader, members)
-        others = set()
+        former_alive = set()
         if not members:
             return
 
@@ -82,13 +82,13 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _send_signal(number: signal.Signals, leader: int, others: Iterable[ProcessInfo]) -> None:
+def _send_signal(number: signal.Signals, leader: int, members: Iterable[ProcessInfo]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if _leads_group(leader):
             os.killpg(leader, number)
         else:
             os.kill(leader, number)
-    for process in others:
+    for process in members:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, number)
 
