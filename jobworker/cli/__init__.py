@@ -57,11 +57,11 @@ class _CommandGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Raise an error for bytes that are not text: Python keeps them as half surrogates, which cannot be written."""
-        for each in args:
+        for argument in args:
             try:
-                each.encode()
+                argument.encode()
             except UnicodeEncodeError:
-                shown = os.fsencode(each).decode("ascii", "backslashreplace")
+                shown = os.fsencode(argument).decode("ascii", "backslashreplace")
                 raise click.UsageError(f"the argument {shown} is not UTF-8") from None
         return super().parse_args(ctx, args)
 

@@ -29,10 +29,10 @@ def command() -> None:
 @bulk.add_dead_letter_options
 @_limit_option
 @_json_option
-def list_(limit: int, as_json: bool, **given: Any) -> None:
+def list_(limit: int, as_json: bool, **filter_options: Any) -> None:
     """List open dead letters, the executions that were accepted last first."""
     with common.open_database(common.start_command()) as database:
-        rows = dead_letters.list_page(database, bulk.make_filters(given), limit).items
+        rows = dead_letters.list_page(database, bulk.make_filters(filter_options), limit).items
     for row in rows:
         click.echo(formatting.format_json(row) if as_json else _format_dead_letter(row))
 
@@ -64,15 +64,15 @@ def redrive(
     patch: str | None,
     rate: float | None,
     note: str | None,
-    **given: Any,
+    **filter_options: Any,
 ) -> None:
     """Run dead letters again, each as a new execution; exit code 1 if some of them cannot be redriven."""
     settings = common.start_command()
     order = RedriveOptions(patch=arguments.parse_object(patch, "--patch") if patch else {}, rate=rate, note=note)
-    selection = bulk.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, filter_options)
     with common.open_database(settings) as database:
         code = bulk.run_bulk_action(
-            lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.get_actor()),
+            lambda chunk: dead_letters.redrive(database, SystemClock(), chunk, order, common.get_actor()),
             selection,
             "redriven",
         )
@@ -86,13 +86,19 @@ def redrive(
 @_note_option
 @click.pass_context
 def discard(
-    context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, note: str | None, **given: Any
+    context: click.Context,
+    /,
+    ids: tuple[str, ...],
+    everything: bool,
+    dry_run: bool,
+    note: str | None,
+    **filter_options: Any,
 ) -> None:
     """Close dead letters without running them again; exit code 1 if some of the ids are not open dead letters."""
-    selection = bulk.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, filter_options)
     with common.open_database(common.start_command()) as database:
         code = bulk.run_bulk_action(
-            lambda one: dead_letters.discard(database, SystemClock(), one, note, common.get_actor()),
+            lambda chunk: dead_letters.discard(database, SystemClock(), chunk, note, common.get_actor()),
             selection,
             "discarded",
         )
@@ -107,7 +113,7 @@ def _format_dead_letter(row: DeadLetterRow) -> str:
 
 
 def _format_group(group: DeadLetterGroup) -> str:
-    since, until = (f"{each.astimezone():%Y-%m-%d %H:%M:%S}" for each in (group.first_seen, group.last_seen))
+    since, until = (f"{time.astimezone():%Y-%m-%d %H:%M:%S}" for time in (group.first_seen, group.last_seen))
     return (
         f"{group.count:6}  {group.fingerprint}  {since} to {until}  {group.example.job}: {_format_cause(group.example)}"
     )

@@ -45,13 +45,15 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
 @bulk.add_selection_options
 @bulk.add_unfinished_options
 @click.pass_context
-def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **given: Any) -> None:
+def cancel(
+    context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **filter_options: Any
+) -> None:
     """Cancel executions that have not ended; exit code 1 if some of the ids are of executions that have."""
     settings = common.start_command()
-    selection = bulk.make_selection(ids, everything, dry_run, given)
+    selection = bulk.make_selection(ids, everything, dry_run, filter_options)
     with common.open_database(settings) as database:
         code = bulk.run_bulk_action(
-            lambda one: cancellation.cancel_executions(database, SystemClock(), one, common.get_actor()),
+            lambda chunk: cancellation.cancel_executions(database, SystemClock(), chunk, common.get_actor()),
             selection,
             "cancelled",
         )

@@ -72,8 +72,8 @@ def format_time(time: dt.datetime, zone: str | None = None) -> str:
 
 def format_differences(differences: Iterable[Difference]) -> Iterator[str]:
     """Yield a line for each difference: its place, with the old and the new value."""
-    for each in differences:
-        yield f"{each.pointer}: {format_json(each.before)} -> {format_json(each.now)}"
+    for difference in differences:
+        yield f"{difference.pointer}: {format_json(difference.before)} -> {format_json(difference.now)}"
 
 
 def format_json(value: object, indented: bool = False) -> str:

@@ -39,10 +39,10 @@ command.add_command(schedule_sync.apply)
 @command.command("list")
 @click.option("--job", help="Only schedules of this job.")
 @click.option(
-    "--owner", type=click.Choice([each.value for each in ScheduleOwner]), help="Only schedules with this owner."
+    "--owner", type=click.Choice([owner.value for owner in ScheduleOwner]), help="Only schedules with this owner."
 )
 @click.option(
-    "--state", type=click.Choice([each.value for each in ScheduleStatus]), help="Only schedules in this state."
+    "--state", type=click.Choice([status.value for status in ScheduleStatus]), help="Only schedules in this state."
 )
 @click.option("--overdue", is_flag=True, help="Only overdue schedules: due, but not evaluated.")
 @click.option(
@@ -59,8 +59,8 @@ def list_(job: str | None, owner: str | None, state: str | None, overdue: bool, 
     )
     with common.open_database(common.start_command()) as database:
         rows = schedules.list_page(database, SystemClock(), filters, limit).items
-    for each in rows:
-        click.echo(formatting.format_json(_schedule_to_json(each)) if as_json else _format_schedule(each))
+    for row in rows:
+        click.echo(formatting.format_json(_schedule_to_json(row)) if as_json else _format_schedule(row))
 
 
 @command.command()
@@ -81,11 +81,11 @@ def show(name: str, as_json: bool) -> None:
     for warning in schedule.warnings:
         click.echo(f"  {click.style(plain_text.to_one_line(warning), fg='yellow')}")
     zone = schedule.row.schedule.zone
-    for each in reversed(recorded.items):
-        reason = f"  {plain_text.to_one_line(each.reason)}" if each.reason else ""
-        click.echo(f"  {formatting.format_time(each.scheduled_for, zone)}  {each.outcome}{reason}")
-    for coming in upcoming:
-        click.echo(f"  {_format_upcoming(coming)}")
+    for occurrence in reversed(recorded.items):
+        reason = f"  {plain_text.to_one_line(occurrence.reason)}" if occurrence.reason else ""
+        click.echo(f"  {formatting.format_time(occurrence.scheduled_for, zone)}  {occurrence.outcome}{reason}")
+    for upcoming_occurrence in upcoming:
+        click.echo(f"  {_format_upcoming(upcoming_occurrence)}")
     click.echo(formatting.format_json(schedule.row.spec, indented=True))
 
 
@@ -116,8 +116,8 @@ def preview_(
     click.echo(result.in_words)
     for warning in result.warnings:
         click.echo(click.style(plain_text.to_one_line(warning), fg="yellow"))
-    for each in result.moments:
-        click.echo(f"  {_format_upcoming(each)}")
+    for occurrence in result.moments:
+        click.echo(f"  {_format_upcoming(occurrence)}")
     if result.compared is not None:
         for line in formatting.format_differences(result.compared.fields):
             click.echo(f"  {line}")
@@ -141,7 +141,7 @@ def pause(name: str, note: str | None, until: dt.datetime | None) -> None:
 @click.option(
     "--on-resume",
     "policy",
-    type=click.Choice([each.value for each in MissedOccurrencePolicy]),
+    type=click.Choice([policy.value for policy in MissedOccurrencePolicy]),
     help="Policy for the occurrences of the pause, instead of the schedule's own.",
 )
 def resume(name: str, policy: str | None) -> None:
@@ -159,7 +159,7 @@ def resume(name: str, policy: str | None) -> None:
 @click.argument("name")
 @click.option(
     "--overlap",
-    type=click.Choice([each.value for each in OverlapPolicy]),
+    type=click.Choice([policy.value for policy in OverlapPolicy]),
     help="Overlap policy to use instead of the schedule's own.",
 )
 @click.pass_context

@@ -80,14 +80,14 @@ def command(
     """Show the outcomes of schedules in a time span, by running the evaluation code on virtual time."""
     settings = common.start_command()
     question = _make_question(begin, end, outage_texts, zone, duration_texts, int(shown["limit"]))
-    story = (
+    result = (
         _simulate_code(settings, question, names or None)
         if code
         else _simulate_database(settings, question, names or None)
     )
-    for each in story.occurrences:
-        click.echo(formatting.format_json(each) if shown["as_json"] else _format_occurrence(each))
-    for line in _summarize(story, question):
+    for occurrence in result.occurrences:
+        click.echo(formatting.format_json(occurrence) if shown["as_json"] else _format_occurrence(occurrence))
+    for line in _summarize(result, question):
         click.echo(line, err=bool(shown["as_json"]))
 
 
@@ -122,12 +122,12 @@ def _make_question(
     if last <= first:
         raise click.BadParameter(f"{end} must be later than {begin}", param_hint="--to")
     parsed_outages: list[Outage] = []
-    for each in outage_texts:
+    for text in outage_texts:
         try:
-            parsed_outages += time_windows.parse_outages(each, first, last, zone)
+            parsed_outages += time_windows.parse_outages(text, first, last, zone)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--outage") from None
-    durations = dict(_parse_duration(each) for each in duration_texts)
+    durations = dict(_parse_duration(text) for text in duration_texts)
     return SimulationOptions(first, last, parsed_outages, durations.pop("", 0.0), durations, limit)
 
 
@@ -165,18 +165,18 @@ def _describe_run(occurrence: SimulatedOccurrence) -> Iterator[str]:
         yield plain_text.to_one_line(occurrence.reason)
 
 
-def _format_time_near(time: dt.datetime, other: dt.datetime) -> str:
-    """Return the time, with its date if the date differs from that of `other`."""
-    return f"{time:%H:%M:%S}" if time.date() == other.date() else f"{time:%Y-%m-%d %H:%M:%S}"
+def _format_time_near(time: dt.datetime, reference: dt.datetime) -> str:
+    """Return the time, with its date if the date differs from that of `reference`."""
+    return f"{time:%H:%M:%S}" if time.date() == reference.date() else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
-def _summarize(story: SimulationResult, question: SimulationOptions) -> Iterator[str]:
-    if story.assumed_jobs:
-        yield f"unknown jobs, assumed to accept every parameter: {', '.join(story.assumed_jobs)}"
-    for name, since in story.unevaluated.items():
+def _summarize(result: SimulationResult, question: SimulationOptions) -> Iterator[str]:
+    if result.assumed_jobs:
+        yield f"unknown jobs, assumed to accept every parameter: {', '.join(result.assumed_jobs)}"
+    for name, since in result.unevaluated.items():
         yield f"{name}: not evaluated since {since:%Y-%m-%dT%H:%M:%SZ}, although occurrences were due"
-    if story.stopped_at is not None:
-        yield f"stopped at {story.stopped_at:%Y-%m-%dT%H:%M:%SZ}: more than {question.limit} occurrences; see --limit"
-    counted = collections.Counter(each.outcome.value for each in story.occurrences)
+    if result.stopped_at is not None:
+        yield f"stopped at {result.stopped_at:%Y-%m-%dT%H:%M:%SZ}: more than {question.limit} occurrences; see --limit"
+    counted = collections.Counter(occurrence.outcome.value for occurrence in result.occurrences)
     summary = ", ".join(f"{number} {outcome}" for outcome, number in counted.most_common())
-    yield f"{len(story.occurrences)} occurrences{f': {summary}' if summary else ''}"
+    yield f"{len(result.occurrences)} occurrences{f': {summary}' if summary else ''}"

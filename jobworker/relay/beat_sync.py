@@ -94,8 +94,8 @@ class BeatSynchronizer:
     def _remove_orphans(self, cursor: int) -> None:
         cursor, ids = self._projection.scan(cursor, _COMPARE_BATCH_SIZE)
         with self._database.read() as connection:
-            known = {plan.id for plan in beat_entries.get_by_ids(connection, ids) if plan.next_at is not None}
-        strays = [schedule_id for schedule_id in ids if schedule_id not in known]
+            known_ids = {plan.id for plan in beat_entries.get_by_ids(connection, ids) if plan.next_at is not None}
+        strays = [schedule_id for schedule_id in ids if schedule_id not in known_ids]
         if strays:
             logger.info("beat_entries_removed", count=len(strays), schedules=strays[:_MAX_LOGGED_IDS])
             self._projection.remove(strays)
@@ -121,10 +121,10 @@ class BeatSynchronizer:
             rows = beat_entries.get_with_specs(connection, ids)
             named = {name for _, spec in rows for name in entry_format.list_calendars(spec)}
             specs = {name: row.spec for name, row in calendar_rows.get_many(connection, named).items()} if named else {}
-        known = [
+        projected = [
             ProjectedSchedule(plan.id, plan.version, plan.next_at, spec, specs)
             for plan, spec in rows
             if plan.next_at is not None
         ]
-        self._projection.write(known)
-        self._projection.remove(sorted(set(ids) - {each.id for each in known}))
+        self._projection.write(projected)
+        self._projection.remove(sorted(set(ids) - {schedule.id for schedule in projected}))

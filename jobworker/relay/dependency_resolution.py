@@ -66,11 +66,11 @@ class DependencyResolver:
             parents = dependency_rows.list_parents_after(connection, self._parent_cursor, _SWEEP_BATCH_SIZE)
             ended = dependency_rows.find_ended(connection, parents)
             opened = batches.list_open_after(connection, self._batch_cursor, _SWEEP_BATCH_SIZE)
-            complete = [each for each in opened if not batches.has_unfinished(connection, each)]
+            complete = [batch_id for batch_id in opened if not batches.has_unfinished(connection, batch_id)]
         self._parent_cursor = parents[-1] if len(parents) == _SWEEP_BATCH_SIZE else ""
         self._batch_cursor = opened[-1] if len(opened) == _SWEEP_BATCH_SIZE else ""
-        pending = {each.id for each in self._unresolved}
-        ended = [each for each in ended if each.id not in pending]
+        pending = {parent.id for parent in self._unresolved}
+        ended = [parent for parent in ended if parent.id not in pending]
         if ended or complete:
             logger.warning("unresolved_dependents", parents=len(ended), batches=len(complete))
             with self._database.write() as connection:

@@ -24,14 +24,14 @@ logger = structlog.get_logger(__name__)
 
 def insert_direct_calls(connection: sa.Connection, reports: Sequence[Event]) -> None:
     """Insert a row for each direct call that has none yet."""
-    found = {
+    calls = {
         event.execution: call for event in reports if event.kind is EventKind.CALLED and (call := _parse_call(event))
     }
-    if not found:
+    if not calls:
         return
-    present = history.get_many(connection, found)
-    kinds = {call.task: _get_call_target(connection, call.task) for call in found.values()}
-    rows = [_row(execution, call, *kinds[call.task]) for execution, call in found.items() if execution not in present]
+    present = history.get_many(connection, calls)
+    kinds = {call.task: _get_call_target(connection, call.task) for call in calls.values()}
+    rows = [_row(execution, call, *kinds[call.task]) for execution, call in calls.items() if execution not in present]
     direct_calls.insert(connection, rows)
 
 
@@ -41,10 +41,10 @@ def reject_calls_of_removed_tasks(connection: sa.Connection, reports: Sequence[E
     declined = [event for event in reports if event.kind is EventKind.UNKNOWN_TASK and event.execution in called]
     if not declined:
         return {}
-    known = tasks.get_many(connection, [str(called[event.execution]) for event in declined])
+    task_rows = tasks.get_many(connection, [str(called[event.execution]) for event in declined])
     ends = {}
     for event in declined:
-        task = known.get(str(called[event.execution]))
+        task = task_rows.get(str(called[event.execution]))
         if task is not None and task.removed_at is not None:
             why = preparation.describe_removed(task.name, task)
             error = {"type": "JobRemoved", "message": why, "traceback": None}

@@ -105,16 +105,16 @@ class Dispatcher:
             messages = self._build_messages(connection, round.candidates)
         self._fail_unreadable_executions()
         self.is_limited, self.next_permit_at = round.is_limited, round.next_permit_at
-        chosen = [one for one in round.candidates if one.row.id in messages]
-        limited = [one for one in chosen if one.row.limit_key is not None]
+        chosen = [candidate for candidate in round.candidates if candidate.row.id in messages]
+        limited = [candidate for candidate in chosen if candidate.row.limit_key is not None]
         if limited and not self._acquire_slots(limited, round.buckets):
             return 0
         if messages:
             self._publish(messages.values(), [queue.name for queue in waiting])
-        free = [one for one in chosen if one.row.limit_key is None]
+        free = [candidate for candidate in chosen if candidate.row.limit_key is None]
         if free:
             with self.database.write() as connection:
-                dispatch.mark_published(connection, [one.publication for one in free], self.clock.now())
+                dispatch.mark_published(connection, [candidate.publication for candidate in free], self.clock.now())
         return len(messages)
 
     def _publish(self, messages: Iterable[Message], queues: Sequence[str]) -> None:
@@ -122,8 +122,8 @@ class Dispatcher:
             self.publisher.publish(messages)
         except redis.OutOfMemoryError:
             self._selector.feed = max(1, self._selector.feed // 2)
-            taken = self.withdraw_messages([name for queue in queues for name in get_list_names(queue)])
-            logger.warning("redis_full", messages_taken_back=taken, feed=self._selector.feed)
+            withdrawn = self.withdraw_messages([name for queue in queues for name in get_list_names(queue)])
+            logger.warning("redis_full", messages_taken_back=withdrawn, feed=self._selector.feed)
             raise
         self._selector.feed = min(self.feed, self._selector.feed + self._selector.feed // _FEED_GROWTH_DIVISOR + 1)
 
@@ -144,7 +144,7 @@ class Dispatcher:
         with self.database.write() as connection:
             if not relay_state.is_leader(connection, self.relay_name):
                 return False
-            dispatch.mark_published(connection, [one.publication for one in limited], self.clock.now())
+            dispatch.mark_published(connection, [candidate.publication for candidate in limited], self.clock.now())
             limit_usage.upsert_rate_buckets(connection, buckets)
         return True
 
@@ -156,13 +156,13 @@ class Dispatcher:
         """
         if not queues.has_paused(connection):
             return set()
-        found = set(queues.list_paused_published(connection))
+        paused = set(queues.list_paused_published(connection))
         if self.clock.monotonic() >= self._paused_check_at:
             self._paused_check_at = self.clock.monotonic() + _PAUSED_CHECK_INTERVAL_SECONDS
-            others = queues.list_paused_after(connection, self._paused_cursor, _PAUSED_BATCH_SIZE)
-            self._paused_cursor = others[-1].name if len(others) == _PAUSED_BATCH_SIZE else ""
-            found.update(others)
-        return found
+            some_paused = queues.list_paused_after(connection, self._paused_cursor, _PAUSED_BATCH_SIZE)
+            self._paused_cursor = some_paused[-1].name if len(some_paused) == _PAUSED_BATCH_SIZE else ""
+            paused.update(some_paused)
+        return paused
 
     def _withdraw_paused(self, paused: Collection[PausedQueue], depths: Mapping[str, int]) -> None:
         """Withdraw the messages of paused queues from Redis."""
@@ -190,7 +190,7 @@ class Dispatcher:
         depths = self._depths(sorted({row.queue for row in waiting}))
         for queue, name in sorted({(row.queue, get_list_name(row.queue, row.urgency)) for row in waiting}):
             above = get_list_names(queue)[: get_list_names(queue).index(name)]
-            if depths[name] and any(depths[each] for each in above):
+            if depths[name] and any(depths[list_name] for list_name in above):
                 self.withdraw_messages([name])
 
     def cancel_queued(self) -> int:
@@ -221,10 +221,12 @@ class Dispatcher:
 
     def record_declined_messages(self, declined: Iterable[DeclinedMessage]) -> None:
         """Record messages that a worker without their task declined; log a warning once per worker and task."""
-        for one in declined:
-            self._declined_attempts[one.execution] = max(one.attempt, self._declined_attempts.get(one.execution, 0))
-            if self._warnings.add(f"declined {one.task} {one.worker}"):
-                logger.warning("task_declined", task=one.task, worker=one.worker, execution=one.execution)
+        for message in declined:
+            self._declined_attempts[message.execution] = max(
+                message.attempt, self._declined_attempts.get(message.execution, 0)
+            )
+            if self._warnings.add(f"declined {message.task} {message.worker}"):
+                logger.warning("task_declined", task=message.task, worker=message.worker, execution=message.execution)
 
     def republish_declined_messages(self) -> None:
         """Mark declined messages for another publication.
@@ -278,20 +280,22 @@ class Dispatcher:
         take all places of a round.
         """
         messages = {}
-        for one in chosen:
+        for candidate in chosen:
             try:
-                dispatch.check_columns(one.row)
+                dispatch.check_columns(candidate.row)
             except TypeError as error:
                 self._unreadable_executions.append(
-                    (one.row, f"it cannot be dispatched: in its row in the database {error}")
+                    (candidate.row, f"it cannot be dispatched: in its row in the database {error}")
                 )
                 continue
             try:
-                messages[one.row.id] = self._message_builder.build(connection, one.row, one.urgency)
+                messages[candidate.row.id] = self._message_builder.build(connection, candidate.row, candidate.urgency)
             except unreadable_rows.READ_ERRORS as error:
-                self._unreadable_revisions[limit_usage.format_revision_key(one.row.job, one.row.job_revision)] = None
-                what = f"revision {one.row.job_revision} of job {one.row.job}"
-                self.problems.report("revision_unreadable", what, f"executions of it cannot be dispatched: {error}")
+                self._unreadable_revisions[
+                    limit_usage.format_revision_key(candidate.row.job, candidate.row.job_revision)
+                ] = None
+                revision = f"revision {candidate.row.job_revision} of job {candidate.row.job}"
+                self.problems.report("revision_unreadable", revision, f"executions of it cannot be dispatched: {error}")
         return messages
 
     def _fail_unreadable_executions(self) -> None:

@@ -77,10 +77,10 @@ def record_events(connection: sa.Connection, reports: Sequence[Event]) -> Record
     """Record the events in stream order; return the claimed and declined messages and the ended executions."""
     insert_direct_calls(connection, reports)
     refusals = reject_calls_of_removed_tasks(connection, reports)
-    ours = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
-    ours += refusals.values()
-    recorded = RecordedEvents(declined=_find_declined_messages(connection, ours))
-    for part in _split_at_lost_workers(ours):
+    own_events = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
+    own_events += refusals.values()
+    recorded = RecordedEvents(declined=_find_declined_messages(connection, own_events))
+    for part in _split_at_lost_workers(own_events):
         lost = part[0].kind is EventKind.WORKER_LOST
         moves = _end_attempts_of_lost_worker(connection, part[0]) if lost else part
         _record_moves(connection, moves, recorded)
@@ -98,11 +98,11 @@ def _is_foreign(event: Event) -> bool:
 
 def _find_declined_messages(connection: sa.Connection, reports: Iterable[Event]) -> list[DeclinedMessage]:
     declined = [event for event in reports if event.kind is EventKind.UNKNOWN_TASK]
-    known = history.get_many(connection, {event.execution for event in declined})
+    stored = history.get_many(connection, {event.execution for event in declined})
     return [
-        DeclinedMessage(event.execution, event.attempt, known[event.execution].task, str(event.data.get("worker")))
+        DeclinedMessage(event.execution, event.attempt, stored[event.execution].task, str(event.data.get("worker")))
         for event in declined
-        if event.execution in known
+        if event.execution in stored
     ]
 
 
@@ -135,11 +135,11 @@ def _end_attempts_of_lost_worker(connection: sa.Connection, event: Event) -> lis
 
 
 def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded: RecordedEvents) -> None:
-    known = history.get_many(connection, {event.execution for event in reports})
+    stored = history.get_many(connection, {event.execution for event in reports})
     changed: dict[str, MergedExecution] = {}
     moves: list[StateTransition] = []
     for event in reports:
-        row = known.get(event.execution)
+        row = stored.get(event.execution)
         if row is None:
             logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
             continue
@@ -154,11 +154,11 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded:
             recorded.claimed.append(ClaimedMessage(row.queue, row.urgency, row.dispatched_at))
         moves.append(move)
         changed[row.id] = merged
-    history.update_standings(connection, changed, _fingerprint_dead_letters(changed, known))
+    history.update_standings(connection, changed, _fingerprint_dead_letters(changed, stored))
     history.upsert_attempts(connection, moves)
     history.insert_transitions(connection, moves)
     for key, standing in changed.items():
-        row = known[key]
+        row = stored[key]
         if standing.is_final and not row.standing.is_final:
             recorded.ended.append(ParentExecution(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
             # The end of a backfill's execution has no effect on the schedule's failure count.
@@ -167,11 +167,11 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded:
 
 
 def _fingerprint_dead_letters(
-    changed: Mapping[str, MergedExecution], known: Mapping[str, StoredExecution]
+    changed: Mapping[str, MergedExecution], stored: Mapping[str, StoredExecution]
 ) -> dict[str, str]:
     """Return the failure fingerprints of executions that have become dead letters, by id."""
     return {
-        key: failure_fingerprint.compute_fingerprint(standing.error, known[key].task)
+        key: failure_fingerprint.compute_fingerprint(standing.error, stored[key].task)
         for key, standing in changed.items()
         if standing.state in DEAD_LETTER_STATES
     }

@@ -110,8 +110,8 @@ class FairQueue:
         return FairQueueItem((-urgency, rank, turn.served_at, head.due_at, head.id), head, urgency)
 
     def _find_overtaken(self, head: LimitedExecution) -> LimitedExecution | None:
-        found = limit_usage.get_overtaken(self._connection, self._backlog, head, self._aged_before)
-        return found if found and found.id not in self._popped_ids else None
+        overtaken = limit_usage.get_overtaken(self._connection, self._backlog, head, self._aged_before)
+        return overtaken if overtaken and overtaken.id not in self._popped_ids else None
 
     def _get_following(self, limit_key: str) -> LimitedExecution | None:
         waiting = self._heads_by_key.setdefault(limit_key, deque())
@@ -127,5 +127,5 @@ class FairQueue:
         """Return further executions of a limit key. SQL still lists the popped ones as ready, before all others."""
         before = self._read_counts.get(limit_key, 0)
         self._read_counts[limit_key] = limit = max(_FIRST_PAGE_SIZE, before * 4)
-        found = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, limit)
-        return [head for head in found[before:] if head.is_readable]
+        heads = limit_usage.list_by_limit_key(self._connection, self._backlog, limit_key, limit)
+        return [head for head in heads[before:] if head.is_readable]

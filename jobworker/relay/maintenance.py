@@ -172,7 +172,7 @@ class Maintenance:
                 workers.update_live(connection, present, self._clock.now())
                 if changed:
                     task_catalog.mark_removed_tasks(
-                        connection, [_to_offer(each) for each in announced], self._clock.now()
+                        connection, [_to_offer(announcement) for announcement in announced], self._clock.now()
                     )
             self._workers_written_at = self._clock.monotonic()
         self._dispatcher.workers = present
@@ -182,14 +182,14 @@ class Maintenance:
 
     def _report_broken_modules(self, announced: Sequence[WorkerAnnouncement]) -> None:
         broken = set()
-        for each in announced:
-            for module, _, why in (text.partition(": ") for text in each.broken):
-                what = f"module {module} on {each.host}"
-                broken.add(what)
+        for announcement in announced:
+            for module, _, why in (text.partition(": ") for text in announcement.broken):
+                subject = f"module {module} on {announcement.host}"
+                broken.add(subject)
                 # The worker has logged this problem as an error.
-                self._problems.report("task_module_broken", what, why, level=logging.INFO)
-        for what in self._broken_modules - broken:
-            self._problems.clear(what)
+                self._problems.report("task_module_broken", subject, why, level=logging.INFO)
+        for subject in self._broken_modules - broken:
+            self._problems.clear(subject)
         self._broken_modules = broken
 
     def rescue_lost_attempts(self) -> None:
@@ -199,13 +199,13 @@ class Maintenance:
         if two checks in a row, a lease apart, find it: a report may be on its way, or a worker may reconnect.
         """
         with self._database.read() as connection:
-            believed = dispatch.list_running(connection)
+            recorded = dispatch.list_running(connection)
         long_ago = self._clock.now() - dt.timedelta(seconds=self._settings.worker_lease)
-        if self._connected_since is None or not believed:
+        if self._connected_since is None or not recorded:
             self._suspects = set()
             return
-        known = self._registry.get_running_attempts(self._report_unreadable)
-        suspects = {row for row in believed if (row.id, row.attempt) not in known and row.started_at < long_ago}
+        running = self._registry.get_running_attempts(self._report_unreadable)
+        suspects = {row for row in recorded if (row.id, row.attempt) not in running and row.started_at < long_ago}
         for row in suspects & self._suspects:
             logger.warning("attempt_lost", execution=row.id, attempt=row.attempt, worker=row.worker)
             why = {"worker": row.worker, "reason": "no worker knows of it; Redis lost its report"}
@@ -214,9 +214,9 @@ class Maintenance:
 
     def rename_foreign_keys(self) -> None:
         """Rename JobWorker's keys with a value of another type, because every command on them would fail for ever."""
-        for key, found, name in rename_foreign_keys(self._client):
-            what = f"redis key {key}"
-            self._problems.report("redis_key_set_aside", what, f"it held a {found} and was renamed to {name}")
+        for key, key_type, name in rename_foreign_keys(self._client):
+            subject = f"redis key {key}"
+            self._problems.report("redis_key_set_aside", subject, f"it held a {key_type} and was renamed to {name}")
 
     def republish_lost_messages(self) -> None:
         """Republish messages that were lost between Redis and the workers."""
@@ -276,10 +276,10 @@ class Maintenance:
     def compare_zone_data(self) -> None:
         """Log a warning, once, when other processes have other time zone data."""
         with self._database.read() as connection:
-            found = time_zone_updates.describe_disagreement(connection, self._client)
-        if found and found != self._zone_data_difference:
-            logger.warning("time_zone_data_differ", why=found)
-        self._zone_data_difference = found
+            difference = time_zone_updates.describe_disagreement(connection, self._client)
+        if difference and difference != self._zone_data_difference:
+            logger.warning("time_zone_data_differ", why=difference)
+        self._zone_data_difference = difference
 
     def _register_tasks(self, announced: Sequence[WorkerAnnouncement]) -> None:
         for announcement in announced:

@@ -43,37 +43,37 @@ class RelayProblems:
         self._rows: list[RelayProblem] = []
 
     def report(
-        self, event: str, what: str, detail: str, item: str = "", level: int = logging.ERROR, **log_fields: str
+        self, event: str, subject: str, detail: str, item: str = "", level: int = logging.ERROR, **log_fields: str
     ) -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
 
         `item` distinguishes items that share one entry in `/readyz`, such as the entries of a stream: each is logged.
         `log_fields` are for the log alone.
         """
-        if self._logged.add(f"{what} {item}", detail):
-            logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **log_fields)
-        self._latest.pop(what, None)
-        self._latest[what] = RelayProblem(what, detail[:_MAX_DETAIL_LENGTH], self._clock.now())
+        if self._logged.add(f"{subject} {item}", detail):
+            logger.log(level, event, what=subject, **({"item": item} if item else {}), why=detail, **log_fields)
+        self._latest.pop(subject, None)
+        self._latest[subject] = RelayProblem(subject, detail[:_MAX_DETAIL_LENGTH], self._clock.now())
         if len(self._latest) > _MAX_PROBLEMS:
             del self._latest[next(iter(self._latest))]
 
-    def clear(self, what: str) -> None:
+    def clear(self, subject: str) -> None:
         """Drop a problem: if it recurs, it is logged again."""
-        self._logged.forget(f"{what} ")
-        self._latest.pop(what, None)
+        self._logged.forget(f"{subject} ")
+        self._latest.pop(subject, None)
 
     def list_current(self) -> list[RelayProblem]:
         """Return the recent problems, the latest last."""
         since = self._clock.now() - dt.timedelta(seconds=_RETENTION_SECONDS)
-        for what, problem in list(self._latest.items()):
+        for subject, problem in list(self._latest.items()):
             if problem.at < since:
-                self.clear(what)
+                self.clear(subject)
         return list(self._latest.values())
 
     def list_with_unreadable_rows(self) -> list[RelayProblem]:
         """Return the latest unreadable rows of this process, followed by the recent problems."""
-        found = list(unreadable_rows.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
+        unreadable = list(unreadable_rows.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
         now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
-        rows = [RelayProblem(what, why[:_MAX_DETAIL_LENGTH], now) for what, why in found]
+        rows = [RelayProblem(subject, why[:_MAX_DETAIL_LENGTH], now) for subject, why in unreadable]
         self._rows = [seen.get((row.what, row.detail), row) for row in rows]
         return [*self._rows, *self.list_current()]

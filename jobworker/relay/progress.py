@@ -75,9 +75,9 @@ def _is_acceptable(event: Event, progress_data: Mapping[str, Any], changes: Mapp
 
 
 def _mapping(event: Event, name: str) -> Mapping[str, Any]:
-    found = event.data.get(name) or {}
-    if isinstance(found, Mapping):
-        return found
+    mapping = event.data.get(name) or {}
+    if isinstance(mapping, Mapping):
+        return mapping
     logger.error("event_unreadable", event_id=event.id, error=f"{name} is not an object", execution=event.execution)
     return {}
 

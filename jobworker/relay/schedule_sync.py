@@ -63,22 +63,22 @@ class ScheduleSynchronizer:
     def _load_declarations(self) -> Declarations | None:
         """Return the declarations of the code; None if they are unknown, and no schedule is to be changed."""
         if not loading.is_package(self._package):
-            left = sync.list_declared_names(self._database)
-            if left:
+            declared_names = sync.list_declared_names(self._database)
+            if declared_names:
                 why = (
                     f"there is no package {self._package!r} here; JOBWORKER_SCHEDULES names the one that declares them"
                 )
-                logger.warning("schedules_left_as_they_are", schedules=left, why=why)
+                logger.warning("schedules_left_as_they_are", schedules=declared_names, why=why)
             return None
-        found = declarations.load_declarations(self._package)
-        self._broken_modules = found.broken_modules
-        for module in found.broken_modules:
-            what, why = f"module {module.module}", str(module)
-            self._problems.report("schedule_module_broken", what, why, exception=module.traceback)
-        if found.broken_modules:
+        declared = declarations.load_declarations(self._package)
+        self._broken_modules = declared.broken_modules
+        for module in declared.broken_modules:
+            subject, why = f"module {module.module}", str(module)
+            self._problems.report("schedule_module_broken", subject, why, exception=module.traceback)
+        if declared.broken_modules:
             logger.error("schedules_left_as_they_are", why="a module that declares schedules does not import")
             return None
-        return found
+        return declared
 
     def _version(self) -> str:
         return self._code_version or loading.compute_source_digest(self._package)

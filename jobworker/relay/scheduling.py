@@ -76,8 +76,8 @@ class ScheduleEvaluator:
         """
         failure_counter.count_failures(connection, ended, now)
         due = dict(self._unfinished)
-        found = self._find_due(connection, now) if self._without_beat else {}
-        for schedule, moment in (*_parse_due_events(reports), *found.items()):
+        due_without_beat = self._find_due(connection, now) if self._without_beat else {}
+        for schedule, moment in (*_parse_due_events(reports), *due_without_beat.items()):
             due[schedule] = max(moment, due.get(schedule, moment))
         return evaluator.evaluate_due(connection, due, now) if due else EvaluationSummary()
 
@@ -94,8 +94,8 @@ class ScheduleEvaluator:
         """Resume schedules whose pause has expired."""
         now = self._clock.now()
         with self._database.read() as connection:
-            over = due_schedules.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
-        for schedule_id in over:
+            schedule_ids = due_schedules.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
+        for schedule_id in schedule_ids:
             with self._database.write() as connection:
                 pauses.end_expired_pause(connection, schedule_id, now)
 

@@ -119,11 +119,11 @@ class DispatchSelector:
     ) -> list[DispatchCandidate]:
         chosen: list[DispatchCandidate | FairQueueItem] = []
         for band in bands:
-            left = band.available - len(chosen)
-            if left <= 0:
+            available = band.available - len(chosen)
+            if available <= 0:
                 break
-            free = dispatch.list_ready(connection, backlog, left, band.priorities)
-            chosen += itertools.islice(_merge_by_urgency(free, fair_queue, band.priorities.start), left)
+            free = dispatch.list_ready(connection, backlog, available, band.priorities)
+            chosen += itertools.islice(_merge_by_urgency(free, fair_queue, band.priorities.start), available)
         complete = _load_rows(connection, chosen)
         if len(complete) < bands[-1].available:
             return complete
@@ -141,8 +141,8 @@ class DispatchSelector:
         if owed < OVERTAKEN_SHARE or not chosen:
             return []
         urgency = chosen[-1].urgency
-        found = dispatch.list_overtaken(connection, backlog, urgency, now - self.ageing, owed // OVERTAKEN_SHARE)
-        return [DispatchCandidate(row, urgency) for row in found]
+        overtaken = dispatch.list_overtaken(connection, backlog, urgency, now - self.ageing, owed // OVERTAKEN_SHARE)
+        return [DispatchCandidate(row, urgency) for row in overtaken]
 
     def _compute_bands(self, queue: str, depths: Mapping[str, int]) -> list[PriorityBand]:
         """Return the priorities from the most urgent down, grouped by equal capacity."""
@@ -202,9 +202,9 @@ def _load_rows(
     connection: sa.Connection, chosen: Sequence[DispatchCandidate | FairQueueItem]
 ) -> list[DispatchCandidate]:
     """Return the candidates with full rows; of limited executions only the ids were read before."""
-    ids = [each.head.id for each in chosen if isinstance(each, FairQueueItem)]
+    ids = [item.head.id for item in chosen if isinstance(item, FairQueueItem)]
     rows = {row.id: row for row in dispatch.get_many(connection, ids)} if ids else {}
     return [
-        DispatchCandidate(rows[each.head.id], each.urgency) if isinstance(each, FairQueueItem) else each
-        for each in chosen
+        DispatchCandidate(rows[item.head.id], item.urgency) if isinstance(item, FairQueueItem) else item
+        for item in chosen
     ]

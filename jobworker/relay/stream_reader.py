@@ -117,11 +117,11 @@ class StreamReader:
                 return batch
         last = entries[-1][0]
         if name == keys.EVENTS:
-            found = [*batch.events, *self._decode(name, entries)]
-            return replace(batch, events=found, offsets=replace(batch.offsets, events=last))
+            batch_events = [*batch.events, *self._decode(name, entries)]
+            return replace(batch, events=batch_events, offsets=replace(batch.offsets, events=last))
         if name == keys.LOGS:
-            found = [*batch.logs, *self._decode(name, entries)]
-            return replace(batch, logs=found, offsets=replace(batch.offsets, logs=last))
+            batch_logs = [*batch.logs, *self._decode(name, entries)]
+            return replace(batch, logs=batch_logs, offsets=replace(batch.offsets, logs=last))
         self._wake_offset = last
         return replace(batch, is_notified=True)
 

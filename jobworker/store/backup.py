@@ -56,7 +56,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
-    def look(_status: int, _left: int, _all: int) -> None:
+    def check_log_size(_status: int, _remaining: int, _all: int) -> None:
         if log.get_size() > _MAX_LOG_BYTES:
             raise ConfigurationError(
                 f"no backup was made: the write-ahead log grew to {log.get_size() // 1024**2} MiB meanwhile; "
@@ -69,17 +69,17 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
         writer.execute("PRAGMA synchronous=OFF")
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sqlite_master").fetchone()  # Takes the snapshot.
-        reader.backup(writer, pages=_PAGES_PER_STEP, progress=look)
+        reader.backup(writer, pages=_PAGES_PER_STEP, progress=check_log_size)
 
 
 def _check_copy(copy: Path) -> None:
     """Raise `ConfigurationError` if the copy is damaged; disable its write-ahead log to make it a single file."""
     with _open(copy) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
-        found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-    if found != ["ok"]:
+        problems = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+    if problems != ["ok"]:
         raise ConfigurationError(
-            f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}"
+            f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(problems)}"
         )
 
 

@@ -109,18 +109,18 @@ def list_revisions(
 
 def get_definitions(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the current definitions of these jobs as JSON; for deleted jobs, the last revision."""
-    found = {}
+    definitions = {}
     for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
-        found[row.name] = (
+        definitions[row.name] = (
             unreadable_rows.repair_row(_describe_row(row), {"definition": row.definition}, _DEFINITION_SHAPE)[
                 "definition"
             ]
             or {}
         )
-    for name in set(names) - found.keys():
+    for name in set(names) - definitions.keys():
         query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
-        found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
-    return found
+        definitions[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
+    return definitions
 
 
 def upsert(
@@ -144,8 +144,8 @@ def upsert(
     except sa.exc.IntegrityError as error:
         raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
     action = "job.change" if before else "job.create"
-    known = before.definition.to_json() if before else None
-    audit.record(connection, AuditEntry(now, actor, action, definition.name, known, described))
+    previous = before.definition.to_json() if before else None
+    audit.record(connection, AuditEntry(now, actor, action, definition.name, previous, described))
     return JobRow(definition, number, owner, before.created_at if before else now, now)
 
 
@@ -187,12 +187,14 @@ def _write_schedule(connection: sa.Connection, definition: JobDefinition, actor:
     if definition.schedule is None:
         _remove_schedule(connection, definition.name, actor, now)
         return
-    other = schedule_rows.get_by_name(connection, definition.name)
-    if other is not None and other.owner is not ScheduleOwner.JOB:
+    existing = schedule_rows.get_by_name(connection, definition.name)
+    if existing is not None and existing.owner is not ScheduleOwner.JOB:
         message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
         raise Conflict(message)
-    made = schedule_rules.parse_job_schedule(definition.name, definition.schedule)
-    schedule_rows.upsert(connection, made, ScheduleOwner.JOB, actor, now, find_next_time(made.build_timetable({}), now))
+    schedule = schedule_rules.parse_job_schedule(definition.name, definition.schedule)
+    schedule_rows.upsert(
+        connection, schedule, ScheduleOwner.JOB, actor, now, find_next_time(schedule.build_timetable({}), now)
+    )
 
 
 _DEFINITION_SHAPE = unreadable_rows.RowShape(_jobs, {"definition": unreadable_rows.is_object})

@@ -97,15 +97,17 @@ class Paginator(Generic[Key]):
 
         `describe` returns the name of a row, as it was given to `unreadable_rows.build_reader`.
         """
-        found = self.build_page(rows, limit, key)
-        items, kept = [], []
-        for row in found.items:
+        page = self.build_page(rows, limit, key)
+        items, readable_rows = [], []
+        for row in page.items:
             with contextlib.suppress(UnreadableRow):
                 items.append(read(row))
-                kept.append(row)
+                readable_rows.append(row)
         problems = unreadable_rows.problem_log.get_problems()
-        noted = {name: problems[name] for name in map(describe, found.items) if name in problems} if problems else {}
-        return Page(items, found.next, lambda count: self.build_cursor(key(kept[count - 1])), noted)
+        row_problems = (
+            {name: problems[name] for name in map(describe, page.items) if name in problems} if problems else {}
+        )
+        return Page(items, page.next, lambda count: self.build_cursor(key(readable_rows[count - 1])), row_problems)
 
     def build_page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
         """Return a page from up to `limit + 1` rows; the extra row only indicates that another page exists."""
@@ -146,10 +148,10 @@ def parse_number_key(key: str) -> int:
 
 def parse_time_key(key: str) -> dt.datetime:
     """Parse a key that is a time with its offset."""
-    found = dt.datetime.fromisoformat(key)
-    if found.tzinfo is None:
+    time = dt.datetime.fromisoformat(key)
+    if time.tzinfo is None:
         raise ValueError(key)
-    return found.astimezone(dt.UTC)
+    return time.astimezone(dt.UTC)
 
 
 def _build_cursor_error() -> InvalidCursor:

@@ -79,11 +79,11 @@ def delete(connection: sa.Connection, name: str) -> None:
 
 def find_existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
     """Return the names of these queues that have a row."""
-    asked, found = sorted(names), set[str]()
-    for start in range(0, len(asked), _CHUNK_SIZE):
-        query = sa.select(_queues.c.name).where(_queues.c.name.in_(asked[start : start + _CHUNK_SIZE]))
-        found.update(connection.scalars(query))
-    return found
+    sorted_names, existing_names = sorted(names), set[str]()
+    for start in range(0, len(sorted_names), _CHUNK_SIZE):
+        query = sa.select(_queues.c.name).where(_queues.c.name.in_(sorted_names[start : start + _CHUNK_SIZE]))
+        existing_names.update(connection.scalars(query))
+    return existing_names
 
 
 def list_names(connection: sa.Connection, limit: int) -> list[str]:
@@ -152,8 +152,8 @@ def find_ready(connection: sa.Connection, names: Collection[str]) -> list[ReadyQ
     """Return the queues among `names` that are not paused and have ready executions: a few index steps for each."""
     if not names:
         return []
-    given = {"names": orjson.dumps(sorted(names)).decode()}
-    rows = connection.execute(_READY[connection.dialect.name], given)
+    parameters = {"names": orjson.dumps(sorted(names)).decode()}
+    rows = connection.execute(_READY[connection.dialect.name], parameters)
     return [ReadyQueue(row.name, bool(row.limited)) for row in rows if row.free or row.limited]
 
 
@@ -186,8 +186,8 @@ def _count_by_queue(connection: sa.Connection, condition: str) -> dict[str, int]
 
 
 def _has_executions(condition: str) -> sa.ColumnElement[bool]:
-    found = sa.select(sa.literal(1)).where(sa.text(condition), _queue == _queues.c.name)
-    return sa.exists(found.correlate(_queues))
+    query = sa.select(sa.literal(1)).where(sa.text(condition), _queue == _queues.c.name)
+    return sa.exists(query.correlate(_queues))
 
 
 def _is_named_in(column: str, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -210,11 +210,11 @@ _IS_USED = sa.or_(*(condition for conditions in _USE_CONDITIONS.values() for con
 
 def list_uses(connection: sa.Connection, name: str) -> list[str]:
     """Return the reasons why a queue is in use, apart from workers and pauses."""
-    asked = sa.select(_queues.c.name).where(_queues.c.name == name)
+    query = sa.select(_queues.c.name).where(_queues.c.name == name)
     return [
-        told
-        for told, conditions in _USE_CONDITIONS.items()
-        if connection.scalar(asked.where(sa.or_(*conditions))) is not None
+        reason
+        for reason, conditions in _USE_CONDITIONS.items()
+        if connection.scalar(query.where(sa.or_(*conditions))) is not None
     ]
 
 
@@ -241,8 +241,8 @@ def delete_unused(
 
 
 def _select_queues(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    found: sa.Select[Any] = sa.select(_queues.c.name).where(*conditions).limit(limit)
-    return _queues.c.name.in_(found.subquery().select())
+    query: sa.Select[Any] = sa.select(_queues.c.name).where(*conditions).limit(limit)
+    return _queues.c.name.in_(query.subquery().select())
 
 
 def build_insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:

@@ -115,9 +115,9 @@ def advance_offsets(
     Must be called in the transaction that writes the entries. Returns False and changes nothing if another relay
     leads or has advanced the offsets: then the caller must not write anything.
     """
-    given = {"by": leader, "events": before[0], "logs": before[1], "now": now}
-    given |= {"new_events": after[0], "new_logs": after[1], "complete": after[0] if logs_complete else None}
-    return connection.execute(_ADVANCE_OFFSETS, given).rowcount == 1
+    parameters = {"by": leader, "events": before[0], "logs": before[1], "now": now}
+    parameters |= {"new_events": after[0], "new_logs": after[1], "complete": after[0] if logs_complete else None}
+    return connection.execute(_ADVANCE_OFFSETS, parameters).rowcount == 1
 
 
 # Runs in every relay turn that read entries; building the statement would cost more than running it.
@@ -171,8 +171,8 @@ def update_problems(connection: sa.Connection, leader: str, problems: Sequence[d
 
 def get_problems(connection: sa.Connection) -> list[dict[str, str]]:
     """Return the recent problems of the leader, without unreadable ones."""
-    found = connection.scalar(sa.select(relay_state.c.problems).where(_IS_RELAY_ROW))
-    return [each for each in found if _is_problem(each)] if isinstance(found, list) else []
+    problems = connection.scalar(sa.select(relay_state.c.problems).where(_IS_RELAY_ROW))
+    return [problem for problem in problems if _is_problem(problem)] if isinstance(problems, list) else []
 
 
 _is_problem = unreadable_rows.build_object_check(what=str, detail=str)

@@ -36,8 +36,13 @@ def replace(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) ->
         connection.execute(
             job_triggers.insert(),
             [
-                {"after": each.job, "job": job, "condition": each.on.value, "parameters": dict(each.parameters)}
-                for each in triggers
+                {
+                    "after": trigger.job,
+                    "job": job,
+                    "condition": trigger.on.value,
+                    "parameters": dict(trigger.parameters),
+                }
+                for trigger in triggers
             ],
         )
 

@@ -67,12 +67,12 @@ def build_reader(
         try:
             if shape and (wrong := shape.find_mismatches(row._fields, row)):
                 raise TypeError(_describe_columns(row._mapping, wrong, shape.table))
-            made = parse(row)
+            result = parse(row)
         except READ_ERRORS as error:
             raise _build_error(describe(row), error) from error
         if problem_log:
             problem_log.forget(describe(row))
-        return made
+        return result
 
     return read
 
@@ -81,10 +81,10 @@ def read_all(rows: Iterable[Any], read: Callable[[sa.Row[Any]], Result]) -> Iter
     """Yield the results of `read`, built by `build_reader`, for these rows, without unreadable rows."""
     for row in rows:
         try:
-            made = read(row)
+            result = read(row)
         except UnreadableRow:
             continue
-        yield made
+        yield result
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def is_object(value: Any) -> bool:
 
 def is_string_list(value: Any) -> bool:
     """Return whether `value` is a list of strings."""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def is_json(value: Any) -> bool:

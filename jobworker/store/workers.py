@@ -52,22 +52,22 @@ def get_host(connection: sa.Connection, worker: str) -> str | None:
 
 def update_live(connection: sa.Connection, rows: Sequence[WorkerRow], now: dt.datetime) -> None:
     """Write these live workers and the queues that they consume; mark all other workers as gone."""
-    known = {row.id for row in list_live(connection)}
-    arrived = [row for row in rows if row.id not in known]
-    stayed = [row.id for row in rows if row.id in known]
+    known_ids = {row.id for row in list_live(connection)}
+    arrived = [row for row in rows if row.id not in known_ids]
+    stayed = [row.id for row in rows if row.id in known_ids]
     for row in arrived:
         _upsert(connection, row)
     queues.upsert_many(connection, {name for row in rows for name in row.queues}, now)
     if stayed:
         connection.execute(sa.update(workers).where(workers.c.id.in_(stayed)).values(seen_at=now))
-    mark_gone(connection, known - {row.id for row in rows}, now)
+    mark_gone(connection, known_ids - {row.id for row in rows}, now)
 
 
 def mark_gone(connection: sa.Connection, ids: Iterable[str], now: dt.datetime) -> None:
     """Mark these workers as gone."""
-    left = list(ids)
-    if left:
-        connection.execute(sa.update(workers).where(workers.c.id.in_(left)).values(gone_at=now))
+    worker_ids = list(ids)
+    if worker_ids:
+        connection.execute(sa.update(workers).where(workers.c.id.in_(worker_ids)).values(gone_at=now))
 
 
 def _upsert(connection: sa.Connection, row: WorkerRow) -> None:

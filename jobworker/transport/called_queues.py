@@ -49,16 +49,16 @@ class DirectCallQueues:
         Only the latest `_MAX_QUEUES` records are used; older ones are deleted.
         """
         self._client.zremrangebyrank(keys.CALLED_QUEUES, 0, -_MAX_QUEUES - 1)
-        noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MAX_QUEUES - 1, withscores=True)
-        others = [(queue, at) for queue, at in noted if queue not in served and len(queue) <= _MAX_NAME_LENGTH]
+        records: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MAX_QUEUES - 1, withscores=True)
+        unserved = [(queue, at) for queue, at in records if queue not in served and len(queue) <= _MAX_NAME_LENGTH]
         with self._client.pipeline(transaction=False) as pipe:
-            for queue, _ in others:
+            for queue, _ in unserved:
                 for name in get_list_names(queue):
                     pipe.llen(name)
             lengths = [length if isinstance(length, int) else 0 for length in pipe.execute(raise_on_error=False)]
-        found, step = {}, len(get_list_names(""))
-        for number, (queue, at) in enumerate(others):
-            found[queue] = sum(lengths[number * step : (number + 1) * step])
-            if not found[queue] and at < self._clock.now().timestamp() - _RETENTION_SECONDS:
+        counts, step = {}, len(get_list_names(""))
+        for number, (queue, at) in enumerate(unserved):
+            counts[queue] = sum(lengths[number * step : (number + 1) * step])
+            if not counts[queue] and at < self._clock.now().timestamp() - _RETENTION_SECONDS:
                 self._client.zrem(keys.CALLED_QUEUES, queue)
-        return {queue: count for queue, count in found.items() if count}
+        return {queue: count for queue, count in counts.items() if count}

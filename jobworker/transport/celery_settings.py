@@ -79,10 +79,10 @@ def merge_settings(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
 
     Raises `ConfigurationError` for an override of a fixed setting.
     """
-    laid = dict(defaults)
+    merged = dict(defaults)
     for name in sorted(_FIXED_SETTINGS.keys() & overrides.keys()):
         raise ConfigurationError(f"celeryconfig.py: {name} is not decided there; {_FIXED_SETTINGS[name]}")
     for name in defaults.keys() & overrides.keys():
-        both = isinstance(defaults[name], Mapping) and isinstance(overrides[name], Mapping)
-        laid[name] = {**defaults[name], **overrides[name]} if both else overrides[name]
-    return laid
+        are_mappings = isinstance(defaults[name], Mapping) and isinstance(overrides[name], Mapping)
+        merged[name] = {**defaults[name], **overrides[name]} if are_mappings else overrides[name]
+    return merged

@@ -68,8 +68,8 @@ class Claims:
 
         Of a list that is very long because of foreign messages, only a part is scanned.
         """
-        found = self._take_back(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
-        return [(execution, int(attempt)) for execution, attempt in zip(found[::2], found[1::2], strict=True)]
+        answer = self._take_back(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
+        return [(execution, int(attempt)) for execution, attempt in zip(answer[::2], answer[1::2], strict=True)]
 
     def restore(self, claim: Claim) -> None:
         """Write the claim of an attempt that a worker has in flight again, after Redis lost it."""

@@ -74,18 +74,18 @@ def require_writable(client: redis.Redis) -> None:
     except redis.exceptions.BusyLoadingError:
         raise ConfigurationError("Redis is still loading its data; try again later") from None
     except redis.ResponseError as error:
-        found = client.info()
-        used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
+        info = client.info()
+        used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
         memory = f"used_memory {used:,} of maxmemory {limit:,} bytes, " if limit else ""
-        state = ", ".join(f"{name} {found[name]}" for name in ("role", *_WRITE_STATUS_FIELDS) if name in found)
+        state = ", ".join(f"{name} {info[name]}" for name in ("role", *_WRITE_STATUS_FIELDS) if name in info)
         raise ConfigurationError(f"Redis takes no writes: {error} ({memory}{state})") from None
 
 
 def find_warnings(client: redis.Redis) -> list[str]:
     """Return problems with the persistence and the memory of a server that accepts writes."""
-    found = client.info()
-    wrong = [f"{name} is {found[name]}" for name in _WRITE_STATUS_FIELDS if found.get(name, "ok") != "ok"]
-    used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
+    info = client.info()
+    wrong = [f"{name} is {info[name]}" for name in _WRITE_STATUS_FIELDS if info.get(name, "ok") != "ok"]
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
     if limit and used > _MEMORY_WARNING_RATIO * limit:
         wrong.append(f"it uses {used:,} of {limit:,} bytes of memory (maxmemory)")
     return wrong
@@ -93,5 +93,5 @@ def find_warnings(client: redis.Redis) -> list[str]:
 
 def parse_version(text: str) -> tuple[int, ...]:
     """Return `(7, 0, 15)` for `"7.0.15"`, up to the first part that is not a number: `(8, 0)` for `"8.0-rc1"`."""
-    found = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()

@@ -56,9 +56,9 @@ def rename_foreign_keys(client: redis.Redis) -> list[tuple[str, str, str]]:
     with client.pipeline(transaction=False) as pipe:
         for key in _KEY_TYPES:
             pipe.type(key)
-        found: list[Any] = pipe.execute()
+        kinds: list[Any] = pipe.execute()
     moved = []
-    for (key, expected), kind in zip(_KEY_TYPES.items(), found, strict=True):
+    for (key, expected), kind in zip(_KEY_TYPES.items(), kinds, strict=True):
         if kind not in (expected, "none"):
             name = keys.ASIDE.format(key=key)
             client.rename(key, name)

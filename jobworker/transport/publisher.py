@@ -116,8 +116,8 @@ class Publisher:
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.llen(name)
-            found = pipe.execute(raise_on_error=False)
-        return {name: _parse_depth(answer) for name, answer in zip(names, found, strict=True)}
+            answers = pipe.execute(raise_on_error=False)
+        return {name: _parse_depth(answer) for name, answer in zip(names, answers, strict=True)}
 
     def publish(self, messages: Iterable[Message]) -> None:
         """Publish in parts of bounded size; raises `redis.RedisError` if Redis may not have accepted all.

@@ -29,7 +29,7 @@ class StopRequests:
     def publish(self, worker: str, requests: Iterable[StopRequest]) -> None:
         """Write stop requests for a worker to Redis. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
-        fields = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
+        fields = {request.execution: json.dumps([request.attempt, request.requested_by]) for request in requests}
         try:
             self._write(name, fields)
         except redis.ResponseError:  # The key holds another type.
@@ -46,15 +46,15 @@ class StopRequests:
         """Return the stop requests to a worker; a key of another type is deleted. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
         try:
-            found: Any = self._client.hgetall(name)
+            texts: Any = self._client.hgetall(name)
         except redis.ResponseError:
             self._client.delete(name)
             return []
-        return [_parse_request(execution, text) for execution, text in found.items()]
+        return [_parse_request(execution, text) for execution, text in texts.items()]
 
     def delete(self, worker: str, requests: Iterable[StopRequest]) -> None:
         """Delete stop requests for attempts that the worker does not run. Raises `redis.RedisError`."""
-        self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in requests))
+        self._client.hdel(keys.ORDERS.format(worker=worker), *(request.execution for request in requests))
 
 
 def _parse_request(execution: str, text: str) -> StopRequest:

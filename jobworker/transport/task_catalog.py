@@ -19,7 +19,7 @@ _CELERY_OPTIONS = ("max_retries", "time_limit", "soft_time_limit", "retry_backof
 
 def describe_tasks(app: Celery) -> list[dict[str, Any]]:
     """Return the description of each user-defined task, by name; one that cannot be described is logged and omitted."""
-    found = []
+    descriptions = []
     for name, task in sorted(app.tasks.items()):
         if not name.startswith("celery."):
             try:
@@ -29,8 +29,8 @@ def describe_tasks(app: Celery) -> list[dict[str, Any]]:
                 why = f"its options cannot be announced: {type(error).__name__}: {error}"
                 logger.error("task_left_out", task=name, why=why)
             else:
-                found.append(described)
-    return found
+                descriptions.append(described)
+    return descriptions
 
 
 def compute_digest(catalog: list[dict[str, Any]]) -> str:

@@ -99,7 +99,7 @@ def _parse_names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = values.get(name)
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list of texts")
-    return tuple(_parse_text({name: each}, name, _MAX_TEXT_LENGTH) for each in value)
+    return tuple(_parse_text({name: item}, name, _MAX_TEXT_LENGTH) for item in value)
 
 
 @functools.lru_cache(maxsize=1)
@@ -176,13 +176,13 @@ class WorkerRegistry:
 
     def get_running_attempts(self, report: UnreadableKeyReporter) -> set[tuple[str, int]]:
         """Return every (execution, attempt) that a live worker reports as running."""
-        found: set[tuple[str, int]] = set()
+        attempts: set[tuple[str, int]] = set()
         for key, text in self._read_texts(keys.RUNNING, report):
             try:
-                found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
+                attempts |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
             except (TypeError, ValueError, RecursionError) as error:
                 report(UnreadableKey(key, f"it is not a JSON list of [execution, attempt]: {error}"))
-        return found
+        return attempts
 
     def _read_texts(self, pattern: str, report: UnreadableKeyReporter) -> list[tuple[str, str]]:
         """Return (key, text) of this key of each worker, where the key holds a text."""
@@ -220,7 +220,7 @@ class WorkerRegistry:
 
     def list_announcements(self, report: UnreadableKeyReporter) -> list[WorkerAnnouncement]:
         """Return the announcement of every worker with a recent heartbeat."""
-        found = []
+        announcements = []
         for key, text in self._read_texts(keys.WORKER, report):
             try:
                 announcement = WorkerAnnouncement.from_text(text)
@@ -229,24 +229,24 @@ class WorkerRegistry:
             except (ValueError, RecursionError, OverflowError) as error:
                 report(UnreadableKey(key, f"it is not an announcement of a worker: {error}"))
             else:
-                found.append(announcement)
-        return found
+                announcements.append(announcement)
+        return announcements
 
     def get_catalog(self, digest: str, report: UnreadableKeyReporter) -> list[dict[str, Any]]:
         """Return the tasks of the catalog with this digest; an empty list if Redis has lost it."""
         key = keys.CATALOGUE.format(digest=digest)
         try:
             text = self._client.get(key)
-            found = json.loads(text) if text else []
+            catalog = json.loads(text) if text else []
         except (redis.ResponseError, ValueError, RecursionError) as error:
             report(UnreadableKey(key, f"it is not a task catalog: {error}"))
             return []
-        if not isinstance(found, list):
+        if not isinstance(catalog, list):
             report(UnreadableKey(key, "it is not a task catalog: it is not a list"))
             return []
-        tasks = [each for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)]
-        if len(tasks) < len(found):
-            report(UnreadableKey(key, f"{len(found) - len(tasks)} of its items are not tasks with a name"))
+        tasks = [item for item in catalog if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        if len(tasks) < len(catalog):
+            report(UnreadableKey(key, f"{len(catalog) - len(tasks)} of its items are not tasks with a name"))
         return tasks
 
     def reap_silent_workers(self) -> list[str]:

@@ -38,10 +38,10 @@ def run(api_url: str, clock: Clock, stop_event: threading.Event) -> None:
     )
     with bars:
         watched = [_DemoJob(bars, api_url, job, parameters) for job, parameters in EXAMPLE_JOBS.items()]
-        while any(not each.poll() for each in watched) and not clock.wait(stop_event, _POLL_INTERVAL_SECONDS):
+        while any(not job.poll() for job in watched) and not clock.wait(stop_event, _POLL_INTERVAL_SECONDS):
             pass
-    for each in watched:
-        console.print(plain_text.to_one_line(each.describe_outcome()), markup=False, soft_wrap=True)
+    for job in watched:
+        console.print(plain_text.to_one_line(job.describe_outcome()), markup=False, soft_wrap=True)
 
 
 class _DemoJob:
@@ -89,5 +89,5 @@ class _DemoJob:
         if state not in _FINAL_STATES:
             return f"{self._job}: {state}; look at {self._url}"
         error = self._execution.get("error") or {}
-        what = json.dumps(self._execution.get("result")) if state == "Succeeded" else error.get("message", "")
-        return f"{self._job}: {state} {what}"
+        outcome = json.dumps(self._execution.get("result")) if state == "Succeeded" else error.get("message", "")
+        return f"{self._job}: {state} {outcome}"

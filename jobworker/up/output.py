@@ -66,8 +66,8 @@ class ProcessOutput:
     def write_lines(self, name: str, lines: Iterable[bytes | str]) -> None:
         """Write the lines of a process to its file; print those that matter."""
         source = self._get_source(name)
-        for given in lines:
-            text = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+        for raw_line in lines:
+            text = raw_line.decode(errors="backslashreplace") if isinstance(raw_line, bytes) else raw_line
             line = plain_text.escape(text)
             source.file.write(line)
             if source.is_shown(line):

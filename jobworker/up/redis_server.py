@@ -122,8 +122,8 @@ class EmbeddedRedis:
     def _read_last_writer(self) -> str | None:
         """Return the server that wrote the data, as "Valkey 9.1.2"; None if that was not recorded."""
         try:
-            noted = json.loads(self._writer_path.read_text())
-            return f"{noted['name']} {noted['version']}"
+            writer = json.loads(self._writer_path.read_text())
+            return f"{writer['name']} {writer['version']}"
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -146,10 +146,10 @@ class EmbeddedRedis:
 
     def _read_last_port(self) -> int | None:
         try:
-            found = _PORT.search(self._configuration_path.read_text())
+            match = _PORT.search(self._configuration_path.read_text())
         except FileNotFoundError:
             return None
-        return int(found[1]) if found else None
+        return int(match[1]) if match else None
 
 
 def find_binary() -> RedisBinary:
@@ -159,7 +159,7 @@ def find_binary() -> RedisBinary:
     """
     bundled = _find_bundled_binary()
     candidates = [bundled] if bundled else []
-    candidates += [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    candidates += [Path(found_path) for name in ("valkey-server", "redis-server") if (found_path := shutil.which(name))]
     unsuitable = []
     for path in candidates:
         server = _read_version(path)
@@ -195,8 +195,8 @@ def _read_version(binary: Path) -> RedisBinary | None:
         output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(output.stdout)
-    return RedisBinary(binary, found[1], found[2]) if found else None
+    match = _VERSION.search(output.stdout)
+    return RedisBinary(binary, match[1], match[2]) if match else None
 
 
 def _quote_path(path: Path) -> str:

@@ -207,13 +207,13 @@ class Supervisor:
             child.interrupt()
 
     def _kill_remaining(self, stage: StopStage) -> bool:
-        left = self._list_alive(stage)
-        for child in left:
+        alive = self._list_alive(stage)
+        for child in alive:
             self._output.write_message(f"killing {child.service.name}, which did not stop")
             child.kill()
         while self._list_alive(stage):
             self.process_events()
-        return not left
+        return not alive
 
     def _list_alive(self, stage: StopStage) -> list[ServiceProcess]:
         return [

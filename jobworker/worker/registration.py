@@ -37,7 +37,8 @@ def make_announcement(
         started_at=clock.now(),
         zone_data=DATA_VERSION,
         broken=tuple(
-            f"{each.module}: {each}"[:_MAX_BROKEN_LENGTH] for each in consumer.app.broken_modules[:_MAX_BROKEN_MODULES]
+            f"{broken_module.module}: {broken_module}"[:_MAX_BROKEN_LENGTH]
+            for broken_module in consumer.app.broken_modules[:_MAX_BROKEN_MODULES]
         ),
         package=runner.settings.tasks,
     )

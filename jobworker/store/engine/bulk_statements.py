@@ -79,7 +79,7 @@ def build_insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[s
     """Return a builder of `INSERT INTO table (names) VALUES (…)` that skips existing rows."""
 
     def build(name: str) -> Any:
-        values = {each: sa.bindparam(each, type_=table.c[each].type) for each in names}
+        values = {column: sa.bindparam(column, type_=table.c[column].type) for column in names}
         dialect = postgresql if name == "postgresql" else sqlite
         return dialect.insert(table).values(values).on_conflict_do_nothing()
 

@@ -43,7 +43,7 @@ def _is_shallow(text: str | bytes, value: Any) -> bool:
     level = [value]
     for _ in range(_MAX_DEPTH):
         lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
-        level = [below for each in lists for below in each]
+        level = [below for items in lists for below in items]
         if not level:
             return True
     return False

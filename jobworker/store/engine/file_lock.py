@@ -25,19 +25,19 @@ class _Request:
         self._descriptor = descriptor
         self._state = threading.Lock()
         self._ended = threading.Event()
-        self._wanted, self._granted = True, False
+        self._has_waiter, self._granted = True, False
 
     def renew(self) -> bool:
         """Return whether the request is still queued; if so, reserve the lock for the caller, which calls `acquire`."""
         with self._state:
-            self._wanted = not self._ended.is_set()
-            return self._wanted
+            self._has_waiter = not self._ended.is_set()
+            return self._has_waiter
 
     def acquire(self, seconds: float) -> int | None:
         """Return the locked descriptor once the lock is granted; None if that takes more than `seconds`."""
         self._ended.wait(seconds)
         with self._state:
-            self._wanted = False
+            self._has_waiter = False
             return self._descriptor if self._granted else None
 
     def wait_for_lock(self) -> None:
@@ -48,7 +48,7 @@ class _Request:
         except OSError:
             locked = False
         with self._state:
-            self._granted = locked and self._wanted
+            self._granted = locked and self._has_waiter
             if not self._granted:
                 os.close(self._descriptor)
             self._ended.set()

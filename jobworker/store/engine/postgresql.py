@@ -29,20 +29,20 @@ _STATEMENT_TIMEOUT = "SELECT extract(epoch FROM current_setting('statement_timeo
 def create_engine(url: sa.URL, limits: Mapping[str, float], **options: Any) -> sa.Engine:
     """Return an engine whose sessions have these settings (in seconds); options in the URL take precedence."""
     settings = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
-    theirs = url.query
-    given = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in theirs}
-    made = sa.create_engine(
+    url_options = url.query
+    libpq_options = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in url_options}
+    engine = sa.create_engine(
         url,
         # The options of the URL come last, so they take precedence.
-        connect_args={**given, "options": f"{settings} {theirs.get('options', '')}"},
+        connect_args={**libpq_options, "options": f"{settings} {url_options.get('options', '')}"},
         pool_pre_ping=True,
         hide_parameters=True,
         **POOL_OPTIONS,
         **options,
     )
-    event.listen(made, "do_connect", _connect)
-    event.listen(made, "handle_error", _shorten_error)
-    return made
+    event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "handle_error", _shorten_error)
+    return engine
 
 
 def _shorten_error(context: Any) -> None:
@@ -71,12 +71,12 @@ class _TimedConnection(psycopg.Connection[Any]):
     @classmethod
     def connect(cls, *arguments: Any, **options: Any) -> "_TimedConnection":
         """Connect, and read the statement timeout of the session."""
-        made = super().connect(*arguments, **options)
-        made.autocommit = True
-        [[seconds]] = made.execute(_STATEMENT_TIMEOUT).fetchall()
-        made.autocommit = False
-        made._response_timeout_seconds = float(seconds) + _GRACE_SECONDS if seconds else None
-        return made
+        connection = super().connect(*arguments, **options)
+        connection.autocommit = True
+        [[seconds]] = connection.execute(_STATEMENT_TIMEOUT).fetchall()
+        connection.autocommit = False
+        connection._response_timeout_seconds = float(seconds) + _GRACE_SECONDS if seconds else None
+        return connection
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait for a response, up to the timeout of this connection."""

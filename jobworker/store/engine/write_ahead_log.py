@@ -55,12 +55,12 @@ class WriteAheadLog:
         if self.get_size() <= above or self._clock.monotonic() < self._not_before:
             return
         try:
-            left = self._run_checkpoint()
+            has_remainder = self._run_checkpoint()
         except sqlite3.Error as error:
             logger.warning("checkpoint_failed", error=str(error), log_bytes=self.get_size())
-            left = True
-        self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS) if left else _MIN_PAUSE_SECONDS
-        self._not_before = self._clock.monotonic() + self._pause if left else float("-inf")
+            has_remainder = True
+        self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS) if has_remainder else _MIN_PAUSE_SECONDS
+        self._not_before = self._clock.monotonic() + self._pause if has_remainder else float("-inf")
 
     def require_room(self) -> None:
         """Raise `DatabaseBusy` if the log is too long to accept new work."""

@@ -107,10 +107,10 @@ def count_by_state(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[
         .where(_executions.c.batch_id.in_(batch_ids))
         .group_by(_executions.c.batch_id, _executions.c.state)
     )
-    found: dict[str, dict[ExecutionState, int]] = {each: {} for each in batch_ids}
+    counts: dict[str, dict[ExecutionState, int]] = {batch_id: {} for batch_id in batch_ids}
     for batch, state, number in unreadable_rows.read_all(connection.execute(query), _read_count):
-        found[batch][state] = number
-    return found
+        counts[batch][state] = number
+    return counts
 
 
 _read_count = unreadable_rows.build_reader(
@@ -121,8 +121,8 @@ _read_count = unreadable_rows.build_reader(
 
 def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
     """Return whether an execution of the batch has not ended."""
-    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
-    return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
+    conditions = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
+    return connection.execute(sa.select(_executions.c.state).where(*conditions).limit(1)).first() is not None
 
 
 def mark_completed(
@@ -155,10 +155,10 @@ def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]
         .where(_executions.c.batch_id == batch_id)
         .order_by(dependencies.c.parent_id)
     )
-    found: dict[str, list[str]] = {}
+    parents: dict[str, list[str]] = {}
     for row in connection.execute(query):
-        found.setdefault(row.execution_id, []).append(row.parent_id)
-    return found
+        parents.setdefault(row.execution_id, []).append(row.parent_id)
+    return parents
 
 
 def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt.datetime) -> bool:
@@ -177,9 +177,9 @@ def list_cancelling(connection: sa.Connection) -> list[BatchRow]:
 
 
 def _build_cancelling_query() -> sa.Select[Any]:
-    asked = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
-    left = sa.or_(_executions.c.state.in_(WAITING_STATES), asked)
-    members = sa.select(_executions.c.id).where(_executions.c.batch_id == batches.c.id, left)
+    not_requested = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
+    to_cancel = sa.or_(_executions.c.state.in_(WAITING_STATES), not_requested)
+    members = sa.select(_executions.c.id).where(_executions.c.batch_id == batches.c.id, to_cancel)
     return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(batches.c.id)
 
 

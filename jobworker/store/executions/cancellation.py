@@ -135,9 +135,9 @@ def cancel_revoked(connection: sa.Connection, revoked: Sequence[QueuedCancelRequ
         .values(state=ExecutionState.CANCELLED.value, reason=reason, finished_at=now),
         [{"key": row.id, "before": row.attempt} for row in revoked],
     )
-    made = [
+    new_transitions = [
         {"execution_id": row.id, "attempt": row.attempt, "state": ExecutionState.CANCELLED.value, "at": now}
         | {"actor": row.actor, "reason": reason}
         for row in revoked
     ]
-    connection.execute(build_insert_or_ignore(connection, _transitions), made)
+    connection.execute(build_insert_or_ignore(connection, _transitions), new_transitions)

@@ -83,7 +83,7 @@ def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[D
     """Return the `limit` largest groups of open dead letters."""
     table = _executions.c
     number = sa.func.count()
-    found = connection.execute(
+    group_rows = connection.execute(
         sa.select(
             table.fingerprint,
             number,
@@ -97,7 +97,7 @@ def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[D
         .limit(limit)
     ).all()
     # An unreadable fingerprint or example is reported when it is listed; `/readyz` names it.
-    readable = [row for row in found if isinstance(row[0], str | None) and isinstance(row[4], str)]
+    readable = [row for row in group_rows if isinstance(row[0], str | None) and isinstance(row[4], str)]
     query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in readable]))
     examples = {row.id: row for row in unreadable_rows.read_all(connection.execute(query), _to_row)}
     return [DeadLetterGroup(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable if row[4] in examples]

@@ -132,17 +132,17 @@ _SAVE_KEYS = _build_save(ExecutionKeys._fields)
 
 
 def _build_waiting_for_update(_dialect: str) -> Any:
-    left = sa.bindparam("left", type_=executions.c.waiting_for.type)
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(waiting_for=left)
+    waiting_for = sa.bindparam("left", type_=executions.c.waiting_for.type)
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(waiting_for=waiting_for)
 
 
 _UPDATE_WAITING_FOR = BulkStatement(_build_waiting_for_update, ("key", "left"))
 
 
 def _build_mark_resolved(_dialect: str) -> Any:
-    mine = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
-    told = {name: sa.bindparam(f"new_{name}", type_=dependencies.c[name].type) for name in ("outcome", "settled_at")}
-    return sa.update(dependencies).where(*mine).values(told)
+    key = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
+    values = {name: sa.bindparam(f"new_{name}", type_=dependencies.c[name].type) for name in ("outcome", "settled_at")}
+    return sa.update(dependencies).where(*key).values(values)
 
 
 _MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_outcome", "new_settled_at"))
@@ -150,8 +150,11 @@ _MARK_RESOLVED = BulkStatement(_build_mark_resolved, ("child", "parent", "new_ou
 
 def insert(connection: sa.Connection, edges: Iterable[DependencyEdge]) -> None:
     """Insert the dependencies of executions that were just inserted."""
-    needed = ((edge.execution_id, edge.dependency) for edge in edges)
-    _INSERT.run(connection, [(child, each.parent, each.on.value, each.otherwise.value) for child, each in needed])
+    pairs = ((edge.execution_id, edge.dependency) for edge in edges)
+    _INSERT.run(
+        connection,
+        [(child, dependency.parent, dependency.on.value, dependency.otherwise.value) for child, dependency in pairs],
+    )
 
 
 def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ParentExecution]:
@@ -159,7 +162,7 @@ def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Par
 
     Raises `UnreadableRow` if an execution has an unknown state.
     """
-    return {each.id: each for each in _select_parents(connection, ids, sa.true(), lock=True)}
+    return {parent.id: parent for parent in _select_parents(connection, ids, sa.true(), lock=True)}
 
 
 def find_ended(connection: sa.Connection, ids: Iterable[str]) -> list[ParentExecution]:
@@ -180,13 +183,13 @@ def _select_parents(
 
 def list_unresolved(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[DependencyEdge]:
     """Return up to `limit` unresolved dependencies on these parents."""
-    found: list[DependencyEdge] = []
+    edges: list[DependencyEdge] = []
     for chunk in _chunks(parents):
-        rows = connection.execute(_UNRESOLVED, {"parents": chunk, "most": limit - len(found)})
-        found.extend(unreadable_rows.read_all(rows, _read_edge))
-        if len(found) >= limit:
+        rows = connection.execute(_UNRESOLVED, {"parents": chunk, "most": limit - len(edges)})
+        edges.extend(unreadable_rows.read_all(rows, _read_edge))
+        if len(edges) >= limit:
             break
-    return found
+    return edges
 
 
 def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> list[DependencyEdge]:
@@ -202,13 +205,13 @@ def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> l
 
 def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, WaitingExecution]:
     """Lock the Waiting executions among `ids` until this transaction ends; return them by id."""
-    found: dict[str, WaitingExecution] = {}
+    waiting: dict[str, WaitingExecution] = {}
     columns = [executions.c[name] for name in WaitingExecution.__dataclass_fields__]
     for chunk in _chunks(ids):
         query = sa.select(*columns).where(executions.c.id.in_(chunk), executions.c.state == ExecutionState.WAITING)
         rows = connection.execute(query.order_by(executions.c.id).with_for_update())
-        found.update((row.id, WaitingExecution(*row)) for row in rows)
-    return found
+        waiting.update((row.id, WaitingExecution(*row)) for row in rows)
+    return waiting
 
 
 def mark_resolved(
@@ -228,18 +231,18 @@ def update_waiting_for(connection: sa.Connection, waiting: Iterable[tuple[str, i
 
 def update_keys(connection: sa.Connection, keys: Mapping[str, ExecutionKeys]) -> None:
     """Write the keys of executions that were accepted before their parameters were known."""
-    _SAVE_KEYS.run(connection, [(execution, *each) for execution, each in keys.items()])
+    _SAVE_KEYS.run(connection, [(execution, *execution_keys) for execution, execution_keys in keys.items()])
 
 
 def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecution], now: dt.datetime) -> None:
     """Write the new states of executions that no longer wait, and their transitions."""
-    _SAVE.run(connection, [_to_values(each, now) for each in changed if each.parameters is None])
-    resolved = [(*_to_values(each, now), each.parameters) for each in changed if each.parameters is not None]
+    _SAVE.run(connection, [_to_values(row, now) for row in changed if row.parameters is None])
+    resolved = [(*_to_values(row, now), row.parameters) for row in changed if row.parameters is not None]
     _SAVE_WITH_PARAMETERS.run(connection, resolved)
     entered = [
-        {"execution_id": each.id, "attempt": 0, "state": each.state.value, "at": now, "actor": "relay"}
-        | {"reason": each.reason or "all that it waited for has ended"}
-        for each in changed
+        {"execution_id": execution.id, "attempt": 0, "state": execution.state.value, "at": now, "actor": "relay"}
+        | {"reason": execution.reason or "all that it waited for has ended"}
+        for execution in changed
     ]
     if entered:
         connection.execute(build_insert_or_ignore(connection, transitions), entered)
@@ -247,11 +250,11 @@ def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecuti
 
 def get_result_sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[ResultSource]]:
     """Return the parents to whose results these executions may refer, by the id of the dependent."""
-    found: dict[str, list[ResultSource]] = {each: [] for each in ids}
+    sources: dict[str, list[ResultSource]] = {execution_id: [] for execution_id in ids}
     for chunk in _chunks(ids):
         for child, *names in connection.execute(_SOURCES, {"children": chunk}):
-            found[child].append(ResultSource(*names))
-    return found
+            sources[child].append(ResultSource(*names))
+    return sources
 
 
 def get_results(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
@@ -296,16 +299,16 @@ def list_parents_after(connection: sa.Connection, parent: str, limit: int) -> li
     return list(connection.scalars(query))
 
 
-def _to_values(each: ResolvedExecution, now: dt.datetime) -> tuple[Any, ...]:
-    finished_at = now if each.is_finished else None
+def _to_values(execution: ResolvedExecution, now: dt.datetime) -> tuple[Any, ...]:
+    finished_at = now if execution.is_finished else None
     return (
-        each.id,
-        each.state.value,
-        each.reason,
+        execution.id,
+        execution.state.value,
+        execution.reason,
         0,
-        each.due_at,
-        each.expires_at,
-        each.error,
+        execution.due_at,
+        execution.expires_at,
+        execution.error,
         finished_at,
     )
 

@@ -26,8 +26,10 @@ class DirectCallRow:
 def insert(connection: sa.Connection, rows: Sequence[DirectCallRow]) -> None:
     """Insert new direct calls as published, because a worker already has their first message."""
     for caller in sorted({row.by for row in rows}):
-        mine = [row for row in rows if row.by == caller]
-        executions.insert(connection, [row.execution for row in mine], caller, min(row.at for row in mine))
+        caller_rows = [row for row in rows if row.by == caller]
+        executions.insert(
+            connection, [row.execution for row in caller_rows], caller, min(row.at for row in caller_rows)
+        )
     _UPDATE_CALL.run(connection, ((row.execution.id, row.at, row.execution.priority, row.call) for row in rows))
 
 

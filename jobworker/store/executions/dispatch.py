@@ -121,7 +121,7 @@ def _check_each_column(row: ReadyExecution) -> None:
             raise TypeError(f"{name} is not an object")
     for name in _NUMBER_LIST_COLUMNS:
         value = getattr(row, name)
-        if value is not None and not (isinstance(value, list) and all(type(each) is int for each in value)):
+        if value is not None and not (isinstance(value, list) and all(type(number) is int for number in value)):
             raise TypeError(f"{name} is not a list of numbers")
 
 
@@ -129,23 +129,28 @@ def list_ready(
     connection: sa.Connection, backlog: QueueBacklog, limit: int, priorities: range = PRIORITIES
 ) -> list[ReadyExecution]:
     """Return up to `limit` ready executions that are under no limits, most urgent first."""
-    given = {**_build_parameters(backlog), "lowest": priorities.start, "highest": priorities.stop - 1, "count": limit}
-    return [ReadyExecution(*row) for row in connection.execute(backlog.exclude_revisions(_READY_QUERY), given)]
+    parameters = {
+        **_build_parameters(backlog),
+        "lowest": priorities.start,
+        "highest": priorities.stop - 1,
+        "count": limit,
+    }
+    return [ReadyExecution(*row) for row in connection.execute(backlog.exclude_revisions(_READY_QUERY), parameters)]
 
 
 def list_overtaken(
     connection: sa.Connection, backlog: QueueBacklog, below: int, before: dt.datetime, limit: int
 ) -> list[ReadyExecution]:
     """Return ready executions under no limits, with a priority under `below` and due since `before`, oldest first."""
-    found: list[ReadyExecution] = []
-    given = {**_build_parameters(backlog), "count": limit}
+    rows: list[ReadyExecution] = []
+    parameters = {**_build_parameters(backlog), "count": limit}
     lowest = connection.scalar(_LOWEST_PRIORITY, {"of_queue": backlog.queue})
     query = backlog.exclude_revisions(_OVERTAKEN_QUERY)
     # One query for each priority, because only then the index has this order.
     for priority in range(below if lowest is None else lowest, below):
-        asked = {**given, "lowest": priority, "before": before}
-        found += [ReadyExecution(*row) for row in connection.execute(query, asked)]
-    return sorted(found, key=lambda row: (row.due_at, row.id))[:limit]
+        priority_parameters = {**parameters, "lowest": priority, "before": before}
+        rows += [ReadyExecution(*row) for row in connection.execute(query, priority_parameters)]
+    return sorted(rows, key=lambda row: (row.due_at, row.id))[:limit]
 
 
 def _build_parameters(backlog: QueueBacklog) -> dict[str, Any]:
@@ -154,11 +159,11 @@ def _build_parameters(backlog: QueueBacklog) -> dict[str, Any]:
 
 def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ReadyExecution]:
     """Return these executions, in no order."""
-    found: list[ReadyExecution] = []
+    rows: list[ReadyExecution] = []
     for start in range(0, len(ids), _CHUNK_SIZE):
         query = _READY_ROWS.where(executions.c.id.in_(ids[start : start + _CHUNK_SIZE]))
-        found += [ReadyExecution(*row) for row in connection.execute(query)]
-    return found
+        rows += [ReadyExecution(*row) for row in connection.execute(query)]
+    return rows
 
 
 # Statements of every relay turn are built once, because building a statement costs more than running it.
@@ -185,7 +190,7 @@ _LOWEST_PRIORITY = sa.select(executions.c.priority).where(_FREE, _OF_QUEUE).orde
 
 def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int, int]], now: dt.datetime) -> None:
     """Mark executions (id, previous attempt, urgency) as published, unless they have changed in the meantime."""
-    _MARK_PUBLISHED.run(connection, ((*one, now) for one in published))
+    _MARK_PUBLISHED.run(connection, ((*publication, now) for publication in published))
 
 
 def _build_mark(_dialect: str) -> Any:
@@ -204,12 +209,12 @@ _MARK_PUBLISHED = BulkStatement(_build_mark, ("key", "before", "given", "now"))
 
 def list_published_before(connection: sa.Connection, moment: dt.datetime, limit: int) -> list[PublishedExecution]:
     """Return up to `limit` executions published at `moment` or earlier and not claimed, oldest first."""
-    found = connection.execute(
+    rows = connection.execute(
         _PUBLISHED_ROWS.where(_PUBLISHED, executions.c.dispatched_at <= moment)
         .order_by(executions.c.dispatched_at)
         .limit(limit)
     )
-    return list(unreadable_rows.read_all(found, _read_published))
+    return list(unreadable_rows.read_all(rows, _read_published))
 
 
 # Rows of older versions have no urgency; their priority is used instead.
@@ -227,12 +232,12 @@ def update_dispatched_at(
     connection: sa.Connection, lost: Iterable[PublishedExecution], at: dt.datetime | None = None
 ) -> None:
     """Mark executions whose messages are lost as ready or, with `at`, as published again at that time."""
-    given = [{"key": row.id, "seen": row.dispatched_at} for row in lost]
-    if given:
+    parameters = [{"key": row.id, "seen": row.dispatched_at} for row in lost]
+    if parameters:
         query = sa.update(executions).where(
             executions.c.id == sa.bindparam("key"), executions.c.dispatched_at == sa.bindparam("seen"), _PUBLISHED
         )
-        connection.execute(query.values(dispatched_at=at), given)
+        connection.execute(query.values(dispatched_at=at), parameters)
 
 
 def mark_unpublished(connection: sa.Connection, messages: Iterable[tuple[str, int]]) -> int:
@@ -240,8 +245,8 @@ def mark_unpublished(connection: sa.Connection, messages: Iterable[tuple[str, in
     query = sa.update(executions).where(
         executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _PUBLISHED
     )
-    given = [{"key": execution, "before": attempt - 1} for execution, attempt in messages]
-    return connection.execute(query.values(dispatched_at=None), given).rowcount if given else 0
+    parameters = [{"key": execution, "before": attempt - 1} for execution, attempt in messages]
+    return connection.execute(query.values(dispatched_at=None), parameters).rowcount if parameters else 0
 
 
 def mark_all_unpublished(connection: sa.Connection, before: dt.datetime) -> int:

@@ -64,9 +64,9 @@ def _compile_for_sqlite(_element: _ErrorType, _compiler: object, **_options: obj
 def build_conditions(filters: ExecutionFilters) -> Iterator[sa.ColumnElement[bool]]:
     """Yield the SQL conditions of these filters."""
     for name in _EQUALITY_FILTERS:
-        wanted = getattr(filters, name)
-        if wanted is not None:
-            yield executions.c[name] == wanted
+        value = getattr(filters, name)
+        if value is not None:
+            yield executions.c[name] == value
     if filters.schedule_id is not None:
         # The key of `occurrences` begins with the schedule; executions have no such index, for most have no schedule.
         started = sa.select(occurrences.c.execution_id).where(occurrences.c.schedule_id == filters.schedule_id)

@@ -153,9 +153,9 @@ def insert_for_actors(
     connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime
 ) -> None:
     """Insert executions of several actors, one actor for each row, and their first transitions."""
-    given = operator.attrgetter(*_NEW_COLUMNS)
+    read_columns = operator.attrgetter(*_NEW_COLUMNS)
     by = list(zip(rows, actors, strict=True))
-    _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
+    _INSERT.run(connection, [(*read_columns(row), 0, 0, "0-0", now, actor) for row, actor in by])
     _INSERT_TRANSITION.run(
         connection, [(row.id, 0, row.state, now, actor, _describe_submission(row)) for row, actor in by]
     )
@@ -173,8 +173,8 @@ def _describe_submission(row: NewExecution) -> str:
 
 def build_inserted_row(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
     """Build the row of an execution right after `insert`, without a query."""
-    given = {name: getattr(row, name) for name in _COPIED_FIELDS}
-    return ExecutionRow(**given, **_EMPTY_FIELDS, attempt=0, created_at=now, created_by=actor)
+    copied_values = {name: getattr(row, name) for name in _COPIED_FIELDS}
+    return ExecutionRow(**copied_values, **_EMPTY_FIELDS, attempt=0, created_at=now, created_by=actor)
 
 
 def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
@@ -197,11 +197,11 @@ def get_last_success(connection: sa.Connection, job: str, before: str) -> Execut
 
 def get_state(connection: sa.Connection, execution_id: str) -> ExecutionState | None:
     """Return only the state, for clients that poll until the end. Raises `UnreadableRow`."""
-    found = connection.scalar(_STATE, {"id": execution_id})
-    if found is None:
+    state = connection.scalar(_STATE, {"id": execution_id})
+    if state is None:
         return None
     with unreadable_rows.convert_errors(f"state of execution {execution_id}"):
-        return ExecutionState(found)
+        return ExecutionState(state)
 
 
 def list_page(
@@ -282,12 +282,12 @@ def count_ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
     same = sa.and_(_executions.c.queue == row.queue, _executions.c.priority == row.priority)
     older = sa.tuple_(_executions.c.due_at, _executions.c.id) < sa.tuple_(sa.literal(row.due_at), sa.literal(row.id))
     more_urgent = sa.and_(_executions.c.queue == row.queue, _executions.c.priority > row.priority)
-    asked = [
+    queries = [
         sa.select(sa.func.count()).select_from(_executions).where(sa.text(condition), part)
         for condition in (core.READY_UNLIMITED, core.READY_LIMITED)
         for part in (more_urgent, sa.and_(same, older))
     ]
-    return sum(connection.scalar(query) or 0 for query in asked)
+    return sum(connection.scalar(query) or 0 for query in queries)
 
 
 def get_backlogs(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
@@ -297,11 +297,11 @@ def get_backlogs(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]
 
 def _merge_by_queue(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
     """Merge the rows (queue, number, earliest due time) of each queue."""
-    found: dict[str, tuple[int, dt.datetime]] = {}
+    totals: dict[str, tuple[int, dt.datetime]] = {}
     for queue, number, oldest in rows:
-        before, since = found.get(queue, (0, oldest))
-        found[queue] = (before + number, min(since, oldest))
-    return found
+        before, since = totals.get(queue, (0, oldest))
+        totals[queue] = (before + number, min(since, oldest))
+    return totals
 
 
 #: Checks of the JSON columns of an execution.

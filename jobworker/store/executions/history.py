@@ -47,14 +47,14 @@ class StoredExecution:
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
     """Return the executions with these ids, by id, without unknown and unreadable ones."""
-    wanted = list(ids)
-    found: dict[str, StoredExecution] = {}
-    for start in range(0, len(wanted), _CHUNK_SIZE):
-        query = sa.select(*_COLUMNS).where(executions.c.id.in_(wanted[start : start + _CHUNK_SIZE]))
-        found.update(
+    execution_ids = list(ids)
+    stored: dict[str, StoredExecution] = {}
+    for start in range(0, len(execution_ids), _CHUNK_SIZE):
+        query = sa.select(*_COLUMNS).where(executions.c.id.in_(execution_ids[start : start + _CHUNK_SIZE]))
+        stored.update(
             (row.id, row) for row in unreadable_rows.read_all(connection.execute(query), _read_stored_execution)
         )
-    return found
+    return stored
 
 
 _COLUMNS = [
@@ -227,9 +227,9 @@ def _build_start(dialect: str) -> Any:
 
 def _build_end(dialect: str) -> Any:
     statement = build_insert(dialect, attempts, _END_COLUMNS)
-    told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
+    new_values = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
     return statement.on_conflict_do_update(
-        index_elements=["execution_id", "attempt"], set_=told, where=sa.text("attempts.finished_at IS NULL")
+        index_elements=["execution_id", "attempt"], set_=new_values, where=sa.text("attempts.finished_at IS NULL")
     )
 
 
@@ -282,7 +282,9 @@ def find_started_attempts(connection: sa.Connection, execution: str, numbers: Co
 
 def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
     """Restore the unreadable number of the last attempt from the transitions; return it."""
-    told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
-    attempt = max((each for each in told if isinstance(each, int)), default=0)
+    attempt_numbers = connection.scalars(
+        sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id)
+    )
+    attempt = max((number for number in attempt_numbers if isinstance(number, int)), default=0)
     connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))
     return attempt

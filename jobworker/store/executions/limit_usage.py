@@ -91,33 +91,35 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 def list_heads(connection: sa.Connection, backlog: QueueBacklog, after: str, limit: int) -> list[LimitedExecution]:
     """Return the next execution of each limit key after `after`, by key. The rows may be unreadable."""
     lists = {"tasks": list(backlog.tasks), "without": list(backlog.excluded_revisions)}
-    given = {"queue": backlog.queue, "after": after, "most": limit, **lists}
-    return [LimitedExecution(*row) for row in connection.execute(_HEADS, given)]
+    parameters = {"queue": backlog.queue, "after": after, "most": limit, **lists}
+    return [LimitedExecution(*row) for row in connection.execute(_HEADS, parameters)]
 
 
 def list_by_limit_key(
     connection: sa.Connection, backlog: QueueBacklog, limit_key: str, limit: int
 ) -> list[LimitedExecution]:
     """Return the next `limit` executions of one limit key, most urgent first. The rows may be unreadable."""
-    found = connection.execute(
+    rows = connection.execute(
         _select_by_limit_key(backlog, limit_key)
         .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
         .limit(limit)
     )
-    return [LimitedExecution(*row) for row in found]
+    return [LimitedExecution(*row) for row in rows]
 
 
 def get_overtaken(
     connection: sa.Connection, backlog: QueueBacklog, head: LimitedExecution, before: dt.datetime
 ) -> LimitedExecution | None:
     """Return the longest due execution with a lower priority than `head` that is due since `before`."""
-    found: list[LimitedExecution] = []
+    candidates: list[LimitedExecution] = []
     for priority in range(PRIORITIES.start, head.priority):
         query = _select_by_limit_key(backlog, head.limit_key).where(
             executions.c.priority == priority, executions.c.due_at <= before
         )
-        found += [LimitedExecution(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))]
-    return min(found, key=lambda one: one.due_at, default=None)
+        candidates += [
+            LimitedExecution(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))
+        ]
+    return min(candidates, key=lambda candidate: candidate.due_at, default=None)
 
 
 def _select_by_limit_key(backlog: QueueBacklog, limit_key: str) -> sa.Select[Any]:
@@ -167,11 +169,11 @@ def count_published(connection: sa.Connection, keys: Collection[str]) -> dict[st
 
 def get_rate_buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
     """Return the time when each of these rate buckets is full again, without buckets that have no row."""
-    wanted, found = list(keys), dict[str, dt.datetime]()
-    for start in range(0, len(wanted), _CHUNK_SIZE):
-        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(wanted[start : start + _CHUNK_SIZE]))
-        found.update((row.key, row.full_at) for row in connection.execute(query))
-    return found
+    bucket_keys, full_times = list(keys), dict[str, dt.datetime]()
+    for start in range(0, len(bucket_keys), _CHUNK_SIZE):
+        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(bucket_keys[start : start + _CHUNK_SIZE]))
+        full_times.update((row.key, row.full_at) for row in connection.execute(query))
+    return full_times
 
 
 def upsert_rate_buckets(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:

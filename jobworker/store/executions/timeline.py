@@ -95,10 +95,10 @@ def get_snapshot(connection: sa.Connection, execution_id: str) -> ExecutionSnaps
     row = connection.execute(_SNAPSHOT_QUERY, {"id": execution_id}).one_or_none()
     if row is None:
         return None
-    told = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
-    told = unreadable_rows.repair_row(f"execution {execution_id}", told, _EXECUTION_SHAPE)
+    values = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
+    values = unreadable_rows.repair_row(f"execution {execution_id}", values, _EXECUTION_SHAPE)
     return ExecutionSnapshot(
-        transitions=row[2], **told, last_log=row[5], lines_complete=_are_logs_complete(row[6], row[7])
+        transitions=row[2], **values, last_log=row[5], lines_complete=_are_logs_complete(row[6], row[7])
     )
 
 
@@ -189,16 +189,16 @@ def list_logs(
 def list_logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
     """Return up to `limit` lines after line `seq`; an empty `seq` precedes all lines."""
     query = sa.select(_logs).where(_logs.c.execution_id == execution_id).order_by(_logs.c.seq)
-    found: list[LogRow] = []
+    log_rows: list[LogRow] = []
     more = True
-    while more and len(found) < limit:
-        asked = limit - len(found)
-        rows = connection.execute(query.where(_logs.c.seq > seq).limit(asked)).all()
-        found += unreadable_rows.read_all(rows, _read_log_row)
+    while more and len(log_rows) < limit:
+        missing = limit - len(log_rows)
+        rows = connection.execute(query.where(_logs.c.seq > seq).limit(missing)).all()
+        log_rows += unreadable_rows.read_all(rows, _read_log_row)
         # Unreadable lines must not look like the end of the log.
-        more = len(rows) == asked
+        more = len(rows) == missing
         seq = rows[-1].seq if rows else seq
-    return found
+    return log_rows
 
 
 _read_log_row = unreadable_rows.build_reader(

@@ -41,8 +41,8 @@ def acquire(connection: sa.Connection, request: UniqueKeyRequest) -> UniqueKeyHo
 
     Of two concurrent transactions the second waits here until the first has ended.
     """
-    given = build_insert_or_ignore(connection, unique_keys).values(**asdict(request))
-    if connection.execute(given).rowcount == 1:
+    statement = build_insert_or_ignore(connection, unique_keys).values(**asdict(request))
+    if connection.execute(statement).rowcount == 1:
         return None
     query = sa.select(unique_keys).where(unique_keys.c.key == request.key).with_for_update()
     holder = _get_holder(connection, connection.execute(query).one(), request.taken_at)
@@ -59,31 +59,33 @@ def transfer(connection: sa.Connection, request: UniqueKeyRequest) -> None:
 def delete_expired(connection: sa.Connection, now: dt.datetime) -> int:
     """Delete expired keys; return their number."""
     timed = unique_keys.c.expires_at
-    over = sa.or_(timed < now, sa.and_(timed.is_(None), executions.c.finished_at.is_not(None)))
+    has_expired = sa.or_(timed < now, sa.and_(timed.is_(None), executions.c.finished_at.is_not(None)))
     query = (
         sa.select(unique_keys.c.key, unique_keys.c.execution_id)
         .join(executions, executions.c.id == unique_keys.c.execution_id)
-        .where(over)
+        .where(has_expired)
         .limit(_BATCH_SIZE)
     )
-    found = connection.execute(query).all()
-    if found:
+    expired = connection.execute(query).all()
+    if expired:
         # The holder is compared, too, because the key may have been transferred since it was read.
-        mine = sa.and_(unique_keys.c.key == sa.bindparam("k"), unique_keys.c.execution_id == sa.bindparam("e"))
-        connection.execute(sa.delete(unique_keys).where(mine), [{"k": row.key, "e": row.execution_id} for row in found])
-    return len(found)
+        same_holder = sa.and_(unique_keys.c.key == sa.bindparam("k"), unique_keys.c.execution_id == sa.bindparam("e"))
+        connection.execute(
+            sa.delete(unique_keys).where(same_holder), [{"k": row.key, "e": row.execution_id} for row in expired]
+        )
+    return len(expired)
 
 
-def _get_holder(connection: sa.Connection, taken: Any, now: dt.datetime) -> UniqueKeyHolder | None:
+def _get_holder(connection: sa.Connection, key_row: Any, now: dt.datetime) -> UniqueKeyHolder | None:
     columns = executions.c.id, executions.c.state, executions.c.started_attempt
-    rows = connection.execute(sa.select(*columns).where(executions.c.id == taken.execution_id))
+    rows = connection.execute(sa.select(*columns).where(executions.c.id == key_row.execution_id))
     holder = next(unreadable_rows.read_all(rows.all(), _read_holder), None)
     if holder is None:
         return None
-    if taken.expires_at is not None:
-        holds = now < taken.expires_at
+    if key_row.expires_at is not None:
+        holds = now < key_row.expires_at
     else:
-        holds = holder.state not in FINAL_STATES and (taken.until == UniqueUntil.FINISHED or not holder.started)
+        holds = holder.state not in FINAL_STATES and (key_row.until == UniqueUntil.FINISHED or not holder.started)
     return holder if holds else None
 
 

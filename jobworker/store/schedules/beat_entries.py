@@ -58,15 +58,17 @@ def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatSchedu
     """Return the existing schedules with these ids."""
     statement = sa.select(*_columns)
     return [
-        plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(some)))
+        plan
+        for chunk in _chunks(ids)
+        for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(chunk)))
     ]
 
 
 def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
     """Return the existing schedules with these ids, with their specifications (`domain.schedules.schedule`)."""
     statement = sa.select(*_columns, job_schedules.c.spec)
-    found = (row for some in _chunks(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(some))))
-    return [(_to_row(row), row.spec) for row in found]
+    rows = (row for chunk in _chunks(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(chunk))))
+    return [(_to_row(row), row.spec) for row in rows]
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

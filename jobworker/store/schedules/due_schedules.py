@@ -67,22 +67,22 @@ class ScheduleProgress:
 
 def get_many(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -> list[DueSchedule]:
     """Return these schedules, ordered by id; `lock` excludes evaluation by other transactions until this one ends."""
-    found: list[DueSchedule] = []
+    schedules: list[DueSchedule] = []
     for start in range(0, len(ids), _CHUNK_SIZE):
         query = _DUE.where(job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])).order_by(job_schedules.c.id)
-        found += [DueSchedule(*row) for row in connection.execute(query.with_for_update() if lock else query)]
-    return found
+        schedules += [DueSchedule(*row) for row in connection.execute(query.with_for_update() if lock else query)]
+    return schedules
 
 
 def get_specs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
     """Return the stored specifications of these schedules, by id."""
-    found: dict[str, Any] = {}
+    specs: dict[str, Any] = {}
     for start in range(0, len(ids), _CHUNK_SIZE):
         query = sa.select(job_schedules.c.id, job_schedules.c.spec).where(
             job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])
         )
-        found.update((row.id, row.spec) for row in connection.execute(query))
-    return found
+        specs.update((row.id, row.spec) for row in connection.execute(query))
+    return specs
 
 
 def list_unfinished_executions(connection: sa.Connection, schedule_id: str) -> list[tuple[str, ExecutionState]]:
@@ -133,8 +133,10 @@ def list_run_at_start(connection: sa.Connection) -> list[str]:
 
 def list_ended_pauses(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
     """Return the ids of up to `limit` schedules whose pause has ended, earliest end first."""
-    over = job_schedules.c.paused_until <= now
-    query = sa.select(job_schedules.c.id).where(sa.text(HAS_PAUSE_END), over).order_by(job_schedules.c.paused_until)
+    has_ended = job_schedules.c.paused_until <= now
+    query = (
+        sa.select(job_schedules.c.id).where(sa.text(HAS_PAUSE_END), has_ended).order_by(job_schedules.c.paused_until)
+    )
     return list(connection.scalars(query.limit(limit)))
 
 

@@ -47,7 +47,7 @@ def insert(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> set[str]
     entered = _INSERT.run(connection, map(_to_values, rows))
     if entered == len(rows):
         return set()
-    wanted = {row.execution_id for row in rows if row.execution_id}
+    redundant_ids = {row.execution_id for row in rows if row.execution_id}
     schedules = sorted({row.schedule_id for row in rows})
     between = min(row.scheduled_for for row in rows), max(row.scheduled_for for row in rows)
     for start in range(0, len(schedules), _CHUNK_SIZE):
@@ -55,8 +55,8 @@ def insert(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> set[str]
             occurrences.c.schedule_id.in_(schedules[start : start + _CHUNK_SIZE]),
             occurrences.c.scheduled_for.between(*between),
         )
-        wanted -= set(connection.scalars(query))
-    return wanted
+        redundant_ids -= set(connection.scalars(query))
+    return redundant_ids
 
 
 def list_skipped_by_pause(

@@ -93,8 +93,8 @@ def get_revision(connection: sa.Connection, schedule_id: str, number: int) -> Sc
 
 def get_latest_revision(connection: sa.Connection, schedule_id: str) -> ScheduleRevisionRow | None:
     """Return the latest revision of an existing or deleted schedule."""
-    found = list_revisions(connection, schedule_id, 1).items
-    return found[0] if found else None
+    revisions = list_revisions(connection, schedule_id, 1).items
+    return revisions[0] if revisions else None
 
 
 def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
@@ -106,8 +106,8 @@ def list_overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> l
         *_build_overdue_conditions(since)
     )
     query = query.order_by(job_schedules.c.next_at, job_schedules.c.id).limit(limit)
-    found = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
-    return sorted(found, key=lambda item: item[1])
+    overdue = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
+    return sorted(overdue, key=lambda item: item[1])
 
 
 def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
@@ -123,8 +123,8 @@ def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
 def count_by_status(connection: sa.Connection, now: dt.datetime) -> dict[ScheduleStatus, int]:
     """Count the schedules by status, without statuses that no schedule has."""
     statuses = sa.select(_build_status_expression(now).label("status")).subquery()
-    found = connection.execute(sa.select(statuses.c.status, sa.func.count()).group_by(statuses.c.status))
-    return dict(unreadable_rows.read_all(found, _read_count))
+    counts = connection.execute(sa.select(statuses.c.status, sa.func.count()).group_by(statuses.c.status))
+    return dict(unreadable_rows.read_all(counts, _read_count))
 
 
 _read_count = unreadable_rows.build_reader(

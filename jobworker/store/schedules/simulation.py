@@ -65,10 +65,10 @@ def restrict_schedules(
 
     Returns the names of the remaining schedules.
     """
-    wanted = [job_schedules.c.state != ScheduleState.RETIRED.value]
-    wanted += [job_schedules.c.name.in_(names)] if names is not None else []
-    wanted += [job_schedules.c.owner == owner.value] if owner is not None else []
-    connection.execute(job_schedules.delete().where(sa.not_(sa.and_(*wanted))))
+    conditions = [job_schedules.c.state != ScheduleState.RETIRED.value]
+    conditions += [job_schedules.c.name.in_(names)] if names is not None else []
+    conditions += [job_schedules.c.owner == owner.value] if owner is not None else []
+    connection.execute(job_schedules.delete().where(sa.not_(sa.and_(*conditions))))
     return list(connection.scalars(sa.select(job_schedules.c.name).order_by(job_schedules.c.name)))
 
 
@@ -80,8 +80,8 @@ def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
 
 def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
     """Return the end of the next pause that ends by itself."""
-    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(job_schedules.c.paused_until)))
-    return found
+    pause_end: dt.datetime | None = connection.scalar(sa.select(sa.func.min(job_schedules.c.paused_until)))
+    return pause_end
 
 
 def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:

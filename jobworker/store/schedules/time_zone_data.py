@@ -50,6 +50,11 @@ def list_schedule_ids(connection: sa.Connection, after: str, limit: int) -> list
 
 def update_schedules(connection: sa.Connection, updates: Sequence[ScheduleTimeUpdate], now: dt.datetime) -> None:
     """Write the times of schedules computed with other data, and their change time, by which beat finds them."""
-    for each in updates:
-        values = {"settled_until": each.settled_until, "next_at": each.next_at, "state": each.state, "changed_at": now}
-        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == each.id).values(values))
+    for update in updates:
+        values = {
+            "settled_until": update.settled_until,
+            "next_at": update.next_at,
+            "state": update.state,
+            "changed_at": now,
+        }
+        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == update.id).values(values))

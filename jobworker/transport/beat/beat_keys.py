@@ -35,8 +35,8 @@ def discard_foreign_keys(client: redis.Redis, types: Mapping[str, str]) -> list[
 
     Another program wrote them, and every command on them fails for ever. The correct values are written again.
     """
-    found = client.eval(_DISCARD, len(types), *types, *types.values())
-    return [key.decode() if isinstance(key, bytes) else key for key in found]
+    names = client.eval(_DISCARD, len(types), *types, *types.values())
+    return [key.decode() if isinstance(key, bytes) else key for key in names]
 
 
 def get_last_tick(client: redis.Redis) -> dt.datetime | None:

@@ -25,8 +25,8 @@ class RuleSchedule(BaseSchedule):
         super().__init__(app=app)
         self.timetable_json = dict(timetable_json)
         inline = self.timetable_json.get("calendars", {})
-        calendars = {name: calendar_parser.parse(each) for name, each in inline.items()}
-        spec = {name: each for name, each in self.timetable_json.items() if name != "calendars"}
+        calendars = {name: calendar_parser.parse(calendar) for name, calendar in inline.items()}
+        spec = {name: value for name, value in self.timetable_json.items() if name != "calendars"}
         self._timetable = parse({**_PLACEHOLDER_FIELDS, **spec}).build_timetable(calendars)
         self._cached_after: dt.datetime | None = None
         self._cached_occurrence: dt.datetime | None = None
@@ -94,8 +94,8 @@ class BeatEntry(RedBeatSchedulerEntry):
     @property
     def due_at(self) -> dt.datetime | None:
         """The first occurrence after the last run (RedBeat's own computation is wrong when clocks change)."""
-        found: dt.datetime | None = self.schedule.find_next_after(self.last_run_at or self.schedule.now())
-        return found
+        occurrence: dt.datetime | None = self.schedule.find_next_after(self.last_run_at or self.schedule.now())
+        return occurrence
 
     @property
     def score(self) -> float:

@@ -45,9 +45,11 @@ def encode_definition(
     """Return an entry's definition as RedBeat stores it, from a schedule's JSON and that of its calendars by name."""
     fields = (*_TIMETABLE_FIELDS, *_calendar_fields(spec))
     timetable = {name: spec[name] for name in fields if spec.get(name) is not None}
-    needed = {name: calendar_specs[name] for name in list_calendars(spec) if calendar_specs and name in calendar_specs}
-    if needed:
-        timetable["calendars"] = needed
+    calendars = {
+        name: calendar_specs[name] for name in list_calendars(spec) if calendar_specs and name in calendar_specs
+    }
+    if calendars:
+        timetable["calendars"] = calendars
     definition = {
         "name": schedule_id,
         "task": spec["job"],

@@ -125,20 +125,20 @@ class Projection:
         answer = ProjectionDifference([], [], [])
         bounds = [entry_format.to_score(now), entry_format.to_score(now - _LOST_EVENT_AFTER), events_offset]
         for chunk in _chunks(expected):
-            arguments = [text for each in chunk for text in _to_compare_arguments(each)]
-            found: Any = self._compare(
+            arguments = [text for entry in chunk for text in _to_compare_arguments(entry)]
+            answers: Any = self._compare(
                 keys=[entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
                 args=[entry_format.KEY_PREFIX, *bounds, *arguments],
             )
-            answer.outdated.extend(found[0])
-            answer.lost.extend(found[1])
-            answer.postponed.extend(found[2])
+            answer.outdated.extend(answers[0])
+            answer.lost.extend(answers[1])
+            answer.postponed.extend(answers[2])
         return answer
 
     def write(self, schedules: Sequence[ProjectedSchedule]) -> None:
         """Write these entries anew. Each starts with its next occurrence, even if that is long past."""
         for chunk in _chunks(schedules):
-            arguments = [text for each in chunk for text in _to_write_arguments(each)]
+            arguments = [text for schedule in chunk for text in _to_write_arguments(schedule)]
             names = [entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
             self._write(keys=names, args=[entry_format.KEY_PREFIX, *arguments])
 

@@ -230,11 +230,11 @@ class Scheduler(RedBeatScheduler):
     def _quarantine_entry(self, entry: DueEntry, now: dt.datetime, reason: str) -> None:
         score = entry.score.decode(errors="backslashreplace")
         record = json.dumps({"reason": reason, "score": score, "at": now.isoformat()})
-        taken = self._quarantine(
+        is_quarantined = self._quarantine(
             keys=[self.leader_key, entry_format.SCHEDULE_KEY, keys.BEAT_QUARANTINE],
             args=[self._token, entry.key, entry.score, entry.definition, record],
         )
-        if taken:
+        if is_quarantined:
             _log.error("beat_entry_quarantined", entry=entry.name, reason=reason)
 
     def _discard_foreign_keys(self) -> bool:

@@ -175,21 +175,21 @@ class Channel(kombu_redis.Channel):
         return True
 
     def _handle_fetched(self, answer: list[bytes]) -> None:
-        said, entries = answer[0], answer[1:]
-        if said == b"fenced":
+        status, entries = answer[0], answer[1:]
+        if status == b"fenced":
             self.in_flight.outbox.end_fenced_worker()
-        if said == b"unknown":
+        if status == b"unknown":
             self.pause_polling(_RETRY_SECONDS)
             self.announce_worker()
             return
-        if said == b"behind":
+        if status == b"behind":
             logger.warning("relay_is_behind", hint="nothing new is begun until a relay has read the events")
             self._next_request = "messages"
             self.pause_polling(_RELAY_BEHIND_SECONDS)
             return
-        taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
-        self._next_request = "messages" if len(taken) == self._requested_count else "token"
-        self.in_flight.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
+        fetched = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
+        self._next_request = "messages" if len(fetched) == self._requested_count else "token"
+        self.in_flight.add_fetched(fetched, sum(int(tag) <= self._last_startable_tag for tag, _, _ in fetched))
         self.deliver_ready()
 
     def _adopt_in_flight(self) -> None:
@@ -197,12 +197,12 @@ class Channel(kombu_redis.Channel):
         inflight = keys.INFLIGHT.format(worker=self.in_flight.worker)
         flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.in_flight.allocate_tags())
         in_flight = zip(flat[0::2], flat[1::2], strict=True)
-        known = self.in_flight.get_tags()
-        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in known)
-        found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
-        if len(found) < len(unknown):
-            logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
-        self.in_flight.add_adopted((tag, *entry) for tag, entry in found)
+        tags = self.in_flight.get_tags()
+        unknown = sorted((int(tag), value) for tag, value in in_flight if tag.isdigit() and tag.decode() not in tags)
+        adopted = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
+        if len(adopted) < len(unknown):
+            logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(adopted))
+        self.in_flight.add_adopted((tag, *entry) for tag, entry in adopted)
         self._must_adopt = False
 
     # --- delivery ---------------------------------------------------------------------------------------------
@@ -342,9 +342,9 @@ def _split_triples(flat: list[bytes]) -> Any:
 
 def _parse_in_flight_entry(value: bytes) -> tuple[str, bytes] | None:
     """Return (queue, message) of an in-flight entry; None for an entry that no fetch has written."""
-    size, _, rest = value.partition(b":")
+    size, _, remainder = value.partition(b":")
     try:
-        queue = rest[: int(size)].decode().partition(SEPARATOR)[0]
+        queue = remainder[: int(size)].decode().partition(SEPARATOR)[0]
     except ValueError:
         return None
-    return queue, rest[int(size) :]
+    return queue, remainder[int(size) :]

@@ -250,8 +250,8 @@ def parse_claim(headers: Any, worker: str, tag: str) -> Claim | None:
 
 def parse_claim_from_message(message: bytes, worker: str, tag: str) -> Claim | None:
     """Return the attempt in a serialized message, by the rule of the scripts; None if they did not claim it."""
-    found = _ATTEMPT_PATTERN.match(message)
-    return Claim(found[1].decode(), int(found[2]), worker, tag) if found else None
+    match = _ATTEMPT_PATTERN.match(message)
+    return Claim(match[1].decode(), int(match[2]), worker, tag) if match else None
 
 
 def _do_nothing() -> None:

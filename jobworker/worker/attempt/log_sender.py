@@ -115,12 +115,12 @@ class LogSender:
 
     def _send_lines(self) -> None:
         self._logs_full = self._logs_full and self._is_log_stream_full()
-        left = len(self._lines)  # Not lines added meanwhile: a caller may be waiting.
-        while left and not self._logs_full:
-            batch = self._take_batch(left)
+        remaining = len(self._lines)  # Not lines added meanwhile: a caller may be waiting.
+        while remaining and not self._logs_full:
+            batch = self._take_batch(remaining)
             if not self._try_send(batch):
                 return
-            left -= len(batch)
+            remaining -= len(batch)
             with self._queue_lock:
                 for _ in batch:
                     self._size -= self._lines.popleft()[1]

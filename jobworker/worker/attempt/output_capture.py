@@ -42,18 +42,18 @@ class LoggingTextStream(io.TextIOBase):
         """Log the lines that this text completes; return the length of `text`."""
         if self._partial_line.is_logging:
             return len(text)  # A failing handler prints the reason, which must not be logged again.
-        *lines, rest = (self._partial_line.text + text).split("\n")
-        while len(rest) > _MAX_LINE_LENGTH:
-            lines.append(rest[:_MAX_LINE_LENGTH])
-            rest = rest[_MAX_LINE_LENGTH:]
-        self._partial_line.text = rest
+        *lines, partial = (self._partial_line.text + text).split("\n")
+        while len(partial) > _MAX_LINE_LENGTH:
+            lines.append(partial[:_MAX_LINE_LENGTH])
+            partial = partial[_MAX_LINE_LENGTH:]
+        self._partial_line.text = partial
         self._log(lines)
         return len(text)
 
     def flush_line(self) -> None:
         """Log the text that this thread has printed after the last line end."""
-        rest, self._partial_line.text = self._partial_line.text, ""
-        self._log([rest] if rest else [])
+        partial, self._partial_line.text = self._partial_line.text, ""
+        self._log([partial] if partial else [])
 
     def _log(self, lines: list[str]) -> None:
         self._partial_line.is_logging = True

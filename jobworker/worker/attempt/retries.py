@@ -47,8 +47,8 @@ def get_max_retries(task: Task, delivery: Delivery, max_retries: int | None = No
     own = None if task.max_retries is None else task.max_retries + 1
     if delivery.max_attempts is not None and delivery.max_attempts != own:
         return delivery.max_attempts - 1
-    found: int | None = task.max_retries if max_retries is None else max_retries
-    return found
+    limit: int | None = task.max_retries if max_retries is None else max_retries
+    return limit
 
 
 def is_exhausted(task: Task, max_retries: int | None) -> bool:

@@ -95,8 +95,8 @@ def check_policy(policy: ContainerIsolation, settings: Settings) -> None:
 def _find_engine(settings: Settings) -> str:
     engines = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
     for name in engines:
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH")
 
 

@@ -126,7 +126,7 @@ def _describe_error(error: BaseException) -> str:
     """Return the reason of an error, without the text that the connection pool adds."""
     reason = getattr(error, "reason", None)
     reason = reason if isinstance(reason, BaseException) else error
-    value = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
+    value = getattr(reason, "_message", None) or " ".join(str(argument) for argument in reason.args)
     return value or type(reason).__name__
 
 

@@ -134,10 +134,10 @@ class _ExchangeConnections:
         if is_nonstandard_ipv4(host):
             raise RequestNotAllowed(f"{host} is an unusual spelling of an address; write it like 192.0.2.1")
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            targets = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise NameResolutionError(host, connection, error) from error  # type: ignore[arg-type]
-        addresses = dict.fromkeys(str(target[0]) for *_, target in found)
+        addresses = dict.fromkeys(str(target[0]) for *_, target in targets)
         allowed = [address for address in addresses if self._egress.is_allowed(host, port, address)]
         if not allowed:
             raise RequestNotAllowed(
@@ -158,10 +158,10 @@ class _ExchangeConnections:
         """Close all connections, and refuse new ones."""
         with self._lock:
             self._closed = True
-            for each in self._sockets:
+            for connection in self._sockets:
                 with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-                each.close()
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
 
 
 def _connect(connection: HTTPConnection, addresses: Iterable[str]) -> socket.socket:
@@ -254,5 +254,5 @@ def _read_body(response: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
 
 
 def _truncate_headers(headers: Any) -> dict[str, str]:
-    found = list(headers.items())[:_MAX_HEADERS]
-    return {name: value[:_MAX_HEADER_LENGTH] for name, value in found}
+    items = list(headers.items())[:_MAX_HEADERS]
+    return {name: value[:_MAX_HEADER_LENGTH] for name, value in items}

@@ -54,8 +54,8 @@ class SingleWriteSender:
         return self._send(buffer, offset)
 
     def _send_both(self, buffer: memoryview, offset: int) -> int:
-        rest = b"" if len(buffer) > _MAX_COPIED_SIZE else buffer[offset:]
-        written = self._send(self._header + rest, 0)
+        body = b"" if len(buffer) > _MAX_COPIED_SIZE else buffer[offset:]
+        written = self._send(self._header + body, 0)
         of_header = min(written, len(self._header))
         self._header = self._header[of_header:]
         return written - of_header

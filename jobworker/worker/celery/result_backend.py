@@ -22,10 +22,10 @@ class ResultBackend(BaseBackend):
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         # Imported by name, because modules that a worker imports must not import SQL.
-        found: dict[str, Any] = importlib.import_module("jobworker.results").find(task_id)
-        if found["status"] in self.EXCEPTION_STATES:
-            found["result"] = self.exception_to_python(found["result"])
-        return found
+        meta: dict[str, Any] = importlib.import_module("jobworker.results").find(task_id)
+        if meta["status"] in self.EXCEPTION_STATES:
+            meta["result"] = self.exception_to_python(meta["result"])
+        return meta
 
     def _store_result(self, *_: Any, **__: Any) -> None:
         """Do nothing: the relay stores the reports."""

@@ -51,10 +51,10 @@ class JobTask(Task):
             try:
                 return body()
             except Exception as error:
-                settled = retries.decide_retry(self, delivery, error)
-                if settled is error:
+                decision = retries.decide_retry(self, delivery, error)
+                if decision is error:
                     raise
-                raise settled from settled.__cause__
+                raise decision from decision.__cause__
 
         return attempt
 

@@ -37,38 +37,42 @@ def start_session() -> None:
 
 def find_members(leader: int) -> set[ProcessInfo]:
     """Return the descendants of `leader` and the processes in its session, without `leader`; empty without /proc."""
-    everybody = list(_list_processes())
-    found: set[ProcessInfo] = set()
-    wanted = {leader}
-    while wanted:
+    processes = list(_list_processes())
+    members: set[ProcessInfo] = set()
+    parent_pids = {leader}
+    while parent_pids:
         new = {
-            each
-            for each in everybody
-            if each not in found and each.pid != leader and (each.parent in wanted or each.session == leader)
+            process
+            for process in processes
+            if process not in members
+            and process.pid != leader
+            and (process.parent in parent_pids or process.session == leader)
         }
-        found |= new
-        wanted = {each.pid for each in new}
-    return found
+        members |= new
+        parent_pids = {process.pid for process in new}
+    return members
 
 
 def terminate_tree(leader: int) -> set[ProcessInfo]:
     """Send SIGTERM to `leader` and all its members; return these, because they cannot be found after its end."""
-    found = find_members(leader)
+    members = find_members(leader)
     # Members of the group are not signaled twice, because a process of the pool treats the second signal as urgent.
-    _send_signal(signal.SIGTERM, leader, (each for each in found if each.group != leader))
-    return found
+    _send_signal(signal.SIGTERM, leader, (member for member in members if member.group != leader))
+    return members
 
 
 def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
     """Kill `leader`, its group, its members, and processes that were members earlier (`former_members`)."""
-    others = {
-        each for each in former_members if (seen := _read_stat(each.pid)) and seen.started_ticks == each.started_ticks
+    former_alive = {
+        process
+        for process in former_members
+        if (seen := _read_stat(process.pid)) and seen.started_ticks == process.started_ticks
     }
     for _ in range(_MAX_KILL_ROUNDS):
-        found = find_members(leader) | others
-        _send_signal(signal.SIGKILL, leader, found)
-        others = set()
-        if not found:
+        members = find_members(leader) | former_alive
+        _send_signal(signal.SIGKILL, leader, members)
+        former_alive = set()
+        if not members:
             return
 
 
@@ -78,15 +82,15 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _send_signal(number: signal.Signals, leader: int, others: Iterable[ProcessInfo]) -> None:
+def _send_signal(number: signal.Signals, leader: int, members: Iterable[ProcessInfo]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if _leads_group(leader):
             os.killpg(leader, number)
         else:
             os.kill(leader, number)
-    for each in others:
+    for process in members:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(each.pid, number)
+            os.kill(process.pid, number)
 
 
 def _leads_group(leader: int) -> bool:

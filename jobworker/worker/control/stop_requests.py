@@ -42,9 +42,11 @@ class StopRequestPoller:
         try:
             requests = self._stop_requests.list_for_worker(self._runner.worker)
             current = {
-                each: claims[each.execution] for each in requests if _is_for_claim(each, claims.get(each.execution))
+                stop_request: claims[stop_request.execution]
+                for stop_request in requests
+                if _is_for_claim(stop_request, claims.get(stop_request.execution))
             }
-            if outdated := [each for each in requests if each not in current]:
+            if outdated := [stop_request for stop_request in requests if stop_request not in current]:
                 self._stop_requests.delete(self._runner.worker, outdated)
         except redis.RedisError as error:
             logger.warning("stop_requests_not_read", error=str(error))
@@ -56,7 +58,9 @@ class StopRequestPoller:
     def _stop_attempt(self, stop_request: StopRequest, claim: Claim) -> None:
         if not self._is_prefork:
             self._runner.control_table.mark_cancelled(claim.token, None)
-        elif request := next((each for each in [*state.active_requests] if _has_claim(each, claim)), None):
+        elif request := next(
+            (active_request for active_request in [*state.active_requests] if _has_claim(active_request, claim)), None
+        ):
             self._runner.time_limits.stop_attempt(request, stop_request.requested_by)
 
 

@@ -60,9 +60,9 @@ def run_apart(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     return tracer.run_with_report(_run_suspected_attempt, arguments)
 
 
-def _run_suspected_attempt(name: str, id: str, request: dict[str, Any], *rest: Any) -> tuple[bool, Any, float]:
+def _run_suspected_attempt(name: str, id: str, request: dict[str, Any], *message_parts: Any) -> tuple[bool, Any, float]:
     try:
-        return _run_attempt(name, id, request, *rest)
+        return _run_attempt(name, id, request, *message_parts)
     except ProcessCrashed as crash:
         lost = {"worker": JobTask.get_job_runner().worker, "token": request[TOKEN_HEADER]}
         lost.update(outcome.for_lost_process(str(crash)).data)

@@ -56,7 +56,7 @@ class MessageWriter:
 
     def send(self, field: str, value: Any) -> None:
         """Send a message, from any thread."""
-        left = json.dumps({field: value}, separators=(",", ":")).encode() + b"\n"
+        unsent = json.dumps({field: value}, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+            while unsent:
+                unsent = unsent[os.write(self._descriptor, unsent) :]

@@ -163,12 +163,12 @@ def find_descendants(ancestor: int) -> list[int]:
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError):
                 below.setdefault(_read_parent(name), []).append(int(name))
-    found, left = [], [ancestor]
-    while left:
-        children = below.get(left.pop(), [])
-        found += children
-        left += children
-    return found
+    descendants, unvisited = [], [ancestor]
+    while unvisited:
+        children = below.get(unvisited.pop(), [])
+        descendants += children
+        unvisited += children
+    return descendants
 
 
 def _read_parent(pid: str) -> int:
