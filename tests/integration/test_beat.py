@@ -70,13 +70,13 @@ class BeatSchedule:
         return None if score is None else entry_format.from_score(repr(score))
 
     def list_reported(self) -> list[tuple[str, dt.datetime]]:
-        found = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
-        assert all(event.kind is events.EventKind.DUE for event in found)
-        return [(event.data["schedule"], dt.datetime.fromisoformat(event.data["at"])) for event in found]
+        due_events = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
+        assert all(event.kind is events.EventKind.DUE for event in due_events)
+        return [(event.data["schedule"], dt.datetime.fromisoformat(event.data["at"])) for event in due_events]
 
     def list_quarantined(self) -> dict[str, str]:
-        found = self.client.hgetall(keys.BEAT_QUARANTINE)
-        return {key: json.loads(record)["reason"] for key, record in found.items()}
+        records = self.client.hgetall(keys.BEAT_QUARANTINE)
+        return {key: json.loads(record)["reason"] for key, record in records.items()}
 
 
 @pytest.fixture
@@ -186,10 +186,10 @@ def test_due_times_follow_the_clock_of_redis(
 def test_next_time_of_entries_with_one_rule_is_computed_once(
     beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dt.datetime] = []
+    moments: list[dt.datetime] = []
 
     def note(table: timetable.Timetable, moment: dt.datetime) -> dt.datetime | None:
-        asked.append(moment)
+        moments.append(moment)
         return real(table, moment)
 
     real = timetable.find_next_time
@@ -202,7 +202,7 @@ def test_next_time_of_entries_with_one_rule_is_computed_once(
         beat.tick()
     assert len(schedule.list_reported()) == 3 * BATCH_SIZE
     assert {schedule.get_next_time(f"s{number}") for number in range(3 * BATCH_SIZE)} == {following}
-    assert len(asked) <= 1
+    assert len(moments) <= 1
 
 
 def test_large_backlog_is_reported_in_batches(beat: Scheduler, schedule: BeatSchedule) -> None:
@@ -292,17 +292,17 @@ def test_stopped_leader_that_resumes_without_lock_reports_nothing(
     assert schedule.get_next_time("s1") == schedule.now - MINUTE
 
 
-@pytest.mark.parametrize("what", ["score", "rule", "removed"])
+@pytest.mark.parametrize("changed_part", ["score", "rule", "removed"])
 def test_entry_changed_while_it_is_read_is_not_reported(
-    beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch, what: str
+    beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch, changed_part: str
 ) -> None:
     nominal = schedule.now - MINUTE
     tomorrow = schedule.now + dt.timedelta(days=1)
 
     def change() -> None:
-        if what == "score":
+        if changed_part == "score":
             schedule.add_entry("s1", HOURLY, tomorrow)
-        elif what == "rule":
+        elif changed_part == "rule":
             schedule.add_entry("s1", EVERY_10_MINUTES, nominal)
         else:
             schedule.client.zrem(entry_format.SCHEDULE_KEY, entry_format.build_entry_key("s1"))
@@ -312,7 +312,7 @@ def test_entry_changed_while_it_is_read_is_not_reported(
     beat.tick()
 
     assert schedule.list_reported() == []
-    assert schedule.get_next_time("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
+    assert schedule.get_next_time("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[changed_part]
 
 
 def test_lost_lock_is_acquired_again(beat: Scheduler, schedule: BeatSchedule) -> None:
@@ -362,10 +362,10 @@ def test_unreadable_entry_is_quarantined_and_blocks_no_other(beat: Scheduler, sc
     assert [name for name, _ in schedule.list_reported()] == ["good"]
     assert schedule.client.zcard(entry_format.SCHEDULE_KEY) == 1
     with redis.Redis.from_url(beat.app.redbeat_conf.redis_url) as raw:
-        found = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
+        quarantined_keys = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
         raw.hdel(keys.BEAT_QUARANTINE, b"redbeat:\xff")
     bad = {*MALFORMED_ENTRIES, "not a hash", "missing", "\ufffd"}
-    assert found == {entry_format.build_entry_key(name) for name in bad}
+    assert quarantined_keys == {entry_format.build_entry_key(name) for name in bad}
     reasons = schedule.list_quarantined()
     assert "interval" in reasons[entry_format.build_entry_key("unknown rule")]
     assert reasons[entry_format.build_entry_key("missing")] == "it has no definition"

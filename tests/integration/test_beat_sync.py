@@ -54,16 +54,16 @@ class BeatSyncDriver:
     def now(self) -> dt.datetime:
         return self.beat_schedule.now
 
-    def put_schedule(self, name: str, rule: Mapping[str, Any], settled: dt.datetime, **fields: Any) -> str:
-        """Create or change a schedule whose occurrences up to `settled` are recorded; return its id."""
+    def put_schedule(self, name: str, rule: Mapping[str, Any], settled_until: dt.datetime, **fields: Any) -> str:
+        """Create or change a schedule whose occurrences up to `settled_until` are recorded; return its id."""
         with self.database.write() as connection:
             spec = schedules.parse(make_spec(rule, **{"name": name, **fields}))
             row = schedule_rows.upsert(
-                connection, spec, ScheduleOwner.API, "ann", self.clock.now(), compute_next_time(rule, settled)
+                connection, spec, ScheduleOwner.API, "ann", self.clock.now(), compute_next_time(rule, settled_until)
             )
             return row.id
 
-    def put_hourly_schedules(self, count: int, settled: dt.datetime) -> list[str]:
+    def put_hourly_schedules(self, count: int, settled_until: dt.datetime) -> list[str]:
         """Insert hourly schedules that were created long ago, all at one time; return their ids."""
         with self.database.write() as connection:
             common = {
@@ -71,8 +71,8 @@ class BeatSyncDriver:
                 "revision": 1,
                 "enabled": True,
                 "state": "active",
-                "settled_until": settled,
-                "next_at": compute_next_time(HOURLY, settled),
+                "settled_until": settled_until,
+                "next_at": compute_next_time(HOURLY, settled_until),
                 "runs": 0,
                 "failures": 0,
                 "created_at": self.now - 24 * HOUR,
@@ -110,10 +110,10 @@ class BeatSyncDriver:
 
     def list_entry_ids(self) -> set[str]:
         """Return the ids of all schedules with a complete entry."""
-        found = set(self.beat_schedule.client.zrange(entry_format.SCHEDULE_KEY, 0, -1))
+        entry_keys = set(self.beat_schedule.client.zrange(entry_format.SCHEDULE_KEY, 0, -1))
         ids = {
             key.removeprefix(entry_format.KEY_PREFIX)
-            for key in found
+            for key in entry_keys
             if self.beat_schedule.client.hexists(key, "definition")
         }
         assert set(self.beat_schedule.client.hkeys(keys.BEAT_PROJECTION)) == ids
@@ -175,15 +175,15 @@ def test_due_occurrence_survives_a_round_and_a_relay_change(sync_driver: BeatSyn
     assert sync_driver.beat_schedule.list_reported() == [(due, nominal)]
 
 
-@pytest.mark.parametrize("settled", [HOUR, dt.timedelta(0)])
+@pytest.mark.parametrize("settled_ago", [HOUR, dt.timedelta(0)])
 def test_changed_schedule_continues_with_the_next_unrecorded_occurrence(
-    sync_driver: BeatSyncDriver, beat: Scheduler, settled: dt.timedelta
+    sync_driver: BeatSyncDriver, beat: Scheduler, settled_ago: dt.timedelta
 ) -> None:
     sync_driver.put_schedule("mine", HOURLY, sync_driver.now)
     sync_driver.run_for()
-    changed = sync_driver.put_schedule("mine", EVERY_10_MINUTES, sync_driver.now - settled)
+    changed = sync_driver.put_schedule("mine", EVERY_10_MINUTES, sync_driver.now - settled_ago)
     sync_driver.run_for(1)
-    assert sync_driver.get_next_time(changed) == compute_next_time(EVERY_10_MINUTES, sync_driver.now - settled)
+    assert sync_driver.get_next_time(changed) == compute_next_time(EVERY_10_MINUTES, sync_driver.now - settled_ago)
     assert sync_driver.beat_schedule.list_reported() == []
 
 
@@ -241,9 +241,9 @@ def test_many_changes_are_found_by_a_full_sweep(sync_driver: BeatSyncDriver, mon
     with sync_driver.database.write() as connection:
         connection.execute(sa.update(job_schedules).values(revision=2, changed_at=sync_driver.clock.now()))
     sync_driver.run_for(3)
-    found = sync_driver.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
-    assert len(found) == len(ids)
-    assert all(mark.startswith("2.") for mark in found)
+    marks = sync_driver.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
+    assert len(marks) == len(ids)
+    assert all(mark.startswith("2.") for mark in marks)
 
 
 def test_late_committed_change_is_found(sync_driver: BeatSyncDriver) -> None:
@@ -332,7 +332,7 @@ def test_entries_lost_by_redis_are_rebuilt_in_bounded_rounds(
     missed = compute_next_time(HOURLY, sync_driver.now - 3 * HOUR)
     for _ in range(11):
         beat.tick()
-    assert sorted(sync_driver.beat_schedule.list_reported()) == [(each, missed) for each in ids]
+    assert sorted(sync_driver.beat_schedule.list_reported()) == [(schedule_id, missed) for schedule_id in ids]
 
 
 def test_lost_entries_are_rebuilt_within_a_minute_without_notification(sync_driver: BeatSyncDriver) -> None:
@@ -413,11 +413,11 @@ def test_report_after_an_outage_is_not_considered_lost(
     assert "due_event_lost" not in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize(("settled", "score"), [(0, None), (0, "inf"), (1, "inf")])
+@pytest.mark.parametrize(("settled_hours_ago", "score"), [(0, None), (0, "inf"), (1, "inf")])
 def test_postponed_entry_is_restored(
-    sync_driver: BeatSyncDriver, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
+    sync_driver: BeatSyncDriver, capsys: pytest.CaptureFixture[str], settled_hours_ago: int, score: str | None
 ) -> None:
-    since = sync_driver.now - settled * HOUR
+    since = sync_driver.now - settled_hours_ago * HOUR
     due = sync_driver.put_schedule("due", HOURLY, since)
     sync_driver.run_for()
     score = score or entry_format.to_score(sync_driver.now + 48 * HOUR)
