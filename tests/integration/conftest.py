@@ -1,14 +1,18 @@
-"""Redis that a test may break, and an engine on it."""
+"""Redis that a test may break, an engine on it, and the scheduler of beat with its entries."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from jobworker.store import migrate
 from jobworker.store.engine.database import Database
+from jobworker.transport.beat import Scheduler
 from tests.engine import Engine, run_engine
+from tests.integration.test_beat import BeatSchedule, make_scheduler
+from tests.integration.test_beat_sync import BeatSyncDriver, create_driver
 from tests.servers import RedisServer, run_server
 
 
@@ -57,3 +61,22 @@ def lasting_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: P
     with run_server(server), run_engine(folder, database, url, server.url) as engine:
         yield engine
     database.dispose()
+
+
+@pytest.fixture
+def schedule(redis_url: str) -> Iterator[BeatSchedule]:
+    """Schedule of beat in the Redis of the test."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield BeatSchedule(client)
+
+
+@pytest.fixture
+def beat(redis_url: str) -> Scheduler:
+    """Scheduler of beat, in the process of the test."""
+    return make_scheduler(redis_url)
+
+
+@pytest.fixture
+def sync_driver(sqlite_database: Database, schedule: BeatSchedule) -> BeatSyncDriver:
+    """Projector of a relay on SQLite that writes the schedule of beat."""
+    return create_driver(sqlite_database, schedule.client)

@@ -101,8 +101,8 @@ def get_leader_pid(schedule: BeatSchedule) -> int:
 
 def wait_for_occurrences(schedule: BeatSchedule, by: int = 3 * SCHEDULE_COUNT) -> None:
     """Wait until this many further occurrences were reported."""
-    wanted = schedule.client.xlen(keys.EVENTS) + by
-    until(lambda: schedule.client.xlen(keys.EVENTS) >= wanted, what="more due events")
+    expected_length = schedule.client.xlen(keys.EVENTS) + by
+    until(lambda: schedule.client.xlen(keys.EVENTS) >= expected_length, what="more due events")
 
 
 def check_no_duplicates(schedule: BeatSchedule) -> None:

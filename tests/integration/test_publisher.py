@@ -28,7 +28,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def make_message(**values: object) -> Message:
-    given: dict[str, object] = {
+    fields: dict[str, object] = {
         "execution": EXECUTION,
         "attempt": 2,
         "job": "send",
@@ -45,7 +45,7 @@ def make_message(**values: object) -> Message:
         "scheduled_for": None,
         **values,
     }
-    return Message(**given)  # type: ignore[arg-type]
+    return Message(**fields)  # type: ignore[arg-type]
 
 
 def list_published(client: redis.Redis, *messages: Message) -> list[str]:
@@ -63,7 +63,7 @@ def test_message_begins_with_the_prefix_expected_by_scripts(client: redis.Redis)
 def test_message_equals_the_one_celery_sends(client: redis.Redis) -> None:
     [raw] = list_published(client, make_message())
     sent = json.loads(raw)
-    told = sent["headers"].pop("jobworker")
+    header = sent["headers"].pop("jobworker")
     app = Celery(set_as_current=False)
     expected = app.amqp.as_task_v2(
         EXECUTION,
@@ -82,7 +82,7 @@ def test_message_equals_the_one_celery_sends(client: redis.Redis) -> None:
     assert json.loads(base64.b64decode(sent["body"])) == json.loads(json.dumps(expected.body))
     properties = {name: sent["properties"][name] for name in expected.properties}
     assert properties == expected.properties
-    assert told == {
+    assert header == {
         "execution": EXECUTION,
         "attempt": 2,
         "job": "send",
@@ -117,9 +117,9 @@ def test_special_characters_do_not_corrupt_the_message(client: redis.Redis, text
     )
     [raw] = list_published(client, strange)
     sent = json.loads(raw)
-    told = sent["headers"]["jobworker"]
-    assert (told["job"], told["correlation_id"], sent["headers"]["task"]) == (text, text, text)
-    assert told["scheduled_for"] == "2026-03-02T12:00:00+00:00"
+    header = sent["headers"]["jobworker"]
+    assert (header["job"], header["correlation_id"], sent["headers"]["task"]) == (text, text, text)
+    assert header["scheduled_for"] == "2026-03-02T12:00:00+00:00"
     assert json.loads(base64.b64decode(sent["body"]))[1] == {text: text}
 
 
@@ -128,8 +128,8 @@ def test_messages_of_one_template_differ_only_in_their_values(client: redis.Redi
         client, *(make_message(execution=f"e{number}", parameters={"n": number}) for number in range(3))
     )
     sent = [json.loads(raw) for raw in raws]
-    assert [one["headers"]["id"] for one in sent] == ["e0", "e1", "e2"]
-    assert [json.loads(base64.b64decode(one["body"]))[1] for one in sent] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert [message["headers"]["id"] for message in sent] == ["e0", "e1", "e2"]
+    assert [json.loads(base64.b64decode(message["body"]))[1] for message in sent] == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
 @pytest.mark.parametrize(

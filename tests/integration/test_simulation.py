@@ -28,14 +28,17 @@ def parse_time(text: str) -> dt.datetime:
 
 def write_code(name: str = "s", **fields: Any) -> Declarations:
     """Return declarations with one schedule."""
-    with collect_declarations() as found:
+    with collect_declarations() as declarations:
         schedule(name, **{"job": "load", **fields})
-    return found
+    return declarations
 
 
 def list_outcomes(occurrences: Sequence[SimulatedOccurrence]) -> list[tuple[str, str]]:
     """Return due time (UTC) and outcome of each occurrence."""
-    return [(f"{each.scheduled_for.astimezone(dt.UTC):%m-%dT%H:%M}", each.outcome.value) for each in occurrences]
+    return [
+        (f"{occurrence.scheduled_for.astimezone(dt.UTC):%m-%dT%H:%M}", occurrence.outcome.value)
+        for occurrence in occurrences
+    ]
 
 
 def run_real_schedules(declared: Declarations, begin: str, end: str, **more: Any) -> list[SimulatedOccurrence]:
@@ -45,20 +48,22 @@ def run_real_schedules(declared: Declarations, begin: str, end: str, **more: Any
 
 
 def test_simulation_lists_every_occurrence_in_local_time() -> None:
-    found = run_real_schedules(write_code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600)
-    assert list_outcomes(found) == [
+    occurrences = run_real_schedules(
+        write_code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600
+    )
+    assert list_outcomes(occurrences) == [
         ("03-27T01:30", "fired"),
         ("03-28T01:30", "fired"),
         ("03-29T01:30", "fired"),
         ("03-30T00:30", "fired"),
     ]
-    assert [each.scheduled_for.strftime("%H:%M %Z") for each in found] == [
+    assert [occurrence.scheduled_for.strftime("%H:%M %Z") for occurrence in occurrences] == [
         "02:30 CET",
         "02:30 CET",
         "03:30 CEST",
         "02:30 CEST",
     ], "the clocks skip 02:30 on the 29th"
-    last = found[-1]
+    last = occurrences[-1]
     assert last.started_at == last.settled_at == last.scheduled_for
     assert last.ended_at == last.scheduled_for + dt.timedelta(minutes=10)
 
@@ -83,13 +88,15 @@ _NIGHT = [Outage(parse_time("01-01T00:30"), parse_time("01-01T03:30"))]
     ],
 )
 def test_misfire_policy_decides_after_an_outage(misfire: Any, outcomes: list[str]) -> None:
-    found = run_real_schedules(
+    occurrences = run_real_schedules(
         write_code(rule=every(3600), misfire=misfire, overlap="allow"), "01-01T00:10", "01-01T04:30", outages=_NIGHT
     )
-    assert list_outcomes(found) == [(f"01-01T0{hour}:00", outcome) for hour, outcome in enumerate(outcomes, start=1)]
-    late = [each for each in found if each.scheduled_for < _NIGHT[0].end]
-    assert {each.settled_at for each in late} == {_NIGHT[0].end}
-    assert all(each.started_at is None or each.started_at == _NIGHT[0].end for each in late)
+    assert list_outcomes(occurrences) == [
+        (f"01-01T0{hour}:00", outcome) for hour, outcome in enumerate(outcomes, start=1)
+    ]
+    late = [occurrence for occurrence in occurrences if occurrence.scheduled_for < _NIGHT[0].end]
+    assert {occurrence.settled_at for occurrence in late} == {_NIGHT[0].end}
+    assert all(occurrence.started_at is None or occurrence.started_at == _NIGHT[0].end for occurrence in late)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +110,15 @@ def test_misfire_policy_decides_after_an_outage(misfire: Any, outcomes: list[str
     ],
 )
 def test_assumed_duration_causes_overlaps(overlap: str, outcomes: list[str | None]) -> None:
-    found = run_real_schedules(write_code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000)
-    assert [each.state.value if each.state else None for each in found] == outcomes
-    spans = sorted((each.started_at, each.ended_at) for each in found if each.started_at and each.ended_at)
+    occurrences = run_real_schedules(
+        write_code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000
+    )
+    assert [occurrence.state.value if occurrence.state else None for occurrence in occurrences] == outcomes
+    spans = sorted(
+        (occurrence.started_at, occurrence.ended_at)
+        for occurrence in occurrences
+        if occurrence.started_at and occurrence.ended_at
+    )
     one_by_one = all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
     assert one_by_one is (overlap != "allow")
 
@@ -117,11 +130,11 @@ def test_reason_names_the_occurrence_instead_of_an_execution() -> None:
 
 def test_durations_apply_to_named_schedules() -> None:
     declared = write_code(rule=every(3600))
-    with collect_declarations() as other:
+    with collect_declarations() as extra:
         schedule("long", job="load", rule=every(3600))
-    declared.schedules.update(other.schedules)
-    found = run_real_schedules(declared, "01-01", "01-01T02:00", durations={"long": 5400})
-    assert [(each.schedule, each.outcome.value) for each in found] == [
+    declared.schedules.update(extra.schedules)
+    occurrences = run_real_schedules(declared, "01-01", "01-01T02:00", durations={"long": 5400})
+    assert [(occurrence.schedule, occurrence.outcome.value) for occurrence in occurrences] == [
         ("long", "fired"),
         ("s", "fired"),
         ("long", "skipped_overlap"),
@@ -133,15 +146,15 @@ def test_max_runs_calendars_and_jitter_are_applied() -> None:
     with collect_declarations() as declared:
         calendar("closed", kind="dates", days=["2026-01-02"])
         schedule("s", job="load", rule=daily("12:00"), exclude=["closed"], max_runs=2, jitter=3600)
-    found = run_real_schedules(declared, "01-01", "01-06")
-    assert list_outcomes(found) == [
+    occurrences = run_real_schedules(declared, "01-01", "01-06")
+    assert list_outcomes(occurrences) == [
         ("01-01T12:00", "fired"),
         ("01-02T12:00", "skipped_calendar"),
         ("01-03T12:00", "fired"),
         ("01-04T12:00", "exhausted"),
     ]
-    assert found[0].started_at is not None
-    assert dt.timedelta(0) < found[0].started_at - found[0].scheduled_for < dt.timedelta(hours=1)
+    assert occurrences[0].started_at is not None
+    assert dt.timedelta(0) < occurrences[0].started_at - occurrences[0].scheduled_for < dt.timedelta(hours=1)
 
 
 def test_simulation_stops_at_its_limit() -> None:
@@ -167,13 +180,13 @@ def test_outage_beyond_the_end_leaves_occurrences_unevaluated() -> None:
 
 
 def test_outage_at_the_begin_delays_the_first_occurrence() -> None:
-    found = run_real_schedules(
+    occurrences = run_real_schedules(
         write_code(rule=every(3600)),
         "01-01",
         "01-01T02:00",
         outages=[Outage(parse_time("01-01"), parse_time("01-01T00:30"))],
     )
-    assert [f"{each.settled_at:%H:%M}" for each in found] == ["00:30", "01:00"]
+    assert [f"{occurrence.settled_at:%H:%M}" for occurrence in occurrences] == ["00:30", "01:00"]
 
 
 def test_database_pause_holds_and_ends_in_the_simulation(sqlite_database: Database) -> None:
@@ -184,14 +197,14 @@ def test_database_pause_holds_and_ends_in_the_simulation(sqlite_database: Databa
         row = schedules.find(connection, "s")
         pauses.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", driver.clock.now())
     question = SimulationOptions(parse_time("06-01"), parse_time("06-01T03:00"), duration=60)
-    found = simulation.simulate_database(sqlite_database, question).occurrences
-    assert list_outcomes(found) == [
+    occurrences = simulation.simulate_database(sqlite_database, question).occurrences
+    assert list_outcomes(occurrences) == [
         ("06-01T00:00", "skipped_paused"),
         ("06-01T01:00", "fired"),
         ("06-01T02:00", "fired"),
     ]
-    assert found[1].started_at == parse_time("06-01T01:30")
-    assert "moving" in (found[0].reason or "")
+    assert occurrences[1].started_at == parse_time("06-01T01:30")
+    assert "moving" in (occurrences[0].reason or "")
 
 
 def test_undeclarable_schedule_is_rejected() -> None:
@@ -208,10 +221,10 @@ def test_database_and_code_can_be_simulated_side_by_side(sqlite_database: Databa
 
     def names(*chosen: str, code: Declarations | None = None) -> list[str]:
         if code is not None:
-            found = simulation.simulate_code(code, question, chosen or None, sqlite_database)
+            result = simulation.simulate_code(code, question, chosen or None, sqlite_database)
         else:
-            found = simulation.simulate_database(sqlite_database, question, chosen or None)
-        return [each.schedule for each in found.occurrences]
+            result = simulation.simulate_database(sqlite_database, question, chosen or None)
+        return [occurrence.schedule for occurrence in result.occurrences]
 
     assert names() == ["mine", "other"]
     assert names("other") == ["other"]
@@ -244,7 +257,7 @@ def test_code_with_unknown_jobs_is_simulated(sqlite_database: Database) -> None:
         schedule("wrong", job="strict", rule=daily("08:00"), parameters={"rows": "many"})
     question = SimulationOptions(parse_time("06-01"), parse_time("06-02"))
     result = simulation.simulate_code(declared, question, ["mine", "early"], sqlite_database)
-    assert [each.schedule for each in result.occurrences] == ["mine", "early"]
+    assert [occurrence.schedule for occurrence in result.occurrences] == ["mine", "early"]
     assert result.assumed_jobs == ["nowhere"]
     with pytest.raises(InvalidInput, match=r"schedule wrong .*/parameters/rows: "):
         simulation.simulate_code(declared, question, None, sqlite_database)
@@ -253,7 +266,7 @@ def test_code_with_unknown_jobs_is_simulated(sqlite_database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "more", "told"),
+    ("begin", "end", "more", "message"),
     [
         ("01-02", "01-01", {}, r"the end, 2026-01-01T00:00:00\+00:00, must be later than the beginning"),
         ("01-01", "01-02", {"duration": -1}, "the duration is -1; it must be a number of seconds, 0 or more"),
@@ -261,8 +274,8 @@ def test_code_with_unknown_jobs_is_simulated(sqlite_database: Database) -> None:
         ("01-01", "01-02", {"duration": float("nan")}, "the duration is nan"),
     ],
 )
-def test_invalid_options_are_rejected(begin: str, end: str, more: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_invalid_options_are_rejected(begin: str, end: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
         SimulationOptions(parse_time(begin), parse_time(end), **more)
 
 

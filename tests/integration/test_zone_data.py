@@ -80,13 +80,13 @@ def _run(folder: Path, *arguments: str) -> tuple[str, str]:
 
 
 def test_rules_previews_and_fixture_use_the_packaged_zone_data(host: Path) -> None:
-    told, logged = _run(host, "-c", _PRINT_ZONE_DATA, json.dumps(list(EXPECTED_UTC_TIMES)))
+    output, logged = _run(host, "-c", _PRINT_ZONE_DATA, json.dumps(list(EXPECTED_UTC_TIMES)))
     assert DATA_VERSION in logged
-    assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in EXPECTED_UTC_TIMES.items()]
+    assert output.splitlines() == [f"{name} {at} {at} {at}" for name, at in EXPECTED_UTC_TIMES.items()]
 
 
 def test_simulations_use_the_packaged_zone_data(host: Path) -> None:
-    told, _ = _run(
+    output, _ = _run(
         host,
         "-m",
         "jobworker.cli",
@@ -98,14 +98,16 @@ def test_simulations_use_the_packaged_zone_data(host: Path) -> None:
         "--to",
         "2026-12-02T00:00Z",
     )
-    found = {each["schedule"]: each["scheduled_for"] for each in map(json.loads, told.splitlines())}
-    moments = {name: dt.datetime.fromisoformat(found[name.replace("/", "-")]) for name in EXPECTED_UTC_TIMES}
+    due_times = {
+        occurrence["schedule"]: occurrence["scheduled_for"] for occurrence in map(json.loads, output.splitlines())
+    }
+    moments = {name: dt.datetime.fromisoformat(due_times[name.replace("/", "-")]) for name in EXPECTED_UTC_TIMES}
     assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == EXPECTED_UTC_TIMES
 
 
 def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_path: Path) -> None:
     wrong = {"PYTHONTZPATH": str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES))}
-    other = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
+    outdated_package = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
     earlier = zone_data.create_tzdata_package(
         tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"}
     )
@@ -113,7 +115,7 @@ def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_pat
         time_zone_updates.apply_zone_data(engine.database, engine.clock, lambda _: None)
         office = _put_schedule(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
     relay, beat = engine.start_relay(**wrong), engine.start_beat(**wrong)
-    worker = engine.start_worker(**wrong, PYTHONPATH=str(other))
+    worker = engine.start_worker(**wrong, PYTHONPATH=str(outdated_package))
     engine.wait_until_ready()
     due = engine.clock.now() - dt.timedelta(days=1)
     rows = [_put_schedule(engine.database, name, due) for name in EXPECTED_UTC_TIMES]
@@ -138,15 +140,15 @@ def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_pat
 
 def _put_schedule(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
     """Insert a schedule that was created a while ago and is due."""
-    made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
+    schedule = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
         return schedule_rows.upsert(
-            connection, made, ScheduleOwner.API, "me", since, find_next_time(made.build_timetable({}), since)
+            connection, schedule, ScheduleOwner.API, "me", since, find_next_time(schedule.build_timetable({}), since)
         )
 
 
 def _get_schedule(database: Database, row: ScheduleRow) -> ScheduleRow:
     with database.read() as connection:
-        found = schedule_rows.get_by_id(connection, row.id)
-    assert found is not None
-    return found
+        current_row = schedule_rows.get_by_id(connection, row.id)
+    assert current_row is not None
+    return current_row

@@ -31,4 +31,4 @@ def list_activity(engine: Engine) -> list[tuple[str, str]]:
 
 def list_started(engine: Engine) -> list[str]:
     """Return the executions in the order of their starts."""
-    return [execution for execution, what in list_activity(engine) if what == "start"]
+    return [execution for execution, activity in list_activity(engine) if activity == "start"]

@@ -25,8 +25,8 @@ def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: 
 
     running: collections.Counter[str] = collections.Counter()
     most: collections.Counter[str] = collections.Counter()
-    for execution, what in list_activity(engine):
-        running[owner[execution]] += 1 if what == "start" else -1
+    for execution, activity in list_activity(engine):
+        running[owner[execution]] += 1 if activity == "start" else -1
         most["total"] = max(most["total"], running.total())
         most[owner[execution]] = max(most[owner[execution]], running[owner[execution]])
     assert most == {"total": 4, "a": 2, "b": 2, "c": 2}, "no more, and as many as may"
@@ -55,7 +55,9 @@ def test_rate_limit_holds_on_two_workers(engine: Engine) -> None:
     executions = {tenant: engine.submit("paced", 12, tenant=tenant) for tenant in ("a", "b")}
     engine.wait_until_all_final()
     for of_tenant in executions.values():
-        starts = sorted(row.started_at for each in of_tenant if (row := engine.get(each)).started_at is not None)
+        starts = sorted(
+            row.started_at for execution in of_tenant if (row := engine.get(execution)).started_at is not None
+        )
         assert len(starts) == 12
         # Five starts in a second, plus those of a fifth of a second, however late a worker receives a message.
         for first, sixth in zip(starts, starts[7:], strict=False):

@@ -51,8 +51,8 @@ def test_paused_queue_starts_nothing_while_another_queue_runs(any_engine: Engine
     queues.pause(engine.database, SystemClock(), "default", "tester", "a test")
     held = engine.submit("noop", 5)
     others = [engine.submit_one("noop", queue="critical") for _ in range(5)]
-    for other in others:
-        engine.wait_until_final(other)
+    for execution in others:
+        engine.wait_until_final(execution)
     assert not set(list_started(engine)) & set(held)
     assert "paused by tester" in str(engine.get(held[0]).reason)
     assert engine.count_states()[ExecutionState.QUEUED] == 5
@@ -67,7 +67,7 @@ def test_pause_withdraws_messages_from_redis(engine: Engine) -> None:
     backlog = engine.submit("hold", 300, seconds=0.05)
     until(lambda: len(list_started(engine)) > 5)
     queues.pause(engine.database, SystemClock(), "default", "tester", None)
-    shown = until(lambda: (found := queues.get(engine.database, "default")).published < 20 and found)
+    shown = until(lambda: (default_queue := queues.get(engine.database, "default")).published < 20 and default_queue)
     assert shown
     assert shown.ready > 200
     queues.resume(engine.database, SystemClock(), "default", "tester")

@@ -47,8 +47,8 @@ class MessageDriver:
 
     def list_workers(self) -> set[str]:
         """Return the ids of the registered workers."""
-        known: Any = self.client.zrange(keys.WORKERS, 0, -1)
-        return set(known)
+        worker_ids: Any = self.client.zrange(keys.WORKERS, 0, -1)
+        return set(worker_ids)
 
     def wait_until_ended(self, *workers: ServerProcess) -> None:
         """Wait until the workers have ended, while silent workers are reaped as the relay does."""
@@ -124,10 +124,10 @@ class MessageDriver:
         """Wait for a report of this kind and return its data."""
 
         def found() -> list[dict[str, Any]]:
-            return [data for told, data in self.list_events(execution) if told == kind]
+            return [data for event_kind, data in self.list_events(execution) if event_kind == kind]
 
-        what = f"{kind}; told: {self.list_events(execution)}; logs in {self.engine.folder}"
-        return until(found, what=what)[0]
+        description = f"{kind}; told: {self.list_events(execution)}; logs in {self.engine.folder}"
+        return until(found, what=description)[0]
 
     def wait_until_empty(self, queue: str = "default") -> None:
         """Wait until no message is queued or in flight."""

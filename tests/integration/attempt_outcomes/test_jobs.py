@@ -51,10 +51,10 @@ def test_job_reports_its_outcome(worker_under_test: WorkerUnderTest, job: str) -
 @_EVERY_KIND
 @pytest.mark.parametrize("requeue", [False, True])
 def test_reject_fails_the_attempt_and_is_not_requeued(worker_under_test: WorkerUnderTest, requeue: bool) -> None:
-    told = expect_end(
+    report = expect_end(
         worker_under_test, worker_under_test.driver.publish("rejects", requeue=requeue), "running", "failed"
     )
-    assert told["reason"] == "the job raised Reject"
+    assert report["reason"] == "the job raised Reject"
 
 
 @_EVERY_KIND
@@ -77,8 +77,8 @@ _PROCESSES = pytest.mark.parametrize("worker_under_test", [BATCHED_KINDS[0], KOM
 @_PROCESSES
 @pytest.mark.parametrize("job", ["kills_itself", "leaves_at_once"])
 def test_attempt_whose_process_exits_is_lost(worker_under_test: WorkerUnderTest, job: str) -> None:
-    told = expect_end(worker_under_test, worker_under_test.driver.publish(job), "running", "lost")
-    assert told["reason"].startswith("the process that ran it ended: ")
+    report = expect_end(worker_under_test, worker_under_test.driver.publish(job), "running", "lost")
+    assert report["reason"].startswith("the process that ran it ended: ")
 
 
 @_PROCESSES
@@ -98,8 +98,8 @@ def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUn
     execution = driver.publish("hold", seconds=20)
     until(lambda: driver.is_running(execution))
     driver.control.revoke(execution, terminate=True, signal=number)
-    told = expect_end(worker_under_test, execution, "running", "cancelled")
-    assert told["reason"] == "terminated through Celery's remote control"
+    report = expect_end(worker_under_test, execution, "running", "cancelled")
+    assert report["reason"] == "terminated through Celery's remote control"
     assert not driver.engine.count_ends()[execution, 1]
 
 

@@ -54,7 +54,7 @@ def test_warm_shutdown_finishes_jobs_and_keeps_the_heartbeat(driver: MessageDriv
     kinds = [*BATCHED_KINDS, KOMBU_KIND, _STOPPED_KIND]
     workers = {kind: _start_worker(driver, kind, slots=1) for kind in kinds}
     held = {kind: _start_long_job(driver, kind, _LONG_JOB_SECONDS) for kind in kinds}
-    rest = [driver.publish("noop", str(kind)) for kind in kinds]
+    queued = [driver.publish("noop", str(kind)) for kind in kinds]
     for kind, worker in workers.items():
         if kind is not _STOPPED_KIND:
             worker.send_signal(signal.SIGTERM)
@@ -64,7 +64,7 @@ def test_warm_shutdown_finishes_jobs_and_keeps_the_heartbeat(driver: MessageDriv
     for kind in kinds:
         assert driver.list_event_kinds(held[kind]) == ["running", "succeeded"], kind
         assert driver.count_queued(str(kind)) == 1, "nothing new is begun"
-    assert [driver.list_event_kinds(execution) for execution in rest] == [[]] * len(kinds)
+    assert [driver.list_event_kinds(execution) for execution in queued] == [[]] * len(kinds)
 
 
 def test_soft_shutdown_interrupts_jobs_past_its_timeout(driver: MessageDriver) -> None:

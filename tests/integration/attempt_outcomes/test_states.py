@@ -47,7 +47,7 @@ def _submit_and_change_message(
     """Submit an execution while all slots are busy, and change its queued message."""
     execution = engine.submit_one("noop", **fields)
     waiting: Any = client.lrange
-    [message] = until(lambda: [each for each in waiting(_LIST, 0, -1) if execution in each], what="the message")
+    [message] = until(lambda: [text for text in waiting(_LIST, 0, -1) if execution in text], what="the message")
     envelope = json.loads(message)
     change(envelope)
     with client.pipeline() as pipe:
@@ -110,11 +110,11 @@ def test_task_declined_by_one_worker_runs_on_another(engine: Engine, client: red
     until(lambda: engine.is_running(blocker))
     engine.start_worker("-c", "1", "-n", "lacks@here", JOBWORKER_TASKS="tasks")
     engine.wait_until_ready("process_data_export")
-    wanted = [engine.submit_one("noop"), engine.submit_one("noop")]
+    executions = [engine.submit_one("noop"), engine.submit_one("noop")]
     until(lambda: "task_declined" in engine.read_log(relay), what="the other worker to decline")
     gate.touch()
 
-    for execution in wanted:
+    for execution in executions:
         row = engine.wait_until_final(execution)
         assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 1)
         assert engine.count_starts()[execution, 1] == 1

@@ -48,11 +48,11 @@ def test_unrunnable_message_is_reported_with_its_reason(worker_under_test: Worke
     driver = worker_under_test.driver
     how, kind, reason = _CHANGES[change]
     execution = driver.publish_changed(how)
-    told = driver.wait_for_event(kind, execution)
+    report = driver.wait_for_event(kind, execution)
     driver.wait_until_reported()
     assert driver.list_event_kinds(execution) == [kind]
-    assert told["reason"] == reason
-    assert told["worker"] in driver.list_workers()
+    assert report["reason"] == reason
+    assert report["worker"] in driver.list_workers()
     assert not driver.count_starts(execution)
     # Another worker may start the attempt if this worker lacks the task; no worker may if the attempt has ended.
     assert driver.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
@@ -98,16 +98,18 @@ _FOREIGN: dict[str, str | bytes] = {
 
 
 @_EVERY_KIND
-@pytest.mark.parametrize("what", _FOREIGN)
-def test_unreadable_foreign_message_is_reported_and_dropped(worker_under_test: WorkerUnderTest, what: str) -> None:
+@pytest.mark.parametrize("message_name", _FOREIGN)
+def test_unreadable_foreign_message_is_reported_and_dropped(
+    worker_under_test: WorkerUnderTest, message_name: str
+) -> None:
     driver = worker_under_test.driver
     before = len(driver.list_events())
-    driver.push_raw(_FOREIGN[what])
+    driver.push_raw(_FOREIGN[message_name])
     until(lambda: len(driver.list_events()) > before, what="a report")
     driver.wait_until_reported()
-    [(kind, told)] = driver.list_events()[before:]
+    [(kind, report)] = driver.list_events()[before:]
     assert kind == "rejected"
-    assert {"message", "task", "queue", "reason", "error"} == set(told)
+    assert {"message", "task", "queue", "reason", "error"} == set(report)
     assert worker_under_test.worker.is_alive()
 
 
@@ -118,9 +120,9 @@ def test_expired_foreign_message_is_reported(worker_under_test: WorkerUnderTest)
     driver.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
     until(lambda: len(driver.list_events()) > before, what="a report")
     driver.wait_until_reported()
-    [(kind, told)] = driver.list_events()[before:]
+    [(kind, report)] = driver.list_events()[before:]
     assert kind == "expired"
-    assert (told["message"], told["task"], told["queue"]) == ("late-1", "noop", "default")
+    assert (report["message"], report["task"], report["queue"]) == ("late-1", "noop", "default")
 
 
 @_EVERY_KIND

@@ -20,7 +20,7 @@ def call_task(engine: Engine, expression: str) -> str:
 
 def list_attempt_states(engine: Engine, row: ExecutionRow) -> list[str]:
     """Return the states of the attempts of an execution."""
-    return [each.state.value for each in executions.list_attempts(engine.database, row.id).items]
+    return [attempt.state.value for attempt in executions.list_attempts(engine.database, row.id).items]
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> 
     dated = call_task(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
     later = call_task(engine, "calls.summed.apply_async((5,), countdown=1)")
 
-    [one, two] = engine.wait_for_executions("called", 2)
-    assert one.id == own
-    assert (one.result, one.queue, one.priority, one.correlation_id) == (10, "critical", 7, own)
-    assert (two.id, two.result, two.queue, two.priority) == (by_name, 20, "background", 8)
+    [first, second] = engine.wait_for_executions("called", 2)
+    assert first.id == own
+    assert (first.result, first.queue, first.priority, first.correlation_id) == (10, "critical", 7, own)
+    assert (second.id, second.result, second.queue, second.priority) == (by_name, 20, "background", 8)
     row = engine.wait_until_known_and_final(many)
     assert (row.result, row.attempt, row.parameters) == (6, 2, {"*": [1, 2, 3], "good_attempt": 2})
     assert engine.wait_until_known_and_final(dated).result == 1
@@ -94,8 +94,8 @@ def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
 
 def test_direct_call_runs_on_a_worker_that_has_the_task(engine: Engine) -> None:
     engine.start_relay()
-    other = engine.start_worker(JOBWORKER_TASKS="tests.docs")
-    until(lambda: "ready" in engine.read_log(other))
+    docs_worker = engine.start_worker(JOBWORKER_TASKS="tests.docs")
+    until(lambda: "ready" in engine.read_log(docs_worker))
     execution = call_task(engine, "calls.called.delay(4)")
     until(lambda: engine.has_execution(execution))
     engine.start_worker()
@@ -119,9 +119,9 @@ def test_direct_call_with_unstorable_arguments_raises_value_error(engine: Engine
         "    try: calls.summed.delay(*arguments)\n"
         "    except ValueError as error: print(error)"
     )
-    told = engine.run_python(f"{_PREAMBLE}{code}").splitlines()
-    assert len(told) == 3
-    assert all(line.startswith("task summed cannot be called like this: its ") for line in told)
+    lines = engine.run_python(f"{_PREAMBLE}{code}").splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("task summed cannot be called like this: its ") for line in lines)
 
 
 def test_results_of_direct_calls_are_read_from_history(called_engine: Engine) -> None:
@@ -173,8 +173,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    told = engine.run_python(_PREAMBLE + code)
-    assert "cannot be called like this: the name of its queue has more than 64 characters" in told
+    output = engine.run_python(_PREAMBLE + code)
+    assert "cannot be called like this: the name of its queue has more than 64 characters" in output
 
 
 def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> None:
@@ -182,8 +182,8 @@ def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> 
     engine.start_worker()
     engine.wait_until_ready("called")
     execution = call_task(engine, "calls.called.apply_async((4,), queue='nobody')")
-    told = "waiting messages: 1; no worker takes from this queue: start one with -Q nobody"
-    until(lambda: told in engine.read_log(relay), 30)
+    warning = "waiting messages: 1; no worker takes from this queue: start one with -Q nobody"
+    until(lambda: warning in engine.read_log(relay), 30)
     engine.start_worker("-Q", "nobody")
     assert engine.wait_until_known_and_final(execution).result == 40
 

@@ -30,16 +30,21 @@ def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_ser
     relay, _ = engine.start()
     engine.wait_until_ready("clings")
     execution = _submit_and_wait_until_running(engine, "minds_cancellation")
-    other = _submit_and_wait_until_running(engine, "clings", ignore_signals=False)
+    other_execution = _submit_and_wait_until_running(engine, "clings", ignore_signals=False)
     relay.terminate(signal.SIGKILL)
     own_server.freeze()
     engine.cancel(execution)
-    engine.cancel(other)
+    engine.cancel(other_execution)
     own_server.thaw()
-    assert {engine.get(each).state for each in (execution, other)} == {ExecutionState.RUNNING}
+    assert {engine.get(execution_id).state for execution_id in (execution, other_execution)} == {ExecutionState.RUNNING}
     engine.start_relay()
-    assert [engine.wait_until_final(each).state for each in (execution, other)] == [ExecutionState.CANCELLED] * 2
-    assert (_get_cancel_requester(engine, execution), _get_cancel_requester(engine, other)) == ("tester", "tester")
+    assert [engine.wait_until_final(execution_id).state for execution_id in (execution, other_execution)] == [
+        ExecutionState.CANCELLED
+    ] * 2
+    assert (_get_cancel_requester(engine, execution), _get_cancel_requester(engine, other_execution)) == (
+        "tester",
+        "tester",
+    )
 
 
 def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: RedisServer) -> None:
@@ -84,7 +89,7 @@ def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> N
     until(lambda: "Warm shutdown" in engine.read_log(worker))
     engine.cancel(looks)
     engine.cancel(clings)
-    assert [engine.wait_until_final(each).state for each in (looks, clings)] == [ExecutionState.CANCELLED] * 2
+    assert [engine.wait_until_final(execution).state for execution in (looks, clings)] == [ExecutionState.CANCELLED] * 2
     until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
@@ -93,12 +98,12 @@ def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("-c", "8")
     engine.wait_until_ready("holds_politely")
-    wanted = [engine.submit_one("holds_politely", parameters={"seconds": 0.1 * number}) for number in range(24)]
-    for execution in wanted:
+    execution_ids = [engine.submit_one("holds_politely", parameters={"seconds": 0.1 * number}) for number in range(24)]
+    for execution in execution_ids:
         with contextlib.suppress(ExecutionNotCancellable):
             until(lambda execution=execution: engine.get(execution).state is not ExecutionState.QUEUED)  # type: ignore[misc]
             engine.cancel(execution)
-    rows = [engine.wait_until_final(execution) for execution in wanted]
+    rows = [engine.wait_until_final(execution) for execution in execution_ids]
     assert {row.state for row in rows} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
     ended = engine.count_ends()
     for row in rows:

@@ -14,8 +14,8 @@ def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
     """Return the log of an execution, once it contains `last`."""
 
     def lines() -> list[str]:
-        found = [line.message for line in executions.list_log_lines(engine.database, execution).items]
-        return found if found and found[-1].splitlines()[0] == last else []
+        messages = [line.message for line in executions.list_log_lines(engine.database, execution).items]
+        return messages if messages and messages[-1].splitlines()[0] == last else []
 
     return until(lines, what=f"{last!r} in the log of {execution}; logs in {engine.folder}")
 
@@ -24,13 +24,13 @@ def test_class_job_takes_its_options_from_attributes(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Export", parameters={"month": "May", "rows": 5}))
     assert row.result == {"month": "May", "format": "csv", "rows": 5, "heard": ["before_start"]}
     assert (row.priority, row.max_attempts, row.metadata) == (7, 2, {"heard": "before_start on_success after_return"})
-    found = jobs.get(at_work.database, "Export")
-    assert [(each.name, each.type, each.required) for each in found.parameters] == [
+    job = jobs.get(at_work.database, "Export")
+    assert [(parameter.name, parameter.type, parameter.required) for parameter in job.parameters] == [
         ("month", "string", True),
         ("format", "string", False),
         ("rows", "integer", False),
     ]
-    definition = found.row.definition
+    definition = job.row.definition
     assert (definition.description, definition.tags) == ("Write the report of a month.", ("told",))
     assert definition.policies["retry"]["strategy"] == "fixed"
 

@@ -46,7 +46,7 @@ def test_default_timeouts_detect_killed_worker_and_lost_messages_in_time(
     until(lambda: engine.is_running(retried, attempt=2), within=_WORKER_LOSS_SECONDS, what="the attempt that follows")
     row = engine.wait_until_final(failed, within=5)
     assert (row.state, row.reason) == (ExecutionState.FAILED, "its worker stopped responding")
-    assert [each.state for each in executions.list_attempts(engine.database, failed).items] == ["Lost"]
+    assert [attempt.state for attempt in executions.list_attempts(engine.database, failed).items] == ["Lost"]
     gate.touch()
     assert engine.wait_until_final(retried).state is ExecutionState.SUCCEEDED
     assert set(engine.count_starts().values()) == {1}

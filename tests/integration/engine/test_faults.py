@@ -246,7 +246,7 @@ def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path
     engine.wait_until_ready()
     leaving = engine.submit_one("leaves_processes", parameters={"stays": False})
     engine.wait_until_final(leaving)
-    left = list_started_pids(engine, leaving)
+    started_pids = list_started_pids(engine, leaving)
     gate = tmp_path / "gate"
     held = engine.submit("wait_for_file", count=2, path=str(gate))
     until(lambda: engine.count_states() == {"Running": 2, "Succeeded": 1}, what="both to run")
@@ -257,12 +257,12 @@ def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path
     sleeper.send_signal(signal.SIGCONT)
     until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
     assert engine.count_states() == {"Queued": 2, "Succeeded": 1}
-    until(lambda: not filter_alive(left), what="the end of what its jobs have left")
+    until(lambda: not filter_alive(started_pids), what="the end of what its jobs have left")
     gate.touch()
     engine.start_worker("--pool", "threads")
-    assert [engine.wait_until_final(each).attempt for each in held] == [2, 2]
-    for each in held:
-        assert [attempt.state.value for attempt in executions.list_attempts(engine.database, each).items] == [
+    assert [engine.wait_until_final(execution).attempt for execution in held] == [2, 2]
+    for execution in held:
+        assert [attempt.state.value for attempt in executions.list_attempts(engine.database, execution).items] == [
             "Lost",
             "Succeeded",
         ]

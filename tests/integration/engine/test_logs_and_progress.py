@@ -29,7 +29,11 @@ def _list_log_messages(engine: Engine, execution: str) -> list[str]:
 
 
 def _sum_line_counts(messages: list[str], mark: str) -> int:
-    return sum(int(_LINE_COUNT_PATTERN.findall(each)[0].replace(",", "")) for each in messages if each.startswith(mark))
+    return sum(
+        int(_LINE_COUNT_PATTERN.findall(message)[0].replace(",", ""))
+        for message in messages
+        if message.startswith(mark)
+    )
 
 
 def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engine) -> None:
@@ -47,14 +51,14 @@ def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engi
     def all_counted() -> list[str] | None:
         said = _list_log_messages(engine, flood)
         missing = _sum_line_counts(said, "[lost:") + _sum_line_counts(said, "[cut: this execution")
-        return said if len([each for each in said if each[0] != "["]) + missing == total else None
+        return said if len([message for message in said if message[0] != "["]) + missing == total else None
 
     said = until(all_counted, what="each line to be kept or counted")
     assert said is not None
-    lines = [each for each in said if each[0] != "["]
+    lines = [message for message in said if message[0] != "["]
     assert lines == sorted(lines)
     assert MAX_LOG_BYTES * 0.5 < sum(map(log_limits.compute_line_size, lines)) <= MAX_LOG_BYTES
-    assert [each for each in said if each.startswith("[cut:")] == said[-1:]
+    assert [message for message in said if message.startswith("[cut:")] == said[-1:]
     assert "x" * 900 in engine.read_log(worker), "the worker shows what its jobs print"
 
 
@@ -80,8 +84,8 @@ def test_reader_that_reconnects_misses_no_event(any_engine: Engine) -> None:
     until(read_a_little, what=f"the end of {execution}")
     assert lines == _list_log_lines(engine, execution)
     assert [line.message[:8] for line in lines] == [f"{n} {m:06d}" for n in (1, 2, 3) for m in range(1_500)]
-    told = iter(engine.list_transitions(execution))
-    assert all(state in told for state in states), "in chronological order, and each once"
+    transitions = iter(engine.list_transitions(execution))
+    assert all(state in transitions for state in states), "in chronological order, and each once"
 
 
 def test_attempts_share_one_log(engine: Engine) -> None:
@@ -153,8 +157,8 @@ def test_jobs_that_share_a_process_have_separate_logs(engine: Engine) -> None:
     engine.start_relay()
     engine.start_worker("--pool", "threads", "-c", "4")
     engine.wait_until_ready()
-    wanted = {name: engine.submit_one("speaks_from_threads", parameters={"name": name}) for name in "abcdefgh"}
-    for name, execution in wanted.items():
+    execution_ids = {name: engine.submit_one("speaks_from_threads", parameters={"name": name}) for name in "abcdefgh"}
+    for name, execution in execution_ids.items():
         assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
         assert _list_log_messages(engine, execution) == [
             f"{name}: coroutine",

@@ -16,7 +16,7 @@ from tests.servers import RedisServer
 def test_worker_records_every_outcome(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
-    wanted = {
+    execution_ids = {
         "noop": engine.submit_one("noop", parameters={"number": 7}),
         "flaky": engine.submit_one("flaky", parameters={"good_attempt": 3}),
         "exhausted": engine.submit_one("flaky", parameters={"good_attempt": 9}),
@@ -29,31 +29,31 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
         "file": engine.submit_one("saves_file"),
         "talks": engine.submit_one("talks", parameters={"lines": 3}),
     }
-    rows = {name: engine.wait_until_final(key) for name, key in wanted.items()}
+    rows = {name: engine.wait_until_final(key) for name, key in execution_ids.items()}
 
     assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (ExecutionState.SUCCEEDED, 7, 1)
-    assert engine.list_transitions(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    assert engine.list_transitions(execution_ids["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     assert rows["noop"].worker
     assert rows["noop"].dispatched_at
     assert rows["noop"].code_version
     assert rows["noop"].job_revision == 1
 
     assert (rows["flaky"].state, rows["flaky"].result) == (ExecutionState.SUCCEEDED, 3)
-    assert engine.list_transitions(wanted["flaky"]) == [
+    assert engine.list_transitions(execution_ids["flaky"]) == [
         (0, "Queued"),
         *[(1, "Running"), (1, "Retrying"), (1, "Queued")],
         *[(2, "Running"), (2, "Retrying"), (2, "Queued")],
         *[(3, "Running"), (3, "Succeeded")],
     ]
-    attempts = executions.list_attempts(engine.database, wanted["flaky"]).items
+    attempts = executions.list_attempts(engine.database, execution_ids["flaky"]).items
     assert [attempt.error["message"] if attempt.error else None for attempt in attempts] == [
         "not yet: 1",
         "not yet: 2",
         None,
     ]
-    lines = until(lambda: executions.list_log_lines(engine.database, wanted["flaky"]).items)
+    lines = until(lambda: executions.list_log_lines(engine.database, execution_ids["flaky"]).items)
     assert [line.message for line in lines] == ["attempt 1", "attempt 2", "attempt 3"]
-    progress = engine.get(wanted["flaky"]).progress
+    progress = engine.get(execution_ids["flaky"]).progress
     assert progress == {"done": 3, "total": 3, "message": "trying", "attempt": 3}
 
     assert (rows["exhausted"].state, rows["exhausted"].attempt) == (ExecutionState.FAILED, 3)
@@ -70,7 +70,7 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
     kept = rows["much"].result_file
     assert (rows["much"].state, rows["much"].result, kept["size"]) == (ExecutionState.SUCCEEDED, None, 100_002)  # type: ignore[index]
     assert Path(rows["file"].result).read_text() == "hello"
-    said = [line.message for line in executions.list_log_lines(engine.database, wanted["talks"]).items]
+    said = [line.message for line in executions.list_log_lines(engine.database, execution_ids["talks"]).items]
     assert said == ["line 0", "line 1", "line 2", "printed"]
     assert max(engine.count_starts().values()) == 1
 
@@ -170,13 +170,13 @@ def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engi
 
 def test_transitions_record_actor_and_reason(engine: Engine) -> None:
     engine.start()
-    wanted = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
-    for execution in wanted:
+    execution_ids = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
+    for execution in execution_ids:
         engine.wait_until_final(execution)
-    told = [
+    transitions = [
         (row.reason, row.actor.partition(":")[0])
-        for execution in wanted
+        for execution in execution_ids
         for row in executions.list_transitions(engine.database, execution).items
     ]
     begun = [("submitted", "test"), ("claimed by a worker", "worker")]
-    assert told == [*begun, ("the job returned", "worker"), *begun, ("RuntimeError: as told", "worker")]
+    assert transitions == [*begun, ("the job returned", "worker"), *begun, ("RuntimeError: as told", "worker")]

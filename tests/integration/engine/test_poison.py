@@ -60,7 +60,7 @@ def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: 
     [dead] = _start_solo_workers(engine, 1)
     engine.wait_until_ready("once")
     # The jobs are short, so the worker marks several messages ahead of the one that starts.
-    wanted = engine.submit("once", count=900)
+    execution_ids = engine.submit("once", count=900)
     until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
     held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
     until(lambda: engine.is_running(held))
@@ -70,9 +70,12 @@ def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: 
     assert engine.wait_until_all_final() == {"Succeeded": 900, "Failed": 1}
     assert engine.get(held).state is ExecutionState.FAILED
     starts = engine.count_starts()
-    assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
+    assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in execution_ids} == {1}
     lost = [
-        row for key in wanted for row in executions.list_attempts(engine.database, key).items if row.state == "Lost"
+        row
+        for key in execution_ids
+        for row in executions.list_attempts(engine.database, key).items
+        if row.state == "Lost"
     ]
     assert lost
     assert all(row.started_at is None and "before it began" in (row.reason or "") for row in lost)

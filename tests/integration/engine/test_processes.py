@@ -38,8 +38,8 @@ def test_processes_work_with_every_start_method(at_work: Engine, job: str) -> No
 def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) -> None:
     execution = at_work.submit_one(job, parameters={"lines": 50})
     at_work.wait_until_final(execution)
-    told = [f"line {number}" for number in range(50)]
-    expected = sorted([*told, "logged in a child", "printed in a child"])
+    lines = [f"line {number}" for number in range(50)]
+    expected = sorted([*lines, "logged in a child", "printed in a child"])
     until(lambda: len(_list_log_lines(at_work, execution)) >= len(expected), what="the lines to be recorded")
     assert sorted(_list_log_lines(at_work, execution)) == expected
 
@@ -55,7 +55,7 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
     assert at_work.list_transitions(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     # Later messages are not fetched by the other process.
     later = at_work.submit("noop", 4)
-    assert [at_work.wait_until_final(each).state for each in later] == [ExecutionState.SUCCEEDED] * 4
+    assert [at_work.wait_until_final(execution_id).state for execution_id in later] == [ExecutionState.SUCCEEDED] * 4
     raised = any("raised in the child" in line for line in _list_log_lines(at_work, execution))
     assert raised == (how == "raise")
 

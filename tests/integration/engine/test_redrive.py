@@ -17,8 +17,8 @@ def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine
     engine.start()
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
     broken = engine.submit("breaks_without", count=3, path=str(missing))
-    other = engine.submit_one("fails", parameters={"message": "for good"})
-    assert {engine.wait_until_final(key).dead_letter for key in [*broken, other]} == {"open"}
+    other_execution = engine.submit_one("fails", parameters={"message": "for good"})
+    assert {engine.wait_until_final(key).dead_letter for key in [*broken, other_execution]} == {"open"}
     first, second = dead_letters.list_groups(engine.database)
     assert (first.count, second.count) == (3, 1)
     assert (first.example.job, second.example.job) == ("breaks_without", "fails")
@@ -39,10 +39,10 @@ def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine
     assert rows[2].started_at >= rows[2].due_at  # type: ignore[operator]
     assert (rows[2].due_at - rows[0].due_at).total_seconds() == 1
     for old, new in reruns.items():
-        found = executions.list_page(engine.database, ExecutionFilters(rerun_of=old)).items
-        assert [row.id for row in found] == [new]
+        rerun_rows = executions.list_page(engine.database, ExecutionFilters(rerun_of=old)).items
+        assert [row.id for row in rerun_rows] == [new]
     assert dead_letters.redrive(engine.database, engine.clock, alike, order, "tester").done == 0
-    assert [row.id for row in dead_letters.list_page(engine.database, ExecutionFilters()).items] == [other]
+    assert [row.id for row in dead_letters.list_page(engine.database, ExecutionFilters()).items] == [other_execution]
 
 
 def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine, tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine
     kept = engine.submit("noop", count=5)
     until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
 
-    wanted = Selection(filters=ExecutionFilters(job="wait_for_file"))
-    done = cancellation.cancel_executions(engine.database, engine.clock, wanted, "tester")
+    selection = Selection(filters=ExecutionFilters(job="wait_for_file"))
+    done = cancellation.cancel_executions(engine.database, engine.clock, selection, "tester")
     assert done.done == 35
     assert engine.wait_until_all_final() == {"Cancelled": 35, "Succeeded": 5}
     assert {engine.get(key).cancel_requested_by for key in [*running, *queued, *later]} == {"tester"}

@@ -60,7 +60,7 @@ def list_start_pids(engine: Engine, execution: str) -> list[int]:
     """Return the ids of the processes that recorded a start of this execution."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     words = [line.split() for line in lines]
-    return [int(pid) for noted, _, what, pid in words if (noted, what) == (execution, "start")]
+    return [int(pid) for execution_id, _, activity, pid in words if (execution_id, activity) == (execution, "start")]
 
 
 def wait_until_started(engine: Engine, execution: str) -> list[int]:

@@ -23,7 +23,7 @@ from tests.polling import until
 from tests.servers import ServerProcess
 
 MIB = 1024**2
-CONTAINER_ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)
+CONTAINER_ENGINE = next((path for path in map(shutil.which, ("podman", "docker")) if path), None)
 BUSYBOX = shutil.which("busybox")
 
 #: Options for Podman as root in a virtual machine without systemd; harmless elsewhere.
@@ -57,8 +57,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     archive = tmp_path_factory.mktemp("image") / "image.tar"
     _pack_image(archive)
     name = f"jobworker-test-{os.getpid()}"
-    made = run_container_engine("import", str(archive), f"{name}:1")
-    assert made.returncode == 0, made.stderr
+    import_result = run_container_engine("import", str(archive), f"{name}:1")
+    assert import_result.returncode == 0, import_result.stderr
     tried = run_container_engine("run", "--rm", "--network=none", *ARGUMENTS.split(), f"{name}:1", "/bin/echo", "works")
     if tried.returncode != 0:
         pytest.skip(f"the container engine does not work here: {tried.stderr.strip()[-300:]}")
@@ -141,7 +141,7 @@ def test_container_runs_the_job(engine: Engine, define: Any) -> None:
 
 
 def test_failures_are_recorded_with_their_reason(engine: Engine, define: Any) -> None:
-    wanted = {
+    executions = {
         "code": define("echo last words; exit 7"),
         "no image": define("true", image="localhost/there-is-no:such-image"),
         "no program": define("true", command=["/bin/nothing"]),
@@ -150,7 +150,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine, define: Any) ->
         "memory": define("dd if=/dev/zero of=/tmp/much bs=1M count=200", memory=32 * MIB),
         "undefined": engine.submit_one("container.run", retry={"max_attempts": 1}),
     }
-    ends = {name: expect_failure(engine, execution)[:2] for name, execution in wanted.items()}
+    ends = {name: expect_failure(engine, execution)[:2] for name, execution in executions.items()}
     assert ends["code"] == ("ContainerFailed", "it ended with exit code 7: last words")
     assert ends["no image"][0] == "ContainerNotStarted"
     assert "there-is-no:such-image" in ends["no image"][1]

@@ -55,12 +55,12 @@ class _HttpTestHandler(http.server.BaseHTTPRequestHandler):
         if self.server.is_broken:
             self._answer(500, b"broken")
         elif path == "/echo":
-            told = {
+            request = {
                 "method": self.command,
                 "body": body,
                 "headers": {name.lower(): v for name, v in self.headers.items()},
             }
-            self._answer(201, json.dumps(told).encode(), {"X-Long": "x" * 5000})
+            self._answer(201, json.dumps(request).encode(), {"X-Long": "x" * 5000})
         elif path == "/later":
             self._answer(503, b"later", {"Retry-After": "1"}) if times == 1 else self._answer(200, b"now")
         elif path == "/missing":
@@ -119,10 +119,10 @@ def wait_for_result(engine: Engine, execution: str) -> dict[str, Any]:
 
 
 def test_builtin_tasks_are_in_the_catalog(engine: Engine) -> None:
-    known = {name: jobs.get_task(engine.database, name) for name in ("http.request", "shell.run", "container.run")}
-    assert [parameter.name for parameter in known["shell.run"].parameters] == ["command", "input"]
-    assert [parameter.name for parameter in known["container.run"].parameters] == ["**"]
-    shown = {parameter.name: parameter for parameter in known["http.request"].parameters}
+    tasks = {name: jobs.get_task(engine.database, name) for name in ("http.request", "shell.run", "container.run")}
+    assert [parameter.name for parameter in tasks["shell.run"].parameters] == ["command", "input"]
+    assert [parameter.name for parameter in tasks["container.run"].parameters] == ["**"]
+    shown = {parameter.name: parameter for parameter in tasks["http.request"].parameters}
     assert shown["url"].required
     assert "PATCH" in (shown["method"].choices or ())
     assert (shown["timeout"].type, shown["timeout"].default) == ("number", 30.0)
@@ -158,7 +158,7 @@ def test_request_sends_its_body_and_returns_the_response(engine: Engine, site: H
 
 def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestServer) -> None:
     nobody = f"http://127.0.0.1:{find_free_port()}"
-    wanted = {
+    execution_ids = {
         "status": submit_request(engine, f"{site.url}/missing"),
         "nobody": submit_request(engine, nobody),
         "silent": submit_request(engine, f"{site.url}/silent", timeout=0.5),
@@ -173,7 +173,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestS
         "private": submit_request(engine, "http://10.0.0.1/"),
         "disguised": submit_request(engine, "http://2130706433/"),
     }
-    ends = {name: get_error(engine.wait_until_final(execution)) for name, execution in wanted.items()}
+    ends = {name: get_error(engine.wait_until_final(execution)) for name, execution in execution_ids.items()}
     assert {name: error["type"] for name, error in ends.items()} == {
         "status": "UnexpectedStatus",
         **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),

@@ -42,17 +42,17 @@ def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
     row = engine.wait_until_final(execution)
     assert row.state is ExecutionState.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
-    told = row.result
-    assert (told["execution"], told["attempt"], told["correlation_id"]) == (execution, 1, "c-1")
-    assert told["parameters"] == {"secret": secret}
-    assert told["worker"] == row.worker
-    assert told["stdin"] == ""
+    result = row.result
+    assert (result["execution"], result["attempt"], result["correlation_id"]) == (execution, 1, "c-1")
+    assert result["parameters"] == {"secret": secret}
+    assert result["worker"] == row.worker
+    assert result["stdin"] == ""
     assert row.code_version
 
-    assert told["command"][-2] == "jobworker.worker.isolation.child"
-    everybody_sees = " ".join(told["command"] + told["environment"])
+    assert result["command"][-2] == "jobworker.worker.isolation.child"
+    everybody_sees = " ".join(result["command"] + result["environment"])
     assert not [word for word in (secret, execution, "tells_of_itself") if word in everybody_sees]
-    assert not is_alive(told["pid"])
+    assert not is_alive(result["pid"])
 
     for text, level, logger in (
         ("by its logger", "INFO", "jobs.tells_of_itself"),
@@ -72,8 +72,8 @@ def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
 
 def test_isolated_job_outcomes_are_recorded(engine: Engine) -> None:
     ways = ["segfault", "leave", "exit", "kill", "raise", "not json", "forge", "lie", "nest"]
-    wanted = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
-    rows = {how: engine.wait_until_final(execution) for how, execution in wanted.items()}
+    execution_ids = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
+    rows = {how: engine.wait_until_final(execution) for how, execution in execution_ids.items()}
     assert {how: row.state for how, row in rows.items()} == {
         **dict.fromkeys(ways, ExecutionState.FAILED),
         "lie": ExecutionState.SUCCEEDED,
@@ -91,7 +91,7 @@ def test_isolated_job_outcomes_are_recorded(engine: Engine) -> None:
     assert rows["exit"].reason == "the job called sys.exit(3)"
     assert "in ends_badly" in errors["raise"]["traceback"]
     assert (rows["lie"].result, rows["lie"].attempt) == ("well", 1)
-    assert all(engine.count_starts()[(execution, 1)] == 1 for execution in wanted.values())
+    assert all(engine.count_starts()[(execution, 1)] == 1 for execution in execution_ids.values())
 
 
 def test_resource_limits_end_only_the_isolated_job(engine: Engine) -> None:
@@ -171,7 +171,7 @@ def test_hooks_run_in_the_isolated_process(engine: Engine) -> None:
         (bad, ["before", "start", "ValueError", "Failed"]),
     ):
         noted = [line.split() for line in engine.activity_log.read_text().splitlines() if line.startswith(execution)]
-        assert [what for _, _, what, _ in noted] == expected
+        assert [activity for _, _, activity, _ in noted] == expected
         assert len({pid for *_, pid in noted}) == 1
 
 
@@ -222,13 +222,15 @@ def test_isolated_job_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerProcess) -> None:
-    wanted = [engine.submit_one("prints_a_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")]
+    execution_ids = [
+        engine.submit_one("prints_a_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")
+    ]
     most = 0
 
     def final() -> list[ExecutionRow] | None:
         nonlocal most
         most = max(most, *map(get_resident_bytes, [worker.pid, *find_descendants(worker.pid)]))
-        rows = [engine.get(execution) for execution in wanted]
+        rows = [engine.get(execution) for execution in execution_ids]
         return rows if all(row.state in FINAL_STATES for row in rows) else None
 
     rows = until(final, within=280, every=0.1)
@@ -242,7 +244,9 @@ def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerPro
 
     def what_is_missing() -> bool:
         with engine.database.read() as connection:
-            lasts = [timeline.list_logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
+            lasts = [
+                timeline.list_logs_after(connection, execution, "", 100_000)[-1].message for execution in execution_ids
+            ]
         return all("not kept" in last for last in lasts)
 
     until(what_is_missing, what="a last line in each log that says what is missing")

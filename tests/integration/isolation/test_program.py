@@ -206,22 +206,22 @@ def test_program_ends_when_the_worker_is_interrupted() -> None:
 
 
 def test_cancelled_program_ends_on_sigterm() -> None:
-    wanted: list[bool] = []
+    cancel_requests: list[bool] = []
 
     class Watcher(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
-            wanted.append(True)
+            cancel_requests.append(True)
 
     notes = Watcher()
     program = Program(["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"])
-    end = run_program(program, notes, cancelled=lambda: bool(wanted))
+    end = run_program(program, notes, cancelled=lambda: bool(cancel_requests))
     assert (end.exit_code, end.stop_reason) == (5, None)
     assert [line for stream, line in notes.lines if stream == "stdout"] == ["ready", "bye"]
 
 
 def test_program_with_channel_sends_and_receives_messages() -> None:
-    wanted: list[bool] = []
+    cancel_requests: list[bool] = []
     program = make_python_program(
         """
         import os, sys
@@ -234,8 +234,8 @@ def test_program_with_channel_sends_and_receives_messages() -> None:
         stdin=b"order\n",
         has_message_pipe=True,
     )
-    notes = ProgramRecorder(on_message=lambda message: wanted.append(True))
-    assert run_program(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0
+    notes = ProgramRecorder(on_message=lambda message: cancel_requests.append(True))
+    assert run_program(program, notes, cancelled=lambda: bool(cancel_requests)).exit_code == 0
     assert notes.messages == [{"said": 1}, {"heard": "order"}, {"heard": "cancelled"}]
 
 

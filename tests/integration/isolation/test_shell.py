@@ -42,7 +42,7 @@ def test_command_output_becomes_the_log(engine: Engine) -> None:
 
 
 def test_failures_are_recorded_with_their_reason(engine: Engine) -> None:
-    wanted = {
+    executions = {
         "fails": submit_command(engine, SH, "-c", "exit 3"),
         "killed": submit_command(engine, SH, "-c", "kill -9 $$"),
         "not allowed": submit_command(engine, "/usr/bin/env"),
@@ -50,7 +50,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine) -> None:
         "no text": engine.submit_one("shell.run", parameters={"command": [SH, 3]}),
         "empty": engine.submit_one("shell.run", parameters={"command": []}),
     }
-    rows = {name: engine.wait_until_final(execution) for name, execution in wanted.items()}
+    rows = {name: engine.wait_until_final(execution) for name, execution in executions.items()}
     assert {row.state for row in rows.values()} == {ExecutionState.FAILED}
     assert {name: (get_error(row)["type"], get_error(row)["message"]) for name, row in rows.items()} == {
         "fails": ("CommandFailed", f"{SH}: it ended with exit code 3"),

@@ -64,9 +64,10 @@ def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
     row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
-    told = ("WARNING", "its soft time limit of 0.5 s has passed")
+    warning = ("WARNING", "its soft time limit of 0.5 s has passed")
     until(
-        lambda: told in _list_log_lines(engine, execution), what=f"{told}; told: {_list_log_lines(engine, execution)}"
+        lambda: warning in _list_log_lines(engine, execution),
+        what=f"{warning}; told: {_list_log_lines(engine, execution)}",
     )
 
 
@@ -88,9 +89,9 @@ def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> 
 
 
 def test_invalid_extension_raises_with_a_reason(running: Engine) -> None:
-    told = running.wait_until_final(running.submit_one("extends_wrongly", time_limit=60)).result
-    assert told[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
-    assert [each.partition(":")[0] for each in told] == [*["ValueError"] * 4, *["TypeError"] * 2]
+    messages = running.wait_until_final(running.submit_one("extends_wrongly", time_limit=60)).result
+    assert messages[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
+    assert [message.partition(":")[0] for message in messages] == [*["ValueError"] * 4, *["TypeError"] * 2]
 
 
 def test_extension_ends_with_its_attempt(running: Engine) -> None:
@@ -103,8 +104,8 @@ def test_extension_ends_with_its_attempt(running: Engine) -> None:
 
 
 def test_pool_process_leads_its_own_group_and_session(running: Engine) -> None:
-    who = running.wait_until_final(running.submit_one("says_who_it_is")).result
-    assert who["pid"] == who["group"] == who["session"]
+    identity = running.wait_until_final(running.submit_one("says_who_it_is")).result
+    assert identity["pid"] == identity["group"] == identity["session"]
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -112,9 +113,9 @@ def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool
     engine.start_relay()
     worker = engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready("clings")
-    who = engine.wait_until_final(engine.submit_one("says_who_it_is", time_limit=60))
-    assert (who.state, who.attempt) == (ExecutionState.SUCCEEDED, 1)
-    assert who.result["pid"] != worker.pid
+    row = engine.wait_until_final(engine.submit_one("says_who_it_is", time_limit=60))
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 1)
+    assert row.result["pid"] != worker.pid
     execution = engine.submit_one("clings", time_limit=1.0)
     until(lambda: engine.is_running(execution))
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]

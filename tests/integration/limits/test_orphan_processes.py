@@ -38,9 +38,9 @@ class OrphanProcessDriver:
 
 @pytest.fixture
 def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
-    made = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
-    yield made
-    kill_processes(made.detached_pid, *list_descendants(made.detached_pid))
+    orphan_driver = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
+    yield orphan_driver
+    kill_processes(orphan_driver.detached_pid, *list_descendants(orphan_driver.detached_pid))
 
 
 def test_sigquit_leaves_no_process(driver: OrphanProcessDriver) -> None:

@@ -48,8 +48,8 @@ def create_attempt_reporter(reporter: LogSender) -> AttemptReporter:
 
 def list_entries(client: redis.Redis, stream: str) -> list[tuple[str, Any]]:
     """Return kind and data of all entries of a stream."""
-    found: Any = client.xrange(stream)
-    return [(fields["kind"], json.loads(fields["data"])) for _, fields in found]
+    entries: Any = client.xrange(stream)
+    return [(fields["kind"], json.loads(fields["data"])) for _, fields in entries]
 
 
 def list_log_lines(client: redis.Redis) -> list[str]:
@@ -93,10 +93,10 @@ def test_dropped_log_lines_are_counted_in_their_place(
     attempt.close()
     # Ten lines, the notice about the rest, then eight more beside one line, and the notice about the last.
     expected = [f"line {number}" for number in (*range(10), *range(25, 34))]
-    told = list_log_lines(client)
-    assert told[10] == log_limits.format_gap_notice(lost)
-    assert [line for line in told if not line.startswith("[lost")] == expected
-    assert told[-1].startswith("[lost: 16 lines")
+    lines = list_log_lines(client)
+    assert lines[10] == log_limits.format_gap_notice(lost)
+    assert [line for line in lines if not line.startswith("[lost")] == expected
+    assert lines[-1].startswith("[lost: 16 lines")
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -125,9 +125,9 @@ def test_log_lines_wait_in_the_buffer_while_the_relay_is_behind(
             pipe.memory_usage(keys.LOGS)
             pipe.xrange(keys.LOGS)
             pipe.delete(keys.LOGS)
-            size, found, _ = pipe.execute()
+            size, entries, _ = pipe.execute()
         assert (size or 0) < 450_000
-        seen.extend(json.loads(fields["data"])["message"] for _, fields in found)
+        seen.extend(json.loads(fields["data"])["message"] for _, fields in entries)
         return len(seen) >= len(said)
 
     until(read, every=0.3)

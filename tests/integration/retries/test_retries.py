@@ -10,7 +10,7 @@ from tests.engine import Engine
 
 def list_attempt_states(engine: Engine, execution: str) -> list[str]:
     """Return the states of the attempts of an execution."""
-    return [each.state.value for each in executions.list_attempts(engine.database, execution).items]
+    return [attempt.state.value for attempt in executions.list_attempts(engine.database, execution).items]
 
 
 def list_retry_reasons(engine: Engine, execution: str) -> list[str | None]:

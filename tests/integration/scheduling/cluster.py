@@ -119,7 +119,7 @@ class ScheduleCluster:
 
     def get_other_beat(self, beat: BeatProcess) -> BeatProcess:
         """Return a beat other than `beat`."""
-        return next(each for each in self.beats if each is not beat)
+        return next(candidate for candidate in self.beats if candidate is not beat)
 
     def wait_until_leading(self, beat: BeatProcess, within: float = 60.0) -> None:
         """Wait until `beat` leads."""
@@ -148,9 +148,9 @@ class ScheduleCluster:
         now, table = self.engine.clock.now(), occurrences
 
         def all_fired() -> bool:
-            wanted = sa.select(table.c.schedule_id).distinct().where(table.c.scheduled_for >= now)
+            statement = sa.select(table.c.schedule_id).distinct().where(table.c.scheduled_for >= now)
             with self.engine.database.read() as connection:
-                return set(connection.scalars(wanted)) == set(self.specs)
+                return set(connection.scalars(statement)) == set(self.specs)
 
         until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
 

@@ -17,8 +17,8 @@ def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> Back
     engine.wait_until_ready("nominal")
     described = {"name": "daily", "job": "nominal", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(engine.database, engine.clock, described, "test")
-    asked = BackfillRequest(BEGIN, BEGIN + dt.timedelta(days=DAYS), order, concurrency)
-    done = backfill.backfill_schedule(engine.database, engine.clock, "daily", asked, "test")
+    request = BackfillRequest(BEGIN, BEGIN + dt.timedelta(days=DAYS), order, concurrency)
+    done = backfill.backfill_schedule(engine.database, engine.clock, "daily", request, "test")
     engine.notify_relay()
     assert engine.wait_until_all_final() == {"Succeeded": DAYS}
     return done
@@ -36,23 +36,23 @@ def compute_max_concurrency(engine: Engine) -> int:
 def list_started(engine: Engine) -> list[str]:
     """Return the executions in the order of their starts."""
     lines = [line.split() for line in engine.activity_log.read_text().splitlines()]
-    return [execution for execution, _, what, _ in lines if what == "start"]
+    return [execution for execution, _, activity, _ in lines if activity == "start"]
 
 
 def test_backfill_with_one_lane_runs_oldest_first(engine: Engine) -> None:
     done = run_backfill(engine, BackfillOrder.OLDEST_FIRST, 1)
-    ids = [each.execution_id for each in done.items]
+    ids = [item.execution_id for item in done.items]
     assert (list_started(engine), compute_max_concurrency(engine)) == (ids, 1)
-    told = [engine.get(str(each)).result for each in ids]
-    assert told == [(BEGIN + dt.timedelta(days=day, hours=6)).isoformat() for day in range(DAYS)]
+    results = [engine.get(str(execution)).result for execution in ids]
+    assert results == [(BEGIN + dt.timedelta(days=day, hours=6)).isoformat() for day in range(DAYS)]
 
 
 def test_backfill_runs_as_many_executions_as_lanes(engine: Engine) -> None:
     lanes = 3
     done = run_backfill(engine, BackfillOrder.NEWEST_FIRST, lanes)
-    ids = [str(each.execution_id) for each in done.items]
-    assert [each.scheduled_for.day for each in done.items] == list(range(DAYS, 0, -1))
+    ids = [str(item.execution_id) for item in done.items]
+    assert [item.scheduled_for.day for item in done.items] == list(range(DAYS, 0, -1))
     assert compute_max_concurrency(engine) <= lanes
     order = list_started(engine)
     for lane in range(lanes):
-        assert [each for each in order if each in ids[lane::lanes]] == ids[lane::lanes]
+        assert [execution for execution in order if execution in ids[lane::lanes]] == ids[lane::lanes]

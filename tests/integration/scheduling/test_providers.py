@@ -54,9 +54,9 @@ class SchedulingProviderDriver:
     def get_schedule(self, name: str = "tick") -> ScheduleRow:
         """Return the row of a schedule."""
         with self.engine.database.read() as connection:
-            found = schedule_rows.get_by_name(connection, name)
-        assert found is not None
-        return found
+            row = schedule_rows.get_by_name(connection, name)
+        assert row is not None
+        return row
 
     def list_occurrences(self, name: str = "tick") -> list[Any]:
         """Return the occurrence rows of a schedule by nominal time."""
@@ -73,8 +73,8 @@ class SchedulingProviderDriver:
         """Return the executions of a schedule."""
         schedule_id = self.get_schedule(name).id
         with self.engine.database.read() as connection:
-            found = executions.list_page(connection, ExecutionFilters(), limit=200).items
-        return [row for row in reversed(found) if row.schedule_id == schedule_id]
+            rows = executions.list_page(connection, ExecutionFilters(), limit=200).items
+        return [row for row in reversed(rows) if row.schedule_id == schedule_id]
 
     def wait_until_fired(self, count: int, name: str = "tick") -> None:
         """Wait until `count` occurrences have fired."""

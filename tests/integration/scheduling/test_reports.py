@@ -22,7 +22,7 @@ def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine
     engine.start_worker()
     engine.wait_until_ready()
     rule = {"kind": "interval", "every": 86400, "anchor": (engine.clock.now() + dt.timedelta(hours=1)).isoformat()}
-    known = schedules.create(engine.database, engine.clock, {"name": "tick", "job": "noop", "rule": rule}, "test")
+    schedule = schedules.create(engine.database, engine.clock, {"name": "tick", "job": "noop", "rule": rule}, "test")
     early, late = (engine.clock.now() + dt.timedelta(days=days) for days in (-400, 400))
     reports = [
         {"kind": "due", "data": "{}"},
@@ -30,7 +30,7 @@ def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine
         {"kind": "nonsense"},
         {"data": "["},
         _report_due("nobody", early),
-        *(_report_due(known.row.id, at) for at in (early, late, early)),
+        *(_report_due(schedule.row.id, at) for at in (early, late, early)),
     ]
     with contextlib.closing(own_server.create_client()) as client:
         for fields in reports:
@@ -40,7 +40,7 @@ def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine
     until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
         assert list(connection.execute(sa.select(occurrences))) == []
-        assert schedules.find(connection, "tick").next_at == known.row.next_at
+        assert schedules.find(connection, "tick").next_at == schedule.row.next_at
 
 
 def _report_due(schedule_id: str, at: dt.datetime) -> dict[str, str]:

@@ -19,9 +19,9 @@ from tests.servers import ServerProcess, find_free_port
 _QUEUES = ["critical", "default", "background"]
 
 
-def _inspect_worker(driver: TransportDriver, what: str) -> Any:
+def _inspect_worker(driver: TransportDriver, command: str) -> Any:
     """Return the response of the only worker."""
-    answers = driver.inspect_workers(what)
+    answers = driver.inspect_workers(command)
     assert len(answers) == 1
     return next(iter(answers.values()))
 
@@ -43,11 +43,11 @@ def test_inspect_and_control_commands_work(driver: TransportDriver, tmp_path: Pa
     driver.send_control("cancel_consumer", "default")
     gate.touch()
     driver.expect_only_done(held)
-    left, other = driver.publish(count=3), driver.publish(count=3, queue="critical")
-    driver.expect_done(other)
+    default_executions, critical_executions = driver.publish(count=3), driver.publish(count=3, queue="critical")
+    driver.expect_done(critical_executions)
     assert driver.count_queued("default") == 3
     driver.send_control("add_consumer", "default")
-    driver.expect_only_done(left)
+    driver.expect_only_done(default_executions)
 
     [answer] = driver.send_control("rate_limit", "noop", "2/s")
     assert "ok" in next(iter(answer.values()))
@@ -74,7 +74,7 @@ def test_control_replies_events_and_logs_omit_parameters_and_results(driver: Tra
     with _capture_events(driver) as events:
         held = driver.publish("wait_for_file", count=3, path=str(gate))
         until(make_running_check(driver, held[:2]))
-        answers = [driver.inspect_workers(what) for what in ("active", "reserved", "scheduled", "conf")]
+        answers = [driver.inspect_workers(command) for command in ("active", "reserved", "scheduled", "conf")]
         message = {
             "body": base64.b64encode(b'[["hush-body"], {}, {}]').decode(),
             "headers": {"task": "no.such", "id": "1"},
@@ -86,7 +86,7 @@ def test_control_replies_events_and_logs_omit_parameters_and_results(driver: Tra
         [echoed] = driver.publish("echo", value="hush-result")
         driver.expect_done(held)
         until(lambda: "succeeded" in driver.list_event_kinds(echoed), what="the result")
-        until(lambda: {"task-succeeded", "task-received"} <= {each["type"] for each in events}, what="events")
+        until(lambda: {"task-succeeded", "task-received"} <= {event["type"] for event in events}, what="events")
     assert "hush" not in json.dumps(answers)
     assert "hush" not in json.dumps(events, default=str)
     log = driver.engine.read_log(worker)

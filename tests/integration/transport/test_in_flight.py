@@ -154,17 +154,17 @@ def test_full_redis_accepts_reports_that_free_memory(own_redis: Callable[..., Re
 
 
 def test_start_and_end_are_sent_together_with_the_acknowledgement(driver: _InFlightDriver) -> None:
-    [one, two] = driver.receive_messages(2, starting=2)
-    assert (driver.start_next(), driver.start_next()) == (one, two)
-    driver.in_flight.report_ended(one, EventKind.SUCCEEDED, "{}")
+    [first, second] = driver.receive_messages(2, starting=2)
+    assert (driver.start_next(), driver.start_next()) == (first, second)
+    driver.in_flight.report_ended(first, EventKind.SUCCEEDED, "{}")
     assert driver.list_events() == []
     assert driver.in_flight.outbox.flush()
     assert driver.list_events() == [
-        ("running", one.execution),
-        ("running", two.execution),
-        ("succeeded", one.execution),
+        ("running", first.execution),
+        ("running", second.execution),
+        ("succeeded", first.execution),
     ]
-    assert set(driver.client.hgetall(_INFLIGHT)) == {two.token, "#"}
+    assert set(driver.client.hgetall(_INFLIGHT)) == {second.token, "#"}
     assert driver.in_flight.outbox.flush()
     assert len(driver.list_events()) == 3
 
@@ -191,10 +191,10 @@ def test_adopted_messages_come_first_and_must_be_cleared(driver: _InFlightDriver
 
 
 def test_reports_are_kept_and_nothing_starts_without_redis(driver: _InFlightDriver) -> None:
-    [one, _] = driver.receive_messages(2, starting=2)
+    [first, _] = driver.receive_messages(2, starting=2)
     driver.start_next()
     driver.is_disconnected = True
-    driver.in_flight.report_ended(one, EventKind.SUCCEEDED, "{}")
+    driver.in_flight.report_ended(first, EventKind.SUCCEEDED, "{}")
     assert not driver.in_flight.outbox.flush()
     assert not driver.in_flight.outbox.is_overdue()
     driver.clock.advance(1.5)
@@ -205,14 +205,14 @@ def test_reports_are_kept_and_nothing_starts_without_redis(driver: _InFlightDriv
     assert driver.in_flight.outbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
     driver.is_disconnected = False
     assert driver.in_flight.outbox.flush_before_exit(timeout=5.0)
-    assert driver.list_events() == [("running", one.execution), ("succeeded", one.execution)]
+    assert driver.list_events() == [("running", first.execution), ("succeeded", first.execution)]
     assert driver.start_next().token == "2"
 
 
 def test_flush_before_exit_gives_up_after_its_timeout(driver: _InFlightDriver) -> None:
-    [one] = driver.receive_messages(1, starting=1)
+    [message] = driver.receive_messages(1, starting=1)
     driver.start_next()
-    driver.in_flight.report_ended(one, EventKind.SUCCEEDED, "{}")
+    driver.in_flight.report_ended(message, EventKind.SUCCEEDED, "{}")
     driver.is_disconnected = True
     before = driver.clock.monotonic()
     assert not driver.in_flight.outbox.flush_before_exit(timeout=3.0)
@@ -240,12 +240,12 @@ def test_messages_not_started_in_time_are_requeued_in_order(driver: _InFlightDri
 def test_requeue_all_requeues_unstarted_and_interrupts_started_attempts(
     driver: _InFlightDriver,
 ) -> None:
-    [one, two] = driver.receive_messages(2, starting=1)
+    [first, second] = driver.receive_messages(2, starting=1)
     driver.start_next()
     driver.in_flight.requeue_all()
     driver.in_flight.outbox.flush()
-    assert driver.list_events() == [("running", one.execution), ("interrupted", one.execution)]
-    assert driver.client.lrange("q", 0, -1) == [_make_text(two.execution)]
+    assert driver.list_events() == [("running", first.execution), ("interrupted", first.execution)]
+    assert driver.client.lrange("q", 0, -1) == [_make_text(second.execution)]
     assert driver.in_flight.is_empty()
 
 

@@ -87,16 +87,16 @@ class _WorkerModel:
         if self.in_doubt:
             self.adopt()
         in_flight = self.in_flight
-        wanted = in_flight.compute_fetch_size()
-        starting = min(wanted, max(0, in_flight.estimate_startable() - len(in_flight.prefetched)))
+        fetch_size = in_flight.compute_fetch_size()
+        starting = min(fetch_size, max(0, in_flight.estimate_startable() - len(in_flight.prefetched)))
         names = [
             keys.FENCE.format(worker=self.name),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=self.name),
             keys.EVENTS,
         ]
-        shares = [word for queue in _QUEUES for word in (queue, wanted // 2)]
-        request = names, [self.name, in_flight.allocate_tags(wanted), wanted, starting, 1000, *shares]
+        shares = [word for queue in _QUEUES for word in (queue, fetch_size // 2)]
+        request = names, [self.name, in_flight.allocate_tags(fetch_size), fetch_size, starting, 1000, *shares]
         if never_arrives:
             self.late_requests.append(request)
             self.in_doubt = True
@@ -129,8 +129,8 @@ class _WorkerModel:
         )
         entries = []
         for tag, text in unknown:
-            size, _, rest = text.partition(":")
-            entries.append((str(tag), rest[: int(size)], rest[int(size) :].encode()))
+            size, _, content = text.partition(":")
+            entries.append((str(tag), content[: int(size)], content[int(size) :].encode()))
         self.in_flight.add_adopted(entries)
         self.in_doubt = False
 
@@ -213,11 +213,11 @@ class _TransportModel:
 
     def count_events(self) -> dict[str, Counter[str]]:
         entries: Any = self.client.xrange(keys.EVENTS)
-        told: dict[str, Counter[str]] = {message.execution: Counter() for message in self.published}
+        event_counts: dict[str, Counter[str]] = {message.execution: Counter() for message in self.published}
         for _, fields in entries:
             if fields["execution"]:
-                told[fields["execution"]][fields["kind"]] += 1
-        return told
+                event_counts[fields["execution"]][fields["kind"]] += 1
+        return event_counts
 
     def count_queued(self) -> Counter[str]:
         names = [name for queue in _QUEUES for name in get_list_names(queue)]
@@ -232,12 +232,12 @@ class _TransportModel:
 
     def check_invariant(self) -> None:
         """Check that each attempt is in exactly one place, besides copies in queues, and has begun at most once."""
-        queued, in_flight, told = self.count_queued(), self.count_in_flight(), self.count_events()
+        queued, in_flight, event_counts = self.count_queued(), self.count_in_flight(), self.count_events()
         for message in self.published:
             execution = message.execution
-            over = told[execution]["succeeded"] + told[execution]["lost"]
+            over = event_counts[execution]["succeeded"] + event_counts[execution]["lost"]
             assert self.starts[execution] <= 1
-            assert told[execution]["running"] <= 1
+            assert event_counts[execution]["running"] <= 1
             assert over <= 1
             assert in_flight[execution] <= 1
             if execution in self.copied:
@@ -279,23 +279,23 @@ _STEPS = st.one_of(
 
 
 def _apply_step(model: _TransportModel, step: Any) -> None:
-    what, first, *rest = step
+    action, first, *arguments = step
     worker = model.workers[first % 2]
-    match what:
+    match action:
         case "publish":
             for _ in range(first):
-                model.publish(*rest)
+                model.publish(*arguments)
         case "copy":
             model.publish_duplicate(first)
         case "turn":
-            lose_fetch, lose_settle, ended = rest
+            lose_fetch, lose_settle, ended = arguments
             worker.fetch(lose_fetch)
             worker.pump()
             for _ in range(ended):
                 worker.end_one()
             worker.flush(lose_settle)
         case "fetch":
-            worker.fetch(*rest)
+            worker.fetch(*arguments)
         case "late":
             worker.fetch(lose=False, never_arrives=True)
             worker.adopt()
@@ -303,9 +303,9 @@ def _apply_step(model: _TransportModel, step: Any) -> None:
             worker.deliver_late_request()
         case "back":
             worker.return_late()
-            worker.flush(*rest)
+            worker.flush(*arguments)
         case "die":
-            model.kill_worker(first, *rest)
+            model.kill_worker(first, *arguments)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -319,5 +319,5 @@ def test_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer, step
             model.check_invariant()
         model.drain()
         model.check_invariant()
-        told = model.count_events()
-        assert all(kinds["succeeded"] + kinds["lost"] == 1 for kinds in told.values())
+        event_counts = model.count_events()
+        assert all(kinds["succeeded"] + kinds["lost"] == 1 for kinds in event_counts.values())

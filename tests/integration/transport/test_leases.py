@@ -26,9 +26,9 @@ def test_dead_worker_messages_run_on_another_worker(driver: TransportDriver, tmp
     name = driver.get_worker_id(dead)
     taken = len(driver.list_in_flight()[name])
     until(lambda: name not in driver.list_workers(), what="the dead worker to be given up")
-    told = driver.list_events()
-    lost = {execution for kind, execution, _ in told if kind == "lost"}
-    assert [kind for kind, _, _ in told].count("worker_lost") == 1
+    events = driver.list_events()
+    lost = {execution for kind, execution, _ in events if kind == "lost"}
+    assert [kind for kind, _, _ in events].count("worker_lost") == 1
     assert executions[0] in lost
     assert len(lost) < taken
     assert driver.count_queued() == 61 - len(lost)
@@ -39,8 +39,8 @@ def test_dead_worker_messages_run_on_another_worker(driver: TransportDriver, tmp
 
 def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(driver: TransportDriver, tmp_path: Path) -> None:
     frozen = driver.start_worker("--pool", "threads", wait=False)
-    other = driver.start_worker("--pool", "solo", "--queues", "critical", wait=False)
-    driver.wait_until_ready(frozen, other)
+    other_worker = driver.start_worker("--pool", "solo", "--queues", "critical", wait=False)
+    driver.wait_until_ready(frozen, other_worker)
     gate = tmp_path / "gate"
     held = driver.publish("wait_for_file", count=2, path=str(gate))
     until(make_running_check(driver, held))
@@ -55,7 +55,7 @@ def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(driver: Transp
     until(lambda: not frozen.is_alive(), what="the fenced worker to end")
     assert "worker_was_given_up" in driver.engine.read_log(frozen)
     assert all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held)
-    other.check_alive()
+    other_worker.check_alive()
 
 
 def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDriver) -> None:
@@ -67,9 +67,9 @@ def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDr
     with Celery(broker=driver.server.url, set_as_current=False) as app:
         sent = app.send_task("kills_worker", queue="default")
     poison: Any = until(lambda: driver.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
-    told = json.loads(poison[0])
-    assert json.loads(told["message"])["headers"]["id"] == sent.id
-    assert "3 workers" in told["reason"]
+    record = json.loads(poison[0])
+    assert json.loads(record["message"])["headers"]["id"] == sent.id
+    assert "3 workers" in record["reason"]
     [event] = driver.list_event_data("poisoned")
     assert (event["message"], event["task"], event["queue"]) == (sent.id, "kills_worker", "default")
     assert driver.engine.count_starts()["kills_worker", 1] == 3

@@ -56,9 +56,9 @@ def test_queue_key_that_is_not_a_list_is_skipped(driver: TransportDriver) -> Non
     for name in (get_list_name("critical", 9), get_list_name("background", 5)):
         driver.client.set(name, "no list")
     driver.expect_done([*driver.publish(count=30), *driver.publish(queue="critical", count=3)])
-    asked = _count_script_calls(driver)
+    calls_before = _count_script_calls(driver)
     driver.expect_done(driver.publish())
-    assert _count_script_calls(driver) - asked < 50, "it does not ask over and over for what it cannot get"
+    assert _count_script_calls(driver) - calls_before < 50, "it does not ask over and over for what it cannot get"
     worker.check_alive()
 
 
@@ -123,7 +123,8 @@ def test_foreign_types_under_worker_keys_do_not_stop_a_worker(driver: TransportD
             executions = driver.publish_messages(messages)
             until(
                 lambda executions=executions: (
-                    set(executions) <= {about for what, about, _ in driver.list_events() if what == "succeeded"}
+                    set(executions)
+                    <= {execution for event_kind, execution, _ in driver.list_events() if event_kind == "succeeded"}
                 ),  # type: ignore[misc]
                 what=f"jobs to run with a {kind} under {key}",
             )

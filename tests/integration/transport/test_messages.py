@@ -15,9 +15,9 @@ def _is_fetch(sent: bytes) -> bool:
     return _FETCH_SHA.encode() in sent
 
 
-def _reports_kind(what: str) -> RequestPredicate:
+def _reports_kind(kind: str) -> RequestPredicate:
     """Return a predicate that matches reports of this kind."""
-    word = b"$%d\r\n%s\r\n" % (len(what), what.encode())
+    word = b"$%d\r\n%s\r\n" % (len(kind), kind.encode())
     return lambda sent: b"EVALSHA" in sent and word in sent
 
 
@@ -35,19 +35,19 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(
     assert worker.is_alive()
 
 
-@pytest.mark.parametrize("what", ["tell", "end"])
+@pytest.mark.parametrize("kind", ["tell", "end"])
 def test_report_whose_answer_is_lost_is_recorded_once(
-    driver: TransportDriver, proxy: RedisProxy, what: str, tmp_path: Path
+    driver: TransportDriver, proxy: RedisProxy, kind: str, tmp_path: Path
 ) -> None:
     driver.start_worker(JOBWORKER_REDIS_URL=proxy.url)
     driver.expect_only_done(driver.publish())  # From here on Redis has the scripts.
     gate = tmp_path / "gate"
-    if what == "tell":
-        proxy.drop_answer_to(_reports_kind(what))
+    if kind == "tell":
+        proxy.drop_answer_to(_reports_kind(kind))
     held = driver.publish("wait_for_file", count=2, path=str(gate))
     until(make_running_check(driver, held))
-    if what == "end":
-        proxy.drop_answer_to(_reports_kind(what))
+    if kind == "end":
+        proxy.drop_answer_to(_reports_kind(kind))
     gate.touch()
     until(proxy.has_cut.is_set, what="the answer to be cut")
     driver.expect_only_done([*held, *driver.publish(count=10)])

@@ -12,8 +12,8 @@ from tests.polling import until
 
 def _sort_by_start(driver: TransportDriver, executions: list[str]) -> list[str]:
     """Return these executions in the order of their starts."""
-    wanted = set(executions)
-    return [execution for execution, _ in driver.engine.count_starts() if execution in wanted]
+    selected = set(executions)
+    return [execution for execution, _ in driver.engine.count_starts() if execution in selected]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])

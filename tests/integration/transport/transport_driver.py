@@ -53,8 +53,8 @@ class TransportDriver:
 
     def list_workers(self) -> list[str]:
         """Return the ids of the registered workers."""
-        known: Any = self.client.zrange(keys.WORKERS, 0, -1)
-        return list(known)
+        worker_ids: Any = self.client.zrange(keys.WORKERS, 0, -1)
+        return list(worker_ids)
 
     def close_connections(self) -> None:
         """Close every connection to Redis except that of the driver."""
@@ -70,10 +70,10 @@ class TransportDriver:
             answers = {"reply": command != "shutdown", "timeout": 10, "limit": 1 if to else len(self.list_workers())}
             return getattr(app.control, command)(*arguments, destination=to, **answers, **options)
 
-    def inspect_workers(self, what: str) -> Any:
+    def inspect_workers(self, command: str) -> Any:
         """Return the answers of the workers to one of Celery's inspect commands, by worker."""
         with Celery(broker=self.server.url, set_as_current=False) as app:
-            return getattr(app.control.inspect(timeout=10, limit=len(self.list_workers())), what)()
+            return getattr(app.control.inspect(timeout=10, limit=len(self.list_workers())), command)()
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -149,19 +149,19 @@ class TransportDriver:
 
     def expect_done(self, executions: list[str], within: float = 60.0) -> None:
         """Wait until all have ended; check that each began and ended once, by the jobs' records and by reports."""
-        wanted = set(executions)
+        expected = set(executions)
         until(
-            lambda: wanted <= {execution for kind, execution, _ in self.list_events() if kind == "succeeded"},
+            lambda: expected <= {execution for kind, execution, _ in self.list_events() if kind == "succeeded"},
             within,
             every=0.1,
             what=f"everything to end; logs in {self.engine.folder}",
         )
-        starts, ends, told = self.engine.count_starts(), self.engine.count_ends(), self.list_events()
-        assert {key: starts[key, 1] for key in wanted if starts[key, 1] != 1} == {}
-        assert {key: ends[key, 1] for key in wanted if ends[key, 1] != 1} == {}
+        starts, ends, events = self.engine.count_starts(), self.engine.count_ends(), self.list_events()
+        assert {key: starts[key, 1] for key in expected if starts[key, 1] != 1} == {}
+        assert {key: ends[key, 1] for key in expected if ends[key, 1] != 1} == {}
         for kind in ("running", "succeeded"):
-            about = [execution for one, execution, _ in told if one == kind and execution in wanted]
-            assert len(about) == len(set(about)) == len(wanted), kind
+            about = [execution for event_kind, execution, _ in events if event_kind == kind and execution in expected]
+            assert len(about) == len(set(about)) == len(expected), kind
 
     def reap_silent_workers(self) -> list[str]:
         """Reap silent workers once, as the relay does every second."""

@@ -14,14 +14,14 @@ def _make_path(name: str) -> dict[str, str]:
 
 
 def test_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
-    wanted = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
-    wanted += [Submission(job="fails") for _ in range(5)]
+    submissions = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
+    submissions += [Submission(job="fails") for _ in range(5)]
     report = Submission(
         job="plain_celery_task",
         parameters={"left": _make_path("/counts/Succeeded"), "right": _make_path("/counts/Failed")},
         queue="critical",
     )
-    batch, _ = driver.submit_batch(wanted, name="numbers", on_complete=report)
+    batch, _ = driver.submit_batch(submissions, name="numbers", on_complete=report)
     status = driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.SUCCEEDED: 95, ExecutionState.FAILED: 5}
     assert status.row.completion_id
@@ -35,9 +35,9 @@ def test_batch_of_1000_executions_is_cancelled_in_one_step(own_driver: WorkflowD
     engine.start()
     blocking = Submission(job="wait_for_file", parameters={"path": str(tmp_path / "never")}, priority=9)
     later = Submission(job="noop", delay=3600)
-    wanted = [blocking, blocking, *(Submission(job="noop") for _ in range(698)), *([later] * 300)]
-    batch, ids = own_driver.submit_batch(wanted)
-    until(lambda: all(engine.is_running(each) for each in ids[:2]), what="both slots to be taken")
+    submissions = [blocking, blocking, *(Submission(job="noop") for _ in range(698)), *([later] * 300)]
+    batch, ids = own_driver.submit_batch(submissions)
+    until(lambda: all(engine.is_running(execution) for execution in ids[:2]), what="both slots to be taken")
     after = engine.submit_one("noop", depends_on=[{"execution": ids[-1], "on": "any"}])
     own_driver.cancel_batch(batch)
     own_driver.cancel_batch(batch)
@@ -52,8 +52,10 @@ def test_batch_of_1000_executions_is_cancelled_in_one_step(own_driver: WorkflowD
 def test_batch_cancelled_without_a_relay_never_starts(own_driver: WorkflowDriver, tmp_path: Path) -> None:
     engine, done = own_driver.engine, tmp_path / "done"
     relay, _ = engine.start()
-    for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):
-        until(lambda each=each: engine.is_running(each))  # type: ignore[misc]
+    for execution in (
+        blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]
+    ):
+        until(lambda execution=execution: engine.is_running(execution))  # type: ignore[misc]
     batch, ids = own_driver.submit_workflow(a=make_step("noop"), b=make_step("noop", "a"), c=make_step("noop", delay=1))
     until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
     relay.terminate(signal.SIGKILL)
@@ -61,6 +63,6 @@ def test_batch_cancelled_without_a_relay_never_starts(own_driver: WorkflowDriver
     engine.start_relay()
     assert own_driver.wait_until_completed(batch).counts == {ExecutionState.CANCELLED: 3}
     done.touch()
-    assert {engine.wait_until_final(each).state for each in blocking} == {ExecutionState.SUCCEEDED}
+    assert {engine.wait_until_final(execution).state for execution in blocking} == {ExecutionState.SUCCEEDED}
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     assert not {execution for execution, _ in engine.count_starts()} & set(ids.values())

@@ -32,8 +32,8 @@ def test_step_results_become_parameters_of_later_steps(driver: WorkflowDriver) -
     status = driver.wait_until_completed(batch)
     assert status.counts == {ExecutionState.SUCCEEDED: 4}
     assert driver.engine.get(ids["total"]).result == 15 + 25
-    starts = {name: driver.engine.get(each).started_at for name, each in ids.items()}
-    ends = {name: driver.engine.get(each).finished_at for name, each in ids.items()}
+    starts = {name: driver.engine.get(execution).started_at for name, execution in ids.items()}
+    ends = {name: driver.engine.get(execution).finished_at for name, execution in ids.items()}
     for first, then in (("start", "left"), ("start", "right"), ("left", "total"), ("right", "total")):
         assert ends[first] <= starts[then]  # type: ignore[operator]
 
@@ -61,7 +61,7 @@ def test_failed_step_skips_fails_or_continues_its_dependents(driver: WorkflowDri
         handler=make_step("noop", {"step": "bad", "on": "failure"}),
         elsewhere=make_step("noop"),
         last=make_step(
-            "noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))
+            "noop", *({"step": step, "on": "any"} for step in ("behind_skip", "fails", "continues", "handler"))
         ),
     )
     assert driver.wait_for_final_states(ids) == {
@@ -105,7 +105,7 @@ def test_dependent_submitted_while_its_parent_ends_runs(driver: WorkflowDriver) 
     for number in range(100):
         parent = engine.submit_one("noop", parameters={"number": number})
         children.append(engine.submit_one("noop", parameters={"number": _make_reference(parent)}, depends_on=[parent]))
-    assert [engine.wait_until_final(each).result for each in children] == list(range(100))
+    assert [engine.wait_until_final(execution).result for execution in children] == list(range(100))
 
 
 def test_dependents_of_executions_ended_without_a_relay_are_resolved_later(

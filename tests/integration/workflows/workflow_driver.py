@@ -34,9 +34,9 @@ class WorkflowDriver:
         engine = self.engine
         accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
         engine.notify_relay()
-        found = self.get_batch(accepted.batch_id or "")
-        assert found.steps is not None
-        return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
+        status = self.get_batch(accepted.batch_id or "")
+        assert status.steps is not None
+        return status.row.id, {step.row.step: step.row.execution_id for step in status.steps}
 
     def submit_batch(self, submissions: Sequence[Submission], **options: Any) -> tuple[str, Sequence[str]]:
         """Submit a batch and return its id and the ids of its executions."""
@@ -63,7 +63,7 @@ class WorkflowDriver:
 
     def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, ExecutionState]:
         """Wait for the end of each step and return the states by step."""
-        return {name: self.engine.wait_until_final(each).state for name, each in ids.items()}
+        return {name: self.engine.wait_until_final(execution).state for name, execution in ids.items()}
 
     def list_executions(self, **filters: Any) -> Sequence[ExecutionRow]:
         """Return the executions that a filter selects, newest first."""
