@@ -11,8 +11,8 @@ from tests.engine import Engine
 def list_started_pids(engine: Engine, execution: str) -> list[int]:
     """Return the pids of the processes that an execution has logged as started."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
-    noted = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
-    return [int(what.removeprefix("child:")) for what in noted if what.startswith("child:")]
+    entries = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
+    return [int(entry.removeprefix("child:")) for entry in entries if entry.startswith("child:")]
 
 
 def get_attempt_pid(engine: Engine, execution: str) -> int:
@@ -37,8 +37,8 @@ def kill_processes(*pids: int) -> None:
 
 def list_descendants(pid: int) -> list[int]:
     """Return the pids of all descendants of a process."""
-    found = [int(child) for task in _read_children_files(pid) for child in task.split()]
-    return found + [each for child in found for each in list_descendants(child)]
+    child_pids = [int(child) for task in _read_children_files(pid) for child in task.split()]
+    return child_pids + [descendant for child in child_pids for descendant in list_descendants(child)]
 
 
 def _read_children_files(pid: int) -> list[str]:

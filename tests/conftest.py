@@ -27,8 +27,8 @@ NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 @pytest.fixture(autouse=True)
 def _forget_unreadable_rows() -> None:
     """Forget unreadable rows of earlier tests in this process, because relays and web processes report them."""
-    for what in unreadable_rows.problem_log.get_problems():
-        unreadable_rows.problem_log.forget(what)
+    for problem in unreadable_rows.problem_log.get_problems():
+        unreadable_rows.problem_log.forget(problem)
 
 
 @pytest.fixture(autouse=True)

@@ -99,8 +99,8 @@ class Engine:
 
     def submit(self, job: str, count: int = 1, **parameters: Any) -> list[str]:
         """Submit `count` equal executions in one transaction."""
-        wanted = [Submission(job=job, parameters=parameters) for _ in range(count)]
-        accepted = submission.submit_batch(self.database, self.clock, wanted, "test")
+        submissions = [Submission(job=job, parameters=parameters) for _ in range(count)]
+        accepted = submission.submit_batch(self.database, self.clock, submissions, "test")
         self._notifier.notify_soon()
         return list(accepted.execution_ids)
 

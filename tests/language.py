@@ -65,8 +65,8 @@ class Text(NamedTuple):
 
 def python_files(root: Path, *folders: str) -> list[Path]:
     """List the Python files below these folders, without migrations."""
-    found = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
-    return [path for path in found if "migrations" not in path.parts]
+    paths = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
+    return [path for path in paths if "migrations" not in path.parts]
 
 
 def read_docstrings(path: Path, root: Path) -> Iterator[Text]:
@@ -115,10 +115,10 @@ def read_messages(path: Path, root: Path) -> Iterator[Text]:
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
-        given = [keyword.value for keyword in node.keywords if keyword.arg in ("help", "description", "epilog")]
+        arguments = [keyword.value for keyword in node.keywords if keyword.arg in ("help", "description", "epilog")]
         if re.search(r"\b_?log(?:ger)?\.(?:debug|info|warning|error|exception)$", called):
-            given += [*node.args, *(keyword.value for keyword in node.keywords)]
-        for value in given:
+            arguments += [*node.args, *(keyword.value for keyword in node.keywords)]
+        for value in arguments:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 yield Text("message", f"{path.relative_to(root)}:{value.lineno}", value.value.replace("_", " "))
 
@@ -128,14 +128,14 @@ def read_descriptions(root: Path) -> Iterator[Text]:
 
     def walk(value: object, place: str) -> Iterator[Text]:
         if isinstance(value, dict):
-            for key, each in value.items():
-                if key in ("summary", "description") and isinstance(each, str):
-                    yield Text("description", f"docs/openapi.json{place}", each)
+            for key, child in value.items():
+                if key in ("summary", "description") and isinstance(child, str):
+                    yield Text("description", f"docs/openapi.json{place}", child)
                 else:
-                    yield from walk(each, f"{place}/{key}")
+                    yield from walk(child, f"{place}/{key}")
         elif isinstance(value, list):
-            for number, each in enumerate(value):
-                yield from walk(each, f"{place}/{number}")
+            for number, child in enumerate(value):
+                yield from walk(child, f"{place}/{number}")
 
     yield from walk(json.loads((root / "docs" / "openapi.json").read_text()), "")
 

@@ -77,16 +77,16 @@ def find_discrepancies(
     `starts`: number of real starts of each (execution, attempt). `max_delay`: longer delays of records are late.
     """
     rows = {entry.occurrence: entry for entry in records}
-    made = list(executions)
+    all_executions = list(executions)
     return Discrepancies(
-        tuple(sorted(_find_missing(expected, rows, made))),
+        tuple(sorted(_find_missing(expected, rows, all_executions))),
         tuple(sorted(_find_late(rows, max_delay))),
         tuple(
             sorted(
                 [
                     *_find_unexpected(expected, rows),
-                    *_find_unrecorded_executions(rows, made),
-                    *_find_repeated_starts(made, starts or {}),
+                    *_find_unrecorded_executions(rows, all_executions),
+                    *_find_repeated_starts(all_executions, starts or {}),
                 ]
             )
         ),
@@ -112,12 +112,12 @@ def compare_database(
 def list_nominal_times(spec: Mapping[str, Any], begin: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
     """Return the moments in [begin, end) that a schedule's rule names, by checking every time of the wall clock."""
     rule = spec["rule"]
-    found = set(
+    nominal_times = set(
         _generate_interval_times(rule, begin, end)
         if rule["kind"] == "interval"
         else _generate_wall_clock_times(spec, begin, end)
     )
-    return sorted(moment for moment in found if begin <= moment < end)
+    return sorted(moment for moment in nominal_times if begin <= moment < end)
 
 
 def _find_missing(
@@ -125,12 +125,12 @@ def _find_missing(
     records: Mapping[OccurrenceKey, OccurrenceRecord],
     executions: Iterable[ScheduledExecution],
 ) -> Iterator[str]:
-    made = {run.execution for run in executions}
+    execution_ids = {run.execution for run in executions}
     for occurrence in expected:
         entry = records.get(occurrence)
         if entry is None:
             yield f"{_format_occurrence(occurrence)} has no row"
-        elif entry.outcome == "fired" and entry.execution not in made:
+        elif entry.outcome == "fired" and entry.execution not in execution_ids:
             yield f"{_format_occurrence(occurrence)} has no execution"
 
 
@@ -173,9 +173,9 @@ def _find_wrong(
     expected: Mapping[OccurrenceKey, str], records: Mapping[OccurrenceKey, OccurrenceRecord]
 ) -> Iterator[str]:
     for occurrence, entry in records.items():
-        wanted = expected.get(occurrence, entry.outcome)
-        if entry.outcome != wanted:
-            yield f"{_format_occurrence(occurrence)} is {entry.outcome} instead of {wanted}"
+        outcome = expected.get(occurrence, entry.outcome)
+        if entry.outcome != outcome:
+            yield f"{_format_occurrence(occurrence)} is {entry.outcome} instead of {outcome}"
         if entry.recorded_at < occurrence[1]:
             yield f"{_format_occurrence(occurrence)} was recorded before its time"
 
@@ -196,10 +196,10 @@ def _read_records(connection: sa.Connection, begin: dt.datetime, end: dt.datetim
 
 def _read_executions(connection: sa.Connection, begin: dt.datetime, end: dt.datetime) -> list[ScheduledExecution]:
     table = core.executions
-    wanted = sa.select(table.c.id, table.c.schedule_id, table.c.scheduled_for).where(
+    query = sa.select(table.c.id, table.c.schedule_id, table.c.scheduled_for).where(
         table.c.scheduled_for >= begin, table.c.scheduled_for < end
     )
-    return [ScheduledExecution(row.id, (row.schedule_id, row.scheduled_for)) for row in connection.execute(wanted)]
+    return [ScheduledExecution(row.id, (row.schedule_id, row.scheduled_for)) for row in connection.execute(query)]
 
 
 def _generate_interval_times(rule: Mapping[str, Any], begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
@@ -277,12 +277,12 @@ def _build_cron_predicate(fields: list[str]) -> WallClockPredicate:
 
 
 def _parse_numbers(field: str, lowest: int, highest: int) -> set[int]:
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in field.split(","):
         span, _, step = part.partition("/")
         first, _, last = (f"{lowest}-{highest}" if span == "*" else span).partition("-")
-        found |= set(range(int(first), int(last or first) + 1, int(step or 1)))
-    return found
+        numbers |= set(range(int(first), int(last or first) + 1, int(step or 1)))
+    return numbers
 
 
 def _get_cron_fields(rule: Mapping[str, Any]) -> list[str]:

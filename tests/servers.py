@@ -63,9 +63,9 @@ class ServerProcess:
 
     def terminate(self, *signals: signal.Signals) -> None:
         """Send `signals` in turn with a wait after each, and at last SIGKILL. A process that has ended gets none."""
-        for each in (*signals, signal.SIGKILL):
+        for signal_number in (*signals, signal.SIGKILL):
             if self._server.poll() is None:
-                self._server.send_signal(each)
+                self._server.send_signal(signal_number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._server.wait(10)
         self._reaper.kill()
@@ -184,9 +184,9 @@ class PostgresServer:
             shutil.chown(self._folder, "postgres")
         options = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--no-locale"]
         initdb = _drop_privileges([f"{self._binaries}/initdb", *options, str(data)])
-        made = subprocess.run(initdb, check=False, capture_output=True, text=True)
-        if made.returncode:
-            raise ServerStartError(made.stderr)
+        completed = subprocess.run(initdb, check=False, capture_output=True, text=True)
+        if completed.returncode:
+            raise ServerStartError(completed.stderr)
         # The data need not survive a power cut, so commits do not wait for the disk.
         quick = ["-cfsync=off", "-cfull_page_writes=off", "-csynchronous_commit=off", "-cmax_connections=200"]
         where = ["-clisten_addresses=127.0.0.1", f"-cport={self._port}", "-cunix_socket_directories="]

@@ -74,12 +74,12 @@ class UpProcess:
 
     def list_service_pids(self) -> dict[str, int]:
         """Return the process id of each service's latest start."""
-        found = {}
+        pids = {}
         for line in self.output.splitlines():
             if " started" in line and "(pid " in line:
                 name = line.partition("| ")[2].split()[0]
-                found[name] = int(line.rpartition("(pid ")[2].rstrip(")"))
-        return found
+                pids[name] = int(line.rpartition("(pid ")[2].rstrip(")"))
+        return pids
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the supervisor only."""

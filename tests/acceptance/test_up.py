@@ -62,9 +62,9 @@ class UpSystem(UpProcess):
             _, body = self.get_json(f"{self.api}/api/v1/executions/{execution}")
             return body if isinstance(body, dict) and body.get("finished_at") else {}
 
-        found = until(ended, within=90, every=0.2, what=f"the end of {execution}")
-        assert found["state"] == "Succeeded", found
-        return found
+        ended_execution = until(ended, within=90, every=0.2, what=f"the end of {execution}")
+        assert ended_execution["state"] == "Succeeded", ended_execution
+        return ended_execution
 
     def run_command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `jobworker …` as in another terminal."""
@@ -208,8 +208,8 @@ def test_jobworker_commands_work_beside_running_system(system: UpSystem) -> None
 
 
 def test_celery_commands_and_direct_calls_work_beside_running_system(system: UpSystem) -> None:
-    asked = system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
-    assert "pong" in asked.stdout, asked.stderr
+    ping = system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
+    assert "pong" in ping.stdout, ping.stderr
 
     called = system.run_python("-m", "celery", "-A", "jobworker", "call", "generate_entity_statistics")
     system.wait_until_succeeded(called.stdout.strip())
@@ -231,9 +231,9 @@ def test_broken_module_reported_once_and_second_ctrl_c_interrupts_jobs(tmp_path:
     try:
         running.wait_for_output("JobWorker is ready.", within=120)
         running.wait_for_output("[error    ] task_module_broken")
-        told = [line.partition("| ")[2] for line in running.output.splitlines()]
-        begin = told.index("    Traceback (most recent call last):")
-        assert told[begin + 1 : begin + 4] == [
+        printed_lines = [line.partition("| ")[2] for line in running.output.splitlines()]
+        begin = printed_lines.index("    Traceback (most recent call last):")
+        assert printed_lines[begin + 1 : begin + 4] == [
             f'      File "{tmp_path}/mine/mail.py", line 1, in <module>',
             "        import nowhere_to_be_found",
             "    ModuleNotFoundError: No module named 'nowhere_to_be_found'",

@@ -80,8 +80,8 @@ class ExecutionDriver:
         """Record a worker's report within the transaction of the caller."""
         event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
         error = {"error": {"type": "E", "message": "m", "traceback": None}} if kind in (FAILED, TIMED_OUT) else {}
-        told = record_events(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
-        resolution.resolve_dependents(connection, told.ended, self.clock.now())
+        recorded_events = record_events(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
+        resolution.resolve_dependents(connection, recorded_events.ended, self.clock.now())
 
     def get(self, execution: str) -> ExecutionRow:
         """Return the row of an execution."""
@@ -100,7 +100,7 @@ class ExecutionDriver:
         with self.database.read() as connection:
             query = sa.select(core.executions.c.id).where(core.executions.c.job == job)
             ids = sorted(connection.scalars(query))
-        return [self.get(each) for each in ids]
+        return [self.get(execution_id) for execution_id in ids]
 
     def cancel(self, execution: str) -> ExecutionRow:
         """Cancel an execution through the service that the API uses."""

@@ -27,7 +27,7 @@ def make_execution(
     job: str = "send", state: ExecutionState = ExecutionState.QUEUED, at: dt.datetime = NOW, **values: object
 ) -> NewExecution:
     """Return a new execution that was accepted at `at`."""
-    given: dict[str, object] = {
+    fields: dict[str, object] = {
         "id": _ids[at].create_id(int(at.timestamp() * 1000)),
         "job": job,
         "job_revision": 1,
@@ -44,7 +44,7 @@ def make_execution(
         "state": state,
         **values,
     }
-    return NewExecution(**given)  # type: ignore[arg-type]
+    return NewExecution(**fields)  # type: ignore[arg-type]
 
 
 def insert_executions(connection: sa.Connection, *rows: NewExecution, now: dt.datetime = NOW) -> list[str]:

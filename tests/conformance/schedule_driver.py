@@ -41,10 +41,12 @@ class ScheduleDriver:
 
     def put_schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
         """Create or change a schedule."""
-        made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
+        schedule = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
         with self.database.write() as connection:
-            timetable = made.build_timetable(calendars.load_calendars(connection, made.calendar_names))
-            return schedule_rows.upsert(connection, made, ScheduleOwner.API, "me", now, find_next_time(timetable, now))
+            timetable = schedule.build_timetable(calendars.load_calendars(connection, schedule.calendar_names))
+            return schedule_rows.upsert(
+                connection, schedule, ScheduleOwner.API, "me", now, find_next_time(timetable, now)
+            )
 
     def evaluate(self, *rows: ScheduleRow, minutes: float = 1) -> EvaluationSummary:
         """Evaluate these schedules `minutes` after `NOW`."""
@@ -54,7 +56,9 @@ class ScheduleDriver:
 
     def list_outcomes(self, row: ScheduleRow) -> list[tuple[float, str]]:
         """Return (minutes after `NOW`, outcome) of each occurrence row."""
-        return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.list_occurrences(row)]
+        return [
+            ((occurrence.scheduled_for - NOW) / MINUTE, occurrence.outcome) for occurrence in self.list_occurrences(row)
+        ]
 
     def list_occurrences(self, row: ScheduleRow) -> list[Any]:
         """Return the occurrence rows of a schedule."""
@@ -75,9 +79,9 @@ class ScheduleDriver:
     def get_schedule(self, row: ScheduleRow) -> ScheduleRow:
         """Return the current row of a schedule."""
         with self.database.read() as connection:
-            found = schedule_rows.get_by_id(connection, row.id)
-        assert found is not None
-        return found
+            current_row = schedule_rows.get_by_id(connection, row.id)
+        assert current_row is not None
+        return current_row
 
 
 def at_minute(minutes: float) -> dt.datetime:

@@ -45,7 +45,7 @@ def _submit_batch(driver: ExecutionDriver, once: IdempotencyKey | None = None, *
 
 def _list_execution_ids(status: BatchStatus) -> dict[str, str]:
     assert status.steps is not None
-    return {each.row.step: each.row.execution_id for each in status.steps}
+    return {step.row.step: step.row.execution_id for step in status.steps}
 
 
 def test_batch_counts_executions_and_completes_with_its_last_one(driver: ExecutionDriver) -> None:
@@ -69,12 +69,12 @@ def test_batch_counts_executions_and_completes_with_its_last_one(driver: Executi
 
 def test_batch_completes_once_when_last_two_executions_end_together(driver: ExecutionDriver) -> None:
     batch, ids = driver.submit_batch(LOAD, LOAD, on_complete=REPORT)
-    other = threading.Thread(target=driver.report_end, args=[ids[1]])
+    thread = threading.Thread(target=driver.report_end, args=[ids[1]])
     with driver.database.write() as connection:
         driver.record_report(connection, ids[0])
-        other.start()
+        thread.start()
         until(lambda: driver.database.is_sqlite or _is_waiting_for_lock(driver), what="the other end to wait")
-    other.join(timeout=30)
+    thread.join(timeout=30)
     assert len(driver.list_executions("report")) == 1
     assert batches.get(driver.database, batch).row.completed_at
 
@@ -102,12 +102,12 @@ def test_on_complete_job_is_validated_at_submission(driver: ExecutionDriver) -> 
     ):
         with pytest.raises(InvalidInput) as refused:
             driver.submit_batch(LOAD, on_complete=wrong)
-        assert [each.pointer for each in refused.value.errors] == [place]
+        assert [problem.pointer for problem in refused.value.errors] == [place]
     assert driver.list_executions("load") == []
 
 
 def test_workflow_runs_steps_in_order_and_passes_results(driver: ExecutionDriver) -> None:
-    given = _submit_batch(
+    status = _submit_batch(
         driver,
         total=_make_step("report", ("left", "right"), parameters={
             "sum": [{"$from": "left", "path": "/n"}, {"$from": "right", "path": "/n"}],
@@ -116,11 +116,11 @@ def test_workflow_runs_steps_in_order_and_passes_results(driver: ExecutionDriver
         right=_make_step(needs=("extract",), parameters={"of": {"$from": "extract", "path": "/1"}}),
         extract=_make_step("extract"),
     )  # fmt: skip
-    ids = _list_execution_ids(given)
-    assert given.steps is not None
-    assert given.steps[0].row.step == "extract"
-    assert {each.row.step: set(each.needs) for each in given.steps}["total"] == {"left", "right"}
-    assert {driver.get(each).correlation_id for each in ids.values()} == {given.row.id}
+    ids = _list_execution_ids(status)
+    assert status.steps is not None
+    assert status.steps[0].row.step == "extract"
+    assert {step.row.step: set(step.needs) for step in status.steps}["total"] == {"left", "right"}
+    assert {driver.get(execution_id).correlation_id for execution_id in ids.values()} == {status.row.id}
     driver.report_end(ids["extract"], result=["a", "b"])
     assert (driver.get(ids["left"]).parameters, driver.get(ids["right"]).parameters) == ({"of": "a"}, {"of": "b"})
     driver.report_end(ids["left"], result={"n": 1})
@@ -128,11 +128,11 @@ def test_workflow_runs_steps_in_order_and_passes_results(driver: ExecutionDriver
     driver.report_end(ids["right"], result={"n": 2})
     assert driver.get(ids["total"]).parameters == {"sum": [1, 2]}
     driver.report_end(ids["total"])
-    assert batches.get(driver.database, given.row.id).row.completed_at
+    assert batches.get(driver.database, status.row.id).row.completed_at
 
 
 def test_failed_step_skips_fails_or_continues_its_dependents(driver: ExecutionDriver) -> None:
-    given = _submit_batch(
+    status = _submit_batch(
         driver,
         a=_make_step(on_failure="continue"),
         b=_make_step(on_failure="fail"),
@@ -142,11 +142,11 @@ def test_failed_step_skips_fails_or_continues_its_dependents(driver: ExecutionDr
         handler=_make_step(needs=({"step": "after_b", "on": "failure"},)),
         quiet=_make_step(needs=({"step": "after_a", "on": "failure"},)),
     )
-    ids = _list_execution_ids(given)
-    for each in "ab":
-        driver.report_end(ids[each], FAILED)
+    ids = _list_execution_ids(status)
+    for step in "ab":
+        driver.report_end(ids[step], FAILED)
     driver.report_end(ids["after_a"])
-    assert {name: driver.get_state(each) for name, each in ids.items() if name not in ("a", "b")} == {
+    assert {name: driver.get_state(execution_id) for name, execution_id in ids.items() if name not in ("a", "b")} == {
         "after_a": ExecutionState.SUCCEEDED,
         "after_b": ExecutionState.FAILED,
         "mine": ExecutionState.SKIPPED,
@@ -154,7 +154,7 @@ def test_failed_step_skips_fails_or_continues_its_dependents(driver: ExecutionDr
         "quiet": ExecutionState.SKIPPED,
     }
     driver.report_end(ids["handler"])
-    assert batches.get(driver.database, given.row.id).row.completed_at
+    assert batches.get(driver.database, status.row.id).row.completed_at
 
 
 def test_workflow_with_invalid_steps_is_rejected_as_a_whole(driver: ExecutionDriver) -> None:
@@ -165,7 +165,7 @@ def test_workflow_with_invalid_steps_is_rejected_as_a_whole(driver: ExecutionDri
             b=_make_step("strict", ("a",), parameters={"rows": {"$from": "c"}}),
             c=_make_step(depends_on=[7]),
         )
-    assert [(each.pointer, each.code) for each in refused.value.errors] == [
+    assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [
         ("/steps/a/job", "job_not_found"),
         ("/steps/c/depends_on/0", "wrong_type"),
         ("/steps/b/parameters/rows/$from", "unknown_source"),
@@ -191,15 +191,15 @@ def test_workflow_step_may_depend_on_execution_outside(driver: ExecutionDriver) 
 
 
 def test_cancel_batch_cancels_waiting_and_stops_running_executions(driver: ExecutionDriver) -> None:
-    wanted = [LOAD, Submission(job="load", delay=3600), Submission(job="load", delay=7200)]
-    batch, ids = driver.submit_batch(*wanted, on_complete=REPORT)
+    submissions = [LOAD, Submission(job="load", delay=3600), Submission(job="load", delay=7200)]
+    batch, ids = driver.submit_batch(*submissions, on_complete=REPORT)
     bystander = driver.submit("load", delay=3600)
     after = driver.submit("load", depends_on=[{"execution": ids[1], "on": "any"}])
     for _ in range(2):
         assert batches.cancel(driver.database, driver.clock, batch, "ann").row.cancel_requested_by == "ann"
     DependencyResolver(driver.database, driver.clock).cancel_batches()
 
-    assert [driver.get_state(each) for each in (*ids, bystander, after)] == [
+    assert [driver.get_state(execution_id) for execution_id in (*ids, bystander, after)] == [
         ExecutionState.QUEUED,
         ExecutionState.CANCELLED,
         ExecutionState.CANCELLED,
@@ -211,10 +211,10 @@ def test_cancel_batch_cancels_waiting_and_stops_running_executions(driver: Execu
         assert [row.id for row in dispatch.list_ready(connection, QueueBacklog("default", ["tasks.any"]), 10)] == [
             after
         ]
-        asked = cancellation.list_queued_cancel_requests(connection, 10)
+        cancel_requests = cancellation.list_queued_cancel_requests(connection, 10)
     driver.report_end(ids[0], FAILED)
     row = batches.get(driver.database, batch).row
-    assert [each.id for each in asked] == [ids[0]]
+    assert [request.id for request in cancel_requests] == [ids[0]]
     assert (row.completed_at, row.completion_id) == (driver.clock.now(), None)
     assert row.problem == "the on-complete job was not started, because the batch was cancelled"
 
@@ -236,7 +236,9 @@ def test_cancelled_batches_take_one_transaction_and_then_none(
     releases = DependencyResolver(driver.database, driver.clock)
     releases.cancel_batches()
     assert len(transactions) == 1
-    assert {driver.get(each).cancel_requested_by for _, executions in running for each in executions} == {"ann"}
+    assert {
+        driver.get(execution_id).cancel_requested_by for _, executions in running for execution_id in executions
+    } == {"ann"}
     releases.cancel_batches()
     assert len(transactions) == 1, "everything is asked to stop: nothing is left to write"
 
@@ -252,8 +254,8 @@ def test_cancel_batch_rejects_completed_and_unknown_batch(driver: ExecutionDrive
 
 
 def test_batches_are_listed_newest_first(driver: ExecutionDriver) -> None:
-    made = [driver.submit_batch(LOAD, name=str(number))[0] for number in range(3)]
+    batch_ids = [driver.submit_batch(LOAD, name=str(number))[0] for number in range(3)]
     first = batches.list_page(driver.database, limit=2)
     second = batches.list_page(driver.database, limit=2, cursor=first.next)
-    assert [each.row.id for each in (*first.items, *second.items)] == made[::-1]
-    assert [each.total for each in first.items] == [1, 1]
+    assert [batch.row.id for batch in (*first.items, *second.items)] == batch_ids[::-1]
+    assert [batch.total for batch in first.items] == [1, 1]

@@ -51,13 +51,13 @@ def run_in_threads(
     pool: ThreadPoolExecutor, pause: CallPause, first: Callable[[], object], second: Callable[[], object]
 ) -> Future[object]:
     """Run `first` up to the pause, then `second` as far as possible, then both to the end; return `second`'s future."""
-    one = pool.submit(first)
+    first_future = pool.submit(first)
     assert pause.reached.wait(30)
-    other = pool.submit(second)
+    second_future = pool.submit(second)
     threading.Event().wait(_WAIT_SECONDS)
     pause.go_on.set()
-    one.result(30)
-    return other
+    first_future.result(30)
+    return second_future
 
 
 def test_late_success_does_not_undo_cancellation(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +88,8 @@ def test_concurrent_changes_in_any_order_do_not_deadlock(
         end = Event(events.format_stream_id((number + 1, 0)), EventKind.SUCCEEDED, first, 1, {"result": 1})
         with driver.database.write() as connection:
             record_progress(connection, [progress])
-            told = record_events(connection, [end])
-            resolution.resolve_dependents(connection, told.ended, NOW)
+            recorded_events = record_events(connection, [end])
+            resolution.resolve_dependents(connection, recorded_events.ended, NOW)
 
     pause = CallPause(monkeypatch, history, "get_many")
     with ThreadPoolExecutor(2) as pool:

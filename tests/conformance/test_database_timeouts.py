@@ -57,8 +57,8 @@ def test_idle_transaction_loses_its_locks(postgres_url: str) -> None:
 
 
 def test_url_options_override_default_timeouts(postgres_url: str) -> None:
-    given = f"{postgres_url}?connect_timeout=7&options=-c%20statement_timeout%3D12345"
-    database, migrating = Database(given), Database(postgres_url, MIGRATION_TIMEOUTS)
+    url_with_options = f"{postgres_url}?connect_timeout=7&options=-c%20statement_timeout%3D12345"
+    database, migrating = Database(url_with_options), Database(postgres_url, MIGRATION_TIMEOUTS)
     assert _get_setting(database, "statement_timeout") == "12345ms"
     assert _get_setting(database, "lock_timeout") == "4s"
     assert _get_setting(database, "idle_in_transaction_session_timeout") == "10s"

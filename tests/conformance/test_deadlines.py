@@ -40,7 +40,7 @@ def test_execution_in_sql_past_its_deadline_is_skipped(database: Database) -> No
         assert due_executions.expire_executions(connection, NOW + 3 * SECOND, 1) == [queued]
         assert due_executions.expire_executions(connection, NOW + 3 * SECOND, 10) == [scheduled]
         assert due_executions.get_next_due(connection) == NOW + 9 * SECOND
-        told = timeline.list_all_transitions(connection, queued)
+        transitions = timeline.list_all_transitions(connection, queued)
     rows = {row.id: row for row in _get_rows(database, [queued, scheduled, later])}
     assert [rows[key].state for key in (queued, scheduled, later)] == [
         ExecutionState.SKIPPED,
@@ -49,7 +49,10 @@ def test_execution_in_sql_past_its_deadline_is_skipped(database: Database) -> No
     ]
     assert rows[queued].reason == f"its deadline {(NOW + SECOND).isoformat()} passed before it started"
     assert rows[queued].finished_at == NOW + 3 * SECOND
-    assert [(row.attempt, row.state, row.actor) for row in told] == [(0, "Queued", "tester"), (0, "Skipped", "relay")]
+    assert [(row.attempt, row.state, row.actor) for row in transitions] == [
+        (0, "Queued", "tester"),
+        (0, "Skipped", "relay"),
+    ]
 
 
 def test_published_started_or_ended_execution_is_not_expired(database: Database) -> None:

@@ -35,9 +35,9 @@ def test_dependent_waits_for_its_last_parent(driver: ExecutionDriver) -> None:
     parents = [driver.submit("extract") for _ in range(3)]
     child = driver.submit("load", depends_on=parents)
     assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, 3)
-    for left, parent in ((2, parents[1]), (1, parents[0])):
+    for remaining, parent in ((2, parents[1]), (1, parents[0])):
         driver.report_end(parent)
-        assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, left)
+        assert (driver.get_state(child), driver.get(child).waiting_for) == (ExecutionState.WAITING, remaining)
     driver.clock.advance(90)
     driver.report_end(parents[2])
 
@@ -91,7 +91,7 @@ def test_parent_failure_skips_fails_or_releases_dependents(driver: ExecutionDriv
     after = driver.submit("report", depends_on=[{"execution": failed, "on": "failure"}])
     driver.report_end(parent, FAILED)
 
-    assert [driver.get_state(each) for each in (skipped, failed, going_on, after)] == [
+    assert [driver.get_state(execution_id) for execution_id in (skipped, failed, going_on, after)] == [
         ExecutionState.SKIPPED, ExecutionState.FAILED, ExecutionState.QUEUED, ExecutionState.QUEUED,
     ]  # fmt: skip
     why = f"it depends on {parent} (job extract), which ended Failed"
@@ -106,10 +106,10 @@ def test_chain_is_skipped_to_its_end_and_second_end_changes_nothing(driver: Exec
     for _ in range(10):
         chain.append(driver.submit("load", depends_on=[chain[-1]]))
     driver.report_end(chain[0], FAILED)
-    assert {driver.get_state(each) for each in chain[1:]} == {ExecutionState.SKIPPED}
-    told = [driver.get(each) for each in chain]
+    assert {driver.get_state(execution_id) for execution_id in chain[1:]} == {ExecutionState.SKIPPED}
+    rows = [driver.get(execution_id) for execution_id in chain]
     driver.report_end(chain[0], SUCCEEDED)
-    assert [driver.get(each) for each in chain] == told
+    assert [driver.get(execution_id) for execution_id in chain] == rows
 
 
 def test_chain_too_long_for_one_transaction_is_finished_by_the_sweep(
@@ -127,7 +127,7 @@ def test_chain_too_long_for_one_transaction_is_finished_by_the_sweep(
     sweeper = DependencyResolver(driver.database, driver.clock)
     sweeper.resolve_stranded()
     _resolve_remaining(driver, sweeper)
-    assert {driver.get_state(each) for each in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
+    assert {driver.get_state(execution_id) for execution_id in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
 
 
 def _resolve_remaining(driver: ExecutionDriver, releases: DependencyResolver) -> int:
@@ -164,7 +164,7 @@ def test_dependency_on_ended_parent_is_resolved_at_submission(driver: ExecutionD
 
     with pytest.raises(InvalidDependency) as refused:
         driver.submit("load", depends_on=[done, failed, UNKNOWN_ID])
-    assert [(each.pointer, each.code) for each in refused.value.errors] == [
+    assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [
         ("/depends_on/1", "dependency_failed"),
         ("/depends_on/2", "dependency_not_found"),
     ]
@@ -174,8 +174,8 @@ def test_dependency_on_ended_parent_is_resolved_at_submission(driver: ExecutionD
 def test_parent_results_become_parameters(driver: ExecutionDriver) -> None:
     parent = driver.submit("extract")
     good, gone, saved, wrong = (
-        driver.submit(job, depends_on=[parent], parameters=given)
-        for job, given in (
+        driver.submit(job, depends_on=[parent], parameters=parameters)
+        for job, parameters in (
             ("load", {"all": {"$from": parent}, "deep": [{"one": {"$from": parent, "path": "/a~1b/1"}}]}),
             ("load", {"x": {"$from": parent, "path": "/nothing"}}),
             ("load", {"x": {"$from": parent, "path": "/nothing", "default": 3}}),
@@ -213,19 +213,21 @@ def test_referenced_results_are_measured_before_they_are_inserted(
     assert [len(call.args[1]["rows"]) for call in checked.call_args_list] == [6]
 
 
-@pytest.mark.parametrize("what", ["parameters", "results"])
+@pytest.mark.parametrize("large_part", ["parameters", "results"])
 def test_resolution_reads_bounded_bytes_per_transaction(
-    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
+    driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, large_part: str
 ) -> None:
     monkeypatch.setattr(resolution, "_MAX_BYTES", 100_000)
     monkeypatch.setattr(resolution, "_LOCK_BATCH_SIZE", 1)
     monkeypatch.setattr(resolution, "_RESULT_BATCH_SIZE", 1)
     text = "x" * 30_000
     parents = [driver.submit("extract") for _ in range(10)]
-    given = [{"rows": text} if what == "parameters" else {"n": {"$from": each, "path": "/n"}} for each in parents]
-    pairs = zip(parents, given, strict=True)
-    children = [driver.submit("load", depends_on=[each], parameters=own) for each, own in pairs]
-    ended = [ParentExecution(each, "extract", ExecutionState.SUCCEEDED, None, "c") for each in parents]
+    parameter_sets = [
+        {"rows": text} if large_part == "parameters" else {"n": {"$from": parent, "path": "/n"}} for parent in parents
+    ]
+    pairs = zip(parents, parameter_sets, strict=True)
+    children = [driver.submit("load", depends_on=[parent], parameters=parameters) for parent, parameters in pairs]
+    ended = [ParentExecution(parent, "extract", ExecutionState.SUCCEEDED, None, "c") for parent in parents]
     with driver.database.write() as connection:
         values = {"state": "Succeeded", "finished_at": NOW, "result": {"n": 1, "text": text}}
         table = core.executions
@@ -235,8 +237,8 @@ def test_resolution_reads_bounded_bytes_per_transaction(
     releases = DependencyResolver(driver.database, driver.clock)
     releases.mark_committed(released)
     assert _resolve_remaining(driver, releases) == 2
-    assert {driver.get_state(each) for each in children} == {ExecutionState.QUEUED}
-    assert {driver.get(each).waiting_for for each in children} == {0}
+    assert {driver.get_state(child) for child in children} == {ExecutionState.QUEUED}
+    assert {driver.get(child).waiting_for for child in children} == {0}
 
 
 def test_dependencies_of_execution_are_listed(driver: ExecutionDriver) -> None:
@@ -247,7 +249,7 @@ def test_dependencies_of_execution_are_listed(driver: ExecutionDriver) -> None:
         first = dependency_rows.list_parents(connection, child, limit=2)
         second = dependency_rows.list_parents(connection, child, limit=2, cursor=first.next)
     reasons = blocker_report.explain_execution(driver.database, driver.clock, child).blockers
-    assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
+    assert [blocker.details["execution"] for blocker in reasons if blocker.code == "dependency"] == parents[1:]
     rows = [*first.items, *second.items]
     assert [row.execution_id for row in rows] == parents
     assert [(row.state, row.outcome) for row in rows] == [
@@ -267,14 +269,14 @@ def test_dependent_submitted_while_parent_ends_is_released(driver: ExecutionDriv
     def accept() -> None:
         children.append(driver.submit("load", depends_on=[parent]))
 
-    one, other = (end, accept) if first == "end" else (accept, end)
-    _run_during_transaction(driver, one, other)
+    first_change, second_change = (end, accept) if first == "end" else (accept, end)
+    _run_during_transaction(driver, first_change, second_change)
     assert driver.get_state(children[0]) is ExecutionState.QUEUED
 
 
-def _run_during_transaction(driver: ExecutionDriver, one: Callable[[], None], other: Callable[[], None]) -> None:
-    """Run `other` after the transaction of `one` has written all its rows and before the commit."""
-    thread = threading.Thread(target=other)
+def _run_during_transaction(driver: ExecutionDriver, first: Callable[[], None], second: Callable[[], None]) -> None:
+    """Run `second` after the transaction of `first` has written all its rows and before the commit."""
+    thread = threading.Thread(target=second)
     started = threading.Event()
     engine = driver.database._writer
 
@@ -286,7 +288,7 @@ def _run_during_transaction(driver: ExecutionDriver, one: Callable[[], None], ot
 
     sa.event.listen(engine, "commit", before_commit)
     try:
-        one()
+        first()
     finally:
         sa.event.remove(engine, "commit", before_commit)
     thread.join(timeout=30)
@@ -321,16 +323,19 @@ def test_unique_key_that_depends_on_a_result_is_claimed_on_release(driver: Execu
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
         )
     parent = driver.submit("extract")
-    given = {"parameters": {"n": {"$from": parent}}, "depends_on": [parent]}
+    fields = {"parameters": {"n": {"$from": parent}}, "depends_on": [parent]}
     loads, reports = (
-        [driver.submit("load", **given) for _ in range(2)],
-        [driver.submit("report", **given) for _ in range(2)],
+        [driver.submit("load", **fields) for _ in range(2)],
+        [driver.submit("report", **fields) for _ in range(2)],
     )
     driver.report_end(parent, result=7)
     first, second = sorted(loads)
-    assert [driver.get_state(each) for each in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
+    assert [driver.get_state(load) for load in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
     assert driver.get(second).reason == f"execution {first} has the unique key load/7"
-    assert [driver.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
+    assert [driver.get_state(report) for report in sorted(reports)] == [
+        ExecutionState.CANCELLED,
+        ExecutionState.QUEUED,
+    ]
 
 
 def test_dependents_of_replaced_execution_are_skipped(driver: ExecutionDriver) -> None:

@@ -41,9 +41,9 @@ def _make_event(kind: EventKind, execution: str = EXECUTION, **data: Any) -> Eve
     return Event(event_id, kind, execution, 1, data)
 
 
-def _record_events(database: Database, *told: Event) -> None:
+def _record_events(database: Database, *call_events: Event) -> None:
     with database.write() as connection:
-        record_events(connection, told)
+        record_events(connection, call_events)
 
 
 def _get_row(database: Database) -> ExecutionRow:
@@ -57,8 +57,8 @@ def _get_row(database: Database) -> ExecutionRow:
 def call_database(database: Database) -> Database:
     """Database that knows the task."""
     with database.write() as connection:
-        given = (Parameter("to", "string"), Parameter("urgent", "boolean", required=False))
-        tasks.upsert(connection, TaskRow("tasks.mail.send", "", given, {}, "v1", NOW))
+        parameters = (Parameter("to", "string"), Parameter("urgent", "boolean", required=False))
+        tasks.upsert(connection, TaskRow("tasks.mail.send", "", parameters, {}, "v1", NOW))
         jobs.upsert(connection, JobDefinition("tasks.mail.send", "tasks.mail.send"), JobOwner.CODE, "code:v1", NOW)
     return database
 
@@ -126,14 +126,14 @@ def test_call_of_unannounced_task_creates_execution(database: Database) -> None:
 
 
 def test_invalid_call_event_is_logged_and_skipped(call_database: Database) -> None:
-    other = "01995b7e-0000-7000-8000-000000000002"
+    execution_id = "01995b7e-0000-7000-8000-000000000002"
     with structlog.testing.capture_logs() as logged:
         _record_events(
             call_database,
-            _make_event(EventKind.CALLED, other, **{**CALL_DATA, "priority": 99}),
+            _make_event(EventKind.CALLED, execution_id, **{**CALL_DATA, "priority": 99}),
             _make_event(EventKind.CALLED, **CALL_DATA),
         )
-    assert [each["event"] for each in logged] == ["event_unreadable"]
+    assert [entry["event"] for entry in logged] == ["event_unreadable"]
     assert _get_row(call_database).state is ExecutionState.QUEUED
 
 

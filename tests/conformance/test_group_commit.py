@@ -114,8 +114,8 @@ def check_acknowledged_is_committed(database: Database, large: int, error: str =
     works.insert(large, lambda connection: insert_rows(connection, 20_000))
     outcomes = commit_together(database, works)
     with database.read() as connection:
-        found = set(queues.list_names(connection, 100)) - {"before"}
-    assert found == {
+        queue_names = set(queues.list_names(connection, 100)) - {"before"}
+    assert queue_names == {
         name for name, outcome in zip("ab", outcomes[:large] + outcomes[large + 1 :], strict=True) if outcome is None
     }
     assert isinstance(outcomes[large], sa.exc.OperationalError)

@@ -86,14 +86,14 @@ def test_slot_holders_are_counted_from_their_index(sqlite_database: Database) ->
     assert held == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key>?)"]
     ahead = _list_plans(sqlite_database, lambda connection: limit_usage.count_published(connection, {"key"}))
     assert ahead == ["SEARCH executions USING INDEX ix_executions_ahead (rate_key>?)"]
-    one = _list_plans(sqlite_database, lambda connection: limit_usage.list_slot_holders(connection, "job/key", 5))
-    assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
+    plans = _list_plans(sqlite_database, lambda connection: limit_usage.list_slot_holders(connection, "job/key", 5))
+    assert plans == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
 
 
 def test_find_ready_queues_takes_one_step_in_each_index(sqlite_database: Database) -> None:
-    asked = _list_plans(sqlite_database, lambda connection: queues.find_ready(connection, ["default", "mail"]))
-    searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
-    assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
+    plan = _list_plans(sqlite_database, lambda connection: queues.find_ready(connection, ["default", "mail"]))
+    searched = [step.partition(" (queue=?")[0] for step in plan if "executions" in step]
+    assert searched == [f"SEARCH executions USING INDEX ix_executions_{suffix}" for suffix in ("ready", "limited")]
     paused = _list_plans(sqlite_database, lambda connection: queues.find_paused(connection, ["default", "mail"]))
     assert paused == ["SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"]
     assert _list_plans(sqlite_database, queues.has_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
@@ -107,17 +107,17 @@ def test_find_ready_queues_takes_one_step_in_each_index(sqlite_database: Databas
 def test_backlogs_are_read_from_their_indexes(sqlite_database: Database) -> None:
     backlog = _list_plans(sqlite_database, executions.get_backlogs)
     assert [step.partition(" (")[0].partition(" ")[2] for step in backlog] == [
-        f"executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
+        f"executions USING INDEX ix_executions_{suffix}" for suffix in ("ready", "limited")
     ]
     in_queue = _list_plans(sqlite_database, lambda connection: executions.get_queue_backlog(connection, "default"))
     assert [step.partition(" (queue=?")[0] for step in in_queue] == [
-        f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
+        f"SEARCH executions USING INDEX ix_executions_{suffix}" for suffix in ("ready", "limited")
     ]
 
 
 def test_unused_queues_are_found_without_reading_the_backlog(sqlite_database: Database) -> None:
     by_queue = [
-        f"SEARCH executions USING INDEX ix_executions_{each} (queue=?" for each in ("ready", "limited", "held_back")
+        f"SEARCH executions USING INDEX ix_executions_{suffix} (queue=?" for suffix in ("ready", "limited", "held_back")
     ]
     # Published executions are bounded by the feed, running executions by the slots of the workers.
     bounded = [
@@ -149,15 +149,15 @@ def test_beat_entries_are_read_in_index_order(sqlite_database: Database) -> None
 
 
 def test_executions_of_schedule_are_found_through_occurrences(sqlite_database: Database) -> None:
-    wanted = ExecutionFilters(schedule_id="id")
-    plan = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, wanted))
+    filters = ExecutionFilters(schedule_id="id")
+    plan = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, filters))
     assert "SEARCH occurrences USING PRIMARY KEY (schedule_id=?)" in plan
     assert not [step for step in plan if step.startswith("SCAN executions")]
 
 
 def test_postgresql_plans_use_the_same_indexes(postgres_url: str) -> None:
     database = Database(postgres_url)
-    asked = {
+    queries = {
         "ix_executions_limited": lambda connection: limit_usage.list_heads(connection, _NOOP_BACKLOG, "", 10),
         "ix_executions_holding": limit_usage.count_held_slots,
         "ix_executions_ahead": lambda connection: limit_usage.count_published(connection, {"key"}),
@@ -166,8 +166,8 @@ def test_postgresql_plans_use_the_same_indexes(postgres_url: str) -> None:
         "ix_executions_held_back": lambda connection: queues.list_uses(connection, "mail"),
     }
     try:
-        for index, ask in asked.items():
-            assert index in str(_list_plans_on_postgresql(database, ask)), index
+        for index, run_query in queries.items():
+            assert index in str(_list_plans_on_postgresql(database, run_query)), index
     finally:
         database.dispose()
 
@@ -211,8 +211,12 @@ def test_deadlines_and_dead_letters_are_read_from_their_indexes(sqlite_database:
         (ExecutionFilters(fingerprint="f"), f"SEARCH executions {index}_fingerprint (fingerprint=?)"),
     ):
         where = [dead_letters.IS_OPEN, *build_conditions(filters)]
-        assert _list_plans(sqlite_database, lambda one, given=filters: dead_letters.list_page(one, given)) == [plan]
-        assert _list_plans(sqlite_database, lambda one, given=where: list_ids(one, given, None, 10)) == [plan]
+        assert _list_plans(
+            sqlite_database, lambda connection, filters=filters: dead_letters.list_page(connection, filters)
+        ) == [plan]
+        assert _list_plans(sqlite_database, lambda connection, where=where: list_ids(connection, where, None, 10)) == [
+            plan
+        ]
     grouped = _list_plans(sqlite_database, dead_letters.list_groups)[0]
     assert grouped == "SCAN executions USING INDEX ix_executions_dead_letter_fingerprint"
     reruns = _list_plans(
@@ -269,10 +273,10 @@ def test_due_schedules_are_read_from_their_index(sqlite_database: Database) -> N
     index = "job_schedules USING INDEX ix_job_schedules_next_at"
     due = _list_plans(sqlite_database, lambda connection: due_schedules.list_due(connection, NOW, 10))
     assert due == [f"SEARCH {index} (next_at>? AND next_at<?)"]
-    coming = _list_plans(
+    upcoming = _list_plans(
         sqlite_database, lambda connection: due_schedules.list_upcoming(connection, (NOW, ""), NOW, 10)
     )
-    assert [index in step for step in coming] == [True]
+    assert [index in step for step in upcoming] == [True]
     after = _list_plans(sqlite_database, lambda connection: due_schedules.get_next_due(connection, NOW))
     assert after == ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>?)"]
     over = _list_plans(sqlite_database, lambda connection: due_schedules.list_ended_pauses(connection, NOW, 10))

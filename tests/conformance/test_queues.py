@@ -85,9 +85,9 @@ def test_find_ready_returns_only_queues_with_runnable_executions(database: Datab
             make_execution(queue="later", state=ExecutionState.SCHEDULED),
             make_execution(queue="elsewhere"),
         )
-    asked = ["free", "both", "limited", "later", "idle"]
+    names = ["free", "both", "limited", "later", "idle"]
     with database.read() as connection:
-        assert sorted(queues.find_ready(connection, asked)) == [
+        assert sorted(queues.find_ready(connection, names)) == [
             ReadyQueue("both", True),
             ReadyQueue("free", False),
             ReadyQueue("limited", True),
@@ -109,10 +109,12 @@ def _insert_execution(**values: Any) -> Callable[[sa.Connection], None]:
 
 QUEUE_USES: dict[str, Callable[[sa.Connection], object]] = {
     "definition": _insert_definition,
-    "schedule": lambda one: schedule_rows.upsert(one, parse(SCHEDULE), ScheduleOwner.API, "ann", NOW, NOW),
-    "created": lambda one: queues.create(one, "mail", "ann", NOW),
-    "paused": lambda one: queues.update_pause(one, QueueRow("mail", NOW, "ann")),
-    "consumed": lambda one: workers.update_live(one, [_make_worker("mail")], NOW),
+    "schedule": lambda connection: schedule_rows.upsert(
+        connection, parse(SCHEDULE), ScheduleOwner.API, "ann", NOW, NOW
+    ),
+    "created": lambda connection: queues.create(connection, "mail", "ann", NOW),
+    "paused": lambda connection: queues.update_pause(connection, QueueRow("mail", NOW, "ann")),
+    "consumed": lambda connection: workers.update_live(connection, [_make_worker("mail")], NOW),
     "ready": _insert_execution(dispatched_at=None),
     "limited": _insert_execution(limit_key="k"),
     "published": _insert_execution(dispatched_at=NOW),
@@ -183,4 +185,4 @@ def test_on_complete_job_starts_in_a_removed_queue(database: Database, clock: Ma
     with database.write() as connection:
         connection.execute(sa.update(core.executions).values(state="Succeeded"))
         assert batch_completion.complete_batches(connection, [batch.batch_id or ""], NOW) == 1
-        assert [each.name for each in queues.find_ready(connection, ["mail"])] == ["mail"]
+        assert [queue.name for queue in queues.find_ready(connection, ["mail"])] == ["mail"]

@@ -20,8 +20,8 @@ _numbers = itertools.count(1)
 
 def make_log_event(execution: str, message: str, attempt: int = 1, **data: Any) -> Event:
     """Return the event of a log line; each is later than the one before."""
-    given = {"level": "INFO", "logger": "job", "message": message, "at": NOW.isoformat(), **data}
-    return _make_event(EventKind.LOG, execution, attempt, given)
+    fields = {"level": "INFO", "logger": "job", "message": message, "at": NOW.isoformat(), **data}
+    return _make_event(EventKind.LOG, execution, attempt, fields)
 
 
 def make_cut_event(execution: str, lines: Any, size: int, attempt: int = 1) -> Event:
@@ -38,8 +38,8 @@ def _make_event(kind: EventKind, execution: str, attempt: int, data: dict[str, A
 def execution(database: Database) -> str:
     """Id of an execution without log lines."""
     with database.write() as connection:
-        [made] = insert_executions(connection, make_execution())
-    return made
+        [execution_id] = insert_executions(connection, make_execution())
+    return execution_id
 
 
 def record_events(database: Database, *reports: Event) -> None:

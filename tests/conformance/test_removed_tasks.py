@@ -49,7 +49,7 @@ class TaskRemovalDriver(ExecutionDriver):
         now = self.clock.now()
         if registers:
             task_catalog.register_tasks(
-                self.database, self.clock, [_make_announcement(each) for each in task_names], name, package
+                self.database, self.clock, [_make_announcement(task_name) for task_name in task_names], name, package
             )
         row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), task_names, name, now, now)
         self._live[name] = row, WorkerOffer(package, is_complete, (queue,), task_names, now)
@@ -105,12 +105,14 @@ def test_task_is_not_removed_while_no_worker_is_up(driver: TaskRemovalDriver) ->
 
 
 @pytest.mark.parametrize(
-    "other", [{"package": "reports"}, {"queue": "gpu"}, {"is_complete": False}], ids=["package", "queue", "broken"]
+    "difference", [{"package": "reports"}, {"queue": "gpu"}, {"is_complete": False}], ids=["package", "queue", "broken"]
 )
-def test_task_is_not_removed_by_workers_that_need_not_have_it(driver: TaskRemovalDriver, other: dict[str, Any]) -> None:
+def test_task_is_not_removed_by_workers_that_need_not_have_it(
+    driver: TaskRemovalDriver, difference: dict[str, Any]
+) -> None:
     driver.start_worker("v1", "export", "mail")
     driver.stop_worker("v1")
-    driver.start_worker("other", "mail", **other)
+    driver.start_worker("other", "mail", **difference)
     assert not driver.is_removed()
 
 
@@ -164,14 +166,16 @@ def test_batch_with_removed_job_is_rejected_with_pointer(
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         ask(removed)
-    assert [(each.pointer, each.code) for each in caught.value.errors] == [(pointer, "job_removed")]
+    assert [(problem.pointer, problem.code) for problem in caught.value.errors] == [(pointer, "job_removed")]
 
 
 def test_workflow_with_removed_job_is_rejected_with_pointer(removed: TaskRemovalDriver) -> None:
     steps = {"first": WorkflowStep(Submission(job="mail")), "second": WorkflowStep(Submission(job="export"))}
     with pytest.raises(InvalidInput) as caught:
         workflows.submit(removed.database, removed.clock, Workflow(steps), "ann")
-    assert [(each.pointer, each.code) for each in caught.value.errors] == [("/steps/second/job", "job_removed")]
+    assert [(problem.pointer, problem.code) for problem in caught.value.errors] == [
+        ("/steps/second/job", "job_removed")
+    ]
 
 
 def test_rerun_of_removed_job_is_rejected(driver: TaskRemovalDriver) -> None:
@@ -183,17 +187,17 @@ def test_rerun_of_removed_job_is_rejected(driver: TaskRemovalDriver) -> None:
     with pytest.raises(JobRemoved):
         dead_letters.rerun(driver.database, driver.clock, failed, RedriveOptions(), "ann")
     done = dead_letters.redrive(driver.database, driver.clock, Selection(ids=[failed]), RedriveOptions(), "ann")
-    assert [each.code for each in done.problems] == ["job_removed"]
+    assert [problem.code for problem in done.problems] == ["job_removed"]
 
 
 def test_occurrences_of_removed_job_are_skipped_with_reason(removed: TaskRemovalDriver) -> None:
     described = {"name": "nightly", "job": "export", "rule": {"kind": "interval", "every": 60}}
-    made = schedules.create(removed.database, removed.clock, described, "ann")
-    assert any("has been removed" in warning for warning in made.warnings)
+    created = schedules.create(removed.database, removed.clock, described, "ann")
+    assert any("has been removed" in warning for warning in created.warnings)
     removed.clock.advance(90)
     now = removed.clock.now()
     with removed.database.write() as connection:
-        evaluator.evaluate_due(connection, {made.row.id: now}, now)
+        evaluator.evaluate_due(connection, {created.row.id: now}, now)
         [outcome] = connection.execute(sa.select(occurrences_table.c.outcome, occurrences_table.c.reason)).all()
     assert outcome.outcome == "skipped_paused"
     assert "the code of job export has been removed" in outcome.reason

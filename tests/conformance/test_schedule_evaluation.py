@@ -100,14 +100,14 @@ def test_overlap_policy_decides_concurrent_executions(driver: ScheduleDriver) ->
     for minutes in (1, 2, 3):
         driver.evaluate(*rows.values(), minutes=minutes)
     for overlap, row in rows.items():
-        assert [each.state for each in driver.list_executions() if each.schedule_id == row.id] == expected[overlap], (
-            overlap
-        )
+        assert [
+            execution.state for execution in driver.list_executions() if execution.schedule_id == row.id
+        ] == expected[overlap], overlap
         skipped = 3 - len(expected[overlap])
         assert [outcome for _, outcome in driver.list_outcomes(row)] == ["fired"] * (3 - skipped) + [
             "skipped_overlap"
         ] * skipped
-    [first] = [each.id for each in driver.list_executions() if each.schedule_id == rows["skip"].id]
+    [first] = [execution.id for execution in driver.list_executions() if execution.schedule_id == rows["skip"].id]
     assert driver.list_occurrences(rows["skip"])[1].reason == f"execution {first} had not ended"
 
 
@@ -131,14 +131,14 @@ def test_cancel_running_cancels_earlier_executions_and_waits_for_their_end(drive
 
 
 def test_disabled_or_missing_job_skips_occurrences_with_reason(driver: ScheduleDriver) -> None:
-    tick, other = driver.put_schedule(), driver.put_schedule("other", job="nobody")
+    tick, jobless = driver.put_schedule(), driver.put_schedule("other", job="nobody")
     driver.put_job(enabled=False)
-    driver.evaluate(tick, other)
-    assert [row.reason for each in (tick, other) for row in driver.list_occurrences(each)] == [
+    driver.evaluate(tick, jobless)
+    assert [row.reason for schedule in (tick, jobless) for row in driver.list_occurrences(schedule)] == [
         "job send is disabled",
         "there is no job nobody",
     ]
-    assert driver.list_outcomes(tick) == driver.list_outcomes(other) == [(1, "skipped_paused")]
+    assert driver.list_outcomes(tick) == driver.list_outcomes(jobless) == [(1, "skipped_paused")]
     assert driver.list_executions() == []
 
 
@@ -195,14 +195,14 @@ def test_spread_delays_each_occurrence_by_a_constant_offset(driver: ScheduleDriv
     rows = [driver.put_schedule(f"tick{number}", spread=600, overlap="allow") for number in range(5)]
     driver.evaluate(*rows, minutes=1)
     driver.evaluate(*rows, minutes=2)
-    found: dict[str | None, list[float]] = {}
+    shares_by_schedule: dict[str | None, list[float]] = {}
     for execution in driver.list_executions():
         assert execution.state is ExecutionState.SCHEDULED
         assert execution.scheduled_for is not None
         share = (execution.due_at - execution.scheduled_for).total_seconds()
-        found.setdefault(execution.schedule_id, []).append(share)
-    assert all(first == second and 0 <= first < 600 for first, second in found.values())
-    assert len({shares[0] for shares in found.values()}) == 5
+        shares_by_schedule.setdefault(execution.schedule_id, []).append(share)
+    assert all(first == second and 0 <= first < 600 for first, second in shares_by_schedule.values())
+    assert len({shares[0] for shares in shares_by_schedule.values()}) == 5
 
 
 def test_invalid_parameters_fail_the_execution_and_pause_the_schedule(driver: ScheduleDriver) -> None:
@@ -309,10 +309,10 @@ def test_due_schedules_are_found_in_sql(driver: ScheduleDriver) -> None:
         ]
         assert due_schedules.list_due(connection, at_minute(2), 1) == [(first.id, at_minute(1))]
         assert due_schedules.get_next_due(connection, NOW) == at_minute(1)
-        [one] = due_schedules.list_upcoming(connection, (NOW, ""), at_minute(5), 1)
-        assert (one.id, one.next_at) == (first.id, at_minute(1))
+        [upcoming] = due_schedules.list_upcoming(connection, (NOW, ""), at_minute(5), 1)
+        assert (upcoming.id, upcoming.next_at) == (first.id, at_minute(1))
         assert [
-            each.id for each in due_schedules.list_upcoming(connection, (one.next_at, one.id), at_minute(5), 9)
+            row.id for row in due_schedules.list_upcoming(connection, (upcoming.next_at, upcoming.id), at_minute(5), 9)
         ] == [second.id]
         assert due_schedules.list_upcoming(connection, (NOW, ""), at_minute(0.5), 9) == []
         assert due_schedules.get_next_due(connection, at_minute(1)) == at_minute(2)

@@ -77,10 +77,10 @@ class OutageSimulation:
     def add_schedule(self, **fields: Any) -> str:
         """Add a schedule and return its id."""
         spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
-        made = parse(spec)
+        schedule = parse(spec)
         with self.database.write() as connection:
-            first = find_next_time(made.build_timetable({}), self.now)
-            row = schedule_rows.upsert(connection, made, ScheduleOwner.API, "me", self.now, first)
+            first = find_next_time(schedule.build_timetable({}), self.now)
+            row = schedule_rows.upsert(connection, schedule, ScheduleOwner.API, "me", self.now, first)
         self.specs[row.id] = spec
         return row.id
 
@@ -123,9 +123,9 @@ class OutageSimulation:
 
     def _evaluate_due(self) -> None:
         table = job_schedules.c
-        wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
+        query = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
         with self.database.read() as connection:
-            due = {row.id: row.next_at for row in connection.execute(wanted)}
+            due = {row.id: row.next_at for row in connection.execute(query)}
             over = due_schedules.list_ended_pauses(connection, self.now, 1000)
         if over:
             self.resume(*over)

@@ -44,12 +44,12 @@ class ScheduleSyncDriver:
 
     @property
     def declarations(self) -> Declarations:
-        with collect_declarations() as found:
+        with collect_declarations() as declarations:
             for name, fields in self.fields.items():
                 schedule(name, **fields)
             for name, fields in self.calendars.items():
                 calendar(name, **fields)
-        return found
+        return declarations
 
     def apply(self) -> list[SyncChange]:
         return sync.apply_declarations(self.database, self.clock, self.declarations, "code:v1")
@@ -115,7 +115,7 @@ def test_changed_declaration_settles_earlier_occurrences_first(driver: ScheduleS
     driver.declare("nightly", rule=daily("14:00"), priority=7)
     [change] = driver.apply()
     assert (change.step, change.name) == (SyncOutcome.CHANGED, "nightly")
-    assert [(each.pointer, each.before, each.now) for each in change.differences] == [
+    assert [(difference.pointer, difference.before, difference.now) for difference in change.differences] == [
         ("/priority", None, 7),
         ("/rule/time", "13:00", "14:00"),
     ]
@@ -162,25 +162,25 @@ def test_retired_schedule_stays_retired_until_deleted(driver: ScheduleSyncDriver
         editing.change(driver.database, driver.clock, "nightly", again, None, "ann")
 
     driver.clock.advance(2 * 86400)
-    asked = backfill.BackfillRequest(NOW - DAY, NOW)
-    assert backfill.backfill_schedule(driver.database, driver.clock, "nightly", asked, "ann").items, (
+    request = backfill.BackfillRequest(NOW - DAY, NOW)
+    assert backfill.backfill_schedule(driver.database, driver.clock, "nightly", request, "ann").items, (
         "its past can still be had"
     )
     assert driver.get_schedule("nightly").state is ScheduleState.RETIRED
 
     editing.remove(driver.database, driver.clock, "nightly", None, "ann")
-    made = editing.create(driver.database, driver.clock, again, "ann")
-    assert (made.row.owner, made.row.state) == (ScheduleOwner.API, ScheduleState.ACTIVE)
+    created = editing.create(driver.database, driver.clock, again, "ann")
+    assert (created.row.owner, created.row.state) == (ScheduleOwner.API, ScheduleState.ACTIVE)
 
 
 def test_existing_schedule_name_conflict_names_its_owner(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly")
     driver.apply()
     driver.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
-    for name, told in (("nightly", "declared in code"), ("report", "part of the definition of job report")):
-        wanted = {"name": name, "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
-        with pytest.raises(ScheduleExists, match=told):
-            editing.create(driver.database, driver.clock, wanted, "ann")
+    for name, owner in (("nightly", "declared in code"), ("report", "part of the definition of job report")):
+        fields = {"name": name, "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
+        with pytest.raises(ScheduleExists, match=owner):
+            editing.create(driver.database, driver.clock, fields, "ann")
 
 
 def test_schedule_that_never_fires_is_created_with_a_warning(driver: ScheduleSyncDriver) -> None:
@@ -191,10 +191,10 @@ def test_schedule_that_never_fires_is_created_with_a_warning(driver: ScheduleSyn
     driver.declare("summer", require=["summer"], zone="Europe/Berlin")
     changes = {change.name: change for change in driver.apply() if change.kind == "schedule"}
     assert {change.step for change in changes.values()} == {SyncOutcome.CREATED}
-    for name, told in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
+    for name, reason in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
         assert changes[name].next == []
         [warning] = changes[name].warnings
-        assert told in warning
+        assert reason in warning
     assert [f"{moment:%m-%dT%H:%M%z}" for moment in changes["summer"].next] == ["06-01T13:00+0200", "06-03T13:00+0200"]
     assert changes["summer"].warnings == []
 
@@ -277,7 +277,7 @@ def test_calendars_are_created_before_schedules_and_removed_after(driver: Schedu
     driver.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
     [changed] = driver.apply()
     assert (changed.step, changed.kind, changed.name) == (SyncOutcome.CHANGED, "calendar", "office")
-    assert [each.pointer for each in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
+    assert [difference.pointer for difference in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
     assert driver.get_schedule("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
     assert driver.apply() == []
 
@@ -310,9 +310,9 @@ def test_job_is_registered_without_schedule_whose_name_exists(driver: ScheduleSy
     task = {"name": "nightly", "description": "", "parameters": [], "options": options}
     task_catalog.register_tasks(driver.database, driver.clock, [task, {**task, "name": "weekly"}], "v1")
     with driver.database.read() as connection:
-        found = jobs.get_many(connection, ["nightly", "weekly"])
-    assert found["nightly"].definition.schedule is None
-    assert found["weekly"].definition.schedule is not None
+        job_rows = jobs.get_many(connection, ["nightly", "weekly"])
+    assert job_rows["nightly"].definition.schedule is None
+    assert job_rows["weekly"].definition.schedule is not None
     assert (driver.get_schedule("nightly").owner, driver.get_schedule("weekly").owner) == (
         ScheduleOwner.CODE,
         ScheduleOwner.JOB,

@@ -73,8 +73,8 @@ def test_alembic_finds_a_removed_column(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.text("ALTER TABLE queues ADD COLUMN paused INTEGER"))
     with database.read() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), core.metadata)
-    assert ["remove_column" for difference in found if difference[0] == "remove_column"] == ["remove_column"]
+        differences = compare_metadata(MigrationContext.configure(connection), core.metadata)
+    assert ["remove_column" for difference in differences if difference[0] == "remove_column"] == ["remove_column"]
 
 
 def describe_database(database: Database) -> dict[str, str]:
@@ -85,6 +85,6 @@ def describe_database(database: Database) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", str(described)) for name, described in rows if "alembic_version" not in name}
 
 
-def is_reflectable(thing: object, name: str | None, *_: object) -> bool:
+def is_reflectable(schema_item: object, name: str | None, *_: object) -> bool:
     """Return whether Alembic can reflect this object: not indexes on expressions of SQLite (another test does)."""
     return name not in ("ix_executions_ready", "ix_executions_limited")

@@ -19,11 +19,11 @@ class RecordingStopRequests:
     """Writer of stop requests that records them."""
 
     def __init__(self) -> None:
-        self.given: list[tuple[str, list[StopRequest]]] = []
+        self.published: list[tuple[str, list[StopRequest]]] = []
 
     def publish(self, worker: str, orders: Iterable[StopRequest]) -> None:
         """Record the stop requests for a worker."""
-        self.given.append((worker, list(orders)))
+        self.published.append((worker, list(orders)))
 
 
 class CancellationDriver:
@@ -38,10 +38,10 @@ class CancellationDriver:
     def request_cancel(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
         """Create an execution in this state and request its cancellation."""
         with self.database.write() as connection:
-            [made] = insert_executions(connection, make_execution())
-            assert executions.request_cancel(connection, made, "ann", NOW)
-        self.update_execution(made, state=state, attempt=attempt, worker=worker)
-        return made
+            [execution_id] = insert_executions(connection, make_execution())
+            assert executions.request_cancel(connection, execution_id, "ann", NOW)
+        self.update_execution(execution_id, state=state, attempt=attempt, worker=worker)
+        return execution_id
 
     def update_execution(self, execution: str, **values: object) -> None:
         """Update the row of an execution."""
@@ -52,9 +52,9 @@ class CancellationDriver:
     def run_turn(self, after: float = 0.0) -> list[tuple[str, list[StopRequest]]]:
         """Return the stop requests that are sent in a turn, `after` seconds later."""
         self.clock.advance(after)
-        self.redis.given.clear()
+        self.redis.published.clear()
         self.stopper.send_pending()
-        return self.redis.given
+        return self.redis.published
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def driver(database: Database) -> CancellationDriver:
 
 
 def test_stop_requests_are_grouped_by_worker(driver: CancellationDriver) -> None:
-    one, other, third = (
+    first, second, third = (
         driver.request_cancel("Running"),
         driver.request_cancel("Running", 2, "w2"),
         driver.request_cancel("Running"),
     )
-    given = dict(driver.run_turn())
-    assert sorted(given["w1"]) == sorted([StopRequest(one, 1, "ann"), StopRequest(third, 1, "ann")])
-    assert given["w2"] == [StopRequest(other, 2, "ann")]
+    requests = dict(driver.run_turn())
+    assert sorted(requests["w1"]) == sorted([StopRequest(first, 1, "ann"), StopRequest(third, 1, "ann")])
+    assert requests["w2"] == [StopRequest(second, 2, "ann")]
 
 
 def test_stop_request_is_repeated_until_the_execution_ends(driver: CancellationDriver) -> None:
@@ -89,8 +89,8 @@ def test_next_attempt_gets_its_own_stop_request(driver: CancellationDriver) -> N
 
 def test_running_execution_without_cancel_request_gets_no_stop_request(driver: CancellationDriver) -> None:
     with driver.database.write() as connection:
-        [made] = insert_executions(connection, make_execution())
-    driver.update_execution(made, state="Running", attempt=1, worker="w1")
+        [execution_id] = insert_executions(connection, make_execution())
+    driver.update_execution(execution_id, state="Running", attempt=1, worker="w1")
     assert driver.run_turn() == []
 
 

@@ -23,8 +23,8 @@ BUSINESS_CALENDAR = BusinessCalendar(closed={dt.date(2026, 12, 24): "Christmas E
 BLACKOUT_CALENDAR = DateCalendar({dt.date(2026, 3, 3): "stocktaking"}).to_json()
 
 
-def _put_schedule(name: str, **given: Any) -> Any:
-    return parse({"name": name, "job": "send", "rule": {"kind": "daily", "time": "06:00"}, **given})
+def _put_schedule(name: str, **fields: Any) -> Any:
+    return parse({"name": name, "job": "send", "rule": {"kind": "daily", "time": "06:00"}, **fields})
 
 
 def test_calendar_is_read_back(database: Database) -> None:
@@ -54,15 +54,15 @@ def test_calendar_change_creates_a_permanent_revision(database: Database) -> Non
         calendar_rows.delete(connection, second, "dan", LATER)
         assert calendar_rows.get(connection, "office") is None
         assert calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.CODE, "code", LATER).revision == 3
-        found = calendar_rows.list_revisions(connection, "office").items
+        revisions = calendar_rows.list_revisions(connection, "office").items
         first = calendar_rows.get_revision(connection, "office", 1)
         entries = audit.list_by_subject(connection, "office")
-    assert [(row.revision, row.actor, row.spec) for row in found] == [
+    assert [(row.revision, row.actor, row.spec) for row in revisions] == [
         (3, "code", BUSINESS_CALENDAR),
         (2, "bob", BLACKOUT_CALENDAR),
         (1, "ann", BUSINESS_CALENDAR),
     ]
-    assert first == found[2]
+    assert first == revisions[2]
     assert [(entry.actor, entry.action) for entry in entries] == [
         ("ann", "calendar.create"),
         ("bob", "calendar.change"),
@@ -85,9 +85,9 @@ def test_calendars_and_revisions_are_paged(database: Database) -> None:
 
 
 def test_lock_using_schedules_returns_schedules_of_calendar(database: Database) -> None:
-    given = [("z", {"exclude": ["holidays"]}), ("a", {"require": ["holidays", "office"]}), ("none", {})]
+    references = [("z", {"exclude": ["holidays"]}), ("a", {"require": ["holidays", "office"]}), ("none", {})]
     with database.write() as connection:
-        for name, fields in given:
+        for name, fields in references:
             schedule_rows.upsert(connection, _put_schedule(name, **fields), ScheduleOwner.API, "ann", NOW, LATER)
         assert [row.name for row in calendar_rows.lock_using_schedules(connection, "holidays")] == ["z", "a"]
         assert [row.name for row in calendar_rows.lock_using_schedules(connection, "office")] == ["a"]
@@ -99,12 +99,12 @@ def test_load_calendars_follows_every_change(database: Database, lock: bool) -> 
     with database.write() as connection:
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         calendar_rows.upsert(connection, "black-outs", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
-        found = values.load_calendars(connection, ["office", "black-outs"], lock)
-        assert {name: each.to_json() for name, each in found.items()} == {
+        loaded = values.load_calendars(connection, ["office", "black-outs"], lock)
+        assert {name: calendar.to_json() for name, calendar in loaded.items()} == {
             "office": BUSINESS_CALENDAR,
             "black-outs": BLACKOUT_CALENDAR,
         }
-        assert values.load_calendars(connection, ["office"], lock)["office"] is found["office"]
+        assert values.load_calendars(connection, ["office"], lock)["office"] is loaded["office"]
         # The cached value is correct even when both changes have the same time, because the tests' clock stands still.
         calendar_rows.upsert(connection, "office", BLACKOUT_CALENDAR, JobOwner.API, "ann", NOW)
         assert values.load_calendars(connection, ["office"], lock)["office"].to_json() == BLACKOUT_CALENDAR
@@ -128,13 +128,13 @@ def test_invalid_calendar_references_are_returned_with_pointers(database: Databa
         good = _put_schedule("a", rule=rule, calendar="office", exclude=["black-outs"], require=["office"])
         assert values.validate_schedule_calendars(connection, good) == []
         bad = _put_schedule("a", rule=rule, calendar="black-outs", exclude=["office", "blackouts"], require=["x"])
-        found = values.validate_schedule_calendars(connection, bad, "/schedule")
-    assert [(each.pointer, each.code) for each in found] == [
+        problems = values.validate_schedule_calendars(connection, bad, "/schedule")
+    assert [(problem.pointer, problem.code) for problem in problems] == [
         ("/schedule/require/0", "unknown_calendar"),
         ("/schedule/exclude/1", "unknown_calendar"),
         ("/schedule/calendar", "not_allowed"),
     ]
-    assert "did you mean black-outs?" in found[1].message
+    assert "did you mean black-outs?" in problems[1].message
 
 
 def test_calendar_named_by_a_concurrent_schedule_is_not_removed(database: Database) -> None:
@@ -148,14 +148,14 @@ def test_calendar_named_by_a_concurrent_schedule_is_not_removed(database: Databa
         except CalendarInUse as error:
             refused.append(error.detail)
 
-    other = threading.Thread(target=remove)
+    thread = threading.Thread(target=remove)
     with database.write() as connection:
         values.load_calendars(connection, ["office"], lock=True)
-        other.start()
-        other.join(timeout=1)
-        assert other.is_alive()
+        thread.start()
+        thread.join(timeout=1)
+        assert thread.is_alive()
         schedule_rows.upsert(connection, _put_schedule("a", exclude=["office"]), ScheduleOwner.API, "ann", NOW, LATER)
-    other.join(timeout=60)
+    thread.join(timeout=60)
     assert refused == ["calendar office is named by schedule a; change or delete it first"]
 
 

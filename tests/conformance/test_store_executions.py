@@ -43,8 +43,8 @@ def test_executions_are_stored_in_submission_order(database: Database) -> None:
     with database.write() as connection:
         ids = insert_executions(connection, *rows)
     with database.read() as connection:
-        found = executions.get_many(connection, ids)
-        assert [row.parameters["n"] for row in found] == list(range(2500))
+        stored = executions.get_many(connection, ids)
+        assert [row.parameters["n"] for row in stored] == list(range(2500))
         assert connection.scalar(sa.select(sa.func.count()).select_from(core.transitions)) == 2500
 
 
@@ -57,15 +57,15 @@ def test_failed_insert_stores_no_execution(database: Database) -> None:
 
 
 def _list_all_pages(database: Database, filters: ExecutionFilters, limit: int) -> list[str]:
-    found: list[str] = []
+    ids: list[str] = []
     cursor = None
     while True:
         with database.read() as connection:
             page = executions.list_page(connection, filters, limit, cursor)
-        found += [row.id for row in page.items]
+        ids += [row.id for row in page.items]
         cursor = page.next
         if cursor is None:
-            return found
+            return ids
 
 
 def test_pages_list_each_execution_once_newest_first(database: Database) -> None:
@@ -113,7 +113,7 @@ def test_filters_select_executions(database: Database, filters: ExecutionFilters
         for row, at in rows.values():
             insert_executions(connection, row, now=at)
     names = {row.id: name for name, (row, _) in rows.items()}
-    assert {names[found] for found in _list_all_pages(database, filters, 2)} == expected
+    assert {names[execution_id] for execution_id in _list_all_pages(database, filters, 2)} == expected
 
 
 def test_cursor_is_valid_only_for_its_filters(database: Database) -> None:
@@ -132,9 +132,9 @@ def test_cursor_is_valid_only_for_its_filters(database: Database) -> None:
 
 def _get_row(database: Database, execution_id: str) -> ExecutionRow:
     with database.read() as connection:
-        found = executions.get(connection, execution_id)
-    assert found is not None
-    return found
+        row = executions.get(connection, execution_id)
+    assert row is not None
+    return row
 
 
 @pytest.mark.parametrize(("state", "attempt"), [(ExecutionState.SCHEDULED, 0), (ExecutionState.RETRYING, 2)])

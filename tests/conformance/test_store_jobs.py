@@ -130,18 +130,18 @@ def test_pages_list_all_jobs_by_name(database: Database) -> None:
     with database.write() as connection:
         for name in reversed(names):
             jobs.upsert(connection, replace(SEND, name=name), JobOwner.API, "ann", NOW)
-    found: list[str] = []
+    listed_names: list[str] = []
     cursor = None
     with database.read() as connection:
         while True:
             page = jobs.list_page(connection, 3, cursor)
-            found += [row.definition.name for row in page.items]
+            listed_names += [row.definition.name for row in page.items]
             cursor = page.next
             if cursor is None:
                 break
         with pytest.raises(InvalidCursor):
             jobs.list_page(connection, 3, "bm9uc2Vuc2U")
-    assert found == names
+    assert listed_names == names
 
 
 def test_get_many_returns_known_jobs(database: Database) -> None:

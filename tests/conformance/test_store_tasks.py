@@ -24,9 +24,9 @@ def test_new_announcement_replaces_the_old(database: Database) -> None:
     with database.write() as connection:
         tasks.upsert(connection, make_task())
         tasks.upsert(connection, replace(make_task(), code_version="v2", parameters=(FORMAT,)))
-        found = tasks.get(connection, make_task().name)
-    assert found is not None
-    assert (found.code_version, found.parameters) == ("v2", (FORMAT,))
+        task = tasks.get(connection, make_task().name)
+    assert task is not None
+    assert (task.code_version, task.parameters) == ("v2", (FORMAT,))
 
 
 def test_pages_list_all_tasks_by_name(database: Database) -> None:

@@ -23,25 +23,25 @@ ERROR = {"type": "E", "message": "m", "traceback": None}
 def execution(database: Database) -> str:
     """Id of an execution with two attempts and five log lines, whose reports arrived out of order."""
     with database.write() as connection:
-        [made] = insert_executions(connection, make_execution())
+        [execution_id] = insert_executions(connection, make_execution())
         later = [(2, "Succeeded"), (1, "Running"), (1, "Retrying"), (2, "Running"), (1, "Queued")]
         connection.execute(
             sa.insert(core.transitions),
             [
-                {"execution_id": made, "attempt": attempt, "state": state, "at": NOW, "actor": "w"}
+                {"execution_id": execution_id, "attempt": attempt, "state": state, "at": NOW, "actor": "w"}
                 for attempt, state in later
             ],
         )
         connection.execute(
             sa.insert(core.attempts),
             [
-                {"execution_id": made, "attempt": 2, "state": "Succeeded", "runtime": 0.5, "error": None},
-                {"execution_id": made, "attempt": 1, "state": "Failed", "runtime": None, "error": ERROR},
+                {"execution_id": execution_id, "attempt": 2, "state": "Succeeded", "runtime": 0.5, "error": None},
+                {"execution_id": execution_id, "attempt": 1, "state": "Failed", "runtime": None, "error": ERROR},
             ],
         )
-        lines = [_make_line(made, number) for number in range(5)]
+        lines = [_make_line(execution_id, number) for number in range(5)]
         connection.execute(sa.insert(core.execution_logs), lines)
-    return made
+    return execution_id
 
 
 def _make_line(execution: str, number: int) -> dict[str, Any]:
@@ -57,21 +57,21 @@ def _make_line(execution: str, number: int) -> dict[str, Any]:
 
 
 def _list_all_pages(page: Callable[[str | None], Page[Any]]) -> list[Any]:
-    found: list[Any] = []
+    items: list[Any] = []
     cursor = None
     while True:
         part = page(cursor)
-        found += part.items
+        items += part.items
         cursor = part.next
         if cursor is None:
-            return found
+            return items
 
 
 @pytest.mark.parametrize("limit", [1, 2, 6, 50])
 def test_transitions_are_listed_chronologically(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _list_all_pages(lambda cursor: timeline.list_transitions(connection, execution, limit, cursor))
-    assert [(row.attempt, row.state.value) for row in found] == [
+        transitions = _list_all_pages(lambda cursor: timeline.list_transitions(connection, execution, limit, cursor))
+    assert [(row.attempt, row.state.value) for row in transitions] == [
         (0, "Queued"),
         (1, "Running"),
         (1, "Retrying"),
@@ -84,24 +84,24 @@ def test_transitions_are_listed_chronologically(database: Database, execution: s
 @pytest.mark.parametrize("limit", [1, 2, 50])
 def test_attempts_are_listed_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _list_all_pages(lambda cursor: timeline.list_attempts(connection, execution, limit, cursor))
-    assert [(row.attempt, row.runtime, row.error) for row in found] == [(1, None, ERROR), (2, 0.5, None)]
+        attempts = _list_all_pages(lambda cursor: timeline.list_attempts(connection, execution, limit, cursor))
+    assert [(row.attempt, row.runtime, row.error) for row in attempts] == [(1, None, ERROR), (2, 0.5, None)]
 
 
 @pytest.mark.parametrize("limit", [2, 50])
 def test_log_lines_are_listed_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _list_all_pages(lambda cursor: timeline.list_logs(connection, execution, limit, cursor))
-    assert [row.message for row in found] == [f"line {number}" for number in range(5)]
-    assert found[1].at == NOW + dt.timedelta(seconds=1)
+        lines = _list_all_pages(lambda cursor: timeline.list_logs(connection, execution, limit, cursor))
+    assert [row.message for row in lines] == [f"line {number}" for number in range(5)]
+    assert lines[1].at == NOW + dt.timedelta(seconds=1)
 
 
 def test_cursor_is_valid_only_for_its_execution(database: Database, execution: str) -> None:
     with database.write() as connection:
-        [other] = insert_executions(connection, make_execution())
+        [second_execution] = insert_executions(connection, make_execution())
         cursor = timeline.list_logs(connection, execution, 1).next
         with pytest.raises(InvalidCursor):
-            timeline.list_logs(connection, other, 1, cursor)
+            timeline.list_logs(connection, second_execution, 1, cursor)
         with pytest.raises(InvalidCursor):
             timeline.list_attempts(connection, execution, 1, cursor)
 

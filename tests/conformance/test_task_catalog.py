@@ -23,12 +23,12 @@ def _make_announcement(name: str, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("retries", "attempts", "told"),
+    ("retries", "attempts", "is_ignored"),
     [(None, None, False), (0, 1, False), (3, 4, False), (999, 1000, False), (1000, 1000, False), (10**9, 1000, False),
      (-1, None, True), ("x", None, True), (2.5, None, True), (True, None, True)],
 )  # fmt: skip
 def test_max_retries_becomes_a_valid_retry_policy(
-    driver: ExecutionDriver, retries: Any, attempts: int | None, told: bool
+    driver: ExecutionDriver, retries: Any, attempts: int | None, is_ignored: bool
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         task_catalog.register_tasks(
@@ -38,7 +38,7 @@ def test_max_retries_becomes_a_valid_retry_policy(
     assert definition.max_attempts == attempts
     assert policies.normalize(definition.policies) == (definition.policies, [])
     ignored = [(line["job"], line["max_retries"]) for line in logs if line["event"] == "max_retries_ignored"]
-    assert ignored == [("plain", retries)] * told
+    assert ignored == [("plain", retries)] * is_ignored
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_invalid_announcement_does_not_block_the_others(driver: ExecutionDriver,
             driver.database, driver.clock, [_make_announcement("one"), broken, _make_announcement("two")], "v1"
         )
     with driver.database.read() as connection:
-        known = set(stored.list_nearby_names(connection, "broken"))
-    assert {"one", "two"} <= known
-    assert "broken" not in known
+        names = set(stored.list_nearby_names(connection, "broken"))
+    assert {"one", "two"} <= names
+    assert "broken" not in names
     assert [line["task"] for line in logs if line["event"] == "task_not_learnt"] == ["broken"]

@@ -95,19 +95,19 @@ def test_invalid_triggers_are_rejected(driver: ExecutionDriver, items: Any, plac
         driver.define_job(name, policies=_make_trigger())
     driver.define_job("b", policies=_make_trigger({"job": "new"}))
     driver.define_job("c", policies=_make_trigger({"job": "b"}))
-    wanted = JobDefinition("new", "tasks.any", policies=_make_trigger(*items))
+    definition = JobDefinition("new", "tasks.any", policies=_make_trigger(*items))
     with pytest.raises(InvalidInput) as refused:
-        jobs.change(driver.database, driver.clock, wanted, None, "ann")
-    [problem] = [each for each in refused.value.errors if each.code == code]
+        jobs.change(driver.database, driver.clock, definition, None, "ann")
+    [problem] = [problem for problem in refused.value.errors if problem.code == code]
     assert problem.pointer == place
     assert text in problem.message
 
 
 def test_trigger_without_required_parameters_is_rejected(driver: ExecutionDriver) -> None:
-    wanted = JobDefinition("new", "tasks.strict", policies=_make_trigger({"job": "extract"}))
+    definition = JobDefinition("new", "tasks.strict", policies=_make_trigger({"job": "extract"}))
     with pytest.raises(InvalidInput) as refused:
-        jobs.create(driver.database, driver.clock, wanted, "ann")
-    assert [each.pointer for each in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
+        jobs.create(driver.database, driver.clock, definition, "ann")
+    assert [problem.pointer for problem in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
 
 
 def test_trigger_cycle_declared_in_code_is_dropped(driver: ExecutionDriver) -> None:

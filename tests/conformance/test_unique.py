@@ -33,21 +33,21 @@ class UniqueJobDriver:
     def __init__(self, database: Database, clock: ManualClock, **policy: Any) -> None:
         self.database = database
         self.clock = clock
-        made, problems = policies.normalize({"unique": policy})
+        normalized, problems = policies.normalize({"unique": policy})
         assert not problems
         with database.write() as connection:
             tasks.upsert(connection, make_task("report", Parameter("month"), Parameter("note", required=False)))
-            jobs.upsert(connection, JobDefinition("report", "report", policies=made), JobOwner.API, "ann", NOW)
+            jobs.upsert(connection, JobDefinition("report", "report", policies=normalized), JobOwner.API, "ann", NOW)
 
     def submit(self, month: str = "may", **fields: Any) -> ExecutionRow:
         """Submit an execution."""
-        wanted = Submission(job="report", parameters={"month": month}, **fields)
-        return submission.submit(self.database, self.clock, wanted, "ann")[0]
+        request = Submission(job="report", parameters={"month": month}, **fields)
+        return submission.submit(self.database, self.clock, request, "ann")[0]
 
     def submit_batch(self, *months: str) -> Sequence[str]:
         """Submit a batch."""
-        wanted = [Submission(job="report", parameters={"month": month}) for month in months]
-        return submission.submit_batch(self.database, self.clock, wanted, "ann").execution_ids
+        requests = [Submission(job="report", parameters={"month": month}) for month in months]
+        return submission.submit_batch(self.database, self.clock, requests, "ann").execution_ids
 
     def set_state(self, execution: str, state: ExecutionState, **values: Any) -> None:
         """Set the state of an execution, as a worker's report does."""
@@ -148,7 +148,7 @@ def test_batch_with_one_unique_key_conflict_is_rejected_as_a_whole(database: Dat
     driver = UniqueJobDriver(database, clock, key="{month}")
     with pytest.raises(UniqueKeyConflict) as caught:
         driver.submit_batch("may", "june", "may")
-    assert [each.pointer for each in caught.value.errors] == ["/executions/2"]
+    assert [problem.pointer for problem in caught.value.errors] == ["/executions/2"]
     assert driver.count_executions() == 0
     assert len(driver.submit_batch("may", "june")) == 2
 
@@ -164,8 +164,8 @@ def test_batch_with_on_conflict_return_reuses_the_first_execution(database: Data
 def test_batch_with_on_conflict_replace_replaces_the_earlier_item(database: Database, clock: ManualClock) -> None:
     driver = UniqueJobDriver(database, clock, key="{month}", on_conflict="replace")
     there = driver.submit("may", delay=60).id
-    one, two, three, june = driver.submit_batch("may", "may", "may", "june")
-    assert one == two == three != june
+    first, second, third, june = driver.submit_batch("may", "may", "may", "june")
+    assert first == second == third != june
     assert driver.get(there).state is ExecutionState.CANCELLED
     assert driver.count_executions() == 3
 
@@ -173,12 +173,12 @@ def test_batch_with_on_conflict_replace_replaces_the_earlier_item(database: Data
 def test_idempotent_replay_returns_the_execution_of_the_first_response(database: Database, clock: ManualClock) -> None:
     driver = UniqueJobDriver(database, clock, key="{month}", on_conflict="return")
     first = driver.submit()
-    wanted = Submission(job="report", parameters={"month": "may"})
-    once = IdempotencyKey("order-1", 3600)
-    row, _ = submission.submit(database, clock, wanted, "ann", once)
+    request = Submission(job="report", parameters={"month": "may"})
+    key = IdempotencyKey("order-1", 3600)
+    row, _ = submission.submit(database, clock, request, "ann", key)
     assert row.id == first.id
     driver.set_state(first.id, ExecutionState.SUCCEEDED)
-    again, replayed = submission.submit(database, clock, wanted, "ann", once)
+    again, replayed = submission.submit(database, clock, request, "ann", key)
     assert (again.id, replayed) == (first.id, True)
 
 
@@ -188,23 +188,23 @@ def test_concurrent_submissions_with_one_unique_key_have_one_winner(
 ) -> None:
     driver = UniqueJobDriver(database, clock, key="{month}", on_conflict=on_conflict)
     # A second `Database` behaves as one on another host.
-    other = Database(database.url.render_as_string(hide_password=False))
+    second_database = Database(database.url.render_as_string(hide_password=False))
     ready, answers = threading.Barrier(8), list[str]()
 
-    def ask(of: Database) -> None:
-        wanted = Submission(job="report", parameters={"month": "may"})
+    def ask(own_database: Database) -> None:
+        request = Submission(job="report", parameters={"month": "may"})
         ready.wait(10)
         try:
-            answers.append(submission.submit(of, clock, wanted, "ann")[0].id)
+            answers.append(submission.submit(own_database, clock, request, "ann")[0].id)
         except UniqueKeyConflict:
             answers.append("refused")
 
-    threads = [threading.Thread(target=ask, args=(each,)) for each in (database, other) * 4]
+    threads = [threading.Thread(target=ask, args=(host_database,)) for host_database in (database, second_database) * 4]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    other.dispose()
+    second_database.dispose()
     assert driver.count_executions() == 1
     assert len(answers) == 8
     assert len(set(answers) - {"refused"}) == 1

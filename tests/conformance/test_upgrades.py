@@ -45,7 +45,7 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """Database at revision 0002 with two rules of definitions and occurrence rows."""
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: steps(*given)[:2])
+        patched.setattr(migrate, "_steps_to_head", lambda *arguments: steps(*arguments)[:2])
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:
@@ -68,10 +68,10 @@ def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], ena
     moment = occurrences.c.scheduled_for.type
     table = sa.table(
         "job_schedules",
-        *(sa.column(each, sa.String) for each in ("id", "job")),
+        *(sa.column(column, sa.String) for column in ("id", "job")),
         sa.column("rule", core.job_definitions.c.definition.type),
         sa.column("enabled", sa.Boolean),
-        *(sa.column(each, moment) for each in ("created_at", "changed_at")),
+        *(sa.column(column, moment) for column in ("created_at", "changed_at")),
     )
     values = {"id": f"id-{name}", "job": name, "rule": rule, "enabled": enabled}
     connection.execute(table.insert().values(**values, created_at=CHANGED_AT - DAY, changed_at=CHANGED_AT))
@@ -91,16 +91,16 @@ def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(before_schedules
         True,
     )
     # All fields are set as for a new schedule; executions may overlap, as before the upgrade.
-    wanted = {"name": "nightly", "job": "nightly", "zone": "Europe/Berlin", "overlap": "allow"}
-    assert row.spec == parse({**wanted, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
+    expected_fields = {"name": "nightly", "job": "nightly", "zone": "Europe/Berlin", "overlap": "allow"}
+    assert row.spec == parse({**expected_fields, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
     assert row.settled_until == FIRED_AT
     now = FIRED_AT + DAY + dt.timedelta(hours=3)
     with before_schedules.write() as connection:
         evaluator.evaluate_due(connection, {row.id: now}, now)
         ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == row.id)
-        found = sorted(connection.scalars(ledger))
+        times = sorted(connection.scalars(ledger))
     # 03:00 in Berlin is 02:00 in UTC in winter; the recorded occurrence gets no second row.
-    assert found == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
+    assert times == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
 
 
 def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(before_schedules: Database) -> None:
@@ -116,12 +116,12 @@ def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(before_schedule
 def test_upgrade_creates_revisions_for_existing_schedules(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
-        found = connection.execute(sa.select(schedule_revisions)).all()
-    assert {(row.schedule_id, row.revision, row.actor) for row in found} == {
+        revisions = connection.execute(sa.select(schedule_revisions)).all()
+    assert {(row.schedule_id, row.revision, row.actor) for row in revisions} == {
         ("id-nightly", 1, "migration"),
         ("id-stopped", 1, "migration"),
     }
-    assert all(json.dumps(row.spec) for row in found)
+    assert all(json.dumps(row.spec) for row in revisions)
 
 
 def test_interrupted_upgrade_leaves_database_unchanged(
@@ -152,7 +152,7 @@ def test_upgrade_interrupted_before_its_commit_leaves_database_unchanged(
     before = sa.inspect(before_schedules._reader).get_table_names()
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: _kill_after(steps(*given)))
+        patched.setattr(migrate, "_steps_to_head", lambda *arguments: _kill_after(steps(*arguments)))
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
     assert migrate.get_revision(url) == "0002"
@@ -173,7 +173,7 @@ def _raise_killed(*_: Any, **__: Any) -> Any:
 def test_upgrade_marks_queues_as_automatic_and_adds_named_ones(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: _list_steps_before("0006", steps(*given)))
+        patched.setattr(migrate, "_steps_to_head", lambda *arguments: _list_steps_before("0006", steps(*arguments)))
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:
@@ -192,7 +192,7 @@ def test_upgrade_marks_queues_as_automatic_and_adds_named_ones(empty_url: str, m
     assert sorted(tuple(row) for row in rows) == [("mail", None, None), ("reports", None, None)]
     queues.remove_unused(database, ManualClock(CHANGED_AT))
     queues.remove_unused(database, ManualClock(CHANGED_AT + queues.UNUSED_RETENTION))
-    assert [each.row.name for each in queues.list_page(database).items if each.row.name not in BUILTIN_QUEUES] == [
+    assert [queue.row.name for queue in queues.list_page(database).items if queue.row.name not in BUILTIN_QUEUES] == [
         "reports"
     ]
     database.dispose()

@@ -71,7 +71,7 @@ def is_same_json(actual: Any, expected: Any) -> bool:
         return len(actual) == len(expected) and all(map(is_same_json, actual, expected))
     if isinstance(expected, dict):
         return actual.keys() == expected.keys() and all(
-            is_same_json(actual[key], each) for key, each in expected.items()
+            is_same_json(actual[key], value) for key, value in expected.items()
         )
     return type(actual) is type(expected) and bool(actual == expected)
 
@@ -112,8 +112,10 @@ def test_dependent_with_unacceptable_parameters_fails_alone(
     driver: ExecutionDriver, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = driver.submit("extract")
-    given = {"rows": make_nested(40, {"$from": parent})}
-    child, other = (driver.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
+    nested = {"rows": make_nested(40, {"$from": parent})}
+    child, sibling = (
+        driver.submit("load", parameters=parameters, depends_on=[parent]) for parameters in (nested, {"rows": 1})
+    )
     # Databases refuse different values: this one stores a result that a worker of another version may have reported.
     monkeypatch.setattr(
         "jobworker.store.executions.dependency_rows.get_results", lambda _, ids: dict.fromkeys(ids, result)
@@ -123,7 +125,7 @@ def test_dependent_with_unacceptable_parameters_fails_alone(
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
     assert why in (row.reason or "")
     assert "\x00" not in (row.reason or "")
-    assert (driver.get_state(parent), driver.get_state(other)) == (ExecutionState.SUCCEEDED, ExecutionState.QUEUED)
+    assert (driver.get_state(parent), driver.get_state(sibling)) == (ExecutionState.SUCCEEDED, ExecutionState.QUEUED)
 
 
 @pytest.fixture
@@ -131,10 +133,10 @@ def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> Executi
     """Driver whose store raises an unforeseen error for parameters that contain "bad"."""
     check = preparation.check_parameters
 
-    def checked(accepted: Any, given: Any, *more: Any) -> Any:
-        if given.get("rows") == "bad":
+    def checked(accepted: Any, parameters: Any, *more: Any) -> Any:
+        if parameters.get("rows") == "bad":
             raise TypeError("Recursion limit reached")
-        return check(accepted, given, *more)
+        return check(accepted, parameters, *more)
 
     monkeypatch.setattr(preparation, "check_parameters", checked)
     return driver
@@ -201,6 +203,6 @@ def test_integrity_error_text_omits_the_row(database: Database) -> None:
     row = {"id": "hush", "task": "hush", "parameters": {"text": "hush"}, "result": "hush"}
     with pytest.raises(sa.exc.IntegrityError) as refused, database.write() as connection:
         connection.execute(sa.insert(core.executions).values(row))
-    told = f"{refused.value} {refused.value.orig} {describe_error(refused.value)}"
-    assert "hush" not in told
-    assert "job" in told
+    text = f"{refused.value} {refused.value.orig} {describe_error(refused.value)}"
+    assert "hush" not in text
+    assert "job" in text

@@ -56,8 +56,8 @@ class ZoneDataDriver:
         with zone_data.use_tzdata(self.packages[version], version):
             if follows_zone_data:
                 time_zone_updates.apply_zone_data(self.schedules.database, self.clock, lambda _: None)
-            for each in hours:
-                self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
+            for hour in hours:
+                self.clock.advance((MORNING + hour * HOUR - self.clock.now()).total_seconds())
                 self.evaluate_all()
 
     def evaluate_all(self) -> None:
@@ -68,9 +68,9 @@ class ZoneDataDriver:
 
     def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
         """Create a schedule in a process with these time zone data."""
-        given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
+        schedule_fields = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
         with zone_data.use_tzdata(self.packages[version], version):
-            return self.schedules.put_schedule(name, MORNING, **given)
+            return self.schedules.put_schedule(name, MORNING, **schedule_fields)
 
 
 @pytest.fixture
@@ -98,12 +98,15 @@ def test_occurrence_has_one_execution_across_zone_data_changes(
     driver.run_relay(after, switched, 2.6, 4, 28)
 
     fired = {
-        name: [each.scheduled_for for each in driver.schedules.list_occurrences(row)] for name, row in rows.items()
+        name: [occurrence.scheduled_for for occurrence in driver.schedules.list_occurrences(row)]
+        for name, row in rows.items()
     }
-    assert all(each.outcome == "fired" for row in rows.values() for each in driver.schedules.list_occurrences(row))
+    assert all(
+        occurrence.outcome == "fired" for row in rows.values() for occurrence in driver.schedules.list_occurrences(row)
+    )
     for name, times in TIMES.items():
         # An occurrence that is late because its time had passed under the new data belongs to the same day.
-        assert collections.Counter(each.date() for each in fired[name]) == {
+        assert collections.Counter(moment.date() for moment in fired[name]) == {
             MORNING.date(): times,
             MORNING.date() + dt.timedelta(days=1): times,
         }, name
@@ -123,5 +126,5 @@ def test_host_zone_data_counts_as_data_of_earlier_releases(
     driver.run_relay("2025b", 17.5, follows_zone_data=False)
     driver.run_relay(DATA_VERSION, 18.5, 30)
     # The occurrence of 06:00 on this day fired at 05:00 UTC and is not due again at 06:00 UTC.
-    assert [each.scheduled_for for each in driver.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
+    assert [occurrence.scheduled_for for occurrence in driver.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
     assert driver.schedules.get_schedule(row).next_at == MORNING + 42 * HOUR

@@ -37,9 +37,11 @@ def _check_equal(documented: Any, actual: Any, where: str) -> None:
 
 
 def _check_order(documented: list[str], actual: list[str]) -> None:
-    left = iter(actual)
+    remaining = iter(actual)
     for line in filter(None, documented):
-        assert any(_matches(line, candidate) for candidate in left), f"no line {line!r} (in this order) in {actual}"
+        assert any(_matches(line, candidate) for candidate in remaining), (
+            f"no line {line!r} (in this order) in {actual}"
+        )
 
 
 def _matches(documented: str, actual: str) -> bool:

@@ -31,9 +31,9 @@ def get_page_name(page: Path) -> str:
 
 def get_section(page: Path, heading: str) -> str:
     """Return the text under a heading of the second level."""
-    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"{get_page_name(page)} has no section {heading!r}"
-    return found[1]
+    match = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert match, f"{get_page_name(page)} has no section {heading!r}"
+    return match[1]
 
 
 def list_sections(page: Path) -> dict[str, str]:
@@ -59,11 +59,11 @@ def parse_table(text: str) -> dict[str, list[str]]:
 def list_code_blocks(page: Path, language: str | None = None) -> list[CodeBlock]:
     """Return the fenced blocks in order, all or those of one language."""
     text = page.read_text()
-    found = [
+    blocks = [
         CodeBlock(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2])
         for match in _FENCE.finditer(text)
     ]
-    return [block for block in found if language in (None, block.language)]
+    return [block for block in blocks if language in (None, block.language)]
 
 
 def list_links(page: Path) -> Iterator[str]:

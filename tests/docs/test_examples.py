@@ -39,15 +39,15 @@ def _list_documented_modules() -> Iterator[tuple[str, str]]:
     """Yield every Python block that names its file, with that file."""
     for page in PAGES:
         for block in list_code_blocks(page, "python"):
-            if found := re.match(r"# ((?:tasks|schedules)/\w+\.py)\n", block.code):
-                yield found[1], block.code
+            if match := re.match(r"# ((?:tasks|schedules)/\w+\.py)\n", block.code):
+                yield match[1], block.code
 
 
 def _list_documented_commands() -> Iterator[tuple[str, str, CodeBlock | None]]:
     """Yield every block of shell commands for a running system, with the documented output."""
     for page in PAGES:
-        found = list_code_blocks(page)
-        for block, following in itertools.zip_longest(found, found[1:]):
+        blocks = list_code_blocks(page)
+        for block, following in itertools.zip_longest(blocks, blocks[1:]):
             if block.language == "sh" and re.search(
                 r"^(\w+=\$\()?(curl|jobworker (submit|wait|exec|simulate|schedules))", block.code, re.MULTILINE
             ):
@@ -133,7 +133,9 @@ _UNTESTED_JOBS = {"write_report", "tick"}
 
 
 def test_documented_jobs_return_expected_results(system: UpSystem) -> None:
-    accepted = {name: system.submit_job(name, parameters=given)["id"] for name, (given, _) in _JOB_RUNS.items()}
+    accepted = {
+        name: system.submit_job(name, parameters=parameters)["id"] for name, (parameters, _) in _JOB_RUNS.items()
+    }
     assert {name: system.wait_until_succeeded(accepted[name])["result"] for name in _JOB_RUNS} == {
         name: result for name, (_, result) in _JOB_RUNS.items()
     }
@@ -158,8 +160,8 @@ def test_documented_report_job_writes_file_and_log(system: UpSystem) -> None:
 def test_documented_schedule_starts_its_job(system: UpSystem) -> None:
     def ticked() -> list[str]:
         # Filtered by schedule, because another documented schedule starts this job every half hour.
-        _, found = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
-        return [each["result"] for each in found["items"]]
+        _, page = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
+        return [execution["result"] for execution in page["items"]]
 
     until(lambda: len(ticked()) >= 2, what="the second occurrence")
     assert len(set(ticked())) == len(ticked())
@@ -169,16 +171,16 @@ def test_documented_retry_limit_ends_attempts(system: UpSystem) -> None:
     accepted = system.submit_job("fetch", parameters={"good_attempt": 4})["id"]
 
     def ended() -> dict[str, object]:
-        _, found = system.get_json(f"{system.api}/api/v1/executions/{accepted}")
-        return found if found["finished_at"] else {}
+        _, execution = system.get_json(f"{system.api}/api/v1/executions/{accepted}")
+        return execution if execution["finished_at"] else {}
 
-    found = until(ended, what="the end of its attempts")
-    assert (found["state"], found["attempt"]) == ("Failed", 3)
+    execution = until(ended, what="the end of its attempts")
+    assert (execution["state"], execution["attempt"]) == ("Failed", 3)
 
 
 def test_documented_parameter_types_match_definition(system: UpSystem) -> None:
     _, definition = system.get_json(f"{system.api}/api/v1/jobs/everything")
-    assert {each["name"]: each["type"] for each in definition["parameters"]} == {
+    assert {parameter["name"]: parameter["type"] for parameter in definition["parameters"]} == {
         "text": "string",
         "count": "integer",
         "ratio": "number",
@@ -190,8 +192,10 @@ def test_documented_parameter_types_match_definition(system: UpSystem) -> None:
         "note": "string",
         "anything": "any",
     }
-    assert [each["name"] for each in definition["parameters"] if each["required"]] == ["text"]
-    choices = {each["name"]: each["choices"] for each in definition["parameters"] if each["choices"]}
+    assert [parameter["name"] for parameter in definition["parameters"] if parameter["required"]] == ["text"]
+    choices = {
+        parameter["name"]: parameter["choices"] for parameter in definition["parameters"] if parameter["choices"]
+    }
     assert choices == {"mode": ["fast", "thorough"], "size": ["small", "large"]}
 
 
@@ -217,9 +221,9 @@ def test_existing_redis_keys_are_documented(system: UpSystem) -> None:
     others = ["example:entity-statistics", *(rf"{queue}(\x06\x16[369])?" for queue in _QUEUES)]
     url = get_redis_url(system)
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        found = list(client.scan_iter())
-    assert "jw:epoch" in found
-    assert [key for key in found if not any(re.fullmatch(pattern, key) for pattern in [*patterns, *others])] == []
+        keys = list(client.scan_iter())
+    assert "jw:epoch" in keys
+    assert [key for key in keys if not any(re.fullmatch(pattern, key) for pattern in [*patterns, *others])] == []
 
 
 def get_redis_url(system: UpSystem) -> str:

@@ -28,8 +28,8 @@ def test_state_chart_matches_transition_table() -> None:
 
 
 def test_states_have_documented_sections() -> None:
-    told = [heading for heading in list_sections(DOCS / "states.md") if heading in set(ExecutionState)]
-    assert told == list(ExecutionState)
+    headings = [heading for heading in list_sections(DOCS / "states.md") if heading in set(ExecutionState)]
+    assert headings == list(ExecutionState)
 
 
 def test_settings_are_documented_with_defaults() -> None:
@@ -41,8 +41,8 @@ def test_settings_are_documented_with_defaults() -> None:
     real = Settings.from_environment({})
     for name, default in listed.items():
         text = "" if default == "(empty)" else default.strip("`").replace("$JOBWORKER_HOME", str(real.home))
-        told = Settings.from_environment({f"JOBWORKER_{name.upper()}": text})
-        assert getattr(told, name) == getattr(real, name), name
+        loaded = Settings.from_environment({f"JOBWORKER_{name.upper()}": text})
+        assert getattr(loaded, name) == getattr(real, name), name
         assert bool(text) == bool(getattr(real, name)), f"{name}: the default is not shown"
 
 
@@ -93,20 +93,25 @@ def test_blockers_are_documented() -> None:
 
 def test_metrics_are_documented() -> None:
     metrics = Metrics()
-    made = [each for each in vars(metrics).values() if isinstance(each, prometheus_client.metrics.MetricWrapperBase)]
-    told = parse_table((DOCS / "metrics.md").read_text())
-    assert told == {_list_series(each): [each._type, ", ".join(each._labelnames), each._documentation] for each in made}
+    metric_objects = [
+        metric for metric in vars(metrics).values() if isinstance(metric, prometheus_client.metrics.MetricWrapperBase)
+    ]
+    documented = parse_table((DOCS / "metrics.md").read_text())
+    assert documented == {
+        _list_series(metric): [metric._type, ", ".join(metric._labelnames), metric._documentation]
+        for metric in metric_objects
+    }
 
 
 def test_commands_are_documented_with_options() -> None:
     page = DOCS / "cli.md"
-    told = {heading: text for heading, text in list_sections(page).items() if heading.startswith("jobworker ")}
+    sections = {heading: text for heading, text in list_sections(page).items() if heading.startswith("jobworker ")}
     commands = dict(_list_commands("jobworker", main))
-    assert set(told) == set(commands)
+    assert set(sections) == set(commands)
     for name, command in commands.items():
-        assert told[name].strip().splitlines()[0] == " ".join((command.help or "").split()), name
+        assert sections[name].strip().splitlines()[0] == " ".join((command.help or "").split()), name
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-        assert parse_table(told[name]) == {option.opts[0]: [option.help] for option in options}, name
+        assert parse_table(sections[name]) == {option.opts[0]: [option.help] for option in options}, name
 
 
 def _list_subclasses(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError]]:
@@ -150,10 +155,10 @@ def _list_commands(name: str, command: click.Command) -> Iterator[tuple[str, cli
     if not isinstance(command, click.Group):
         return
     context = click.Context(command)
-    for each in command.list_commands(context):
-        found = command.get_command(context, each)
-        assert found is not None
-        yield from _list_commands(f"{name} {each}", found)
+    for subcommand_name in command.list_commands(context):
+        subcommand = command.get_command(context, subcommand_name)
+        assert subcommand is not None
+        yield from _list_commands(f"{name} {subcommand_name}", subcommand)
 
 
 def test_environment_variables_in_code_are_documented() -> None:

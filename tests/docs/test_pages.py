@@ -53,28 +53,28 @@ def test_decisions_are_numbered_and_have_required_sections() -> None:
 
 
 def test_relay_maintenance_tasks_are_documented() -> None:
-    told = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "Maintenance"), re.MULTILINE)
+    documented = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "Maintenance"), re.MULTILINE)
     maintenance_tasks = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/maintenance.py").read_text()))
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "RelayStep"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     ]
-    assert told == ["task", *maintenance_tasks]
+    assert documented == ["task", *maintenance_tasks]
 
 
 def test_import_contracts_are_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    told = re.findall(r"^- \*\*(.+?)\*\*", get_section(DOCS / "architecture.md", "Layers"), re.MULTILINE)
-    assert told == [contract["name"] for contract in project["tool"]["importlinter"]["contracts"]]
+    documented = re.findall(r"^- \*\*(.+?)\*\*", get_section(DOCS / "architecture.md", "Layers"), re.MULTILINE)
+    assert documented == [contract["name"] for contract in project["tool"]["importlinter"]["contracts"]]
 
 
 def test_packages_are_documented() -> None:
-    told = get_section(ROOT / "CONTRIBUTING.md", "Where code belongs")
+    section = get_section(ROOT / "CONTRIBUTING.md", "Where code belongs")
     packages = {path.stem for path in (ROOT / "jobworker").iterdir() if not path.name.startswith("_")}
     chart = get_section(DOCS / "architecture.md", "Layers")
     for name in packages:
-        assert re.search(rf"\b{name}(/|\.py)", told), name
+        assert re.search(rf"\b{name}(/|\.py)", section), name
         assert re.search(rf"\b{name}(/|\.py)", chart), name
 
 
@@ -89,13 +89,15 @@ def test_api_paths_are_documented() -> None:
     described = re.findall(r'^    "(/[^"]*)": \{$', documentation.describe().decode(), re.MULTILINE)
     assert "/api/v1/executions/{execution_id}/cancel" in described
     for path in described:
-        assert any(path == told or path.startswith(f"{told}/") for told in listed) or path == "/", path
-    for told in listed:
-        assert told in {*described, "/docs", "/openapi.json"}, told
+        assert (
+            any(path == listed_path or path.startswith(f"{listed_path}/") for listed_path in listed) or path == "/"
+        ), path
+    for listed_path in listed:
+        assert listed_path in {*described, "/docs", "/openapi.json"}, listed_path
 
 
 def test_documented_thread_count_exceeds_waiting_requests() -> None:
-    told = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
-    assert told
-    assert int(told[1]) == server.REQUEST_THREADS
+    sentence = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
+    assert sentence
+    assert int(sentence[1]) == server.REQUEST_THREADS
     assert server.REQUEST_THREADS > context.MAX_STREAMS + context.MAX_WAITING_REQUESTS

@@ -94,13 +94,13 @@ def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
 @job
 def extends_wrongly(context: Context) -> list[str]:
     """Extend the limit by invalid values."""
-    told = []
+    messages = []
     for wrong in (0, -1, float("nan"), float("inf"), True, "5"):
         try:
             context.extend(wrong)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            told.append(f"{type(error).__name__}: {error}")
-    return told
+            messages.append(f"{type(error).__name__}: {error}")
+    return messages
 
 
 @job

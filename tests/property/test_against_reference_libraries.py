@@ -77,8 +77,8 @@ DAYS_OF_ONE_KIND = st.one_of(
 def test_cron_times_match_croniter(data: st.DataObject, begin: dt.datetime) -> None:
     of_month, of_week = data.draw(DAYS_OF_ONE_KIND)
     expression = data.draw(crons(st.just(of_month), st.just(of_week)))
-    found = croniter(expression, begin - dt.timedelta(seconds=1), second_at_beginning=True)
-    theirs = [found.get_next(dt.datetime) for _ in range(COMPARED_COUNT)]
+    reference = croniter(expression, begin - dt.timedelta(seconds=1), second_at_beginning=True)
+    theirs = [reference.get_next(dt.datetime) for _ in range(COMPARED_COUNT)]
     assert list(itertools.islice(list_times(CronRule(expression), begin), COMPARED_COUNT)) == theirs
 
 
@@ -125,12 +125,12 @@ def test_recurrence_times_match_dateutil(expression: str, start: dt.datetime, pa
     except ValueError:
         assume(False)
     begin = start + passed
-    found = list(itertools.islice(list_times(RRule(expression, start), begin), COMPARED_COUNT))
+    ours = list(itertools.islice(list_times(RRule(expression, start), begin), COMPARED_COUNT))
     # A rule without times, and a rule after its end, make dateutil search through all years.
-    wanted = COMPARED_COUNT if found and (parts.count or parts.until) else len(found)
-    theirs = rrule.rrulestr(expression, dtstart=start).xafter(begin, wanted, inc=True) if wanted else []
+    compared_count = COMPARED_COUNT if ours and (parts.count or parts.until) else len(ours)
+    theirs = rrule.rrulestr(expression, dtstart=start).xafter(begin, compared_count, inc=True) if compared_count else []
     # A rule with COUNT is evaluated for 200 years from its start.
-    assert [time for time in theirs if not parts.count or time.year <= start.year + 200] == found
+    assert [time for time in theirs if not parts.count or time.year <= start.year + 200] == ours
 
 
 def test_byweekno_matches_iso_weeks() -> None:

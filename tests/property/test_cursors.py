@@ -20,13 +20,13 @@ def test_cursor_round_trip(listing: Paginator[str], key: str) -> None:
 
 
 @given(listings, listings, texts)
-def test_cursor_of_another_list_refused(listing: Paginator[str], other: Paginator[str], key: str) -> None:
-    def essence(each: Paginator[str]) -> object:
-        return each.name, {name: value for name, value in each.filters.items() if value is not None}
+def test_cursor_of_another_list_refused(listing: Paginator[str], other_listing: Paginator[str], key: str) -> None:
+    def essence(paginator: Paginator[str]) -> object:
+        return paginator.name, {name: value for name, value in paginator.filters.items() if value is not None}
 
-    assume(essence(listing) != essence(other))
+    assume(essence(listing) != essence(other_listing))
     with pytest.raises(InvalidCursor):
-        other.parse_cursor(listing.build_cursor(key))
+        other_listing.parse_cursor(listing.build_cursor(key))
 
 
 @given(listings, texts, st.data())

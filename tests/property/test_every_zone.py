@@ -59,15 +59,15 @@ def list_moments(local: dt.datetime, zone: zoneinfo.ZoneInfo, dst: DstPolicy) ->
 @functools.cache
 def list_remarkable_days(zone: zoneinfo.ZoneInfo, *years: int) -> list[dt.datetime]:
     """Return the changes of clocks in these years, and the leap day or the turn of the year."""
-    found = [dt.datetime(2024, 2, 29, tzinfo=dt.UTC) if len(zone.key) % 2 else dt.datetime(2025, 1, 1, tzinfo=dt.UTC)]
+    days = [dt.datetime(2024, 2, 29, tzinfo=dt.UTC) if len(zone.key) % 2 else dt.datetime(2025, 1, 1, tzinfo=dt.UTC)]
     for year in years:
         hours = [dt.datetime(year, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=at) for at in range(0, 8784, 6)]
         for earlier, hour in itertools.pairwise(hours):
             offset = earlier.astimezone(zone).utcoffset()
             quarters = (earlier + quarter * dt.timedelta(minutes=15) for quarter in range(25))
             if hour.astimezone(zone).utcoffset() != offset:
-                found.append(next(each for each in quarters if each.astimezone(zone).utcoffset() != offset))
-    return found
+                days.append(next(time for time in quarters if time.astimezone(zone).utcoffset() != offset))
+    return days
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -84,16 +84,18 @@ def test_rules_due_at_their_wall_clock_times(part: int) -> None:
                 times = [dt.datetime.combine(day, time) for day in days if named(day)]
                 moments = {moment for local in times for moment in list_moments(local, zone, dst)}
                 expected = sorted(moment for moment in moments if after < moment < before)
-                found = list(iterate_occurrences(Timetable(rule, zone, dst), after, before))
-                assert found == expected, (name, rule, dst, moment)
+                occurrences = list(iterate_occurrences(Timetable(rule, zone, dst), after, before))
+                assert occurrences == expected, (name, rule, dst, moment)
                 # Searches that start in between, above all within a gap or a fold.
-                for asked in (moment + quarter * dt.timedelta(minutes=15) for quarter in range(-4, 9, 2)):
-                    following = next((each for each in expected if each > asked), None)
-                    assert following in (None, find_next_time(Timetable(rule, zone, dst), asked)), (
+                for search_start in (moment + quarter * dt.timedelta(minutes=15) for quarter in range(-4, 9, 2)):
+                    following = next(
+                        (expected_time for expected_time in expected if expected_time > search_start), None
+                    )
+                    assert following in (None, find_next_time(Timetable(rule, zone, dst), search_start)), (
                         name,
                         rule,
                         dst,
-                        asked,
+                        search_start,
                     )
 
 
@@ -102,8 +104,10 @@ def test_interval_and_once_rules_ignore_clock_changes(name: str) -> None:
     zone = zoneinfo.ZoneInfo(name)
     for moment in list_remarkable_days(zone, *YEARS):
         table = Timetable(IntervalRule(5400.0, moment - dt.timedelta(seconds=7)), zone)
-        found = list(iterate_occurrences(table, moment - DAY, moment + DAY))
-        assert [later - earlier for earlier, later in itertools.pairwise(found)] == [dt.timedelta(seconds=5400)] * 31
+        occurrences = list(iterate_occurrences(table, moment - DAY, moment + DAY))
+        assert [later - earlier for earlier, later in itertools.pairwise(occurrences)] == [
+            dt.timedelta(seconds=5400)
+        ] * 31
         once = Timetable(OnceRule(moment), zone)
         assert find_next_time(once, moment - TICK) == moment
         assert find_next_time(once, moment) is None
@@ -120,4 +124,4 @@ def test_start_and_end_bounds_hold_across_clock_changes(name: str) -> None:
         start, end = whole[3], whole[-3]
         bound = Timetable(free.rule, zone, start=start, end=end)
         assert list(iterate_occurrences(bound, moment - DAY, moment + DAY)) == whole[3:-3]
-        assert all(find_next_time(free, each - TICK) == each for each in whole)
+        assert all(find_next_time(free, occurrence - TICK) == occurrence for occurrence in whole)

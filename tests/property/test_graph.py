@@ -28,5 +28,5 @@ def test_graph_has_topological_order_or_real_cycle(before: dict[str, list[str]])
 
 @given(GRAPHS)
 def test_graph_with_only_forward_edges_has_no_cycle(before: dict[str, list[str]]) -> None:
-    forward = {name: [each for each in needed if each < name] for name, needed in before.items()}
+    forward = {name: [dependency for dependency in needed if dependency < name] for name, needed in before.items()}
     assert graph.find_cycle(forward) is None

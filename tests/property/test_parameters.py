@@ -41,22 +41,22 @@ def get_verdict(accepted: list[Parameter], offered: dict[str, Any]) -> dict[str,
 
 @given(st.lists(PARAMETERS, unique_by=lambda parameter: parameter.name), st.dictionaries(NAMES, JSON))
 def test_parameters_accepted_or_refused_with_pointer(accepted: list[Parameter], offered: dict[str, Any]) -> None:
-    found = get_verdict(accepted, offered)
-    if isinstance(found, InvalidParameters):
-        assert found.errors
-        assert all(error.pointer.startswith("/parameters/") for error in found.errors)
+    verdict = get_verdict(accepted, offered)
+    if isinstance(verdict, InvalidParameters):
+        assert verdict.errors
+        assert all(error.pointer.startswith("/parameters/") for error in verdict.errors)
     else:
         names = {parameter.name for parameter in accepted}
-        assert json.loads(json.dumps(found, allow_nan=False)) == offered
+        assert json.loads(json.dumps(verdict, allow_nan=False)) == offered
         assert VARIADIC.name in names or set(offered) <= names
         assert all(parameter.name in offered for parameter in accepted if parameter.required)
 
 
 @given(JSON | st.sampled_from([1, 1.0, True, 0, 0.0, False, "x"]))
 def test_choices_compare_by_type_and_value(value: Any) -> None:
-    found = get_verdict([Parameter("one", choices=(1, "x", False))], {"one": value})
+    verdict = get_verdict([Parameter("one", choices=(1, "x", False))], {"one": value})
     listed = value == "x" or value is False or (value == 1 and type(value) is int)
-    assert isinstance(found, dict) is (listed or value is None)
+    assert isinstance(verdict, dict) is (listed or value is None)
 
 
 @given(st.builds(Parameter, name=NAMES, type=TYPES, default=json_values(allow_nan=False)))

@@ -55,7 +55,7 @@ def test_policy_json_round_trip(policy: RetryPolicy) -> None:
 @given(policies(), st.integers(1, 30))
 def test_planned_attempts_accumulate_waits(policy: RetryPolicy, attempts: int) -> None:
     planned = retry.plan_attempts(policy, NOON, attempts)
-    assert [each.attempt for each in planned] == list(range(1, attempts + 1))
+    assert [attempt.attempt for attempt in planned] == list(range(1, attempts + 1))
     for before, after in itertools.pairwise(planned):
         for bound in (0, 1):
             assert after.due[bound] == before.due[bound] + dt.timedelta(seconds=after.wait[bound])

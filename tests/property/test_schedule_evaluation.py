@@ -58,7 +58,7 @@ def _evaluate_in_parts(due: Sequence[dt.datetime], situation: EvaluationContext,
     """Evaluate part by part as the relay does when many occurrences are due, counting the runs of earlier parts."""
     decided: list[Decision] = []
     for start in range(0, len(due), size):
-        runs = situation.runs + sum(each.outcome is OccurrenceOutcome.FIRED for each in decided)
+        runs = situation.runs + sum(decision.outcome is OccurrenceOutcome.FIRED for decision in decided)
         part = evaluate(due[start : start + size], replace(situation, runs=runs), iter(due[start + size :]))
         decided += part
         if part and part[-1].outcome is OccurrenceOutcome.EXHAUSTED:
@@ -71,23 +71,25 @@ def test_occurrences_have_one_outcome_in_order_with_reason(ages: list[int], situ
     due = _list_due(ages)
     decided = evaluate(due, situation)
     exhausted = bool(decided) and decided[-1].outcome is OccurrenceOutcome.EXHAUSTED
-    assert [each.nominal for each in decided] == due[: len(decided)]
+    assert [decision.nominal for decision in decided] == due[: len(decided)]
     assert exhausted or len(decided) == len(due)
-    assert [each.outcome for each in decided].count(OccurrenceOutcome.EXHAUSTED) == exhausted
-    assert all(each.reason for each in decided if each.outcome is not OccurrenceOutcome.FIRED)
-    assert all(each.outcome is OccurrenceOutcome.FIRED for each in decided if each.waits or each.cancels)
-    fired = sum(each.outcome is OccurrenceOutcome.FIRED for each in decided)
+    assert [decision.outcome for decision in decided].count(OccurrenceOutcome.EXHAUSTED) == exhausted
+    assert all(decision.reason for decision in decided if decision.outcome is not OccurrenceOutcome.FIRED)
+    assert all(
+        decision.outcome is OccurrenceOutcome.FIRED for decision in decided if decision.waits or decision.cancels
+    )
+    fired = sum(decision.outcome is OccurrenceOutcome.FIRED for decision in decided)
     assert situation.max_runs is None or fired <= max(0, situation.max_runs - situation.runs)
 
 
 @given(_AGES, _situations())
 def test_no_occurrence_fires_while_paused_or_forbidden(ages: list[int], situation: EvaluationContext) -> None:
-    for each in evaluate(_list_due(ages), situation):
-        paused = situation.pause is not None and situation.pause.is_paused_at(each.nominal)
-        if situation.find_forbidden_reason(each.nominal):
-            assert each.outcome is OccurrenceOutcome.SKIPPED_CALENDAR
+    for decision in evaluate(_list_due(ages), situation):
+        paused = situation.pause is not None and situation.pause.is_paused_at(decision.nominal)
+        if situation.find_forbidden_reason(decision.nominal):
+            assert decision.outcome is OccurrenceOutcome.SKIPPED_CALENDAR
         elif paused or situation.unavailable_reason:
-            assert each.outcome is OccurrenceOutcome.SKIPPED_PAUSED
+            assert decision.outcome is OccurrenceOutcome.SKIPPED_PAUSED
 
 
 @given(_AGES, _situations(), st.integers(1, 7))
@@ -95,16 +97,16 @@ def test_misfire_policies_hold_for_any_partition(ages: list[int], situation: Eva
     situation = replace(situation, overlap=OverlapPolicy.ALLOW, max_runs=None)
     due = _list_due(ages)
     decided = _evaluate_in_parts(due, situation, size)
-    assert [(each.nominal, each.outcome) for each in decided] == [
-        (each.nominal, each.outcome) for each in evaluate(due, situation)
+    assert [(decision.nominal, decision.outcome) for decision in decided] == [
+        (decision.nominal, decision.outcome) for decision in evaluate(due, situation)
     ]
     candidates = [
-        each
-        for each in decided
-        if each.outcome not in (OccurrenceOutcome.SKIPPED_PAUSED, OccurrenceOutcome.SKIPPED_CALENDAR)
+        decision
+        for decision in decided
+        if decision.outcome not in (OccurrenceOutcome.SKIPPED_PAUSED, OccurrenceOutcome.SKIPPED_CALENDAR)
     ]
-    late = [each for each in candidates if situation.is_late(each.nominal)]
-    fired = [each for each in late if each.outcome is OccurrenceOutcome.FIRED]
+    late = [decision for decision in candidates if situation.is_late(decision.nominal)]
+    fired = [decision for decision in late if decision.outcome is OccurrenceOutcome.FIRED]
     if situation.misfire.policy is MissedOccurrencePolicy.SKIP:
         assert not fired
     elif situation.misfire.policy is MissedOccurrencePolicy.CATCH_UP:
@@ -113,24 +115,26 @@ def test_misfire_policies_hold_for_any_partition(ages: list[int], situation: Eva
         assert not fired
     else:
         assert fired == late[-1:]
-    assert all(each.outcome is OccurrenceOutcome.FIRED for each in candidates[len(late) :])
+    assert all(decision.outcome is OccurrenceOutcome.FIRED for decision in candidates[len(late) :])
 
 
 @given(_AGES, _situations())
 def test_overlap_policies_hold_for_occurrences_evaluated_together(
     ages: list[int], situation: EvaluationContext
 ) -> None:
-    fired = [each for each in evaluate(_list_due(ages), situation) if each.outcome is OccurrenceOutcome.FIRED]
-    timely = [each for each in fired if not situation.is_late(each.nominal)]
+    fired = [
+        decision for decision in evaluate(_list_due(ages), situation) if decision.outcome is OccurrenceOutcome.FIRED
+    ]
+    timely = [decision for decision in fired if not situation.is_late(decision.nominal)]
     catching_up = situation.misfire.policy is MissedOccurrencePolicy.CATCH_UP
     if situation.overlap is OverlapPolicy.ALLOW:
-        assert not any(each.waits for each in fired)
+        assert not any(decision.waits for decision in fired)
     elif situation.overlap is OverlapPolicy.SKIP and not catching_up:
         assert len(fired) <= (situation.unfinished.oldest_id is None)
     elif situation.overlap is OverlapPolicy.QUEUE_ONE and not catching_up:
-        assert sum(each.waits for each in fired) <= (not situation.unfinished.has_waiting)
+        assert sum(decision.waits for decision in fired) <= (not situation.unfinished.has_waiting)
     elif situation.overlap is OverlapPolicy.CANCEL_RUNNING:
         assert len(timely) <= 1
     # Without overlap only the first fired occurrence starts at once, and only if no earlier execution is unfinished.
-    at_once = [each for each in fired if not each.waits]
+    at_once = [decision for decision in fired if not decision.waits]
     assert situation.overlap is OverlapPolicy.ALLOW or len(at_once) <= (situation.unfinished.oldest_id is None)

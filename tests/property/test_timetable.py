@@ -63,7 +63,7 @@ def list_times_naively(
     is_named: MinutePredicate, zone: zoneinfo.ZoneInfo, dst: DstPolicy, after: dt.datetime, minutes: int
 ) -> list[dt.datetime]:
     """Return the moments of named times by reading the clock at every minute."""
-    found = set()
+    times = set()
     shift_from = after - dt.timedelta(days=2)
     for number in range(int((after - shift_from) / MINUTE) + minutes + 1):
         moment = shift_from + number * MINUTE
@@ -76,12 +76,12 @@ def list_times_naively(
         )
         counts = not twice or dst.fold is FoldPolicy.BOTH or (local.fold == 0) == (dst.fold is FoldPolicy.FIRST)
         if is_named(shown) and counts:
-            found.add(moment)
+            times.add(moment)
         before = (moment - MINUTE).astimezone(zone).replace(tzinfo=None, fold=0)
         if dst.gap is GapPolicy.SHIFT and shown > before + MINUTE:
             gap = int((shown - before) / MINUTE) - 1
-            found |= {moment + skipped * MINUTE for skipped in range(gap) if is_named(before + (skipped + 1) * MINUTE)}
-    return sorted(each for each in found if after < each < after + minutes * MINUTE)
+            times |= {moment + skipped * MINUTE for skipped in range(gap) if is_named(before + (skipped + 1) * MINUTE)}
+    return sorted(time for time in times if after < time < after + minutes * MINUTE)
 
 
 @functools.cache
@@ -97,8 +97,10 @@ def list_clock_changes(zone: str, year: int) -> list[dt.datetime]:
 def clock_changes(draw: st.DrawFn) -> tuple[str, dt.datetime, dt.timedelta]:
     """Draw a zone, a moment at which its clocks change (any moment if they never change), and up to two days."""
     zone, year = draw(st.sampled_from(ZONES)), draw(st.integers(1975, 2037))
-    found = list_clock_changes(zone, year)
-    moment = draw(st.sampled_from(found)) if found else dt.datetime(year, draw(st.integers(1, 12)), 28, tzinfo=dt.UTC)
+    changes = list_clock_changes(zone, year)
+    moment = (
+        draw(st.sampled_from(changes)) if changes else dt.datetime(year, draw(st.integers(1, 12)), 28, tzinfo=dt.UTC)
+    )
     return zone, moment, dt.timedelta(hours=draw(st.integers(0, 47)), minutes=draw(st.integers(0, 59)))
 
 

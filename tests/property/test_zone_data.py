@@ -38,12 +38,12 @@ def test_time_of_day_due_once_across_zone_data_change(
     begin = day + dt.timedelta(minutes=begun)
     switch, end = begin + dt.timedelta(minutes=passed), begin + dt.timedelta(days=9)
     fired: list[dt.datetime] = []
-    settled, following = begin, find_next_time(before, begin)
+    evaluated_until, following = begin, find_next_time(before, begin)
     while following is not None and following <= switch:
         fired.append(following)
-        settled, following = following, find_next_time(before, following)
+        evaluated_until, following = following, find_next_time(before, following)
 
-    _, following = recompute_for_zone(after, zoneinfo.ZoneInfo(old), settled, following)
+    _, following = recompute_for_zone(after, zoneinfo.ZoneInfo(old), evaluated_until, following)
 
     while following is not None and following <= end:
         assert following not in fired
@@ -51,5 +51,5 @@ def test_time_of_day_due_once_across_zone_data_change(
         following = find_next_time(after, following)
     first, last = begin.astimezone(before.zone).replace(tzinfo=None), end.astimezone(after.zone).replace(tzinfo=None)
     days = (first.date() + dt.timedelta(days=number) for number in range(-1, 12))
-    named = [dt.datetime.combine(each, dt.time(hour, 30)) for each in days for hour in hours]
-    assert len(fired) == sum(first < each <= last for each in named)
+    named_times = [dt.datetime.combine(date, dt.time(hour, 30)) for date in days for hour in hours]
+    assert len(fired) == sum(first < time <= last for time in named_times)

@@ -52,7 +52,7 @@ _DAY = 86400
 
 
 @pytest.mark.parametrize(
-    ("submission", "found"),
+    ("submission", "expected_problems"),
     [
         (Submission(job="j", expires=0.001), []),
         (Submission(job="j", expires=3653 * _DAY), []),
@@ -70,13 +70,15 @@ _DAY = 86400
         (Submission(job="j", delay=-1, expires_at=NOW + SECOND), [("/delay", "not_allowed")]),
     ],
 )
-def test_start_deadline_validated(submission: Submission, found: list[tuple[str, str]]) -> None:
-    assert [(each.pointer, each.code) for each in validate_submission(submission, NOW)] == found
+def test_start_deadline_validated(submission: Submission, expected_problems: list[tuple[str, str]]) -> None:
+    assert [(problem.pointer, problem.code) for problem in validate_submission(submission, NOW)] == expected_problems
 
 
 @pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
 def test_definition_with_invalid_expires_refused(expires: float) -> None:
-    assert [each.pointer for each in validate_definition(JobDefinition("j", "t", expires=expires), [])] == ["/expires"]
+    assert [problem.pointer for problem in validate_definition(JobDefinition("j", "t", expires=expires), [])] == [
+        "/expires"
+    ]
 
 
 def test_batch_problem_pointers_contain_item_index() -> None:
@@ -133,11 +135,11 @@ def test_definition_problems_all_reported() -> None:
 
 
 def test_circuit_policy_accepted_only_for_http_request() -> None:
-    given = {"circuit": {"failures": 3, "pause": "PT10M"}}
-    made, problems = policies.normalize(given)
-    assert (made["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
-    assert not validate_definition(JobDefinition("a", "http.request", policies=made), ())
-    [problem] = validate_definition(JobDefinition("a", "tasks.any", policies=made), ())
+    policy = {"circuit": {"failures": 3, "pause": "PT10M"}}
+    normalized, problems = policies.normalize(policy)
+    assert (normalized["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
+    assert not validate_definition(JobDefinition("a", "http.request", policies=normalized), ())
+    [problem] = validate_definition(JobDefinition("a", "tasks.any", policies=normalized), ())
     assert problem.pointer == "/circuit"
     for wrong in ({"failures": 0}, {"failures": 1001}, {"pause": 0}, {"pause": 86401}, {"target": "all"}):
         _, [problem] = policies.normalize({"circuit": wrong})
@@ -154,10 +156,14 @@ def test_raise_for_problems_reports_all_problems() -> None:
 
 def test_overrides_contain_only_submitted_fields() -> None:
     assert Submission(job="j").compute_overrides() is None
-    other = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
-    assert validate_submission(other, NOW) == []
-    told = other.compute_overrides() or {}
-    assert (set(told), told["time_limit"], told["retry"]["strategy"]) == ({"time_limit", "retry"}, 5.0, "fixed")
+    submission = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
+    assert validate_submission(submission, NOW) == []
+    overrides = submission.compute_overrides() or {}
+    assert (set(overrides), overrides["time_limit"], overrides["retry"]["strategy"]) == (
+        {"time_limit", "retry"},
+        5.0,
+        "fixed",
+    )
 
 
 def test_submission_policy_problems_have_pointers() -> None:

@@ -67,12 +67,12 @@ def test_soft_limit_raises_only_while_job_runs(control_table: ControlTable) -> N
 
 
 def test_slots_of_two_processes_are_independent(control_table: ControlTable) -> None:
-    one = _acquire(control_table, "17")
+    first = _acquire(control_table, "17")
     control_table.bind_process(3)
-    other = _acquire(control_table, "18")
+    second = _acquire(control_table, "18")
     control_table.mark_cancelled("18", 3)
-    other.extend(5)
-    assert (one.cancelled, other.cancelled) == (False, True)
+    second.extend(5)
+    assert (first.cancelled, second.cancelled) == (False, True)
     assert (control_table.get_extension("17", 2), control_table.get_extension("18", 3)) == (0.0, 5.0)
 
 
@@ -97,10 +97,10 @@ def test_token_of_any_length_accepted(control_table: ControlTable, token: str) -
 
 def test_slots_in_same_process_found_by_token() -> None:
     control_table = ControlTable(slots=1)
-    one, other = control_table.acquire("17"), control_table.acquire("18")
+    first, second = control_table.acquire("17"), control_table.acquire("18")
     control_table.mark_cancelled("18", None)
-    assert (one.cancelled, other.cancelled) == (False, True)
-    one.extend(5)
-    one.release()
+    assert (first.cancelled, second.cancelled) == (False, True)
+    first.extend(5)
+    first.release()
     control_table.mark_cancelled("17", None)
-    assert not one.cancelled
+    assert not first.cancelled

@@ -50,7 +50,7 @@ def test_evicted_body_ignores_later_chunks() -> None:
             asyncio.Queue[bytes](),
             asyncio.Queue[bytes](),
         )
-        tasks = [asyncio.create_task(bodies.receive(None, _queue_chunks(each))) for each in (old, new)]
+        tasks = [asyncio.create_task(bodies.receive(None, _queue_chunks(queue))) for queue in (old, new)]
         await asyncio.sleep(0.01)
         new.put_nowait(b"ab")  # Both arrive in one turn of the event loop.
         old.put_nowait(b"cd")

@@ -55,21 +55,21 @@ def list_problems(value: object) -> list[FieldError]:
     return list(raised.value.errors)
 
 
-def make_business(**given: Any) -> BusinessCalendar:
-    calendar = parse({"kind": "business", **given})
+def make_business(**fields: Any) -> BusinessCalendar:
+    calendar = parse({"kind": "business", **fields})
     assert isinstance(calendar, BusinessCalendar)
     return calendar
 
 
-def make_dates(**given: Any) -> Calendar:
-    return parse({"kind": "dates", **given})
+def make_dates(**fields: Any) -> Calendar:
+    return parse({"kind": "dates", **fields})
 
 
-@pytest.mark.parametrize("given", [BUSINESS, DATES])
-def test_calendar_json_round_trip(given: dict[str, Any]) -> None:
-    shown = parse(given).to_json()
-    assert shown == given
-    assert parse(shown) == parse(given)
+@pytest.mark.parametrize("fields", [BUSINESS, DATES])
+def test_calendar_json_round_trip(fields: dict[str, Any]) -> None:
+    shown = parse(fields).to_json()
+    assert shown == fields
+    assert parse(shown) == parse(fields)
 
 
 def test_omitted_calendar_fields_have_defaults() -> None:
@@ -179,7 +179,7 @@ def test_overlapping_windows_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "place", "code", "says"),
+    ("value", "place", "code", "says"),
     [
         (17, "", "wrong_type", "must be a JSON object"),
         ({}, "/kind", "missing", "kind is required"),
@@ -280,15 +280,15 @@ def test_overlapping_windows_merged() -> None:
         ),
     ],
 )
-def test_invalid_calendar_reported_with_pointer_and_code(given: object, place: str, code: str, says: str) -> None:
-    found = list_problems(given)
-    assert (place, code) in [(problem.pointer, problem.code) for problem in found]
-    assert says in " ".join(problem.message for problem in found)
+def test_invalid_calendar_reported_with_pointer_and_code(value: object, place: str, code: str, says: str) -> None:
+    problems = list_problems(value)
+    assert (place, code) in [(problem.pointer, problem.code) for problem in problems]
+    assert says in " ".join(problem.message for problem in problems)
 
 
 def test_calendar_problems_all_reported_at_once() -> None:
-    given = {"kind": "business", "weekend": ["x"], "closed": {"2026-13-01": "y"}, "holidays": [{"country": "XX"}]}
-    places = {problem.pointer for problem in list_problems(given)}
+    fields = {"kind": "business", "weekend": ["x"], "closed": {"2026-13-01": "y"}, "holidays": [{"country": "XX"}]}
+    places = {problem.pointer for problem in list_problems(fields)}
     assert places == {"/weekend/0", "/closed/2026-13-01", "/holidays/0/country"}
 
 

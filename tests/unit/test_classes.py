@@ -33,15 +33,15 @@ class Derived(Sends):  # noqa: D101
 
 def test_job_class_inherits_options_but_not_name() -> None:
     assert (Sends.task.name, Derived.task.name) == ("sends-mail", "Derived")
-    for made in (Sends, Derived):
-        assert made.task.job_options.queue == "background"
-        assert (made.task.max_retries, made.task.time_limit, made.task.job_class) == (7, 60, made)
+    for job_class in (Sends, Derived):
+        assert job_class.task.job_options.queue == "background"
+        assert (job_class.task.max_retries, job_class.task.time_limit, job_class.task.job_class) == (7, 60, job_class)
     assert (Sends.task.run.__doc__, Derived.task.run.__doc__) == ("Send a mail.", "Do nothing.")
 
 
 def test_job_class_parameters_come_from_run() -> None:
-    found = parameters.from_signature(Sends.task.run, injected_types=(Context,))
-    assert [each.name for each in found] == ["to", "urgent", "**"]
+    accepted = parameters.from_signature(Sends.task.run, injected_types=(Context,))
+    assert [parameter.name for parameter in accepted] == ["to", "urgent", "**"]
 
 
 def test_job_class_callable_as_function() -> None:

@@ -49,7 +49,7 @@ _HEALTHY_INFO = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", 
 
 
 @pytest.mark.parametrize(
-    ("says", "told"),
+    ("says", "warnings"),
     [
         ({}, []),
         ({"maxmemory": 2000}, []),
@@ -58,5 +58,5 @@ _HEALTHY_INFO = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", 
         ({"aof_last_bgrewrite_status": "err"}, ["aof_last_bgrewrite_status is err"]),
     ],
 )
-def test_unhealthy_redis_reported_in_warnings(says: dict[str, Any], told: list[str]) -> None:
-    assert client.find_warnings(cast(redis.Redis, FakeServerInfo(**{**_HEALTHY_INFO, **says}))) == told
+def test_unhealthy_redis_reported_in_warnings(says: dict[str, Any], warnings: list[str]) -> None:
+    assert client.find_warnings(cast(redis.Redis, FakeServerInfo(**{**_HEALTHY_INFO, **says}))) == warnings

@@ -10,7 +10,7 @@ from jobworker.domain.executions.comparison import Difference
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "found"),
+    ("before", "now", "expected"),
     [
         ({}, {}, []),
         ({"a": 1}, {"a": 1}, []),
@@ -25,9 +25,12 @@ from jobworker.domain.executions.comparison import Difference
         ({"a": {}}, {"a": []}, [("/a", "changed", {}, [])]),
     ],
 )
-def test_differing_places_named_by_pointer(before: Any, now: Any, found: list[tuple[Any, ...]]) -> None:
-    told = [(each.pointer, each.change, each.before, each.now) for each in comparison.compare_values("p", before, now)]
-    assert told == found
+def test_differing_places_named_by_pointer(before: Any, now: Any, expected: list[tuple[Any, ...]]) -> None:
+    differences = [
+        (difference.pointer, difference.change, difference.before, difference.now)
+        for difference in comparison.compare_values("p", before, now)
+    ]
+    assert differences == expected
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from jobworker.worker.builtin import container
 
 
 def check_policy(image: str, network: str = "none", **settings: str) -> None:
-    given = {f"JOBWORKER_CONTAINER_{name.upper()}": value for name, value in settings.items()}
-    container.check_policy(ContainerIsolation(image, network=network), Settings.from_environment(given))
+    environment = {f"JOBWORKER_CONTAINER_{name.upper()}": value for name, value in settings.items()}
+    container.check_policy(ContainerIsolation(image, network=network), Settings.from_environment(environment))
 
 
 def test_containers_disabled_until_images_listed() -> None:

@@ -26,12 +26,12 @@ second = job(_second, name="second-wants-context")
 @pytest.fixture
 def context() -> Any:
     """A context that is the current one."""
-    made = Context(
+    current = Context(
         execution_id="1", job="j", attempt=1, max_attempts=None, parameters={}, scheduled_for=None, correlation_id="c",
         worker="w", log=logging.getLogger(), files=None, _progress=lambda *_: None,  # type: ignore[arg-type]
     )  # fmt: skip
-    token = set_current_context(made)
-    yield made
+    token = set_current_context(current)
+    yield current
     reset_current_context(token)
 
 

@@ -20,7 +20,7 @@ def work(x: int = 1) -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"name": ""}, "/name: name must begin with a letter or digit and have at most 128 characters"),
         ({"name": "x" * 129}, "/name: name must begin with a letter or digit and have at most 128 characters"),
@@ -55,10 +55,10 @@ def work(x: int = 1) -> int:
         ({"on_worker_lost": "ignore"}, "/on_worker_lost: on_worker_lost must be 'retry' or 'fail', not 'ignore'"),
     ],
 )
-def test_invalid_job_options_refused(options: dict[str, Any], told: str) -> None:
+def test_invalid_job_options_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         job(**options)(work)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_options_of_celery_and_base_classes_accepted() -> None:
@@ -83,7 +83,7 @@ def test_options_of_celery_and_base_classes_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("value", "message"),
     [
         (functools.partial(work, 1), "only a function can be a job; options are given by name: @job(name=…)"),
         ("my_name", "@job 'my_name': only a function can be a job"),
@@ -92,10 +92,10 @@ def test_options_of_celery_and_base_classes_accepted() -> None:
         (job(work, name="declared-once"), "@job: this is a job, or a task of Celery, already"),
     ],
 )
-def test_non_function_refused_as_job(given: Any, told: str) -> None:
+def test_non_function_refused_as_job(value: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        job(given)
-    assert told in str(caught.value)
+        job(value)
+    assert message in str(caught.value)
 
 
 def test_generator_refused_as_job() -> None:
@@ -127,9 +127,13 @@ def hidden(context: "HiddenContext", price: "Decimal", count: "int" = 1) -> str:
 
 
 def test_unresolvable_annotations_give_type_any() -> None:
-    found = parameters.from_signature(hidden, (Context,))
+    accepted = parameters.from_signature(hidden, (Context,))
     # The class has another name here, so the context cannot be distinguished from the caller's parameters.
-    assert [(each.name, each.type) for each in found] == [("context", "any"), ("price", "any"), ("count", "integer")]
+    assert [(parameter.name, parameter.type) for parameter in accepted] == [
+        ("context", "any"),
+        ("price", "any"),
+        ("count", "integer"),
+    ]
 
 
 def late(context: "Context", price: "Decimal") -> str:
@@ -141,7 +145,7 @@ def test_unresolvable_context_annotation_matched_by_name() -> None:
     assert not names
     late.__globals__.pop("Context")
     try:
-        assert [each.name for each in parameters.from_signature(late, (_CONTEXT,))] == ["price"]
+        assert [parameter.name for parameter in parameters.from_signature(late, (_CONTEXT,))] == ["price"]
     finally:
         late.__globals__["Context"] = _CONTEXT
 

@@ -13,7 +13,7 @@ def work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"retry": {"strategy": "quadratic"}}, "/retry/strategy: strategy must be one of none, fixed"),
         ({"retry": {"strategy": "fixed", "delay": -1}}, "/retry/delay: delay must be 0 to"),
@@ -35,16 +35,16 @@ def work() -> None:
         ({"soft_time_limit": True}, "/soft_time_limit: soft_time_limit must be a number of seconds"),
     ],
 )
-def test_invalid_policy_option_refused_with_pointer(options: dict[str, Any], told: str) -> None:
+def test_invalid_policy_option_refused_with_pointer(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match="@job refused-work") as refused:
         job(work, name="refused-work", **options)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_policy_stored_in_normalized_form() -> None:
-    made = job(work, name="kept-work", retry={"strategy": "linear", "delay": "PT10S"})
-    assert list(made.job_options.policies) == ["retry"]
-    assert made.job_options.policies["retry"]["delay"] == 10
+    task = job(work, name="kept-work", retry={"strategy": "linear", "delay": "PT10S"})
+    assert list(task.job_options.policies) == ["retry"]
+    assert task.job_options.policies["retry"]["delay"] == 10
 
 
 def test_celery_rate_limit_not_stored_as_policy() -> None:
@@ -64,8 +64,8 @@ def test_celery_rate_limit_not_stored_as_policy() -> None:
     ],
 )
 def test_celery_options_kept_unchanged(options: dict[str, Any]) -> None:
-    made = job(work, name=f"kept-{'-'.join(options)}", **options)
-    assert {name: getattr(made, name) for name in options} == options
+    task = job(work, name=f"kept-{'-'.join(options)}", **options)
+    assert {name: getattr(task, name) for name in options} == options
 
 
 def test_coroutine_refused_as_job() -> None:

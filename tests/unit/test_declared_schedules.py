@@ -38,7 +38,7 @@ UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
 
 
 @pytest.mark.parametrize(
-    ("made", "described"),
+    ("declared", "described"),
     [
         (once(dt.datetime(2030, 1, 31, 12, tzinfo=CET)), {"kind": "once", "at": "2030-01-31T12:00:00+01:00"}),
         (every(dt.timedelta(minutes=5)), {"kind": "interval", "every": 300}),
@@ -62,12 +62,12 @@ UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
         ),
     ],
 )
-def test_declared_rule_equals_api_rule(made: RuleJson, described: RuleJson) -> None:
-    assert rule_parser.parse(made) == rule_parser.parse(described)
+def test_declared_rule_equals_api_rule(declared: RuleJson, described: RuleJson) -> None:
+    assert rule_parser.parse(declared) == rule_parser.parse(described)
 
 
 def test_declared_schedule_equals_api_schedule() -> None:
-    made = schedule(
+    declared = schedule(
         "month-close",
         job="close_month",
         rule=business_day(10, dt.time(18), roll="preceding"),
@@ -78,7 +78,7 @@ def test_declared_schedule_equals_api_schedule() -> None:
         misfire={"policy": "catch_up", "grace": dt.timedelta(hours=1), "max": 3},
         parameters={"since": dt.date(2026, 1, 1), "kinds": ("a", "b")},
     )
-    assert made == parse(
+    assert declared == parse(
         {
             "name": "month-close",
             "job": "close_month",
@@ -94,7 +94,7 @@ def test_declared_schedule_equals_api_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "messages"),
     [
         (
             "schedule('s', job='j', rule=daily('25:00'))",
@@ -116,19 +116,19 @@ def test_declared_schedule_equals_api_schedule() -> None:
         ("schedule('a b', job='j', rule=daily('06:00'))", ["/name: name must be"]),
     ],
 )
-def test_invalid_declaration_reported_with_file_and_line(write: Write, code: str, told: list[str]) -> None:
+def test_invalid_declaration_reported_with_file_and_line(write: Write, code: str, messages: list[str]) -> None:
     write(nightly=code)
     [broken] = declarations.load_declarations("planned").broken_modules
     assert broken.module == "planned.nightly"
-    for text in told:
+    for text in messages:
         assert text in broken.traceback.splitlines()[-1]
 
 
 def test_duplicate_schedule_name_refused_with_first_place(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
-    found = declarations.load_declarations("planned")
-    assert found.schedules["s"].place == "planned/one.py:2"
-    assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken_modules[0].traceback
+    loaded = declarations.load_declarations("planned")
+    assert loaded.schedules["s"].place == "planned/one.py:2"
+    assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in loaded.broken_modules[0].traceback
 
 
 def test_repeated_line_with_duplicate_name_refused(write: Write) -> None:
@@ -136,9 +136,9 @@ def test_repeated_line_with_duplicate_name_refused(write: Write) -> None:
         one="def declare(name):\n    schedule(name, job='j', rule=daily('06:00'))\n"
         "declare('a')\ndeclare('b')\ndeclare('b')"
     )
-    found = declarations.load_declarations("planned")
-    assert list(found.schedules) == ["a", "b"]
-    assert "schedule b is declared twice by the same line" in found.broken_modules[0].traceback
+    loaded = declarations.load_declarations("planned")
+    assert list(loaded.schedules) == ["a", "b"]
+    assert "schedule b is declared twice by the same line" in loaded.broken_modules[0].traceback
 
 
 def test_repeated_load_returns_equal_declarations(write: Write) -> None:
@@ -156,11 +156,11 @@ def test_imported_module_unchanged_by_load(write: Write) -> None:
     import planned.one  # type: ignore[import-not-found]
 
     before = planned.one
-    found = declarations.load_declarations("planned")
+    loaded = declarations.load_declarations("planned")
     assert sys.modules["planned.one"] is before
     assert isinstance(before.made, Schedule)
-    assert found.schedules["s"].value == before.made
-    assert found.schedules["s"].value is not before.made
+    assert loaded.schedules["s"].value == before.made
+    assert loaded.schedules["s"].value is not before.made
 
 
 def test_stale_bytecode_ignored_by_load(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

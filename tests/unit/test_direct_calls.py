@@ -69,7 +69,7 @@ def test_direct_call_with_invalid_execution_id_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "args", "kwargs", "given", "by_name"),
+    ("names", "args", "kwargs", "parameters", "by_name"),
     [
         (["a", "b"], [1], {"b": 2}, {"a": 1, "b": 2}, True),
         (["a", "b"], [], {}, {}, True),
@@ -82,11 +82,11 @@ def test_direct_call_with_invalid_execution_id_refused() -> None:
     ],
 )
 def test_positional_arguments_bound_to_parameter_names(
-    names: list[str], args: Any, kwargs: Any, given: Any, by_name: bool
+    names: list[str], args: Any, kwargs: Any, parameters: Any, by_name: bool
 ) -> None:
     accepted = [VARIADIC if name == "**" else Parameter(name, "any") for name in names]
     call = direct_call.parse(EXECUTION, {**CALL_DATA, "args": args, "kwargs": kwargs}, NOON)
-    assert direct_call.bind_parameters(call, accepted) == (given, by_name)
+    assert direct_call.bind_parameters(call, accepted) == (parameters, by_name)
 
 
 DATE = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
@@ -121,26 +121,26 @@ def test_unstorable_arguments_refused_and_left_out_of_history(args: Any, kwargs:
     about = {EXECUTION_HEADER: header, "task": "send"}
     with structlog.testing.capture_logs() as logged:
         assert direct_calls.encode_called_event(about, (args, kwargs, {}), {"routing_key": "default"}, 4) is None
-    assert [each["event"] for each in logged] == ["call_not_in_history"]
+    assert [entry["event"] for entry in logged] == ["call_not_in_history"]
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "told"),
+    ("name", "options", "message"),
     [
         ("celery.starmap", {}, "call them with a group"),
         ("send", {"routing_key": "x", "exchange": "y"}, "name a queue, not an exchange or a routing_key"),
     ],
 )
-def test_calls_that_bypass_history_refused(name: str, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        direct_calls.build_options(ManualClock(NOON), name, (), {}, given, None, None, routed=False)
+def test_calls_that_bypass_history_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        direct_calls.build_options(ManualClock(NOON), name, (), {}, options, None, None, routed=False)
 
 
 def test_kombu_encoded_types_kept_in_call_event() -> None:
-    given = {"when": DATE, "raw": b"x", "deep": _make_deep(90)}
-    added = direct_calls.build_options(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)
+    parameters = {"when": DATE, "raw": b"x", "deep": _make_deep(90)}
+    added = direct_calls.build_options(ManualClock(NOON), "send", (), parameters, {}, None, None, routed=False)
     about = {**added["headers"], "task": "send"}
-    text = direct_calls.encode_called_event(about, ((), given, {}), {"routing_key": "default"}, 4)
+    text = direct_calls.encode_called_event(about, ((), parameters, {}), {"routing_key": "default"}, 4)
     assert text is not None
     call = direct_call.parse(EXECUTION, events.decode("1-0", {"kind": "called", "data": text}).data, NOON)
     assert call.kwargs["when"] == {"__type__": "datetime", "__value__": DATE.isoformat()}
@@ -151,6 +151,6 @@ def test_call_arguments_absent_from_headers() -> None:
         ManualClock(NOON), "send", ("hush",), {"b": "hush"}, {}, None, None, routed=False
     )
     assert (added["argsrepr"], added["kwargsrepr"]) == ("(…)", "{…}")
-    given = {"argsrepr": "('shown',)"}
-    added = direct_calls.build_options(ManualClock(NOON), "send", ("hush",), {}, given, None, None, routed=False)
+    options = {"argsrepr": "('shown',)"}
+    added = direct_calls.build_options(ManualClock(NOON), "send", ("hush",), {}, options, None, None, routed=False)
     assert added["argsrepr"] == "('shown',)"

@@ -19,9 +19,9 @@ sys.stdin.read()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
 def test_hidden_environment_still_visible_to_process_and_children() -> None:
-    given = {**os.environ, "HUSH": "secret"}
+    environment = {**os.environ, "HUSH": "secret"}
     with subprocess.Popen(
-        [sys.executable, "-c", _CODE], env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _CODE], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin
         assert process.stdout

@@ -41,7 +41,7 @@ def test_fingerprint_ignores_lines_messages_hosts_and_libraries(same: str) -> No
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changed_fields",
     [
         {"kind": "KeyError"},
         {"traceback": TRACEBACK.replace("in read", "in write")},
@@ -49,8 +49,8 @@ def test_fingerprint_ignores_lines_messages_hosts_and_libraries(same: str) -> No
         {"traceback": None},
     ],
 )
-def test_fingerprint_depends_on_type_functions_and_modules(other: dict[str, Any]) -> None:
-    assert _compute_fingerprint(**other) != _compute_fingerprint()
+def test_fingerprint_depends_on_type_functions_and_modules(changed_fields: dict[str, Any]) -> None:
+    assert _compute_fingerprint(**changed_fields) != _compute_fingerprint()
 
 
 def test_fingerprint_without_frames_depends_on_task() -> None:

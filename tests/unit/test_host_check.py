@@ -8,8 +8,8 @@ _ORIGINS = OriginPolicy(["jobs.example.com", "jobs.example.org:8443", "*.example
 
 
 def check_request(method: str = "POST", path: str = "/api/v1/jobs", **headers: str) -> None:
-    given = {"host": "localhost:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    _ORIGINS.check(method, path, given)
+    sent_headers = {"host": "localhost:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    _ORIGINS.check(method, path, sent_headers)
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,13 @@ def test_nonstandard_address_spellings_refused(host: str) -> None:
 def test_host_name_checked_at_connection_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with a public and a loopback address is connected at the public address only."""
     tried: list[str] = []
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("127.0.0.1", "8.8.8.8")]
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("127.0.0.1", "8.8.8.8")]
 
     def connect(address: tuple[str, int], *_: object, **__: object) -> socket.socket:
         tried.append(address[0])
         raise OSError("not here")
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
     monkeypatch.setattr(http_exchange, "create_connection", connect)
     with pytest.raises(HTTPError):
         send_request("http://both.example/", egress=EgressPolicy([]))
@@ -165,15 +165,15 @@ def test_same_origin_redirect_keeps_headers_and_body() -> None:
 
 @pytest.mark.parametrize("location", ["https://b.example/", "https://a.example:8443/", "//b.example/"])
 def test_cross_origin_redirect_drops_headers_and_refuses_body(location: str) -> None:
-    asked = replace(_FIRST_REQUEST, method="GET", body=None)
-    assert asked.follow_redirect(307, location).headers == {}
+    request = replace(_FIRST_REQUEST, method="GET", body=None)
+    assert request.follow_redirect(307, location).headers == {}
     assert _FIRST_REQUEST.follow_redirect(303, location).headers == {}
     with pytest.raises(RequestNotAllowed, match="another origin does not get the body"):
         _FIRST_REQUEST.follow_redirect(307, location)
     with pytest.raises(RequestNotAllowed, match="another origin does not get the body"):
-        replace(asked, body=b"x").follow_redirect(302, location)
+        replace(request, body=b"x").follow_redirect(302, location)
     with pytest.raises(RequestNotAllowed, match="DELETE"):
-        replace(asked, method="DELETE").follow_redirect(302, location)
+        replace(request, method="DELETE").follow_redirect(302, location)
 
 
 @pytest.mark.parametrize(

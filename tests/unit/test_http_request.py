@@ -51,7 +51,7 @@ def test_invalid_success_codes_abort(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "wait"),
+    ("header", "wait"),
     [
         ("7", 7.0),
         ("Mon, 02 Mar 2026 12:01:30 GMT", 90.0),
@@ -61,13 +61,13 @@ def test_invalid_success_codes_abort(text: str) -> None:
         ("", None),
     ],
 )
-def test_retry_after_header_parsed_to_seconds(told: str, wait: float | None) -> None:
-    answer = HttpResponse(503, {"Retry-After": told}, b"", True)
+def test_retry_after_header_parsed_to_seconds(header: str, wait: float | None) -> None:
+    answer = HttpResponse(503, {"Retry-After": header}, b"", True)
     assert http._parse_retry_after(answer, ManualClock(NOON)) == wait
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "description"),
     [
         (
             NewConnectionError(HTTPConnection("h.example"), "[Errno 111] Connection refused"),
@@ -80,5 +80,5 @@ def test_retry_after_header_parsed_to_seconds(told: str, wait: float | None) -> 
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_connection_error_described(error: Exception, told: str) -> None:
-    assert http._describe_error(error) == told
+def test_connection_error_described(error: Exception, description: str) -> None:
+    assert http._describe_error(error) == description

@@ -40,7 +40,10 @@ def make_events(*lines: str, count: int = MAX_EVENTS) -> bytes:
 
 
 def make_zone(name: str, *observances: str) -> str:
-    parts = [f"BEGIN:STANDARD\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\n{each}\nEND:STANDARD" for each in observances]
+    parts = [
+        f"BEGIN:STANDARD\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\n{observance}\nEND:STANDARD"
+        for observance in observances
+    ]
     return "\n".join(["BEGIN:VTIMEZONE", f"TZID:{name}", *parts, "END:VTIMEZONE", ""])
 
 

@@ -21,8 +21,8 @@ def read_contents(
 def format_contents(contents: ICalendarContents) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     days = {day.isoformat(): name for day, name in contents.days.items()}
     windows = [
-        (each.begin.isoformat(" ", "minutes"), each.end.isoformat(" ", "minutes"), each.name)
-        for each in contents.windows
+        (window.begin.isoformat(" ", "minutes"), window.end.isoformat(" ", "minutes"), window.name)
+        for window in contents.windows
     ]
     return days, windows
 
@@ -40,8 +40,8 @@ def list_problems(text: str, zone: str | None = None) -> list[FieldError]:
 
 
 def test_google_calendar_file_parsed() -> None:
-    found = read_contents(GOOGLE, include_free=True)
-    assert format_contents(found) == (
+    contents = read_contents(GOOGLE, include_free=True)
+    assert format_contents(contents) == (
         dict.fromkeys(("2026-05-04", "2026-05-05", "2026-05-06"), "Company offsite, whole team"),
         [
             ("2026-03-16 02:00", "2026-03-16 04:00", "Maintenance"),
@@ -50,10 +50,12 @@ def test_google_calendar_file_parsed() -> None:
             ("2026-04-07 03:00", "2026-04-07 06:00", "Maintenance (moved)"),
         ],
     )
-    assert (found.zone, found.events) == ("Europe/Berlin", 5)
-    assert [(each.name, each.reason) for each in found.left_out] == [("Not any more", "it is cancelled")]
+    assert (contents.zone, contents.events) == ("Europe/Berlin", 5)
+    assert [(component.name, component.reason) for component in contents.left_out] == [
+        ("Not any more", "it is cancelled")
+    ]
     blocking = read_contents(GOOGLE)
-    assert (blocking.days, blocking.windows) == ({}, found.windows)
+    assert (blocking.days, blocking.windows) == ({}, contents.windows)
     assert (blocking.left_out[0].name, blocking.left_out[0].reason) == (
         "Company offsite, whole team",
         "it is free time (TRANSP:TRANSPARENT); include_free=true takes it",
@@ -61,8 +63,8 @@ def test_google_calendar_file_parsed() -> None:
 
 
 def test_outlook_file_parsed() -> None:
-    found = read_contents(OUTLOOK)
-    assert format_contents(found) == (
+    contents = read_contents(OUTLOOK)
+    assert format_contents(contents) == (
         {"2026-01-06": "Bridging day"},
         [
             ("2026-01-30 22:30", "2026-01-31 02:30", "Books close"),
@@ -70,12 +72,12 @@ def test_outlook_file_parsed() -> None:
             ("2026-03-27 22:30", "2026-03-28 02:30", "Books close"),
         ],
     )
-    assert (found.zone, found.left_out) == ("Europe/Berlin", [])
+    assert (contents.zone, contents.left_out) == ("Europe/Berlin", [])
 
 
 def test_apple_calendar_file_parsed() -> None:
-    found = read_contents(APPLE)
-    days, windows = format_contents(found)
+    contents = read_contents(APPLE)
+    days, windows = format_contents(contents)
     assert days == {"2026-11-27": "Black Friday 🛒"}
     # The clock is set forward during the first window (at 2 o'clock), which lasts exactly three hours.
     assert windows == [
@@ -83,7 +85,7 @@ def test_apple_calendar_file_parsed() -> None:
         ("2026-04-05 01:30", "2026-04-05 04:30", "Stock count"),
         ("2026-05-01 09:00", "2026-05-01 10:00", "Breakfast"),
     ]
-    assert [(each.name, each.reason) for each in found.left_out] == [
+    assert [(component.name, component.reason) for component in contents.left_out] == [
         ("Reminder", "it has no length: DTEND and DURATION are missing or zero"),
         ("Long ago", "nothing of it is from 2026-01-01 to 2027-01-01"),
     ]
@@ -102,9 +104,9 @@ def test_window_times_converted_to_requested_zone() -> None:
 
 
 def test_single_event_zone_becomes_calendar_zone() -> None:
-    found = read_contents(make_file("DTSTART;TZID=Asia/Tokyo:20260301T100000", "DTEND:20260301T030000Z"))
-    assert format_contents(found)[1] == [("2026-03-01 10:00", "2026-03-01 12:00", "Event")]
-    assert found.zone == "Asia/Tokyo"
+    contents = read_contents(make_file("DTSTART;TZID=Asia/Tokyo:20260301T100000", "DTEND:20260301T030000Z"))
+    assert format_contents(contents)[1] == [("2026-03-01 10:00", "2026-03-01 12:00", "Event")]
+    assert contents.zone == "Asia/Tokyo"
 
 
 def test_utc_times_without_calendar_zone_require_zone() -> None:
@@ -175,9 +177,9 @@ def test_latest_sequence_of_event_used() -> None:
         f"BEGIN:VEVENT\nUID:u\nSEQUENCE:{sequence}\nSUMMARY:{name}\nDTSTART;VALUE=DATE:202603{day}\nEND:VEVENT"
         for sequence, name, day in ((1, "old", "01"), (3, "new", "02"), (2, "older", "03"))
     ]
-    found = read_contents("\n".join(["BEGIN:VCALENDAR", *events, "END:VCALENDAR", ""]))
-    assert format_contents(found)[0] == {"2026-03-02": "new"}
-    assert [(each.name, each.reason) for each in found.left_out] == [
+    contents = read_contents("\n".join(["BEGIN:VCALENDAR", *events, "END:VCALENDAR", ""]))
+    assert format_contents(contents)[0] == {"2026-03-02": "new"}
+    assert [(component.name, component.reason) for component in contents.left_out] == [
         ("old", "the file has a later version of it"),
         ("older", "the file has a later version of it"),
     ]
@@ -191,8 +193,8 @@ def test_cancelled_occurrence_left_out() -> None:
 
 
 def test_event_names_of_a_day_joined() -> None:
-    other = "BEGIN:VEVENT\nUID:v\nSUMMARY:Other\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
-    assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other)))[0] == {
+    other_event = "BEGIN:VEVENT\nUID:v\nSUMMARY:Other\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
+    assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other_event)))[0] == {
         "2026-03-01": "Other; Event"
     }
 
@@ -286,5 +288,7 @@ def test_expensive_recurrences_refused_before_expansion(lines: list[str], says: 
 
 def test_many_rare_recurrences_accepted() -> None:
     event = "BEGIN:VEVENT\nSUMMARY:Birthday\nDTSTART;VALUE=DATE:19500301\nRRULE:FREQ=YEARLY{}\nEND:VEVENT\n"
-    found = read_contents(f"BEGIN:VCALENDAR\n{event.format('') * 200}{event.format(';COUNT=78') * 200}END:VCALENDAR\n")
-    assert list(found.days) == [dt.date(2026, 3, 1)]
+    contents = read_contents(
+        f"BEGIN:VCALENDAR\n{event.format('') * 200}{event.format(';COUNT=78') * 200}END:VCALENDAR\n"
+    )
+    assert list(contents.days) == [dt.date(2026, 3, 1)]

@@ -11,37 +11,37 @@ UNIX_MS = 1_772_452_800_000  # 2026-03-02 12:00 UTC
 
 
 def test_id_is_version_7_uuid_of_its_time() -> None:
-    made = uuid.UUID(IdFactory().create_id(UNIX_MS))
-    assert (made.version, made.variant) == (7, uuid.RFC_4122)
-    assert made.int >> 80 == UNIX_MS
+    created = uuid.UUID(IdFactory().create_id(UNIX_MS))
+    assert (created.version, created.variant) == (7, uuid.RFC_4122)
+    assert created.int >> 80 == UNIX_MS
 
 
 def test_ids_sorted_by_creation_within_a_millisecond() -> None:
     factory = IdFactory()
     # More ids than the 4096 that one millisecond can number, then an id of a later time.
-    made = [factory.create_id(UNIX_MS) for _ in range(10_000)] + [factory.create_id(UNIX_MS + 1000)]
-    assert made == sorted(set(made))
+    ids = [factory.create_id(UNIX_MS) for _ in range(10_000)] + [factory.create_id(UNIX_MS + 1000)]
+    assert ids == sorted(set(ids))
 
 
 def test_ids_ordered_after_clock_steps_back() -> None:
     factory = IdFactory()
-    made = [factory.create_id(UNIX_MS), factory.create_id(UNIX_MS - 60_000), factory.create_id(UNIX_MS + 1)]
-    assert made == sorted(made)
+    ids = [factory.create_id(UNIX_MS), factory.create_id(UNIX_MS - 60_000), factory.create_id(UNIX_MS + 1)]
+    assert ids == sorted(ids)
 
 
 def test_ids_unique_across_threads() -> None:
     factory = IdFactory()
-    made: list[str] = []
+    ids: list[str] = []
 
     def make() -> None:
-        made.extend(factory.create_id(UNIX_MS) for _ in range(2_000))
+        ids.extend(factory.create_id(UNIX_MS) for _ in range(2_000))
 
     threads = [threading.Thread(target=make) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(made)) == 8_000
+    assert len(set(ids)) == 8_000
 
 
 @pytest.mark.parametrize(

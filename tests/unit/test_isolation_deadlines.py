@@ -72,11 +72,11 @@ def test_extension_moves_both_limits_and_repeats_soft_limit(clock: ManualClock) 
 
 
 def test_cancelled_job_terminated_after_timeout(clock: ManualClock) -> None:
-    wanted: list[bool] = []
-    deadlines = ProgramDeadlines(clock, cancelled=lambda: bool(wanted))
+    cancel_requests: list[bool] = []
+    deadlines = ProgramDeadlines(clock, cancelled=lambda: bool(cancel_requests))
     deadlines.start()
     assert list_due_after(clock, deadlines, 1) == []
-    wanted.append(True)
+    cancel_requests.append(True)
     assert list_due_after(clock, deadlines, 1) == [DeadlineAction.NOTIFY_CANCELLED]
     assert list_due_after(clock, deadlines, CANCEL_TIMEOUT_SECONDS - 1) == []
     assert (list_due_after(clock, deadlines, 1), deadlines.stop_reason) == (

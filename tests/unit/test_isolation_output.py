@@ -7,8 +7,8 @@ from jobworker.worker.isolation.pipe_reader import MAX_LINE_SIZE, MAX_MESSAGE_SI
 
 def test_lines_joined_from_pieces() -> None:
     lines = LineSplitter()
-    told = [line for piece in (b"on", b"e\ntwo\r\n\nthr", b"ee") for line in lines.feed(piece)]
-    assert [*told, *lines.finish()] == ["one", "two", "", "three"]
+    output_lines = [line for piece in (b"on", b"e\ntwo\r\n\nthr", b"ee") for line in lines.feed(piece)]
+    assert [*output_lines, *lines.finish()] == ["one", "two", "", "three"]
 
 
 def test_undecodable_bytes_replaced() -> None:
@@ -17,15 +17,15 @@ def test_undecodable_bytes_replaced() -> None:
 
 def test_endless_line_cut_into_lines() -> None:
     lines = LineSplitter()
-    told = [line for _ in range(5) for line in lines.feed(b"x" * MAX_LINE_SIZE)]
-    assert all(0 < len(line) <= MAX_LINE_SIZE for line in told)
-    assert sum(map(len, [*told, *lines.finish()])) == 5 * MAX_LINE_SIZE
+    output_lines = [line for _ in range(5) for line in lines.feed(b"x" * MAX_LINE_SIZE)]
+    assert all(0 < len(line) <= MAX_LINE_SIZE for line in output_lines)
+    assert sum(map(len, [*output_lines, *lines.finish()])) == 5 * MAX_LINE_SIZE
 
 
 def test_output_beyond_limit_counted() -> None:
     lines = LineSplitter(max_size=400)
-    told = list(lines.feed(b"0123456789\n" * 10))
-    assert told == ["0123456789"] * 3
+    output_lines = list(lines.feed(b"0123456789\n" * 10))
+    assert output_lines == ["0123456789"] * 3
     assert list(lines.feed(b"more\n" * 1000)) == []
     assert list(lines.finish()) == [f"[{7 * 11 + 5000} more bytes, 1007 lines, were printed and are not kept]"]
 

@@ -21,9 +21,9 @@ def compute_time(seconds: float) -> dt.datetime:
 
 
 def make_key(template: str | None, *accepted: Parameter, **parameters: Any) -> str | None:
-    made, problems = policies.normalize({"concurrency": {"limit": 1, "key": template}})
+    normalized, problems = policies.normalize({"concurrency": {"limit": 1, "key": template}})
     assert not problems
-    return limits.compute_keys("send", made, parameters, accepted).concurrency_key
+    return limits.compute_keys("send", normalized, parameters, accepted).concurrency_key
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,14 @@ def test_long_key_shortened_and_unique() -> None:
 
 
 def test_limit_key_contains_concurrency_and_rate_keys() -> None:
-    made, _ = policies.normalize({"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}})
-    keys = limits.compute_keys("send", made, {"tenant": "a\nb"})
+    normalized, _ = policies.normalize(
+        {"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}}
+    )
+    keys = limits.compute_keys("send", normalized, {"tenant": "a\nb"})
     assert keys.limit_key is not None
     assert limits.split_limit_key(keys.limit_key) == (keys.concurrency_key, keys.rate_key) == ("send/", 'send/"a\\nb"')
     assert {limits.get_job_name(part) for part in keys[:2] if part} == {"send"}
-    only_rate = limits.compute_keys("send", {"rate_limit": made["rate_limit"]}, {}).limit_key
+    only_rate = limits.compute_keys("send", {"rate_limit": normalized["rate_limit"]}, {}).limit_key
     assert only_rate is not None
     assert limits.split_limit_key(only_rate) == (None, "send/null")
 
@@ -73,10 +75,10 @@ def test_job_without_limits_has_no_keys() -> None:
 
 
 def test_unique_without_key_compares_parameters() -> None:
-    made, _ = policies.normalize({"unique": {}})
+    normalized, _ = policies.normalize({"unique": {}})
 
     def key(**parameters: Any) -> str | None:
-        return limits.compute_keys("send", made, parameters, [TENANT, REGION]).unique_key
+        return limits.compute_keys("send", normalized, parameters, [TENANT, REGION]).unique_key
 
     assert key(tenant="a") == key(region="eu", tenant="a")
     assert len({key(tenant="a"), key(tenant="b"), key(tenant="a", region="us")}) == 3
@@ -123,7 +125,7 @@ def test_permit_available_at_computed_next_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "problems"),
+    ("fields", "problems"),
     [
         ({"concurrency": {}}, {("/concurrency/limit", "missing")}),
         ({"concurrency": {"limit": 0}}, {("/concurrency/limit", "not_allowed")}),
@@ -146,13 +148,13 @@ def test_permit_available_at_computed_next_start() -> None:
         ({"unique": {"on_conflict": "shrug"}}, {("/unique/on_conflict", "not_allowed")}),
     ],
 )  # fmt: skip
-def test_invalid_limit_policy_refused(given: dict[str, Any], problems: set[tuple[str, str]]) -> None:
-    _, found = policies.normalize(given)
-    assert {(each.pointer, each.code) for each in found} == problems
+def test_invalid_limit_policy_refused(fields: dict[str, Any], problems: set[tuple[str, str]]) -> None:
+    _, reported = policies.normalize(fields)
+    assert {(problem.pointer, problem.code) for problem in reported} == problems
 
 
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [
         {"concurrency": {"limit": 2, "key": "{a}", "total": 5}},
         {"rate_limit": {"limit": 2, "per": "PT1M", "burst": 5}},
@@ -160,22 +162,24 @@ def test_invalid_limit_policy_refused(given: dict[str, Any], problems: set[tuple
         {"unique": {"key": "a", "until": "started"}},
     ],
 )
-def test_normalized_limit_policy_stays_unchanged(given: dict[str, Any]) -> None:
-    made, problems = policies.normalize(given)
+def test_normalized_limit_policy_stays_unchanged(fields: dict[str, Any]) -> None:
+    normalized, problems = policies.normalize(fields)
     assert not problems
-    assert policies.normalize(made) == (made, [])
+    assert policies.normalize(normalized) == (normalized, [])
 
 
 def test_limit_key_with_unknown_parameter_refused() -> None:
-    made, _ = policies.normalize({"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}})
-    found = limits.validate_keys(made, [TENANT])
-    assert [(each.pointer, each.code) for each in found] == [
+    normalized, _ = policies.normalize(
+        {"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}}
+    )
+    problems = limits.validate_keys(normalized, [TENANT])
+    assert [(problem.pointer, problem.code) for problem in problems] == [
         ("/concurrency/key", "unknown_parameter"),
         ("/unique/key", "unknown_parameter"),
     ]
-    assert "{nobody}" in found[0].message
-    assert "tenant" in found[0].message
-    assert limits.validate_keys(made, [TENANT, VARIADIC]) == []
+    assert "{nobody}" in problems[0].message
+    assert "tenant" in problems[0].message
+    assert limits.validate_keys(normalized, [TENANT, VARIADIC]) == []
 
 
 def test_declared_limit_key_validated_at_import() -> None:

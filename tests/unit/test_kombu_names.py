@@ -137,8 +137,8 @@ def test_kombu_has_the_reviewed_minor_version() -> None:
 def test_private_method_keeps_its_parameters(owner: Any, name: str, parameters: list[str], where: str) -> None:
     method = getattr(owner, name, None)
     assert method is not None, f"{owner.__name__}.{name} is gone; used in {where}"
-    found = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
-    assert found == parameters, f"{owner.__name__}.{name} takes {found} now; used in {where}"
+    actual = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+    assert actual == parameters, f"{owner.__name__}.{name} takes {actual} now; used in {where}"
 
 
 @pytest.mark.parametrize(("owner", "name", "where"), ATTRIBUTES, ids=lambda value: getattr(value, "__name__", None))

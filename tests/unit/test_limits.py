@@ -61,7 +61,9 @@ class TimeLimitDriver:
 
     def advance_to(self, until: float) -> None:
         """Run the callbacks that are due until this time of the clock."""
-        while due := sorted((each for each in self._later if each[0] <= until), key=lambda each: each[0]):
+        while due := sorted(
+            (callback for callback in self._later if callback[0] <= until), key=lambda callback: callback[0]
+        ):
             self._later.remove(due[0])
             self.clock.advance(max(0.0, due[0][0] - self.clock.monotonic()))
             due[0][1](*due[0][2])
@@ -116,7 +118,7 @@ def test_extension_moves_both_limits_and_allows_second_soft_limit(driver: TimeLi
     assert driver.signals == [(5.0, "SIGUSR1", 1)]
     driver.control_table.seconds[8 + 4] = 4.0
     driver.advance_to(9.0)
-    assert [what for _, what, _ in driver.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
+    assert [signal_name for _, signal_name, _ in driver.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
     assert driver.signals[-1] == (9.0, "SIGTERM", 1)
 
 
@@ -151,7 +153,7 @@ def test_many_attempts_terminated_at_their_limits(driver: TimeLimitDriver) -> No
     for attempt in attempts:
         driver.limits.watch_attempt(attempt, 0.0)
     driver.advance_to(10.0)
-    assert [(at, pid) for at, what, pid in driver.signals if what == "SIGTERM"] == [
+    assert [(at, pid) for at, signal_name, pid in driver.signals if signal_name == "SIGTERM"] == [
         (7.0, 3),
         (8.0, 2),
         (9.0, 1),

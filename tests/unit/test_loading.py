@@ -103,8 +103,8 @@ def test_duplicate_job_name_refused_with_first_place(folder: Path) -> None:
     (folder / "a.py").write_text(code.format("first"))
     [broken] = loading.load_modules("work")
     assert broken.module == "work.b"
-    told = f"job loading-twice: first in {folder / 'a.py'} has this name already; give one of them another name"
-    assert told in broken.error
+    message = f"job loading-twice: first in {folder / 'a.py'} has this name already; give one of them another name"
+    assert message in broken.error
 
 
 def test_name_of_builtin_job_refused(folder: Path) -> None:

@@ -30,14 +30,19 @@ def parse_utc(text: str) -> dt.datetime:
 
 
 def make_timetable(rule: dict[str, Any], **more: Any) -> Timetable:
-    given = {"name": "a", "job": "b", "zone": "Europe/Berlin", "rule": rule, **more}
-    return schedule.parse(given).build_timetable(CALENDARS)
+    fields = {"name": "a", "job": "b", "zone": "Europe/Berlin", "rule": rule, **more}
+    return schedule.parse(fields).build_timetable(CALENDARS)
 
 
 def list_upcoming(timetable: Timetable, after: str, count: int = 3) -> list[tuple[str, bool, list[str]]]:
-    found = next_times.compute_upcoming(timetable, parse_utc(after), count)
-    assert [each.at for each in found] == [each.local.astimezone(dt.UTC) for each in found]
-    return [(each.local.isoformat(" ", "minutes"), each.fires, list(each.notes)) for each in found]
+    upcoming = next_times.compute_upcoming(timetable, parse_utc(after), count)
+    assert [upcoming_time.at for upcoming_time in upcoming] == [
+        upcoming_time.local.astimezone(dt.UTC) for upcoming_time in upcoming
+    ]
+    return [
+        (upcoming_time.local.isoformat(" ", "minutes"), upcoming_time.fires, list(upcoming_time.notes))
+        for upcoming_time in upcoming
+    ]
 
 
 def test_shifted_gap_time_has_note() -> None:
@@ -94,7 +99,7 @@ def test_next_allowed_time_skips_long_closure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("fields", "says"),
     [
         ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}}, "its time is past: 2026-01-01T00:00:00"),
         ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}, "require": ["office"]}, "its time is past"),
@@ -114,12 +119,12 @@ def test_next_allowed_time_skips_long_closure() -> None:
         ({"require": ["office"], "exclude": ["office"]}, "calendar office is both required and excluded"),
     ],
 )
-def test_schedule_that_never_fires_has_warning(given: dict[str, Any], says: str) -> None:
-    rule = given.pop("rule", NIGHTLY)
-    [warning] = next_times.compute_warnings(make_timetable(rule, **given), parse_utc("2026-03-02 12:00"))
+def test_schedule_that_never_fires_has_warning(fields: dict[str, Any], says: str) -> None:
+    rule = fields.pop("rule", NIGHTLY)
+    [warning] = next_times.compute_warnings(make_timetable(rule, **fields), parse_utc("2026-03-02 12:00"))
     assert warning.startswith("it never fires: ")
     assert (
-        next_times.compute_upcoming(make_timetable(rule, **given), parse_utc("2026-03-02 12:00"), 3) == []
+        next_times.compute_upcoming(make_timetable(rule, **fields), parse_utc("2026-03-02 12:00"), 3) == []
         or "calendar" in warning
     )
     assert says in warning
@@ -185,11 +190,11 @@ def test_next_times_computed_at_ends_of_calendar(zone: str, rule: dict[str, Any]
     [early] = next_times.compute_upcoming(timetable, parse_utc("0001-01-01 00:00"), 1)
     assert early.at.year <= 4
     for late in ("9949-01-01", "9990-01-01", "9999-11-01", "9999-12-28", "9999-12-31"):
-        found = next_times.compute_upcoming(timetable, parse_utc(f"{late} 23:59"), 3)
-        assert late < "9999" or len(found) < 4
-        assert not next_times.compute_warnings(timetable, parse_utc(f"{late} 23:59")) or not found
+        upcoming = next_times.compute_upcoming(timetable, parse_utc(f"{late} 23:59"), 3)
+        assert late < "9999" or len(upcoming) < 4
+        assert not next_times.compute_warnings(timetable, parse_utc(f"{late} 23:59")) or not upcoming
     last = next_times.compute_upcoming(timetable, parse_utc("9998-12-01 00:00"), 1)
-    assert [each.at.year for each in last] in ([9998], [9999], [])
+    assert [upcoming_time.at.year for upcoming_time in last] in ([9998], [9999], [])
 
 
 def test_occurrence_in_utc_has_no_notes() -> None:

@@ -92,19 +92,19 @@ ACCEPTED = (
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {"user_id": "u"},
         {"user_id": "", "format": "json", "pages": 2, "email": None, "ratio": 1, "options": {}, "extra": None},
         {"user_id": "u", "ratio": 0.5, "options": {"deep": [{"x": 1.5}]}, "extra": [1, "two", None]},
     ],
 )
-def test_valid_parameters_pass_unchanged(given: dict[str, Any]) -> None:
-    assert parameters.check(ACCEPTED, given) == given
+def test_valid_parameters_pass_unchanged(values: dict[str, Any]) -> None:
+    assert parameters.check(ACCEPTED, values) == values
 
 
 @pytest.mark.parametrize(
-    ("given", "pointer", "code"),
+    ("values", "pointer", "code"),
     [
         ({}, "/parameters/user_id", "missing_parameter"),
         ({"user_id": None}, "/parameters/user_id", "wrong_type"),
@@ -126,9 +126,9 @@ def test_valid_parameters_pass_unchanged(given: dict[str, Any]) -> None:
         ({"user_id": "u", "a/b": 1}, "/parameters/a~1b", "unknown_parameter"),
     ],
 )
-def test_invalid_parameter_refused_with_pointer(given: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_parameter_refused_with_pointer(values: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidParameters) as caught:
-        parameters.check(ACCEPTED, given)
+        parameters.check(ACCEPTED, values)
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
     assert caught.value.errors[0].message in caught.value.detail
 
@@ -171,8 +171,8 @@ def test_non_json_defaults_and_choices_omitted() -> None:
     ) -> None:
         """Do nothing, with defaults that JSON does not have."""
 
-    found = parameters.from_signature(run)
-    assert [(each.name, each.default, each.choices, each.required) for each in found] == [
+    accepted = parameters.from_signature(run)
+    assert [(parameter.name, parameter.default, parameter.choices, parameter.required) for parameter in accepted] == [
         ("day", None, None, False),
         ("large", None, None, False),
         ("point", None, None, False),

@@ -54,7 +54,9 @@ def process_tree() -> Iterator[ProcessTree]:
 
 def test_process_tree_members_found_in_other_sessions(process_tree: ProcessTree) -> None:
     # `setsid` forks when it leads a group.
-    assert process_tree.members <= {each.pid for each in processes.find_members(process_tree.pid)} | {process_tree.pid}
+    assert process_tree.members <= {member.pid for member in processes.find_members(process_tree.pid)} | {
+        process_tree.pid
+    }
 
 
 def test_kill_tree_ends_all_members(process_tree: ProcessTree) -> None:
@@ -63,22 +65,22 @@ def test_kill_tree_ends_all_members(process_tree: ProcessTree) -> None:
 
 
 def test_known_members_killed_after_leader_ended(process_tree: ProcessTree) -> None:
-    known = processes.terminate_tree(process_tree.pid)
+    members = processes.terminate_tree(process_tree.pid)
     os.kill(process_tree.pid, 9)
     until(process_tree.has_leader_ended)
-    processes.kill_tree(process_tree.pid, known)
+    processes.kill_tree(process_tree.pid, members)
     until(lambda: not process_tree.list_alive())
 
 
 def test_reused_pid_not_killed() -> None:
-    with subprocess.Popen(["sleep", "600"]) as other:
-        seen = processes._read_stat(other.pid)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        seen = processes._read_stat(process.pid)
         assert seen is not None
         gone = subprocess.Popen(["true"], start_new_session=True)
         gone.wait()
         processes.kill_tree(gone.pid, {seen._replace(started_ticks=seen.started_ticks - 1)})
-        assert other.poll() is None
-        other.kill()
+        assert process.poll() is None
+        process.kill()
 
 
 def test_ended_process_causes_no_error() -> None:

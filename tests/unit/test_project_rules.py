@@ -73,12 +73,12 @@ def test_development_pins_include_runtime_pins() -> None:
 def test_pinned_versions_satisfy_requirements() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
-    for file, wanted in (
+    for file, requirements in (
         (PINS[0], project["project"]["dependencies"] + groups["build"]),
         (PINS[1], groups["dev"]),
     ):
         versions = list_pins(file)
-        for requirement in map(Requirement, wanted):
+        for requirement in map(Requirement, requirements):
             version = versions.get(requirement.name.lower().replace("_", "-"))
             assert version, f"{requirement.name} is not in {file}: make constraints"
             assert requirement.specifier.contains(version), f"{requirement} but {file} has {version}"

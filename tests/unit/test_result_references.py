@@ -41,9 +41,9 @@ def test_reference_to_missing_result_refused() -> None:
 
 
 def test_nested_references_resolved_only_once() -> None:
-    given = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
-    assert result_references.find_referring_parameters(given) == {"deep"}
-    resolved = result_references.resolve(given, {"extract": {"rows": _make_reference("/else")}})
+    parameters = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
+    assert result_references.find_referring_parameters(parameters) == {"deep"}
+    resolved = result_references.resolve(parameters, {"extract": {"rows": _make_reference("/else")}})
     assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/else")]}], "n": 1}
 
 
@@ -56,24 +56,26 @@ def test_referenced_value_looked_up_once_and_size_counted_each_time() -> None:
             return super().__getitem__(name)
 
     sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
-    given = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
-    assert result_references.list_sources(given) == ["a", "b"]
-    assert len(result_references.resolve(given, sources)["x"]) == 65
+    parameters = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
+    assert result_references.list_sources(parameters) == ["a", "b"]
+    assert len(result_references.resolve(parameters, sources)["x"]) == 65
     assert names == ["a", "b"]
-    given["x"] = [*given["x"], {"$from": "a", "path": "/text"}]
+    parameters["x"] = [*parameters["x"], {"$from": "a", "path": "/text"}]
     with pytest.raises(InvalidParameters, match="more than 65536 bytes"):
-        result_references.resolve(given, sources)
+        result_references.resolve(parameters, sources)
 
 
 def test_invalid_references_reported_with_pointer() -> None:
-    given = {
+    parameters = {
         "a": [{"$from": "load"}],
         "b/c": _make_reference("rows"),
         "c": _make_reference("/m~n"),
         "d": _make_reference(1, more=2),
         "e": {"$from": ["extract"]},
     }
-    assert [(each.pointer, each.code) for each in result_references.validate(given, {"extract"}, "/p")] == [
+    assert [
+        (problem.pointer, problem.code) for problem in result_references.validate(parameters, {"extract"}, "/p")
+    ] == [
         ("/p/a/0/$from", "unknown_source"),
         ("/p/b~1c/path", "not_allowed"),
         ("/p/c/path", "not_allowed"),

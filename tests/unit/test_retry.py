@@ -120,7 +120,7 @@ def test_next_wait_depends_on_limit_and_exception(
 
 def test_planned_attempts_accumulate_waits() -> None:
     planned = retry.plan_attempts(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
-    ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]
+    ahead = [tuple((moment - NOON).total_seconds() for moment in attempt.due) for attempt in planned]
     assert ahead == [(0, 0), (15, 45), (45, 135), (105, 315)]
 
 

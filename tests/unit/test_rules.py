@@ -19,12 +19,12 @@ def parse_utc(text: str) -> dt.datetime:
 def list_first(count: int, rule: Rule, begin: str) -> list[str]:
     """Return the first `count` times of a wall-clock rule from a time on."""
     assert isinstance(rule, WallClockRule)
-    found: list[str] = []
+    times: list[str] = []
     time = rule.find_first(dt.datetime.fromisoformat(begin))
-    while time is not None and len(found) < count:
-        found.append(time.isoformat(" ", "minutes"))
+    while time is not None and len(times) < count:
+        times.append(time.isoformat(" ", "minutes"))
         time = rule.find_first(time + dt.timedelta(microseconds=1))
-    return found
+    return times
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_interval_steps_have_equal_length(every: float) -> None:
     rule, moment = IntervalRule(every), parse_utc("2026-03-02T12:00:00")
     moments = []
     for _ in range(200):
-        found = rule.find_next(moment)
-        assert found is not None
-        moments.append(moment := found)
+        next_moment = rule.find_next(moment)
+        assert next_moment is not None
+        moments.append(moment := next_moment)
     assert {later - earlier for earlier, later in itertools.pairwise(moments)} == {dt.timedelta(seconds=every)}
 
 

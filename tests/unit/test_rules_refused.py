@@ -149,8 +149,8 @@ TERMS = st.from_regex(
 @settings(max_examples=100)
 def test_cron_expression_without_described_problem_can_be_parsed(fields: list[str], place: int) -> None:
     """JobWorker describes the problems and cronsim parses: cronsim must accept every expression without a problem."""
-    for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
-        expression = " ".join(each)
+    for candidate in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
+        expression = " ".join(candidate)
         if cron_errors.describe_problem(expression) is None:
             CronRule(expression).find_first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
 

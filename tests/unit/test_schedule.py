@@ -74,21 +74,21 @@ def test_schedule_fields_all_parsed() -> None:
 
 
 def test_absent_schedule_fields_have_defaults() -> None:
-    found = schedule.parse(MINIMAL_SCHEDULE)
-    assert found == Schedule("nightly", "clean", found.rule)
-    assert found.overlap is OverlapPolicy.SKIP
-    assert found.misfire == MisfirePolicy(MissedOccurrencePolicy.FIRE_ONCE, 60.0, 100)
-    assert found.on_resume is MissedOccurrencePolicy.SKIP
+    parsed = schedule.parse(MINIMAL_SCHEDULE)
+    assert parsed == Schedule("nightly", "clean", parsed.rule)
+    assert parsed.overlap is OverlapPolicy.SKIP
+    assert parsed.misfire == MisfirePolicy(MissedOccurrencePolicy.FIRE_ONCE, 60.0, 100)
+    assert parsed.on_resume is MissedOccurrencePolicy.SKIP
     nulls = {field.name: None for field in dataclasses.fields(Schedule)}
-    assert schedule.parse({**nulls, **MINIMAL_SCHEDULE}) == found
+    assert schedule.parse({**nulls, **MINIMAL_SCHEDULE}) == parsed
 
 
-@pytest.mark.parametrize("given", [MINIMAL_SCHEDULE, FULL_SCHEDULE])
-def test_schedule_json_round_trip(given: dict[str, Any]) -> None:
-    found = schedule.parse(given)
-    kept = json.loads(json.dumps(found.to_json()))
-    assert schedule.parse(kept) == found
-    assert schedule.load_schedule(kept) == found
+@pytest.mark.parametrize("fields", [MINIMAL_SCHEDULE, FULL_SCHEDULE])
+def test_schedule_json_round_trip(fields: dict[str, Any]) -> None:
+    parsed = schedule.parse(fields)
+    kept = json.loads(json.dumps(parsed.to_json()))
+    assert schedule.parse(kept) == parsed
+    assert schedule.load_schedule(kept) == parsed
     assert set(kept) == {field.name for field in dataclasses.fields(Schedule)}
 
 
@@ -166,42 +166,42 @@ def test_schedule_refusal_suggests_correction(change: dict[str, Any], says: str)
 
 
 def test_timetable_built_with_named_calendars() -> None:
-    found = schedule.parse(FULL_SCHEDULE)
-    assert found.calendar_names == ("DE", "office", "stocktaking", "strike")
+    parsed = schedule.parse(FULL_SCHEDULE)
+    assert parsed.calendar_names == ("DE", "office", "stocktaking", "strike")
     counting, office, taking, strike = (
         BusinessCalendar(weekend=frozenset({4})),
         BusinessCalendar(),
         DateCalendar(),
         DateCalendar(),
     )
-    known: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
-    table = found.build_timetable(known)
+    calendars: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
+    table = parsed.build_timetable(calendars)
     assert isinstance(table.rule, BusinessDayRule)
     assert table.rule.calendar is counting
     assert table.requires == {"office": office}
     assert list(table.excludes) == ["stocktaking", "strike"]
     with pytest.raises(KeyError):
-        found.build_timetable({"DE": counting})
+        parsed.build_timetable({"DE": counting})
     with pytest.raises(TypeError, match="DE has no business days"):
-        found.build_timetable({**known, "DE": DateCalendar()})
+        parsed.build_timetable({**calendars, "DE": DateCalendar()})
 
 
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [
         {"kind": "cron", "expression": "0 3 * * *", "zone": "Asia/Kolkata"},
         {"kind": "daily", "time": "06:00", "zone": "UTC"},
         {"kind": "interval", "every": 60, "anchor": "1970-01-01T00:00:00+00:00"},
     ],
 )
-def test_job_schedule_parsed_with_zone(given: dict[str, Any]) -> None:
-    found = schedule.parse_job_schedule("clean", given)
-    assert (found.name, found.job, found.zone) == ("clean", "clean", given.get("zone", "UTC"))
-    assert schedule.parse_job_schedule("clean", schedule.to_job_json(found)) == found
+def test_job_schedule_parsed_with_zone(fields: dict[str, Any]) -> None:
+    parsed = schedule.parse_job_schedule("clean", fields)
+    assert (parsed.name, parsed.job, parsed.zone) == ("clean", "clean", fields.get("zone", "UTC"))
+    assert schedule.parse_job_schedule("clean", schedule.to_job_json(parsed)) == parsed
 
 
 @pytest.mark.parametrize(
-    ("given", "places"),
+    ("fields", "places"),
     [
         ({"kind": "daily", "time": "24:00", "zone": "Mars"}, ["/schedule/time", "/schedule/zone"]),
         ({}, ["/schedule/kind"]),
@@ -209,14 +209,14 @@ def test_job_schedule_parsed_with_zone(given: dict[str, Any]) -> None:
         ({"kind": "daily", "time": "06:00", "jitter": 5}, ["/schedule/jitter"]),
     ],
 )
-def test_invalid_job_schedule_refused_with_pointer(given: Any, places: list[str]) -> None:
+def test_invalid_job_schedule_refused_with_pointer(fields: Any, places: list[str]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        schedule.parse_job_schedule("clean", given)
+        schedule.parse_job_schedule("clean", fields)
     assert [error.pointer for error in caught.value.errors] == places
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("fields", "says"),
     [
         ({"zone": "Europe/Berlyn"}, "did you mean Europe/Berlin?"),
         ({"zone": "UTC+1"}, "an offset is not a time zone: name a place"),
@@ -227,6 +227,6 @@ def test_invalid_job_schedule_refused_with_pointer(given: Any, places: list[str]
         ({"misfire": {"grace": 0.5}}, "grace must be 1 to 604800 seconds (7 days)"),
     ],
 )
-def test_schedule_refusal_names_valid_values(given: dict[str, Any], says: str) -> None:
+def test_schedule_refusal_names_valid_values(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(says)):
-        schedule.parse({**MINIMAL_SCHEDULE, **given})
+        schedule.parse({**MINIMAL_SCHEDULE, **fields})

@@ -90,15 +90,15 @@ def test_rule_described_in_english(rule: dict[str, Any], expected: str | None) -
 )
 def test_cron_expression_described_in_english(expression: str, expected: str) -> None:
     rule = {"kind": "cron", "expression": expression}
-    found = schedule.parse({"name": "a", "job": "b", "rule": rule})
-    assert description.describe_schedule(found) == f"{expected} (UTC)"
+    parsed = schedule.parse({"name": "a", "job": "b", "rule": rule})
+    assert description.describe_schedule(parsed) == f"{expected} (UTC)"
 
 
 def test_max_runs_described_after_run_at_start() -> None:
     rule = {"kind": "once", "at": "2026-12-01T00:00:00Z"}
-    found = schedule.parse({"name": "a", "job": "b", "rule": rule, "max_runs": 1, "run_at_start": True})
+    parsed = schedule.parse({"name": "a", "job": "b", "rule": rule, "max_runs": 1, "run_at_start": True})
     expected = "once, at 2026-12-01 00:00 UTC, and whenever the system starts, at most 1 time"
-    assert description.describe_schedule(found) == expected
+    assert description.describe_schedule(parsed) == expected
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_max_runs_described_after_run_at_start() -> None:
     ],
 )
 def test_schedule_bounds_described(more: dict[str, Any], expected: str) -> None:
-    found = schedule.parse({"name": "a", "job": "b", "rule": BUSINESS, **more})
-    assert expected in description.describe_schedule(found)
+    parsed = schedule.parse({"name": "a", "job": "b", "rule": BUSINESS, **more})
+    assert expected in description.describe_schedule(parsed)

@@ -23,11 +23,11 @@ WAITING_EXECUTION = UnfinishedRuns("0199", has_waiting=True)
 
 def list_minutes_ago(*minutes: int) -> list[dt.datetime]:
     """Return the nominal times that are these numbers of minutes before now."""
-    return [NOW - dt.timedelta(minutes=each) for each in minutes]
+    return [NOW - dt.timedelta(minutes=age) for age in minutes]
 
 
 def list_outcomes(due: Sequence[dt.datetime], further: Sequence[dt.datetime] = (), **situation: Any) -> list[str]:
-    return [str(each.outcome) for each in evaluate(due, EvaluationContext(NOW, **situation), further)]
+    return [str(decision.outcome) for decision in evaluate(due, EvaluationContext(NOW, **situation), further)]
 
 
 def make_pause(since: int, until: int | None = None, why: str = "paused") -> PausePeriod:
@@ -55,7 +55,7 @@ def test_pause_skips_half_open_period_with_reason() -> None:
         list_minutes_ago(5, 4, 3, 2),
         EvaluationContext(NOW, pause=stopped, **make_misfire(MissedOccurrencePolicy.CATCH_UP)),
     )
-    assert [each.outcome for each in decided] == ["fired", "skipped_paused", "skipped_paused", "fired"]
+    assert [decision.outcome for decision in decided] == ["fired", "skipped_paused", "skipped_paused", "fired"]
     assert decided[1].reason == "paused by ann: stock-taking"
     assert list_outcomes(list_minutes_ago(9, 1), pause=make_pause(5, why="")) == ["fired", "skipped_paused"]
 
@@ -66,7 +66,7 @@ def test_calendar_skip_outranks_pause_and_pause_outranks_disabled_job() -> None:
         list_minutes_ago(4, 3, 2),
         EvaluationContext(NOW, pause=stopped, unavailable_reason="job x is disabled", find_forbidden_reason=forbidden),
     )
-    assert [(each.outcome, each.reason) for each in decided] == [
+    assert [(decision.outcome, decision.reason) for decision in decided] == [
         (OccurrenceOutcome.SKIPPED_CALENDAR, "closed"),
         (OccurrenceOutcome.SKIPPED_PAUSED, "paused"),
         (OccurrenceOutcome.SKIPPED_PAUSED, "job x is disabled"),
@@ -77,7 +77,7 @@ def test_calendar_skip_has_reason() -> None:
     [first, second] = list_minutes_ago(2, 1)
     forbidden = {first: "within calendar holidays: Labour Day"}.get
     decided = evaluate([first, second], EvaluationContext(NOW, find_forbidden_reason=forbidden))
-    assert [each.outcome for each in decided] == ["skipped_calendar", "fired"]
+    assert [decision.outcome for decision in decided] == ["skipped_calendar", "fired"]
     assert decided[0].reason == "within calendar holidays: Labour Day"
 
 
@@ -157,8 +157,10 @@ def test_overlapping_occurrence_follows_overlap_policy(
     overlap: OverlapPolicy, busy: UnfinishedRuns, expected: Sequence[tuple[str, bool]]
 ) -> None:
     decided = evaluate(list_minutes_ago(1), EvaluationContext(NOW, overlap=overlap, unfinished=busy))
-    assert [(each.outcome, each.waits) for each in decided] == expected
-    assert [each.cancels for each in decided] == [overlap is OverlapPolicy.CANCEL_RUNNING and busy is RUNNING_EXECUTION]
+    assert [(decision.outcome, decision.waits) for decision in decided] == expected
+    assert [decision.cancels for decision in decided] == [
+        overlap is OverlapPolicy.CANCEL_RUNNING and busy is RUNNING_EXECUTION
+    ]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +174,12 @@ def test_overlapping_occurrence_follows_overlap_policy(
     ],
 )
 def test_occurrences_evaluated_together_overlap(overlap: OverlapPolicy, expected: Sequence[str]) -> None:
-    due = [NOW - dt.timedelta(seconds=each) for each in (3, 2, 1)]
+    due = [NOW - dt.timedelta(seconds=age) for age in (3, 2, 1)]
     assert list_outcomes(due, overlap=overlap) == expected
 
 
 def test_overlap_outcomes_have_reasons() -> None:
-    due = [NOW - dt.timedelta(seconds=each) for each in (2, 1)]
+    due = [NOW - dt.timedelta(seconds=age) for age in (2, 1)]
     skipped = evaluate(due, EvaluationContext(NOW))[1]
     assert skipped.reason == "the execution of 2026-03-02T11:59:58+00:00 had not ended"
     [behind] = evaluate(due[:1], EvaluationContext(NOW, overlap=OverlapPolicy.QUEUE_ONE, unfinished=WAITING_EXECUTION))
@@ -190,7 +192,7 @@ def test_caught_up_occurrences_run_one_after_another() -> None:
     misfire = MisfirePolicy(MissedOccurrencePolicy.CATCH_UP)
     for overlap in (OverlapPolicy.SKIP, OverlapPolicy.QUEUE_ONE, OverlapPolicy.QUEUE_ALL, OverlapPolicy.CANCEL_RUNNING):
         decided = evaluate(list_minutes_ago(9, 8, 7), EvaluationContext(NOW, misfire=misfire, overlap=overlap))
-        assert [(each.outcome, each.waits, each.cancels) for each in decided] == [
+        assert [(decision.outcome, decision.waits, decision.cancels) for decision in decided] == [
             ("fired", False, False), ("fired", True, False), ("fired", True, False),
         ]  # fmt: skip
 
@@ -200,7 +202,7 @@ def test_exhausted_after_max_runs() -> None:
         list_minutes_ago(4, 3, 2, 1),
         EvaluationContext(NOW, runs=3, max_runs=5, **make_misfire(MissedOccurrencePolicy.CATCH_UP)),
     )
-    assert [each.outcome for each in decided] == ["fired", "fired", "exhausted"]
+    assert [decision.outcome for decision in decided] == ["fired", "fired", "exhausted"]
     assert decided[-1].reason == "it has run 5 times; max_runs is 5"
 
 

@@ -32,8 +32,8 @@ def test_oracle_reports_nothing_for_correct_history() -> None:
 
 
 def test_oracle_finds_occurrence_without_row() -> None:
-    found = find_discrepancies(EXPECTED, [*RECORDS[:1], *RECORDS[2:]], [*EXECUTIONS[:1], *EXECUTIONS[2:]])
-    assert found == Discrepancies(missing=(f"{SECOND_OCCURRENCE} has no row",))
+    discrepancies = find_discrepancies(EXPECTED, [*RECORDS[:1], *RECORDS[2:]], [*EXECUTIONS[:1], *EXECUTIONS[2:]])
+    assert discrepancies == Discrepancies(missing=(f"{SECOND_OCCURRENCE} has no row",))
 
 
 def test_oracle_finds_row_without_execution() -> None:
@@ -52,10 +52,12 @@ def test_oracle_finds_late_occurrence() -> None:
 
 def test_oracle_finds_row_that_no_rule_names() -> None:
     between = ("s", BEGIN + SECOND / 2)
-    found = find_discrepancies(
+    discrepancies = find_discrepancies(
         EXPECTED, [*RECORDS, OccurrenceRecord(between, "missed", None, BEGIN + SECOND)], EXECUTIONS
     )
-    assert found == Discrepancies(extra=("2026-03-02T12:00:00.500000+00:00 of s is named by no rule, and is missed",))
+    assert discrepancies == Discrepancies(
+        extra=("2026-03-02T12:00:00.500000+00:00 of s is named by no rule, and is missed",)
+    )
 
 
 @pytest.mark.parametrize("of", ["an occurrence that has one", "nothing"])
@@ -67,14 +69,14 @@ def test_oracle_finds_extra_execution(of: str) -> None:
 
 @pytest.mark.parametrize("again", [("e1", 1), ("e1", 2)])
 def test_oracle_finds_execution_started_twice(again: tuple[str, int]) -> None:
-    found = find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS + collections.Counter([again]))
-    assert found == Discrepancies(extra=(f"{SECOND_OCCURRENCE} began 2 times",))
+    discrepancies = find_discrepancies(EXPECTED, RECORDS, EXECUTIONS, STARTS + collections.Counter([again]))
+    assert discrepancies == Discrepancies(extra=(f"{SECOND_OCCURRENCE} began 2 times",))
 
 
 def test_oracle_finds_wrong_outcome() -> None:
     ledger = [*RECORDS[:1], replace(RECORDS[1], outcome="coalesced", execution=None), *RECORDS[2:]]
-    found = find_discrepancies(EXPECTED, ledger, [*EXECUTIONS[:1], *EXECUTIONS[2:]])
-    assert found == Discrepancies(wrong=(f"{SECOND_OCCURRENCE} is coalesced instead of fired",))
+    discrepancies = find_discrepancies(EXPECTED, ledger, [*EXECUTIONS[:1], *EXECUTIONS[2:]])
+    assert discrepancies == Discrepancies(wrong=(f"{SECOND_OCCURRENCE} is coalesced instead of fired",))
 
 
 def test_oracle_finds_row_recorded_before_its_time() -> None:
@@ -136,12 +138,12 @@ def test_oracle_finds_row_recorded_before_its_time() -> None:
 )
 def test_oracle_nominal_times_follow_wall_clock(spec: dict[str, Any], begin: str, hours: int, shown: str) -> None:
     first = dt.datetime.fromisoformat(begin)
-    found = list_nominal_times(spec, first, first + dt.timedelta(hours=hours))
-    assert " ".join(f"{moment:%H:%M}" for moment in found) == shown
+    times = list_nominal_times(spec, first, first + dt.timedelta(hours=hours))
+    assert " ".join(f"{moment:%H:%M}" for moment in times) == shown
 
 
 def test_oracle_nominal_times_include_seconds_of_rule() -> None:
-    found = list_nominal_times(
+    times = list_nominal_times(
         {"rule": {"kind": "cron", "expression": "*/20 * * * * *"}}, BEGIN + SECOND, BEGIN + 45 * SECOND
     )
-    assert [moment.second for moment in found] == [20, 40]
+    assert [moment.second for moment in times] == [20, 40]

@@ -61,8 +61,8 @@ def test_empty_variable_means_default() -> None:
 
 
 def test_list_settings_parsed() -> None:
-    told = {"JOBWORKER_SHELL": "/bin/a,/bin/b  /bin/c", "JOBWORKER_CONTAINER_ARGS": "--label 'a b' -v"}
-    settings = Settings.from_environment(told)
+    environment = {"JOBWORKER_SHELL": "/bin/a,/bin/b  /bin/c", "JOBWORKER_CONTAINER_ARGS": "--label 'a b' -v"}
+    settings = Settings.from_environment(environment)
     assert settings.shell == ("/bin/a", "/bin/b", "/bin/c")
     assert settings.container_args == ("--label", "a b", "-v")
 

@@ -38,8 +38,8 @@ class StopRequestDriver:
 
     def list_pending(self) -> dict[str, str]:
         """Return the stop requests that are left, by execution."""
-        found: Any = self.redis.hgetall(_KEY)
-        return dict(found)
+        pending: Any = self.redis.hgetall(_KEY)
+        return dict(pending)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def driver() -> StopRequestDriver:
 
 
 def test_stop_request_cancels_only_its_attempt(driver: StopRequestDriver) -> None:
-    one, other = driver.start_attempt("e1", 1, "1"), driver.start_attempt("e2", 3, "2")
+    first, second = driver.start_attempt("e1", 1, "1"), driver.start_attempt("e2", 3, "2")
     driver.stop_requests.publish("w1", [StopRequest("e2", 3, "ann")])
     driver.poller.poll()
-    assert (one.cancelled, other.cancelled) == (False, True)
+    assert (first.cancelled, second.cancelled) == (False, True)
     assert 0 < driver.redis.ttl(_KEY) <= keys.ORDERS_TTL
     assert list(driver.list_pending()) == ["e2"], "the relay may give it again; nothing changes"
 

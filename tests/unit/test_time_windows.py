@@ -15,7 +15,7 @@ def parse_time(text: str) -> dt.datetime:
 
 
 @pytest.mark.parametrize(
-    ("given", "zone", "moment"),
+    ("value", "zone", "moment"),
     [
         ("2026-03-28", UTC, "2026-03-28T00:00Z"),
         ("2026-03-28", BERLIN, "2026-03-27T23:00Z"),
@@ -25,8 +25,8 @@ def parse_time(text: str) -> dt.datetime:
         (dt.datetime(2026, 7, 1, 12, tzinfo=dt.UTC), BERLIN, "2026-07-01T12:00Z"),
     ],
 )
-def test_time_window_moment_parsed_in_zone(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> None:
-    assert time_windows.parse_moment(given, zone) == parse_time(moment)
+def test_time_window_moment_parsed_in_zone(value: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> None:
+    assert time_windows.parse_moment(value, zone) == parse_time(moment)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ def test_time_window_moment_parsed_in_zone(given: str | dt.date, zone: zoneinfo.
     ],
 )
 def test_outage_spans_parsed(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
-    found = time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), zone)
-    assert [f"{each.begin:%dT%H:%M}/{each.end:%dT%H:%M}" for each in found] == spans
+    outages = time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), zone)
+    assert [f"{outage.begin:%dT%H:%M}/{outage.end:%dT%H:%M}" for outage in outages] == spans
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("at night", "must be times of each day such as 01:00-04:00, or BEGIN/END"),
         ("25:00-26:00", "'25:00' is not a time of day"),
@@ -53,6 +53,6 @@ def test_outage_spans_parsed(text: str, zone: zoneinfo.ZoneInfo, spans: list[str
         ("2026-03-29/tomorrow", "'tomorrow' must be a date such as"),
     ],
 )
-def test_invalid_outage_refused(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_outage_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), UTC)

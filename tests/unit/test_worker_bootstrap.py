@@ -19,5 +19,5 @@ def test_unusable_home_logged_once(tmp_path: Path, usable: bool) -> None:
     with capture_logs() as said:
         bootstrap._warn_if_home_unusable(settings)
 
-    assert [each["event"] for each in said] == ([] if usable else ["home_unusable"])
-    assert all(str(home) in each["why"] for each in said)
+    assert [entry["event"] for entry in said] == ([] if usable else ["home_unusable"])
+    assert all(str(home) in entry["why"] for entry in said)

@@ -14,7 +14,7 @@ JOB = Submission(job="load")
 
 def _make_workflow(on_failure: str | None = None, **steps: Any) -> Workflow:
     return Workflow(
-        {name: each if isinstance(each, WorkflowStep) else WorkflowStep(JOB, each) for name, each in steps.items()},
+        {name: step if isinstance(step, WorkflowStep) else WorkflowStep(JOB, step) for name, step in steps.items()},
         on_failure,
     )
 
@@ -22,7 +22,7 @@ def _make_workflow(on_failure: str | None = None, **steps: Any) -> Workflow:
 def _list_problems(workflow: Workflow) -> list[tuple[str, str, str]]:
     with pytest.raises(InvalidInput) as refused:
         plan_steps(workflow)
-    return [(each.pointer, each.code, each.message) for each in refused.value.errors]
+    return [(problem.pointer, problem.code, problem.message) for problem in refused.value.errors]
 
 
 def test_steps_planned_after_their_dependencies() -> None:
@@ -70,7 +70,7 @@ def test_unmet_dependency_action_from_step_then_workflow() -> None:
     ],
 )  # fmt: skip
 def test_workflow_problem_reported_with_pointer(steps: dict[str, Any], place: str, code: str, text: str) -> None:
-    [problem] = [each for each in _list_problems(_make_workflow(**steps)) if each[1] == code]
+    [problem] = [problem for problem in _list_problems(_make_workflow(**steps)) if problem[1] == code]
     assert problem[0] == place
     assert text in problem[2]
 

@@ -23,13 +23,13 @@ CHANGING_ZONE, WINTER_ZONE, SUMMER_ZONE = _make_zone("Europe/Berlin"), _make_zon
 
 
 def _make_timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
-    given = {"name": "a", "job": "a", "rule": {"kind": "daily", "time": "02:30"}, **fields}
-    made = parse(given).build_timetable({})
-    return Timetable(made.rule, zone, made.dst, made.start, made.end)
+    spec = {"name": "a", "job": "a", "rule": {"kind": "daily", "time": "02:30"}, **fields}
+    timetable = parse(spec).build_timetable({})
+    return Timetable(timetable.rule, zone, timetable.dst, timetable.start, timetable.end)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "fold", "settled", "following"),
+    ("before", "after", "fold", "evaluated_until", "following"),
     [
         # A change of clocks is abolished, and introduced, after the time that it moves was evaluated.
         (CHANGING_ZONE, WINTER_ZONE, "first", "2026-03-29T01:30", "2026-03-30T01:30"),
@@ -43,16 +43,16 @@ def _make_timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
     ],
 )
 def test_time_of_day_evaluated_once_after_zone_change(
-    before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: str, settled: str, following: str
+    before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: str, evaluated_until: str, following: str
 ) -> None:
     timetable = _make_timetable(after, dst={"fold": fold})
-    until = dt.datetime.fromisoformat(f"{settled}+00:00")
+    until = dt.datetime.fromisoformat(f"{evaluated_until}+00:00")
     expected = find_next_time(_make_timetable(before, dst={"fold": fold}), until)
-    found, next_at = recompute_for_zone(timetable, before, until, expected)
+    recomputed_until, next_at = recompute_for_zone(timetable, before, until, expected)
     assert f"{next_at:%Y-%m-%dT%H:%M}" == following
-    assert found >= until
+    assert recomputed_until >= until
     # Repeated after an interruption, it stays as it is.
-    assert recompute_for_zone(timetable, before, found, next_at)[1] == next_at
+    assert recompute_for_zone(timetable, before, recomputed_until, next_at)[1] == next_at
 
 
 def test_schedule_without_next_time_stays_ended() -> None:
@@ -70,8 +70,8 @@ def test_next_time_of_present_zone_data_kept() -> None:
 def test_occurrence_moved_before_schedule_end_becomes_next() -> None:
     until, end = dt.datetime(2026, 6, 1, 12, tzinfo=UTC), "2026-06-02T01:00:00Z"
     assert find_next_time(_make_timetable(WINTER_ZONE, end=end), until) is None
-    _, found = recompute_for_zone(_make_timetable(SUMMER_ZONE, end=end), WINTER_ZONE, until, None)
-    assert found == dt.datetime(2026, 6, 2, 0, 30, tzinfo=UTC)
+    _, next_at = recompute_for_zone(_make_timetable(SUMMER_ZONE, end=end), WINTER_ZONE, until, None)
+    assert next_at == dt.datetime(2026, 6, 2, 0, 30, tzinfo=UTC)
 
 
 def test_announcement_without_zone_data_parsed() -> None:

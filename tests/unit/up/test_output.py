@@ -116,8 +116,8 @@ def test_large_log_file_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file.write(f"{number}" * 3)
     file.close()
 
-    found = sorted((tmp_path / "logs").iterdir())
-    assert [(path.name, path.read_text()) for path in found] == [
+    paths = sorted((tmp_path / "logs").iterdir())
+    assert [(path.name, path.read_text()) for path in paths] == [
         ("web.log", "666\n"),
         *((f"web.log.{number}", f"{6 - number}" * 3 + "\n") for number in range(1, 5)),
     ]

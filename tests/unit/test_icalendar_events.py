@@ -1,66 +1,25 @@
-"""Forms of iCalendar files that RFC 5545 allows and calendar programs write: read as meant, or refused by name."""
+"""Events of iCalendar files in forms that calendar programs write: read as meant, or refused by name."""
 
 import datetime as dt
-import pathlib
-import zoneinfo
 
 import pytest
 
-from jobworker.domain.calendars.icalendar.content_lines import ParsingEffort, parse_calendars
-from jobworker.domain.calendars.icalendar.parser import ICalendarContents, parse
-from jobworker.domain.calendars.icalendar.time_zones import ICalendarTimeZone, ICalendarTimeZones
+from jobworker.domain.calendars.icalendar.parser import parse
 from jobworker.domain.errors import InvalidInput
+from tests.unit.icalendar_events import (
+    DAY,
+    END,
+    FILES,
+    FIRST,
+    HOUR,
+    format_contents,
+    list_reasons,
+    list_refused,
+    make_event,
+    read_contents,
+)
 
-FIRST, END = dt.date(2026, 1, 1), dt.date(2027, 1, 1)
-FILES = pathlib.Path(__file__).parent / "ics"
-
-BERLIN = """BEGIN:VTIMEZONE
-TZID:{}
-BEGIN:STANDARD
-DTSTART:16010101T030000
-TZOFFSETFROM:+0200
-TZOFFSETTO:+0100
-RRULE:FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10
-END:STANDARD
-BEGIN:DAYLIGHT
-DTSTART:16010101T020000
-TZOFFSETFROM:+0100
-TZOFFSETTO:+0200
-RRULE:FREQ=YEARLY;BYDAY=-1SU;BYMONTH=3
-END:DAYLIGHT
-END:VTIMEZONE
-"""
-DAY = "DTSTART;VALUE=DATE:20260302"
-HOUR = "DTSTART;TZID=Europe/Berlin:20260302T090000\nDTEND;TZID=Europe/Berlin:20260302T100000"
 WEEKLY = f"{HOUR}\nRRULE:FREQ=WEEKLY;COUNT=4"
-
-
-def make_event(lines: str, uid: str = "u", name: str = "a") -> str:
-    return f"BEGIN:VEVENT\nUID:{uid}\nSUMMARY:{name}\n{lines}\nEND:VEVENT\n"
-
-
-def make_calendar(*parts: str) -> bytes:
-    return f"BEGIN:VCALENDAR\nVERSION:2.0\n{''.join(parts)}END:VCALENDAR\n".replace("\n", "\r\n").encode()
-
-
-def read_contents(*parts: str, zone: str | None = None, include_free: bool = False) -> ICalendarContents:
-    return parse(make_calendar(*parts), zone, FIRST, END, include_free)
-
-
-def format_contents(contents: ICalendarContents) -> list[str]:
-    """Return days as `03-02` and windows as `03-02 09:00-10:00`."""
-    days = [f"{day:%m-%d}" for day in contents.days]
-    return days + [f"{each.begin:%m-%d %H:%M}-{each.end:%H:%M}" for each in contents.windows]
-
-
-def list_refused(*parts: str) -> list[str]:
-    with pytest.raises(InvalidInput) as raised:
-        read_contents(*parts)
-    return [each.message for each in raised.value.errors]
-
-
-def list_reasons(contents: ICalendarContents) -> list[tuple[str, str]]:
-    return [(each.name, each.reason) for each in contents.left_out]
 
 
 @pytest.mark.parametrize(
@@ -88,23 +47,18 @@ def list_reasons(contents: ICalendarContents) -> list[tuple[str, str]]:
     ],
 )
 def test_file_windows_parsed(file: str, windows: list[tuple[str, str, str]]) -> None:
-    found = parse((FILES / f"{file}.ics").read_bytes(), None, FIRST, END)
+    contents = parse((FILES / f"{file}.ics").read_bytes(), None, FIRST, END)
     shown = [
-        (each.begin.isoformat(timespec="minutes"), each.end.isoformat(timespec="minutes"), each.name)
-        for each in found.windows
+        (window.begin.isoformat(timespec="minutes"), window.end.isoformat(timespec="minutes"), window.name)
+        for window in contents.windows
     ]
-    assert (shown, found.days, found.left_out) == (windows, {}, [])
-
-
-def test_line_fold_inside_character_joined() -> None:
-    found = parse((FILES / "folded_utf8.ics").read_bytes(), None, FIRST, END)
-    assert found.days == {dt.date(2026, 12, 24): "Betriebsruhe für alle, auch Büro"}
+    assert (shown, contents.days, contents.left_out) == (windows, {}, [])
 
 
 def test_free_time_left_out_unless_include_free() -> None:
     file = (FILES / "free_transparent.ics").read_bytes()
-    found = parse(file, None, FIRST, END)
-    assert (found.days, list_reasons(found)) == (
+    contents = parse(file, None, FIRST, END)
+    assert (contents.days, list_reasons(contents)) == (
         {},
         [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true takes it")],
     )
@@ -116,15 +70,6 @@ def test_free_time_left_out_unless_include_free() -> None:
     assert list_reasons(busy) == [
         ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")
     ]
-
-
-@pytest.mark.parametrize("breaks", [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\r\n\r\n"])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_line_breaks_and_byte_order_mark_accepted(breaks: bytes, mark: bytes) -> None:
-    file = make_calendar(make_event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(
-        b"\r\n", breaks
-    )
-    assert format_contents(parse(mark + file, None, FIRST, END)) == ["03-02"]
 
 
 @pytest.mark.parametrize(
@@ -262,12 +207,12 @@ def test_invalid_events_all_named() -> None:
 
 
 def test_long_uids_distinguished() -> None:
-    found = read_contents(make_event(DAY, "x" * 300 + "1", "a"), make_event(DAY, "x" * 300 + "2", "b"))
-    assert (list(found.days.values()), found.left_out) == (["a; b"], [])
+    contents = read_contents(make_event(DAY, "x" * 300 + "1", "a"), make_event(DAY, "x" * 300 + "2", "b"))
+    assert (list(contents.days.values()), contents.left_out) == (["a; b"], [])
 
 
 @pytest.mark.parametrize(
-    ("other", "expected"),
+    ("recurrence_id", "expected"),
     [
         # RECURRENCE-ID names an occurrence in any zone, or as a day; the occurrence may move to another zone.
         ("RECURRENCE-ID;TZID=Europe/Berlin:20260309T090000", ["03-02", "03-10", "03-16", "03-23"]),
@@ -281,28 +226,28 @@ def test_long_uids_distinguished() -> None:
         ("TRANSP:TRANSPARENT\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02"]),
     ],
 )
-def test_recurrence_id_event_replaces_occurrences(other: str, expected: list[str]) -> None:
+def test_recurrence_id_event_replaces_occurrences(recurrence_id: str, expected: list[str]) -> None:
     moved = "DTSTART;TZID=Asia/Tokyo:20260310T170000\nDTEND;TZID=Asia/Tokyo:20260310T180000"
     for parts in (
-        [make_event(WEEKLY), make_event(f"{other}\n{moved}")],
-        [make_event(f"{other}\n{moved}"), make_event(WEEKLY)],
+        [make_event(WEEKLY), make_event(f"{recurrence_id}\n{moved}")],
+        [make_event(f"{recurrence_id}\n{moved}"), make_event(WEEKLY)],
     ):
-        found = read_contents(*parts, zone="Europe/Berlin")
-        assert [f"{each.begin:%m-%d}" for each in found.windows] == expected
-        assert {f"{each.begin:%H:%M}" for each in found.windows} == {"09:00"}
+        contents = read_contents(*parts, zone="Europe/Berlin")
+        assert [f"{window.begin:%m-%d}" for window in contents.windows] == expected
+        assert {f"{window.begin:%H:%M}" for window in contents.windows} == {"09:00"}
 
 
 def test_several_thisandfuture_events_applied_in_order() -> None:
     clock = "TZID=Europe/Berlin:202603"
     later = f"RECURRENCE-ID;RANGE=THISANDFUTURE;{clock}{{}}T090000\nDTSTART;{clock}{{}}T{{}}0000\nDURATION:PT2H"
     single = f"RECURRENCE-ID;{clock}23T120000\nDTSTART;{clock}24T120000\nDURATION:PT1H"
-    found = read_contents(
+    contents = read_contents(
         make_event(WEEKLY),
         make_event(later.format("16", "16", "12")),
         make_event(later.format("09", "09", "11")),
         make_event(single),
     )
-    assert format_contents(found) == [
+    assert format_contents(contents) == [
         "03-02 09:00-10:00",
         "03-09 11:00-13:00",
         "03-16 12:00-14:00",
@@ -318,174 +263,3 @@ def test_occurrence_without_recurring_event() -> None:
     ]
     [message] = list_refused(make_event(f"RECURRENCE-ID;RANGE=THISANDFUTURE:20260302T080000Z\n{HOUR}"))
     assert "RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file" in message
-
-
-def test_non_event_components_listed_as_left_out() -> None:
-    other = "BEGIN:{0}\nUID:t\nSUMMARY:Do it\nDTSTART:broken\nEND:{0}\n"
-    found = read_contents(*[other.format(kind) for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")], make_event(DAY))
-    assert (format_contents(found), found.events) == (["03-02"], 1)
-    assert list_reasons(found) == [
-        ("Do it", f"it is a {kind}; events (VEVENT) are read") for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [
-        ("PUBLISH", None),
-        ("REQUEST", None),
-        ("CANCEL", "it is cancelled"),
-        ("REPLY", "METHOD:REPLY makes it an answer to an invitation"),
-    ],
-)
-def test_calendar_method_decides_inclusion(method: str, reason: str | None) -> None:
-    found = read_contents(f"METHOD:{method}\n", make_event(DAY))
-    assert (format_contents(found), list_reasons(found)) == (([], [("a", reason)]) if reason else (["03-02"], []))
-
-
-def test_several_calendars_in_file_merged() -> None:
-    head = "X-WR-TIMEZONE:Europe/Berlin\nX-WR-CALNAME:One\n"
-    both = make_calendar(head, make_event(HOUR)) + make_calendar(
-        head, make_event(DAY, "v"), make_event("DTSTART:20260303T080000Z\nDURATION:PT1H", "w")
-    )
-    found = parse(both, None, FIRST, END)
-    assert format_contents(found) == ["03-02", "03-02 09:00-10:00", "03-03 09:00-10:00"]
-    assert (found.zone, found.events) == ("Europe/Berlin", 3)
-
-
-@pytest.mark.parametrize(
-    ("file", "says"),
-    [
-        (
-            make_calendar(make_event(DAY)).decode().encode("utf-16"),
-            "the file is UTF-16 text; iCalendar files are UTF-8: save it as UTF-8",
-        ),
-        (make_calendar(make_event(DAY)).decode().encode("utf-16-be"), "UTF-16"),
-        (make_calendar(make_event(DAY, name="für")).decode().encode("latin-1"), "not UTF-8 text: line 5"),
-        (
-            make_calendar("VERSION:1.0\n").replace(b"VERSION:2.0\r\n", b""),
-            "VERSION is '1.0'; export it as iCalendar, VERSION:2.0",
-        ),
-        (make_calendar("CALSCALE:HEBREW\n"), "CALSCALE is 'HEBREW'; only GREGORIAN is read"),
-        (make_calendar("BEGIN:VEVENT\n"), "'END:VCALENDAR' where VEVENT is open; each BEGIN needs its END"),
-        (make_calendar("END:VEVENT\n"), "'END:VEVENT' where VCALENDAR is open"),
-        (
-            make_calendar("BEGIN:X-A\n", make_event(DAY), "END:X-A\n"),
-            "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost",
-        ),
-        (make_calendar("BEGIN:VCALENDAR\nEND:VCALENDAR\n"), "'BEGIN:VCALENDAR' inside of VCALENDAR"),
-        (make_calendar() + b"more\n", "'more' is not a line of a calendar"),
-        (make_calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
-    ],
-)
-def test_invalid_file_refused(file: bytes, says: str) -> None:
-    with pytest.raises(InvalidInput) as raised:
-        parse(file, None, FIRST, END)
-    assert says in str(raised.value)
-
-
-def test_tzid_utc_does_not_set_calendar_zone() -> None:
-    named = "DTSTART;TZID=UTC:20260303T080000\nDURATION:PT1H"
-    found = read_contents(make_event(HOUR), make_event(named, "v"))
-    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00", "03-03 09:00-10:00"], "Europe/Berlin")
-
-
-def read_file(*parts: str) -> ICalendarTimeZone:
-    zone = ICalendarTimeZones(parse_calendars(make_calendar(*parts)), ParsingEffort()).find_zone("Own")
-    assert isinstance(zone, ICalendarTimeZone)
-    return zone
-
-
-def test_vtimezone_matches_iana_zone() -> None:
-    own, real = read_file(BERLIN.format("Own")), zoneinfo.ZoneInfo("Europe/Berlin")
-    begins = [
-        dt.datetime(2026, month, day, tzinfo=dt.UTC) for month, day in ((1, 1), (3, 28), (7, 1), (10, 24), (12, 31))
-    ]
-    for utc in [begin + dt.timedelta(minutes=30 * number) for begin in begins for number in range(96)]:
-        ours, theirs = utc.astimezone(own), utc.astimezone(real)
-        assert (ours.replace(tzinfo=None), ours.fold) == (theirs.replace(tzinfo=None), theirs.fold)
-        assert ours.utcoffset() == theirs.utcoffset()
-        local = utc.replace(tzinfo=None)
-        assert local.replace(tzinfo=own).utcoffset() == local.replace(tzinfo=real).utcoffset()
-
-
-def test_vtimezone_with_ended_summer_time() -> None:
-    ended = BERLIN.format("Own").replace("BYMONTH=10", "BYMONTH=10;UNTIL=20251026T010000Z")
-    own = read_file(ended.replace("BYMONTH=3\n", "BYMONTH=3;UNTIL=20250330T010000Z\n"))
-    assert {dt.datetime(2030, month, 1, tzinfo=own).utcoffset() for month in range(1, 13)} == {dt.timedelta(hours=1)}
-    assert dt.datetime(2025, 7, 1, tzinfo=own).utcoffset() == dt.timedelta(hours=2)
-
-
-def test_vtimezone_with_rdate_onsets() -> None:
-    part = "BEGIN:{0}\nDTSTART:{1}\nTZOFFSETFROM:{2}\nTZOFFSETTO:{3}\nRDATE:{4}\nEND:{0}\n"
-    summer = part.format("DAYLIGHT", "20250330T020000", "+0100", "+0200", "20260329T020000")
-    winter = part.format("STANDARD", "20251026T030000", "+0200", "+0100", "20261025T030000")
-    own = read_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{summer}{winter}END:VTIMEZONE\n")
-    hours = [dt.datetime(year, month, 1, tzinfo=own).utcoffset() for year in (2024, 2026, 2027) for month in (1, 7)]
-    assert hours == [dt.timedelta(hours=number) for number in (1, 1, 1, 2, 1, 1)]
-
-
-@pytest.mark.parametrize("name", ["Customized Time Zone", "(UTC+01:00) Amsterdam, Berlin", "Company: HQ; 1"])
-def test_vtimezone_with_custom_name_used(name: str) -> None:
-    lines = f'DTSTART;TZID="{name}":20260302T090000\nDTEND;TZID="{name}":20260302T100000'
-    found = read_contents(BERLIN.format(name), make_event(lines))
-    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
-    assert format_contents(read_contents(BERLIN.format(name), make_event(lines), zone="UTC")) == ["03-02 08:00-09:00"]
-    located = BERLIN.format(name).replace("BEGIN:STANDARD", "X-LIC-LOCATION:Europe/Rome\nBEGIN:STANDARD")
-    assert read_contents(located, make_event(lines)).zone == "Europe/Rome"
-
-
-def test_escaped_commas_in_vtimezone_name_matched() -> None:
-    name = "(GMT+01:00) Amsterdam, Berlin, Rome"
-    defined = BERLIN.format(name.replace(",", r"\,"))
-    found = read_contents(defined, make_event(f'DTSTART;TZID="{name}":20260302T090000\nDURATION:PT1H'))
-    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
-
-
-def test_vtimezone_onset_in_19th_century_accepted() -> None:
-    part = "BEGIN:STANDARD\nDTSTART:18831118T120358\nTZOFFSETFROM:-045602\nTZOFFSETTO:-0500\n{}\nEND:STANDARD\n"
-    own = read_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{part.format('RDATE:18831118T120358')}END:VTIMEZONE\n")
-    offsets = [dt.datetime(1883, 11, day, tzinfo=own).utcoffset() for day in (17, 19)]
-    assert offsets == [-dt.timedelta(hours=4, minutes=56, seconds=2), -dt.timedelta(hours=5)]
-
-
-def test_vtimezone_onset_in_year_one_refused() -> None:
-    zone = BERLIN.format("Own").replace("16010101T03", "00010101T00")
-    [message] = list_refused(zone.replace("RRULE:", "X-A:"), make_event("DTSTART;TZID=Own:20260302T090000"))
-    assert "the VTIMEZONE of 'Own' cannot be read" in message
-    assert dt.datetime(2026, 7, 1, tzinfo=read_file(zone.replace("00010101", "00020101"))).utcoffset() == dt.timedelta(
-        hours=2
-    )
-
-
-@pytest.mark.parametrize("count", [101, 2001])
-def test_vtimezone_with_too_many_observances_refused(count: int) -> None:
-    part = "BEGIN:STANDARD\nDTSTART:20200101T000000\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\nEND:STANDARD\n"
-    zone = f"BEGIN:VTIMEZONE\nTZID:Own\n{part * count}END:VTIMEZONE\n"
-    [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000"))
-    assert f"it has {count} STANDARD and DAYLIGHT parts, more than 100" in message
-
-
-def test_vtimezone_onsets_limited_per_file() -> None:
-    zone = BERLIN.format("Own").replace("RRULE:", "RDATE:" + ",".join(["20260329T020000"] * 501) + "\nRRULE:")
-    zones = zone + zone.replace("Own", "Other")
-    [message] = list_refused(zones, *(make_event(HOUR.replace("Europe/Berlin", name)) for name in ("Own", "Other")))
-    assert message.startswith("the time zones that it defines change their offset more than 1000 times (read from ")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        ("TZOFFSETTO:+0100", "TZOFFSETTO:1", "TZOFFSETTO must be an offset such as +0100"),
-        ("TZOFFSETFROM:+0200\n", "", "TZOFFSETFROM must be an offset"),
-        ("FREQ=YEARLY", "FREQ=SECONDLY", "SECONDLY is too often"),
-        ("YEARLY;BYDAY=-1SU", "DAILY", "it must be FREQ=YEARLY;BYMONTH=3;BYDAY=-1SU, for example"),
-        ("DTSTART:16010101T030000\n", "", "DTSTART is missing"),
-    ],
-)
-def test_unreadable_vtimezone_refused_only_where_used(old: str, new: str, says: str) -> None:
-    zone = BERLIN.format("Own").replace(old, new)
-    [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000", name="Freeze"))
-    assert message.startswith("event 'Freeze' (UID u): DTSTART: the VTIMEZONE of 'Own' cannot be read: ")
-    assert says in message
-    assert format_contents(read_contents(zone, make_event(DAY))) == ["03-02"]
