@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from jobworker.clock import ManualClock
 from jobworker.store import migrate, unreadable_rows
 from jobworker.store.engine.database import Database
 from tests.servers import PostgresServer, RedisServer, find_other_redis, find_postgres_binaries, run_server
+
+# Generated tests assert no durations, because a busy machine must not fail them.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _TEMPLATE_DATABASE = "jobworker_template"
 
