@@ -123,7 +123,7 @@ def client(any_api: ApiDriver) -> FlaskClient:
 
 
 @pytest.fixture
-def made(any_api: ApiDriver) -> dict[str, str]:
+def ids(any_api: ApiDriver) -> dict[str, str]:
     return create_two_of_everything(any_api)
 
 
@@ -153,8 +153,8 @@ def create_two_of_everything(api: ApiDriver) -> dict[str, str]:
         for attempt in (1, 2):
             values = {"execution_id": names[name], "attempt": attempt, "state": "Failed", "error": failure}
             api.insert_row("attempts", **values, started_at=task["updated_at"])
-        one, then = {"job": name, "parameters": {"user_id": "u"}}, {"job": "export", "parameters": {"user_id": "u"}}
-        response = api.client.post("/api/v1/executions/batch", json={"executions": [one], "on_complete": then})
+        member, then = {"job": name, "parameters": {"user_id": "u"}}, {"job": "export", "parameters": {"user_id": "u"}}
+        response = api.client.post("/api/v1/executions/batch", json={"executions": [member], "on_complete": then})
         assert response.status_code == 202, response.json
         names["batch"] = response.json["batch_id"]
     names["queued"] = api.submit_accepted()["id"]
@@ -184,10 +184,10 @@ def _match_bad_row(table: sa.Table, names: dict[str, str]) -> Any:
     if table.name in single:
         name, value = single[table.name]
         return table.c[name] == value
-    found = {"executions": names["bad"], "batches": names["batch"], "workers": "w1"}
+    ids = {"executions": names["bad"], "batches": names["batch"], "workers": "w1"}
     if table.name == "attempts":
         return sa.and_(table.c.execution_id == names["bad"], table.c.attempt == 1)
-    return table.c.id == found[table.name]
+    return table.c.id == ids[table.name]
 
 
 def _get_items(response: Any) -> int:
@@ -196,14 +196,14 @@ def _get_items(response: Any) -> int:
 
 @pytest.mark.parametrize(("table_name", "column"), _COLUMNS)
 def test_malformed_column_does_not_fail_a_get_request(
-    any_api: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
+    any_api: ApiDriver, client: FlaskClient, ids: dict[str, str], table_name: str, column: str
 ) -> None:
     table, sqlite = core.metadata.tables[table_name], any_api.database.is_sqlite
-    where = _match_bad_row(table, made)
+    where = _match_bad_row(table, ids)
     with any_api.database.read() as connection:
         content = connection.scalar(sa.select(table.c[column]).where(where))
-    lists = [f"/api/v1/{path.format(**made)}" for path in _LIST_PATHS[table_name]]
-    others = [f"/api/v1/{path.format(**made)}" for path in _RELATED_PATHS.get(table_name, ())]
+    lists = [f"/api/v1/{path.format(**ids)}" for path in _LIST_PATHS[table_name]]
+    others = [f"/api/v1/{path.format(**ids)}" for path in _RELATED_PATHS.get(table_name, ())]
     numbers = {url: _get_items(client.get(url)) for url in lists}
     for value in (*_generate_malformed(content), *(_INVALID_JSON if sqlite else ())):
         raw = sa.literal(value) if sqlite else sa.cast(sa.literal(value, sa.Text), postgresql.JSONB)
@@ -230,7 +230,7 @@ def test_unreadable_row_is_logged_once_and_reported_by_readyz(any_api: ApiDriver
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             listed = any_api.client.get("/api/v1/jobs").json
-    assert [each["name"] for each in listed["items"]] == ["export", "good"]
+    assert [job["name"] for job in listed["items"]] == ["export", "good"]
     [noted] = listed["unreadable"]
     assert noted["row"] == "job bad"
     assert "task" in noted["problem"]
@@ -279,9 +279,9 @@ def create_rows_without_json(api: ApiDriver, names: dict[str, str]) -> None:
 def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Iterator[None]:
     """Write a value to a column of one row, as no code of this project does; for a key, to a copy of the row."""
     table = column.table
-    names = [each.name for each in table.c]
+    names = [table_column.name for table_column in table.c]
     with api.database.write() as connection:
-        raw = [sa.type_coerce(each, sa.types.NullType()).label(each.name) for each in table.c]
+        raw = [sa.type_coerce(table_column, sa.types.NullType()).label(table_column.name) for table_column in table.c]
         before = dict(connection.execute(sa.select(*raw).where(where)).one()._mapping)
         # Triggers protect history tables against changes.
         query = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
@@ -289,7 +289,7 @@ def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Itera
             connection.execute(sa.text(f"DROP TRIGGER {trigger}"))
         if column.primary_key:
             values = {**before, column.name: value}
-            into = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{each}' for each in names)})"
+            into = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
             connection.execute(sa.text(into), values)
         else:
             changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
@@ -301,23 +301,26 @@ def corrupt_column(api: ApiDriver, column: Any, value: Any, where: Any) -> Itera
             assert connection.execute(query, {"value": value}).rowcount
         else:
             restored = sa.type_coerce(sa.literal(before[column.name]), sa.types.NullType())
-            same = [sa.type_coerce(each, sa.types.NullType()) == before[each.name] for each in table.primary_key]
+            same = [
+                sa.type_coerce(key_column, sa.types.NullType()) == before[key_column.name]
+                for key_column in table.primary_key
+            ]
             assert connection.execute(sa.update(table).where(*same).values({column.name: restored})).rowcount
 
 
 @pytest.mark.parametrize("table_name", [*_LIST_PATHS, *_PLAIN_COLUMN_PATHS])
 def test_column_of_another_type_does_not_fail_a_get_request(api: ApiDriver, table_name: str) -> None:
-    made = create_two_of_everything(api)
-    create_rows_without_json(api, made)
+    ids = create_two_of_everything(api)
+    create_rows_without_json(api, ids)
     client = FlaskClient(api.app, api.app.response_class)
     table = core.metadata.tables[table_name]
-    where = _match_bad_row(table, made)
+    where = _match_bad_row(table, ids)
     paths = (
         *_LIST_PATHS.get(table_name, ()),
         *_RELATED_PATHS.get(table_name, ()),
         *_PLAIN_COLUMN_PATHS.get(table_name, ()),
     )
-    urls = [path if path[0] == "/" else f"/api/v1/{path.format(**made)}" for path in paths]
+    urls = [path if path[0] == "/" else f"/api/v1/{path.format(**ids)}" for path in paths]
     problems = []
     for column in table.c:
         # For a key, a copy of the row gets the value, if the constraints permit the copy.

@@ -34,16 +34,16 @@ def create_schedule(api: ApiDriver, **changes: Any) -> dict[str, Any]:
     """Create a schedule and return it."""
     response = request_schedule(api, **changes)
     assert response.status_code == 201, response.json
-    found: dict[str, Any] = response.json
-    return found
+    schedule: dict[str, Any] = response.json
+    return schedule
 
 
 def insert_declared_schedule(api: ApiDriver, name: str, owner: ScheduleOwner) -> None:
     """Insert a schedule that cannot be changed over HTTP."""
     now = SystemClock().now()
     with api.database.write() as connection:
-        given = parse({**SCHEDULE, "name": name})
-        schedule_rows.upsert(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
+        declared = parse({**SCHEDULE, "name": name})
+        schedule_rows.upsert(connection, declared, owner, "code:v1", now, now + dt.timedelta(hours=1))
 
 
 def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
@@ -55,11 +55,13 @@ def set_due(api: ApiDriver, name: str, at: dt.datetime) -> None:
 
 
 def test_schedule_is_created_and_read(any_api: ApiDriver) -> None:
-    made = request_schedule(any_api, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
-    assert made.status_code == 201, made.json
-    assert (made.headers["Location"], made.headers["ETag"]) == (URL, '"1"')
+    created = request_schedule(
+        any_api, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7}
+    )
+    assert created.status_code == 201, created.json
+    assert (created.headers["Location"], created.headers["ETag"]) == (URL, '"1"')
     read = any_api.client.get(URL)
-    assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
+    assert (read.json, read.headers["ETag"]) == (created.json, '"1"')
     shown = read.json
     assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY_RULE, "Europe/Berlin", "background")
     assert shown["misfire"] == {"policy": "catch_up", "grace": 60.0, "max": 7}
@@ -193,7 +195,7 @@ def test_invalid_schedule_returns_422_with_pointer(
 
 def test_invalid_schedule_returns_all_problems_at_once(api: ApiDriver) -> None:
     response = request_schedule(api, job="nothing", require=["a", "b"])
-    assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
+    assert [error["pointer"] for error in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
 
 
 class TestCalendars:
@@ -215,7 +217,7 @@ class TestCalendars:
         create_schedule(office, name="other")
         for name in ("office", "fair"):
             listed = office.client.get(f"/api/v1/schedules?calendar={name}").json["items"]
-            assert [(each["calendar"], each["exclude"]) for each in listed] == [("office", ["fair"])]
+            assert [(schedule["calendar"], schedule["exclude"]) for schedule in listed] == [("office", ["fair"])]
 
     def test_business_day_rule_requires_a_business_calendar(self, office: ApiDriver) -> None:
         response = request_schedule(office, rule=dict(self.RULE), calendar="fair")
@@ -236,8 +238,8 @@ class TestList:
     def several(self, any_api: ApiDriver) -> ApiDriver:
         """Driver with four different schedules."""
         with any_api.database.write() as connection:
-            given = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
-            jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
+            definition = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
+            jobs.upsert(connection, definition, JobOwner.API, "api", SystemClock().now())
         create_schedule(any_api, name="a", job="other")
         create_schedule(any_api, name="b", enabled=False)
         create_schedule(any_api, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
@@ -247,11 +249,11 @@ class TestList:
     def _list_names(self, api: ApiDriver, query: str = "") -> list[str]:
         response = api.client.get(f"/api/v1/schedules{query}")
         assert response.status_code == 200, response.json
-        return [each["name"] for each in response.json["items"]]
+        return [schedule["name"] for schedule in response.json["items"]]
 
     def test_schedules_are_listed_by_name_in_pages(self, several: ApiDriver) -> None:
         first = several.client.get("/api/v1/schedules?limit=3").json
-        assert [each["name"] for each in first["items"]] == ["a", "b", "c"]
+        assert [schedule["name"] for schedule in first["items"]] == ["a", "b", "c"]
         assert self._list_names(several, f"?limit=3&cursor={first['next']}") == ["d"]
         assert several.client.get(f"/api/v1/schedules?job=other&cursor={first['next']}").status_code == 422
 
@@ -296,8 +298,8 @@ class TestChange:
         response = self._put_schedule(any_api, zone="Asia/Tokyo")
         assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
         assert any_api.client.get(URL).json == response.json
-        told = any_api.client.get(f"{URL}/revisions").json["items"]
-        assert [(each["revision"], each["changed"]) for each in told] == [(2, ["/zone"]), (1, None)]
+        revisions = any_api.client.get(f"{URL}/revisions").json["items"]
+        assert [(revision["revision"], revision["changed"]) for revision in revisions] == [(2, ["/zone"]), (1, None)]
         first = any_api.client.get(f"{URL}/revisions/1").json
         assert (first["definition"]["zone"], first["actor"]) == ("UTC", "api")
         missing = any_api.client.get(f"{URL}/revisions/3")
@@ -307,22 +309,22 @@ class TestChange:
         spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
         with any_api.database.write() as connection:
             calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
-        found = create_schedule(any_api, exclude=["off"], zone="Asia/Tokyo")["id"]
+        schedule_id = create_schedule(any_api, exclude=["off"], zone="Asia/Tokyo")["id"]
         at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
         row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
-        any_api.insert_row("occurrences", schedule_id=found, **row)
+        any_api.insert_row("occurrences", schedule_id=schedule_id, **row)
         assert any_api.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
         with any_api.database.write() as connection:
             off = calendar_rows.get(connection, "off")
             assert off is not None
             calendar_rows.delete(connection, off, "api", SystemClock().now())
-        [revision] = any_api.client.get(f"/api/v1/schedules/{found}/revisions").json["items"]
+        [revision] = any_api.client.get(f"/api/v1/schedules/{schedule_id}/revisions").json["items"]
         assert (revision["schedule"], revision["definition"]["exclude"]) == ("morning", ["off"])
         assert any_api.client.get(revision["links"]["self"]).json == revision
         [occurrence] = any_api.client.get(revision["links"]["occurrences"]).json["items"]
         assert (occurrence["outcome"], occurrence["local"]) == ("missed", "2026-03-03T06:00:00+09:00")
         ahead = revision["links"]["occurrences"] + "?upcoming=1"
-        for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{found}", ahead):
+        for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{schedule_id}", ahead):
             assert any_api.client.get(url).status_code == 404
 
     def test_change_requires_the_current_revision(self, api: ApiDriver) -> None:
@@ -335,11 +337,11 @@ class TestChange:
 
     def test_concurrent_change_is_rejected(self, any_api: ApiDriver) -> None:
         create_schedule(any_api)
-        both = threading.Barrier(2)
+        barrier = threading.Barrier(2)
 
         def change(zone: str) -> int:
             client: Any = any_api.app.test_client()
-            both.wait()
+            barrier.wait()
             body = {**SCHEDULE, "zone": zone}
             status: int = client.put(URL, json=body, headers={"If-Match": '"1"'}).status_code
             return status
@@ -367,7 +369,7 @@ class TestChange:
     def test_invalid_change_leaves_schedule_unchanged(self, api: ApiDriver) -> None:
         create_schedule(api)
         response = self._put_schedule(api, rule={"kind": "daily", "time": "25:00"})
-        assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
+        assert [error["pointer"] for error in response.json["errors"]] == ["/rule/time"]
         assert api.client.get(URL).json["revision"] == 1
 
     def test_schedule_is_deleted(self, any_api: ApiDriver) -> None:
