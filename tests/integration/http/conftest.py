@@ -15,9 +15,11 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
+from jobworker.api.endpoints import events
 from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
+from jobworker.services import execution_stream
 from jobworker.settings import Settings
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import Database
@@ -164,6 +166,13 @@ def api(sqlite_database: Database) -> Iterator[ApiDriver]:
 def any_api(database: Database) -> Iterator[ApiDriver]:
     """Driver for the application, on SQLite, then on PostgreSQL."""
     yield from _create_seeded_driver(database)
+
+
+@pytest.fixture
+def no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let streams end without waiting for late log lines."""
+    monkeypatch.setattr(events, "_LATE_LINES_SECONDS", 0.0)
+    monkeypatch.setattr(execution_stream, "_LOG_TIMEOUT_SECONDS", 0.0)
 
 
 def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:
