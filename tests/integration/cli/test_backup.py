@@ -22,7 +22,10 @@ def test_backup_is_complete_and_does_not_block_writers(
 ) -> None:
     for number in range(10):
         with sqlite_database.write() as connection:
-            rows = [{"name": f"{number}-{each}", "created_at": NOW, "pause_note": "x" * 250} for each in range(2_000)]
+            rows = [
+                {"name": f"{number}-{job_number}", "created_at": NOW, "pause_note": "x" * 250}
+                for job_number in range(2_000)
+            ]
             connection.execute(sa.insert(core.queues), rows)
     clock, over, waits = SystemClock(), threading.Event(), [0.0]
 
@@ -46,7 +49,7 @@ def test_backup_is_complete_and_does_not_block_writers(
     assert max(waits) < 4.0
     copy = tmp_path / "copy.db"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-    assert sorted(each.name for each in tmp_path.glob("*copy*")) == ["copy.db"]
+    assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db"]
     assert list(tmp_path.glob(".jobworker-backup-*")) == []
     with contextlib.closing(sqlite3.connect(copy)) as restored:
         assert restored.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -43,8 +43,8 @@ def test_submit_prints_the_id_of_a_queued_execution(run: CommandRunner, sqlite_d
 
 def test_submit_reports_a_locked_database_without_a_traceback(run: CommandRunner, sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
         done = run("submit", "clean", "days=90")
     said = "error: another writer has kept the database locked for 2.0 s; nothing was changed: try again\n"
     assert (done.exit_code, done.stderr) == (2, said)
@@ -199,11 +199,11 @@ def test_follow_prints_the_whole_timeline(
 
     assert formatting.follow_execution(sqlite_database, SystemClock(), execution) == 0
 
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     parts = ["Queued by cli", "Running (attempt 1) by worker:w1", "3/10 removing", "INFO looking around", "Succeeded"]
-    positions = [told.index(part) for part in parts]
+    positions = [output.index(part) for part in parts]
     assert positions == sorted(positions)
-    assert orjson.loads(told[told.rindex("[") :]) == ["a"]
+    assert orjson.loads(output[output.rindex("[") :]) == ["a"]
 
 
 def _print_state(database: Database, execution: str, *messages: str) -> None:

@@ -53,15 +53,15 @@ def test_redrive_continues_until_no_dead_letter_is_left(
     rows = _list_rows(sqlite_database)
     assert {rows[key].dead_letter for key in letters} == {"redriven"}
     assert {rows[key].dead_letter_note for key in letters} == {"larger disk"}
-    made = [row for row in rows.values() if row.rerun_of]
-    assert sorted(row.rerun_of or "" for row in made) == letters
-    assert {row.parameters["days"] for row in made} == {7}
-    assert all(row.created_by.startswith("cli") for row in made)
+    reruns = [row for row in rows.values() if row.rerun_of]
+    assert sorted(row.rerun_of or "" for row in reruns) == letters
+    assert {row.parameters["days"] for row in reruns} == {7}
+    assert all(row.created_by.startswith("cli") for row in reruns)
 
 
 def _get_selection_defaults() -> dict[str, object]:
-    made = actions.Selection()
-    return {name: getattr(made, name) for name in actions.Selection.__dataclass_fields__}
+    selection = actions.Selection()
+    return {name: getattr(selection, name) for name in actions.Selection.__dataclass_fields__}
 
 
 def test_redrive_prints_dead_letters_that_cannot_be_redriven(run: CommandRunner, report: StateReporter) -> None:

@@ -29,12 +29,12 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 
 def _parse_levels(output: str) -> dict[str, str]:
     """Return the level of each subject."""
-    found = {}
+    levels = {}
     for line in output.splitlines():
-        level, _, rest = line.partition(" ")
+        level, _, finding = line.partition(" ")
         if level in ("ok", "warn", "FAIL"):
-            found[rest.strip().partition(":")[0]] = level
-    return found
+            levels[finding.strip().partition(":")[0]] = level
+    return levels
 
 
 def test_doctor_prints_the_level_of_every_check(
@@ -61,8 +61,8 @@ def test_doctor_names_a_module_that_fails_to_import_with_its_traceback(
     file = Path(package, "exports.py")
     assert re.search(rf"tasks: broken_tasks.exports does not import \(\S*{file}:3: SystemExit: no key\)", done.stdout)
     file = Path(timetable, "exports.py")
-    told = rf"schedules: broken_schedules.exports does not import \(\S*{file}:1: ModuleNotFoundError: No module"
-    assert re.search(told, done.stdout)
+    pattern = rf"schedules: broken_schedules.exports does not import \(\S*{file}:1: ModuleNotFoundError: No module"
+    assert re.search(pattern, done.stdout)
     assert "import nowhere_to_be_found" in done.stdout
 
 

@@ -42,7 +42,7 @@ def test_plan_prints_the_difference_and_apply_writes_it(jobworker: CommandRunner
     first, *moments = planned.stdout.splitlines()
     assert first == "+ schedule nightly created  (nights/__init__.py:2)"
     assert len(moments) == 3
-    assert all(" 02:00:00 CE" in each and each.startswith("    next ") for each in moments)
+    assert all(" 02:00:00 CE" in line and line.startswith("    next ") for line in moments)
     assert jobworker("schedules", "plan", "--exit-code").exit_code == 1
     assert jobworker("schedules", "list").stdout == ""
 
@@ -71,7 +71,7 @@ def test_apply_prints_refused_schedules(jobworker: CommandRunner, folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("schedule('s', job='clean', rule=daily('26:00'))", "nights/__init__.py:2: schedule 's': /rule/time: "),
         (
@@ -81,13 +81,13 @@ def test_apply_prints_refused_schedules(jobworker: CommandRunner, folder: Path) 
     ],
 )
 def test_plan_and_apply_report_unreadable_code_without_a_traceback(
-    jobworker: CommandRunner, folder: Path, line: str, told: str
+    jobworker: CommandRunner, folder: Path, line: str, message: str
 ) -> None:
     write_schedules(folder, line)
     for command in ("plan", "apply"):
         done = jobworker("schedules", command)
         assert done.exit_code == 2
-        assert told in done.stderr.splitlines()[0]
+        assert message in done.stderr.splitlines()[0]
         assert done.stderr.count("nights/__init__.py:2") == 1
         assert "Traceback" not in done.stderr
 
@@ -127,7 +127,7 @@ def test_list_and_show_print_schedules(jobworker: CommandRunner, folder: Path, s
     line, words, *ahead = jobworker("schedules", "show", "nightly").stdout.splitlines()
     assert line == first
     assert words == "  every day at 02:00 (Europe/Berlin)"
-    assert all(" 02:00:00 CE" in each for each in ahead[:5])
+    assert all(" 02:00:00 CE" in occurrence_line for occurrence_line in ahead[:5])
     assert json.loads("\n".join(ahead[5:]))["zone"] == "Europe/Berlin"
     assert json.loads(jobworker("schedules", "show", "nightly", "--json").stdout)["owner"] == "code"
     unknown = jobworker("schedules", "show", "nigthly")
@@ -187,8 +187,8 @@ def test_preview_prints_occurrences_of_an_unsaved_rule(jobworker: CommandRunner,
     assert '  /rule/time: "02:00" -> "02:30"\n' in compared
     assert "  + Sat 2026-03-28 02:30:00 CET\n" in compared
     assert "  - Sat 2026-03-28 02:00:00 CET\n" in compared
-    told = json.loads(jobworker("schedules", "preview", changed, "--json", *span).stdout)
-    assert told["in_words"] == shown[0]
+    preview = json.loads(jobworker("schedules", "preview", changed, "--json", *span).stdout)
+    assert preview["in_words"] == shown[0]
     wrong = jobworker("schedules", "preview", '{"kind": "daily", "time": "26:00"}')
     assert wrong.exit_code == 2
     assert "time must be a time of day" in wrong.stderr
@@ -214,7 +214,7 @@ def test_simulate_prints_occurrences(jobworker: CommandRunner, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--from", "tomorrow", "--to", "2026-03-30"], "'tomorrow' must be a date such as 2026-03-28"),
         (["--from", "2026-03-30", "--to", "2026-03-28"], "2026-03-28 must be later than 2026-03-30"),
@@ -228,10 +228,10 @@ def test_simulate_prints_occurrences(jobworker: CommandRunner, folder: Path) -> 
         (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "there is no schedule 'x'"),
     ],
 )
-def test_simulate_rejects_invalid_options(jobworker: CommandRunner, options: list[str], told: str) -> None:
+def test_simulate_rejects_invalid_options(jobworker: CommandRunner, options: list[str], message: str) -> None:
     done = jobworker("simulate", *options)
     assert done.exit_code == 2
-    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_simulate_code_needs_no_database(jobworker: CommandRunner, folder: Path) -> None:

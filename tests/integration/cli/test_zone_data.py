@@ -35,20 +35,20 @@ def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
 def test_doctor_reports_schedules_that_new_zone_data_will_move(
     moved: ScheduleRow, sqlite_database: Database, run: CommandRunner
 ) -> None:
-    told = "office (America/Vancouver): next at 2036-12-01T13:00:00+00:00 instead of 2036-12-01T14:00:00+00:00"
+    message = "office (America/Vancouver): next at 2036-12-01T13:00:00+00:00 instead of 2036-12-01T14:00:00+00:00"
     doctor = run("doctor").stdout
     assert f"time_zone_data: {DATA_VERSION}" in doctor
     assert f"time_zone_data: 1 schedule moves when a relay with {DATA_VERSION} leads" in doctor
     assert f"what is due was worked out with {OLD}" in doctor
-    assert f"{told} (1:00:00 earlier)" in doctor
-    assert f"{told} (1:00:00 earlier)" in run("schedules", "show", "office").stdout
+    assert f"{message} (1:00:00 earlier)" in doctor
+    assert f"{message} (1:00:00 earlier)" in run("schedules", "show", "office").stdout
     [warning] = create_api_driver(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]
-    assert told in warning
+    assert message in warning
 
     with capture_logs() as logged:
         time_zone_updates.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
-    moves = [each["why"] for each in logged if each["event"] == "schedule_moved"]
-    assert moves == [f"{told} (1:00:00 earlier)"]
+    moves = [entry["why"] for entry in logged if entry["event"] == "schedule_moved"]
+    assert moves == [f"{message} (1:00:00 earlier)"]
     assert "schedule moves" not in run("doctor").stdout
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)
 

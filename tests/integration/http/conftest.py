@@ -15,9 +15,11 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
+from jobworker.api.endpoints import events
 from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
+from jobworker.services import execution_stream
 from jobworker.settings import Settings
 from jobworker.store import jobs, tasks
 from jobworker.store.engine.database import Database
@@ -54,15 +56,15 @@ class ApiDriver:
 
     def submit(self, body: dict[str, Any] | None = None, job: str = "export", **options: Any) -> Any:
         """Submit one execution."""
-        given = {"parameters": {"user_id": "u-17"}} if body is None else body
-        return self.client.post(f"/api/v1/jobs/{job}/executions", json=given, **options)
+        request_body = {"parameters": {"user_id": "u-17"}} if body is None else body
+        return self.client.post(f"/api/v1/jobs/{job}/executions", json=request_body, **options)
 
     def submit_accepted(self, body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         """Submit an execution, check that it was accepted, and return it."""
         response = self.submit(body, **options)
         assert response.status_code == 202, response.json
-        found: dict[str, Any] = response.json
-        return found
+        execution: dict[str, Any] = response.json
+        return execution
 
     def update_execution(self, execution_id: str, **values: Any) -> None:
         """Update columns of an execution, as the report of a worker would."""
@@ -122,8 +124,8 @@ class ApiDriver:
     def count_rows(self, table: str) -> int:
         """Return the number of rows of a table."""
         with self.database.read() as connection:
-            found = connection.scalar(sa.select(sa.func.count()).select_from(core.metadata.tables[table]))
-        return found or 0
+            count = connection.scalar(sa.select(sa.func.count()).select_from(core.metadata.tables[table]))
+        return count or 0
 
 
 def insert_export_job(database: Database) -> None:
@@ -164,6 +166,13 @@ def api(sqlite_database: Database) -> Iterator[ApiDriver]:
 def any_api(database: Database) -> Iterator[ApiDriver]:
     """Driver for the application, on SQLite, then on PostgreSQL."""
     yield from _create_seeded_driver(database)
+
+
+@pytest.fixture
+def no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let streams end without waiting for late log lines."""
+    monkeypatch.setattr(events, "_LATE_LINES_SECONDS", 0.0)
+    monkeypatch.setattr(execution_stream, "_LOG_TIMEOUT_SECONDS", 0.0)
 
 
 def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:

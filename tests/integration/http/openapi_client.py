@@ -51,11 +51,11 @@ def check_response(client: FlaskClient, response: TestResponse) -> None:
 
 @functools.cache
 def _load_document() -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(documentation.describe())
-    for schema in found["components"]["schemas"].values():
+    document: dict[str, Any] = orjson.loads(documentation.describe())
+    for schema in document["components"]["schemas"].values():
         # The description allows additional fields; in these tests an undescribed field is an error.
         schema.setdefault("additionalProperties", False)
-    return found
+    return document
 
 
 def _find_operation(client: FlaskClient, document: dict[str, Any], response: TestResponse) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ def request_backfill(api: ApiDriver, **body: Any) -> Any:
 
 def list_days(occurrences: list[dict[str, Any]]) -> list[int]:
     """Return the days of March of these occurrences."""
-    return [dt.datetime.fromisoformat(each["scheduled_for"]).day for each in occurrences]
+    return [dt.datetime.fromisoformat(occurrence["scheduled_for"]).day for occurrence in occurrences]
 
 
 def test_backfill_creates_executions_for_occurrences_without_one(any_api: ApiDriver) -> None:
@@ -37,12 +37,12 @@ def test_backfill_creates_executions_for_occurrences_without_one(any_api: ApiDri
     done = response.json
     assert (done["count"], done["left_out"]) == (4, {**NO_OUTCOMES, "fired": 1})
     assert list_days(done["occurrences"]) == [1, 3, 4, 5]
-    assert [each["was"] for each in done["occurrences"]] == [None, "missed", "skipped_paused", None]
+    assert [occurrence["was"] for occurrence in done["occurrences"]] == [None, "missed", "skipped_paused", None]
     batch = any_api.client.get(done["links"]["batch"]).json
     assert (batch["kind"], batch["name"], batch["total"]) == ("backfill", "backfill of morning", 4)
     ledger = list_occurrences(any_api)
-    assert {each["outcome"] for each in ledger} == {"fired"}
-    assert [each["reason"] for each in ledger] == ["backfill by api"] * 3 + [None, "backfill by api"]
+    assert {occurrence["outcome"] for occurrence in ledger} == {"fired"}
+    assert [occurrence["reason"] for occurrence in ledger] == ["backfill by api"] * 3 + [None, "backfill by api"]
     execution = any_api.client.get(f"/api/v1/executions/{ledger[0]['execution_id']}").json
     assert (execution["scheduled_for"], execution["batch_id"]) == ("2026-03-05T06:00:00Z", done["batch_id"])
     assert execution["parameters"]["user_id"] == "all"
@@ -66,22 +66,22 @@ def test_dry_run_returns_the_backfill_and_writes_nothing(any_api: ApiDriver) -> 
 def test_backfill_lanes_wait_for_earlier_executions(any_api: ApiDriver) -> None:
     create_schedule(any_api)
     done = request_backfill(any_api, order="newest_first", concurrency=2).json
-    ids = [each["execution_id"] for each in done["occurrences"]]
+    ids = [occurrence["execution_id"] for occurrence in done["occurrences"]]
     assert list_days(done["occurrences"]) == [5, 4, 3, 2, 1]
     assert ids == sorted(ids)
     states, waits = [], []
     for execution_id in ids:
         states.append(any_api.client.get(f"/api/v1/executions/{execution_id}").json["state"])
         parents = any_api.client.get(f"/api/v1/executions/{execution_id}/dependencies").json["items"]
-        waits.append([(each["execution_id"], each["on"]) for each in parents])
+        waits.append([(parent["execution_id"], parent["on"]) for parent in parents])
     assert states == ["Queued", "Queued", "Waiting", "Waiting", "Waiting"]
     assert waits == [[], [], [(ids[0], "any")], [(ids[1], "any")], [(ids[2], "any")]]
 
 
 def test_backfill_range_is_half_open(api: ApiDriver) -> None:
     create_schedule(api)
-    given = {"from": "2026-03-01T06:00:00Z", "to": "2026-03-03T06:00:00Z"}
-    assert list_days(request_backfill(api, dry_run=True, **given).json["occurrences"]) == [1, 2]
+    body = {"from": "2026-03-01T06:00:00Z", "to": "2026-03-03T06:00:00Z"}
+    assert list_days(request_backfill(api, dry_run=True, **body).json["occurrences"]) == [1, 2]
 
 
 def test_backfill_applies_calendars(api: ApiDriver) -> None:
@@ -97,8 +97,8 @@ def test_backfill_leaves_pending_occurrences_out(api: ApiDriver) -> None:
     create_schedule(api, rule={"kind": "interval", "every": 3600})
     latest = SystemClock().now().replace(minute=0, second=0, microsecond=0)
     set_due(api, "morning", latest)
-    given = {"from": (latest - dt.timedelta(hours=2)).isoformat(), "to": (latest + dt.timedelta(seconds=1)).isoformat()}
-    done = request_backfill(api, **given).json
+    body = {"from": (latest - dt.timedelta(hours=2)).isoformat(), "to": (latest + dt.timedelta(seconds=1)).isoformat()}
+    done = request_backfill(api, **body).json
     assert (done["count"], done["left_out"]) == (2, {**NO_OUTCOMES, "pending": 1})
 
 
@@ -156,8 +156,8 @@ def test_backfill_range_far_above_the_limit_is_rejected_uncounted(api: ApiDriver
 
 def test_backfill_of_disabled_job_is_rejected(api: ApiDriver) -> None:
     with api.database.write() as connection:
-        given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
-        jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
+        definition = JobDefinition("off", EXPORT_TASK.name, enabled=False)
+        jobs.upsert(connection, definition, JobOwner.API, "api", SystemClock().now())
     create_schedule(api, job="off")
     response = request_backfill(api)
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")

@@ -51,7 +51,7 @@ def test_execution_with_dependency_waits_and_lists_it(any_api: ApiDriver) -> Non
 def test_invalid_dependencies_return_422_with_pointer(api: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
     response = api.submit({"parameters": PARAMETERS, "depends_on": depends_on})
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
     assert api.count_rows("executions") == 0
 
 
@@ -69,22 +69,22 @@ def test_workflow_is_created_and_read(any_api: ApiDriver) -> None:
     api = any_api
     steps = {"second": _make_step("first", priority=7), "first": _make_step(on_failure="fail")}
     response = _submit_workflow(api, name="two", steps=steps, on_complete={"job": "export", "parameters": PARAMETERS})
-    found = api.client.get(response.headers["Location"])
-    assert found.json == response.json
-    assert (found.json["kind"], found.json["name"], found.json["total"], found.json["finished"]) == (
+    workflow = api.client.get(response.headers["Location"])
+    assert workflow.json == response.json
+    assert (workflow.json["kind"], workflow.json["name"], workflow.json["total"], workflow.json["finished"]) == (
         "workflow", "two", 2, 0,
     )  # fmt: skip
-    assert [(each["step"], each["state"], each["needs"]) for each in found.json["steps"]] == [
+    assert [(step["step"], step["state"], step["needs"]) for step in workflow.json["steps"]] == [
         ("first", "Queued", []),
         ("second", "Waiting", ["first"]),
     ]
-    assert found.json["on_complete"]["job"] == "export"
-    second = api.client.get(f"/api/v1/executions/{found.json['steps'][1]['execution_id']}").json
-    assert (second["step"], second["priority"], second["correlation_id"]) == ("second", 7, found.json["id"])
+    assert workflow.json["on_complete"]["job"] == "export"
+    second = api.client.get(f"/api/v1/executions/{workflow.json['steps'][1]['execution_id']}").json
+    assert (second["step"], second["priority"], second["correlation_id"]) == ("second", 7, workflow.json["id"])
     [listed] = api.client.get("/api/v1/batches").json["items"]
-    assert listed == {**found.json, "steps": None}
-    members = api.client.get(found.json["links"]["executions"]).json["items"]
-    assert {each["step"] for each in members} == {"first", "second"}
+    assert listed == {**workflow.json, "steps": None}
+    members = api.client.get(workflow.json["links"]["executions"]).json["items"]
+    assert {member["step"] for member in members} == {"first", "second"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_invalid_workflow_returns_422_with_pointer(
     api: ApiDriver, body: dict[str, Any], pointer: str, code: str
 ) -> None:
     response = _submit_workflow(api, 422, **body)
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
     assert api.count_rows("executions") == api.count_rows("batches") == 0
 
 
@@ -121,19 +121,21 @@ def test_workflow_with_idempotency_key_is_created_once(api: ApiDriver) -> None:
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json == second.json
     assert api.count_rows("executions") == 2
-    other = api.client.post("/api/v1/workflows", json={"steps": {"a": _make_step()}}, headers={"Idempotency-Key": "k"})
-    assert other.json["code"] == "idempotency_key_reused"
+    refused = api.client.post(
+        "/api/v1/workflows", json={"steps": {"a": _make_step()}}, headers={"Idempotency-Key": "k"}
+    )
+    assert refused.json["code"] == "idempotency_key_reused"
 
 
 def test_batch_is_read_and_cancelled(any_api: ApiDriver) -> None:
     items = [{"job": "export", "parameters": PARAMETERS} for _ in range(3)]
     accepted = any_api.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
     any_api.enter_state(accepted["ids"][0], 1, "Succeeded")
-    found = any_api.client.get(accepted["links"]["batch"]).json
-    assert (found["kind"], found["name"], found["steps"]) == ("batch", "three", None)
-    assert (found["counts"]["Succeeded"], found["counts"]["Queued"]) == (1, 2)
-    assert found["progress"] == pytest.approx(1 / 3)
-    first, second = (any_api.client.post(found["links"]["cancel"]) for _ in range(2))
+    batch = any_api.client.get(accepted["links"]["batch"]).json
+    assert (batch["kind"], batch["name"], batch["steps"]) == ("batch", "three", None)
+    assert (batch["counts"]["Succeeded"], batch["counts"]["Queued"]) == (1, 2)
+    assert batch["progress"] == pytest.approx(1 / 3)
+    first, second = (any_api.client.post(batch["links"]["cancel"]) for _ in range(2))
     assert (first.status_code, first.json) == (202, second.json)
     assert first.json["cancel_requested_by"] == "api"
 
@@ -157,11 +159,11 @@ def test_definition_triggers_are_stored_and_validated(api: ApiDriver) -> None:
         "defaults": PARAMETERS,
         "trigger_after": [{"job": "export"}],
     }
-    made = api.client.post("/api/v1/jobs", json=body)
-    assert made.status_code == 201
-    assert made.json["trigger_after"] == [{"job": "export", "on": "success", "parameters": {}}]
+    created = api.client.post("/api/v1/jobs", json=body)
+    assert created.status_code == 201
+    assert created.json["trigger_after"] == [{"job": "export", "on": "success", "parameters": {}}]
     circle = {**body, "name": None, "trigger_after": [{"job": "after"}]}
     circle.pop("name")
     response = api.client.put("/api/v1/jobs/after", json=circle, headers={"If-Match": "*"})
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("/trigger_after", "cycle")]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [("/trigger_after", "cycle")]
     assert "after -> after" in response.json["detail"]

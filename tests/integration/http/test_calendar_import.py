@@ -39,13 +39,13 @@ def make_file(*days: int, zone: str = "Europe/Berlin") -> str:
 def import_file(api: ApiDriver, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
     """Import a file."""
     headers = {} if match is None else {"If-Match": match}
-    given = {"content_type": "text/calendar; charset=utf-8", **options}
-    return api.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **given)
+    request_options = {"content_type": "text/calendar; charset=utf-8", **options}
+    return api.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **request_options)
 
 
 def list_window_names(api: ApiDriver) -> list[str]:
     """Return the names of the calendar's windows."""
-    return [each["name"] for each in api.client.get(f"{ROOT}/releases").json["windows"]]
+    return [window["name"] for window in api.client.get(f"{ROOT}/releases").json["windows"]]
 
 
 def test_import_creates_a_calendar(any_api: ApiDriver) -> None:
@@ -54,7 +54,7 @@ def test_import_creates_a_calendar(any_api: ApiDriver) -> None:
     done = response.json
     assert (done["created"], done["changed"], done["dry_run"], done["revision"]) == (True, True, False, 1)
     assert (done["zone"], done["events"], done["days"]) == ("Europe/Berlin", 3, {})
-    assert [each["name"] for each in done["windows"]] == ["Event 1", "Event 2"]
+    assert [window["name"] for window in done["windows"]] == ["Event 1", "Event 2"]
     [left_out] = done["left_out"]
     assert (left_out["uid"], left_out["name"]) == ("-500", "Event -500")
     assert left_out["reason"].startswith("nothing of it is from ")
@@ -64,9 +64,9 @@ def test_import_creates_a_calendar(any_api: ApiDriver) -> None:
 
 
 def test_import_replaces_the_dates_of_a_calendar(any_api: ApiDriver) -> None:
-    given = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
+    calendar = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
     kept = {"holidays": [{"country": "DE", "subdivision": None}]}
-    assert any_api.client.post(ROOT, json={**given, **kept}).status_code == 201
+    assert any_api.client.post(ROOT, json={**calendar, **kept}).status_code == 201
     missing = import_file(any_api, make_file(1))
     assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
     stale = import_file(any_api, make_file(1), match='"7"')
@@ -94,7 +94,7 @@ def test_import_zone_comes_from_the_file_or_the_query(api: ApiDriver) -> None:
     response = import_file(api, make_file(1, zone=""))
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "zone")
     unknown = import_file(api, make_file(1), "?zone=Berlin").json["errors"]
-    assert [(each["pointer"], each["code"]) for each in unknown] == [("zone", "unknown_zone")]
+    assert [(error["pointer"], error["code"]) for error in unknown] == [("zone", "unknown_zone")]
     [window] = import_file(api, make_file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
     assert window["from"].endswith("T19:00")
 
@@ -111,8 +111,8 @@ def test_import_leaves_out_free_time_and_lists_it(api: ApiDriver) -> None:
 
 def test_dry_run_lists_events_left_out_of_a_file_without_others(api: ApiDriver) -> None:
     text = (FILES / "free_transparent.ics").read_text()
-    told = import_file(api, text, "?dry_run=true")
-    assert (told.status_code, told.json["days"], told.json["left_out_total"]) == (200, {}, 1)
+    dry_run = import_file(api, text, "?dry_run=true")
+    assert (dry_run.status_code, dry_run.json["days"], dry_run.json["left_out_total"]) == (200, {}, 1)
     response = import_file(api, text)
     assert (response.status_code, response.json["errors"][0]["code"]) == (422, "empty")
     assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
@@ -135,10 +135,10 @@ def test_concurrent_import_is_rejected_as_busy(api: ApiDriver, monkeypatch: pyte
     reading, done = threading.Event(), threading.Event()
     read = parser.parse
 
-    def slow(*given: Any) -> ICalendarContents:
+    def slow(*arguments: Any) -> ICalendarContents:
         reading.set()
         assert done.wait(DEADLINE)
-        return read(*given)
+        return read(*arguments)
 
     monkeypatch.setattr(parser, "parse", slow)
     with ThreadPoolExecutor(1) as pool:
@@ -158,7 +158,7 @@ def test_import_reads_a_file_of_a_calendar_program(api: ApiDriver) -> None:
     assert set(done["days"].values()) == {"Black Friday 🛒"}
     first = min(done["days"])
     held = api.client.get(f"{ROOT}/releases/days?from={first}&to={dt.date.fromisoformat(first) + dt.timedelta(1)}")
-    assert [(each["name"], each["holds"]) for each in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
+    assert [(day["name"], day["holds"]) for day in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
 
 
 def test_import_into_deleted_calendar_returns_404(api: ApiDriver) -> None:
@@ -198,7 +198,7 @@ def test_import_does_not_replace_a_calendar_declared_in_code(api: ApiDriver) -> 
 def test_unreadable_file_returns_422_with_its_problem(api: ApiDriver, text: str, code: str, says: str) -> None:
     response = import_file(api, text)
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("", code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [("", code)]
     assert says in response.json["detail"]
     assert api.client.get(f"{ROOT}/releases").status_code == 404
 

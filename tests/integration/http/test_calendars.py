@@ -34,8 +34,8 @@ def create_calendar(api: ApiDriver, fields: dict[str, Any] | None = None, **chan
     """Create a calendar and return it."""
     response = request_calendar(api, fields, **changes)
     assert response.status_code == 201, response.json
-    found: dict[str, Any] = response.json
-    return found
+    calendar: dict[str, Any] = response.json
+    return calendar
 
 
 def replace_calendar(api: ApiDriver, fields: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
@@ -44,21 +44,21 @@ def replace_calendar(api: ApiDriver, fields: dict[str, Any], name: str = "office
     return api.client.put(f"{ROOT}/{name}", json=fields, headers={"If-Match": match})
 
 
-def create_schedule(api: ApiDriver, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
+def create_schedule(api: ApiDriver, name: str, rule: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Create a schedule and return it."""
-    body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **given}
+    body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **fields}
     response = api.client.post("/api/v1/schedules", json=body)
     assert response.status_code == 201, response.json
-    found: dict[str, Any] = response.json
-    return found
+    schedule: dict[str, Any] = response.json
+    return schedule
 
 
 def test_calendar_is_created_and_read(any_api: ApiDriver) -> None:
-    made = request_calendar(any_api)
-    assert made.status_code == 201, made.json
-    assert (made.headers["Location"], made.headers["ETag"]) == (f"{ROOT}/office", '"1"')
+    created = request_calendar(any_api)
+    assert created.status_code == 201, created.json
+    assert (created.headers["Location"], created.headers["ETag"]) == (f"{ROOT}/office", '"1"')
     read = any_api.client.get(f"{ROOT}/office")
-    assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
+    assert (read.json, read.headers["ETag"]) == (created.json, '"1"')
     shown = read.json
     assert {name: shown[name] for name in BUSINESS_CALENDAR} == BUSINESS_CALENDAR
     assert (shown["weekend"], shown["opened"], shown["owner"]) == (["saturday", "sunday"], [], "api")
@@ -97,15 +97,15 @@ def test_unknown_calendar_returns_404_with_suggestions(api: ApiDriver) -> None:
 def test_invalid_calendar_returns_all_problems_at_once(api: ApiDriver) -> None:
     response = request_calendar(api, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
-    found = {each["pointer"]: each["code"] for each in response.json["errors"]}
+    codes = {error["pointer"]: error["code"] for error in response.json["errors"]}
     expected = {"/name": "not_allowed", "/weekend/0": "not_allowed", "/holidays/0/country": "unknown_country"}
-    assert found == expected
+    assert codes == expected
     assert "did you mean DE (Germany)?" in response.json["detail"]
     assert (
         api.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
     )
     wrong_kind = request_calendar(api, DATES_CALENDAR, weekend=["saturday"]).json["errors"]
-    assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
+    assert [(error["pointer"], error["code"]) for error in wrong_kind] == [("/weekend", "unknown_field")]
 
 
 def test_replace_requires_the_current_revision(any_api: ApiDriver) -> None:
@@ -129,15 +129,15 @@ def test_revisions_outlive_their_calendar(any_api: ApiDriver) -> None:
     gone = any_api.client.delete(f"{ROOT}/office", headers={"If-Match": '"2"'})
     assert gone.status_code == 204
     assert any_api.client.get(f"{ROOT}/office").status_code == 404
-    found = any_api.client.get(f"{ROOT}/office/revisions").json["items"]
-    assert [(each["revision"], each["actor"]) for each in found] == [(2, "api"), (1, "api")]
+    revisions = any_api.client.get(f"{ROOT}/office/revisions").json["items"]
+    assert [(revision["revision"], revision["actor"]) for revision in revisions] == [(2, "api"), (1, "api")]
     first = any_api.client.get(f"{ROOT}/office/revisions/1").json
-    assert first == found[1]
-    assert found[0]["changed"] is not None
-    assert "/closed/2026-12-24" in found[0]["changed"]
+    assert first == revisions[1]
+    assert revisions[0]["changed"] is not None
+    assert "/closed/2026-12-24" in revisions[0]["changed"]
     assert first["changed"] is None
     [latest] = any_api.client.get(f"{ROOT}/office/revisions?limit=1").json["items"]
-    assert latest == any_api.client.get(f"{ROOT}/office/revisions/2").json == found[0]
+    assert latest == any_api.client.get(f"{ROOT}/office/revisions/2").json == revisions[0]
     assert first["definition"]["closed"] == BUSINESS_CALENDAR["closed"]
     assert create_calendar(any_api)["revision"] == 3
     unknown = any_api.client.get(f"{ROOT}/office/revisions/9")
@@ -146,8 +146,8 @@ def test_revisions_outlive_their_calendar(any_api: ApiDriver) -> None:
 
 def test_calendar_days_are_listed_with_their_windows(api: ApiDriver) -> None:
     create_calendar(api)
-    found = api.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
-    assert found == [
+    days = api.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
+    assert days == [
         {"date": "2026-12-23", "weekday": "wednesday", "name": None, "holds": ["09:00-17:00"]},
         {"date": "2026-12-24", "weekday": "thursday", "name": "Christmas Eve", "holds": []},
         {"date": "2026-12-25", "weekday": "friday", "name": "Christmas Day", "holds": []},
@@ -156,8 +156,8 @@ def test_calendar_days_are_listed_with_their_windows(api: ApiDriver) -> None:
     ]
     window = {"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}
     create_calendar(api, DATES_CALENDAR, windows=[window])
-    found = api.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
-    assert [(each["date"], each["name"], each["holds"]) for each in found] == [
+    days = api.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
+    assert [(day["date"], day["name"], day["holds"]) for day in days] == [
         ("2026-06-30", "stocktaking", ["00:00-24:00"]),
         ("2026-12-31", "year's end", ["22:00-24:00"]),
         ("2027-01-01", "year's end", ["00:00-06:00"]),
@@ -178,14 +178,14 @@ def test_invalid_range_of_days_returns_422_with_pointer(api: ApiDriver, query: s
     create_calendar(api)
     response = api.client.get(f"{ROOT}/office/days?{query}")
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(place, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(place, code)]
 
 
 def test_countries_are_listed_with_subdivisions(api: ApiDriver) -> None:
-    found = {each["code"]: each for each in api.client.get("/api/v1/countries").json["items"]}
-    assert len(found) > 200
-    assert found["DE"]["name"] == "Germany"
-    assert {"BY", "BE"} <= set(found["DE"]["subdivisions"])
+    countries = {country["code"]: country for country in api.client.get("/api/v1/countries").json["items"]}
+    assert len(countries) > 200
+    assert countries["DE"]["name"] == "Germany"
+    assert {"BY", "BE"} <= set(countries["DE"]["subdivisions"])
 
 
 def test_calendar_declared_in_code_cannot_be_changed(api: ApiDriver) -> None:
@@ -222,8 +222,8 @@ def test_business_day_rule_requires_a_business_calendar(any_api: ApiDriver) -> N
     create_calendar(any_api, DATES_CALENDAR)
     body = {"name": "x", "job": "export", "parameters": {"user_id": "u"}, "rule": rule, "calendar": "black-outs"}
     refused = any_api.client.post("/api/v1/schedules", json={**body, "exclude": ["offise"]})
-    found = [(each["pointer"], each["code"]) for each in refused.json["errors"]]
-    assert found == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
+    errors = [(error["pointer"], error["code"]) for error in refused.json["errors"]]
+    assert errors == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
 
 
 def test_calendar_change_updates_next_at_of_its_schedules(any_api: ApiDriver) -> None:
@@ -252,21 +252,21 @@ def test_calendar_change_updates_next_at_of_its_schedules(any_api: ApiDriver) ->
 def test_due_occurrences_are_evaluated_with_the_previous_calendar(any_api: ApiDriver) -> None:
     create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "00:00"}
-    made = create_schedule(any_api, "first", rule, calendar="office")
+    schedule = create_schedule(any_api, "first", rule, calendar="office")
     now = SystemClock().now()
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     table = job_schedules
     with any_api.database.write() as connection:
         # The schedule was not evaluated since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
-        connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
+        connection.execute(sa.update(table).where(table.c.id == schedule["id"]).values(values))
     assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
     with any_api.database.read() as connection:
-        ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == made["id"])
-        settled = list(connection.scalars(ledger.order_by(occurrences.c.scheduled_for)))
-        row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()
+        ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == schedule["id"])
+        scheduled_times = list(connection.scalars(ledger.order_by(occurrences.c.scheduled_for)))
+        row = connection.execute(sa.select(table).where(table.c.id == schedule["id"])).one()
         assert calendar_rows.get_current_revisions(connection, ["office"])["office"][0] == 2
-    assert settled
-    assert all(moment.weekday() < 5 for moment in settled)
+    assert scheduled_times
+    assert all(moment.weekday() < 5 for moment in scheduled_times)
     assert row.settled_until >= now
     assert row.next_at.day == 1

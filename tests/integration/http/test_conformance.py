@@ -118,13 +118,13 @@ def _create_resources(api: ApiDriver, home: Path) -> None:
     api.enter_state(succeeded, 1, "Succeeded", result_file=result, **ended)
     api.insert_log_line(failed, 1, "hello")
     api.insert_worker()
-    given = {"parameters": {"user_id": "u"}}
+    submission = {"parameters": {"user_id": "u"}}
     rule = {"kind": "daily", "time": "02:00"}
     for path, body in (
         ("calendars", {"name": "office", "kind": "business"}),
-        ("schedules", {"name": "nightly", "job": "export", "rule": rule, **given}),
+        ("schedules", {"name": "nightly", "job": "export", "rule": rule, **submission}),
         ("jobs", {"name": "nightly", "task": "tasks.exports.export"}),
-        ("executions/batch", {"executions": [{"job": "export", **given}]}),
+        ("executions/batch", {"executions": [{"job": "export", **submission}]}),
     ):
         response = api.client.post(f"/api/v1/{path}", json=body)
         assert response.status_code < 300, response.json

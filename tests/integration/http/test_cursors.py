@@ -22,7 +22,7 @@ def _forge_cursor(name: str, filters: Mapping[str, Any], key: str) -> str:
 
 
 @pytest.fixture
-def made(any_api: ApiDriver) -> dict[str, str]:
+def ids(any_api: ApiDriver) -> dict[str, str]:
     """Names in URLs and listings: the id of an execution, and a schedule with its id."""
     execution = any_api.submit_accepted()["id"]
     schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
@@ -34,7 +34,7 @@ def made(any_api: ApiDriver) -> dict[str, str]:
     return {"id": execution, "schedule": any_api.client.get("/api/v1/schedules/nightly").json["id"]}
 
 
-#: Path below /api/v1, name and filters of its listing ({…}: from `made`), and keys that are invalid for it.
+#: Path below /api/v1, name and filters of its listing ({…}: from `ids`), and keys that are invalid for it.
 _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
     ("executions", "executions", {}, _IDS),
     ("dead-letters", "dead-letters", {}, _IDS),
@@ -56,23 +56,25 @@ _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
 )
 
 
-def test_lists_reject_forged_cursors(any_api: ApiDriver, made: dict[str, str]) -> None:
+def test_lists_reject_forged_cursors(any_api: ApiDriver, ids: dict[str, str]) -> None:
     described = any_api.client.get("/openapi.json").json["paths"].values()
     paged = [
-        each for each in described if "cursor" in {one["name"] for one in each.get("get", {}).get("parameters", ())}
+        path_item
+        for path_item in described
+        if "cursor" in {parameter["name"] for parameter in path_item.get("get", {}).get("parameters", ())}
     ]
     assert len(paged) == len(_LISTS), "a list is missing here"
     for path, name, filters, keys in _LISTS:
-        known = {key: value.format(**made) for key, value in filters.items()}
+        filter_values = {key: value.format(**ids) for key, value in filters.items()}
         for key in keys:
-            url = f"/api/v1/{path.format(**made)}"
-            response = any_api.client.get(url, query_string={"cursor": _forge_cursor(name, known, key)})
+            url = f"/api/v1/{path.format(**ids)}"
+            response = any_api.client.get(url, query_string={"cursor": _forge_cursor(name, filter_values, key)})
             assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), (url, key)
 
 
 @pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
-def test_bulk_actions_reject_forged_cursors(any_api: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
+def test_bulk_actions_reject_forged_cursors(any_api: ApiDriver, ids: dict[str, str], path: str, name: str) -> None:
     for key in _BOOKMARKS:
-        forged = _forge_cursor(name, {}, key.format(**made) if "{" in key else key)
+        forged = _forge_cursor(name, {}, key.format(**ids) if "{" in key else key)
         response = any_api.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})
         assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), key

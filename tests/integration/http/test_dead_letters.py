@@ -37,26 +37,26 @@ def _report_end(api: ApiDriver, execution: str, kind: EventKind, **data: Any) ->
 
 def _create_dead_letter(api: ApiDriver, kind: EventKind = EventKind.FAILED, error: Any = None, **body: Any) -> str:
     """Create an execution that failed, and return its id."""
-    made: str = api.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
-    _report_end(api, made, EventKind.RUNNING, token="t")
-    _report_end(api, made, kind, error=error or _make_error(), reason="so")
-    return made
+    execution: str = api.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
+    _report_end(api, execution, EventKind.RUNNING, token="t")
+    _report_end(api, execution, kind, error=error or _make_error(), reason="so")
+    return execution
 
 
 def _get_execution(api: ApiDriver, execution: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.client.get(f"/api/v1/executions/{execution}").json
-    return found
+    row: dict[str, Any] = api.client.get(f"/api/v1/executions/{execution}").json
+    return row
 
 
 def _list_dead_letters(api: ApiDriver, query: str = "") -> list[str]:
-    return [each["id"] for each in api.client.get(f"{DEAD_LETTERS}?{query}").json["items"]]
+    return [letter["id"] for letter in api.client.get(f"{DEAD_LETTERS}?{query}").json["items"]]
 
 
 def _post_action(api: ApiDriver, action: str, **body: Any) -> dict[str, Any]:
     response = api.client.post(f"{DEAD_LETTERS}/{action}", json=body)
     assert response.status_code == 200, response.json
-    found: dict[str, Any] = response.json
-    return found
+    outcome: dict[str, Any] = response.json
+    return outcome
 
 
 def test_failed_or_timed_out_execution_is_an_open_dead_letter(any_api: ApiDriver) -> None:
@@ -67,7 +67,7 @@ def test_failed_or_timed_out_execution_is_an_open_dead_letter(any_api: ApiDriver
     fine = any_api.submit_accepted()["id"]
     _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
     shown = any_api.client.get(DEAD_LETTERS).json["items"]
-    assert [(each["id"], each["cause"], each["state"]) for each in shown] == [
+    assert [(letter["id"], letter["cause"], letter["state"]) for letter in shown] == [
         (late, "timed_out", "TimedOut"),
         (failed, "raised", "Failed"),
     ]
@@ -84,8 +84,8 @@ def test_dead_letters_are_filtered_and_paged(any_api: ApiDriver) -> None:
     any_api.create_queue("mail")
     first = _create_dead_letter(any_api, queue="mail", correlation_id="c-1")
     second = _create_dead_letter(any_api, error=_make_error("KeyError"))
-    other = any_api.submit_accepted(job="other")["id"]
-    _report_end(any_api, other, EventKind.FAILED, error=_make_error("KeyError", "write"))
+    third = any_api.submit_accepted(job="other")["id"]
+    _report_end(any_api, third, EventKind.FAILED, error=_make_error("KeyError", "write"))
     batch = any_api.client.post(
         "/api/v1/executions/batch", json={"executions": [{"job": "other", "parameters": {"user_id": "u"}}]}
     )
@@ -94,17 +94,17 @@ def test_dead_letters_are_filtered_and_paged(any_api: ApiDriver) -> None:
     mark = _get_execution(any_api, second)["fingerprint"]
     middle = _get_execution(any_api, second)["finished_at"]
     for query, expected in (
-        ("", [of_batch, other, second, first]),
-        ("job=other", [of_batch, other]),
+        ("", [of_batch, third, second, first]),
+        ("job=other", [of_batch, third]),
         ("queue=mail", [first]),
         ("state=TimedOut", [of_batch]),
         ("correlation_id=c-1", [first]),
         (f"batch_id={batch.json['batch_id']}", [of_batch]),
-        ("error_type=KeyError", [other, second]),
+        ("error_type=KeyError", [third, second]),
         (f"fingerprint={mark}", [second]),
         (f"ended_before={middle}", [first]),
-        (f"ended_after={middle}", [of_batch, other]),
-        ("error_type=KeyError&job=other", [other]),
+        (f"ended_after={middle}", [of_batch, third]),
+        ("error_type=KeyError&job=other", [third]),
     ):
         assert _list_dead_letters(any_api, query) == expected, query
     page = any_api.client.get(f"{DEAD_LETTERS}?limit=3").json
@@ -113,14 +113,14 @@ def test_dead_letters_are_filtered_and_paged(any_api: ApiDriver) -> None:
 
 def test_groups_count_failures_with_one_fingerprint(any_api: ApiDriver) -> None:
     many = [_create_dead_letter(any_api) for _ in range(3)]
-    one = _create_dead_letter(any_api, error=_make_error("KeyError"))
+    single = _create_dead_letter(any_api, error=_make_error("KeyError"))
     first, second = any_api.client.get(f"{DEAD_LETTERS}/groups").json["items"]
     assert (first["count"], first["example"]["id"]) == (3, many[-1])
     assert (first["first_seen"], first["last_seen"]) == tuple(
         _get_execution(any_api, many[at])["finished_at"] for at in (0, 2)
     )
-    assert (second["count"], second["example"]["id"]) == (1, one)
-    assert [each["id"] for each in any_api.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
+    assert (second["count"], second["example"]["id"]) == (1, single)
+    assert [letter["id"] for letter in any_api.client.get(first["links"]["dead_letters"]).json["items"]] == many[::-1]
 
 
 def test_redrive_creates_one_new_execution_per_dead_letter(any_api: ApiDriver) -> None:
@@ -129,13 +129,13 @@ def test_redrive_creates_one_new_execution_per_dead_letter(any_api: ApiDriver) -
     done = _post_action(any_api, "redrive", ids=[old])
     assert (done["matched"], done["done"], done["left"], done["next"]) == (1, 1, 0, None)
     [sample] = done["sample"]
-    made, left = _get_execution(any_api, sample["rerun"]), _get_execution(any_api, old)
-    assert (made["rerun_of"], made["state"], made["job_revision"]) == (old, "Queued", 1)
+    rerun, redriven = _get_execution(any_api, sample["rerun"]), _get_execution(any_api, old)
+    assert (rerun["rerun_of"], rerun["state"], rerun["job_revision"]) == (old, "Queued", 1)
     for name in ("parameters", "correlation_id", "queue", "priority", "overrides", "job"):
-        assert made[name] == left[name], name
-    assert (left["dead_letter"], left["dead_letter_by"], left["state"]) == ("redriven", "api", "Failed")
-    assert [each["id"] for each in any_api.client.get(left["links"]["reruns"]).json["items"]] == [made["id"]]
-    [entered] = any_api.client.get(made["links"]["transitions"]).json["items"]
+        assert rerun[name] == redriven[name], name
+    assert (redriven["dead_letter"], redriven["dead_letter_by"], redriven["state"]) == ("redriven", "api", "Failed")
+    assert [row["id"] for row in any_api.client.get(redriven["links"]["reruns"]).json["items"]] == [rerun["id"]]
+    [entered] = any_api.client.get(rerun["links"]["transitions"]).json["items"]
     assert (entered["actor"], entered["reason"]) == ("api", f"rerun of {old}")
 
     again = _post_action(any_api, "redrive", ids=[old])
@@ -150,9 +150,9 @@ def test_redriven_execution_uses_the_current_definition(any_api: ApiDriver) -> N
     changed = JobDefinition("export", EXPORT_TASK.name, queue="background", priority=7, defaults={"format": "json"})
     with any_api.database.write() as connection:
         jobs.upsert(connection, changed, JobOwner.CODE, "relay", SystemClock().now())
-    made = _get_execution(any_api, _post_action(any_api, "redrive", ids=[old])["sample"][0]["rerun"])
-    assert (made["job_revision"], made["queue"], made["priority"]) == (2, "background", 7)
-    assert made["parameters"] == {"user_id": "u-17", "format": "json"}
+    rerun = _get_execution(any_api, _post_action(any_api, "redrive", ids=[old])["sample"][0]["rerun"])
+    assert (rerun["job_revision"], rerun["queue"], rerun["priority"]) == (2, "background", 7)
+    assert rerun["parameters"] == {"user_id": "u-17", "format": "json"}
 
 
 def test_redrive_patches_and_validates_parameters_per_dead_letter(any_api: ApiDriver) -> None:
@@ -161,8 +161,8 @@ def test_redrive_patches_and_validates_parameters_per_dead_letter(any_api: ApiDr
     patch = {"rows": None, "format": "json", "options": {"deep": {"a": None}}}
     done = _post_action(any_api, "redrive", all=True, patch=patch)
     assert (done["done"], done["refused"]) == (2, 0)
-    made = {each["id"]: _get_execution(any_api, each["rerun"])["parameters"] for each in done["sample"]}
-    assert made == {
+    parameters = {letter["id"]: _get_execution(any_api, letter["rerun"])["parameters"] for letter in done["sample"]}
+    assert parameters == {
         good: {"user_id": "u-1", "format": "json", "options": {"deep": {}}},
         bad: {"user_id": "u-2", "format": "json", "options": {"deep": {"b": 2}}},
     }
@@ -177,8 +177,8 @@ def test_redrive_patches_and_validates_parameters_per_dead_letter(any_api: ApiDr
         )
         connection.execute(sa.update(core.executions).where(core.executions.c.id == wrong).values(job="other"))
     done = _post_action(any_api, "redrive", all=True)
-    assert [(each["id"], each["code"]) for each in done["problems"]] == [(wrong, "job_disabled")]
-    assert ([each["id"] for each in done["sample"]], _list_dead_letters(any_api)) == ([fine], [wrong])
+    assert [(problem["id"], problem["code"]) for problem in done["problems"]] == [(wrong, "job_disabled")]
+    assert ([letter["id"] for letter in done["sample"]], _list_dead_letters(any_api)) == ([fine], [wrong])
 
 
 def test_redrive_of_dead_letters_with_one_unique_key_runs_one(any_api: ApiDriver) -> None:
@@ -189,7 +189,7 @@ def test_redrive_of_dead_letters_with_one_unique_key_runs_one(any_api: ApiDriver
         jobs.upsert(connection, definition, JobOwner.CODE, "relay", SystemClock().now())
     done = _post_action(any_api, "redrive", all=True)
     assert (done["done"], done["refused"]) == (2, 1)
-    assert [(each["id"], each["code"]) for each in done["problems"]] == [(letters[1], "not_unique")]
+    assert [(problem["id"], problem["code"]) for problem in done["problems"]] == [(letters[1], "not_unique")]
     assert _list_dead_letters(any_api) == [letters[1]]
     refused = any_api.client.post(f"/api/v1/executions/{letters[1]}/rerun")
     assert (refused.status_code, refused.json["code"]) == (409, "not_unique")
@@ -198,15 +198,15 @@ def test_redrive_of_dead_letters_with_one_unique_key_runs_one(any_api: ApiDriver
 
 def test_dry_run_returns_matches_and_changes_nothing(any_api: ApiDriver) -> None:
     letters = [_create_dead_letter(any_api) for _ in range(3)]
-    other = _create_dead_letter(any_api, error=_make_error("KeyError"))
-    for what in ("redrive", "discard"):
-        done = _post_action(any_api, what, filter={"error_type": "ValueError"}, dry_run=True, limit=2)
+    unmatched = _create_dead_letter(any_api, error=_make_error("KeyError"))
+    for action in ("redrive", "discard"):
+        done = _post_action(any_api, action, filter={"error_type": "ValueError"}, dry_run=True, limit=2)
         assert (done["dry_run"], done["matched"], done["done"], done["left"]) == (True, 3, 2, 1)
-        assert [each["id"] for each in done["sample"]] == letters[:2]
+        assert [letter["id"] for letter in done["sample"]] == letters[:2]
         assert done["states"] == {"Failed": 3}
     refused = _post_action(any_api, "redrive", all=True, dry_run=True, patch={"user_id": 5})
     assert (refused["done"], refused["refused"]) == (0, 4)
-    assert _list_dead_letters(any_api) == [other, *letters[::-1]]
+    assert _list_dead_letters(any_api) == [unmatched, *letters[::-1]]
     assert any_api.count_rows("executions") == 4
     with any_api.database.read() as connection:
         assert audit.list_by_subject(connection, "dead-letters") == []
@@ -217,12 +217,12 @@ def test_redrive_rate_spreads_due_times_over_several_requests(any_api: ApiDriver
     first = _post_action(any_api, "redrive", all=True, rate=0.5, limit=3)
     second = _post_action(any_api, "redrive", all=True, rate=0.5, cursor=first["next"])
     assert (first["done"], first["left"], second["done"], second["next"]) == (3, 2, 2, None)
-    made = [_get_execution(any_api, each["rerun"]) for each in [*first["sample"], *second["sample"]]]
-    due = [dt.datetime.fromisoformat(each["due_at"]) for each in made]
-    assert [(each - due[0]).total_seconds() for each in due] == [0, 2, 4, 6, 8]
-    assert [each["state"] for each in made] == ["Queued", *["Scheduled"] * 4]
-    assert [each["rerun_of"] for each in made] == letters
-    assert second["until"] == made[-1]["due_at"]
+    reruns = [_get_execution(any_api, letter["rerun"]) for letter in [*first["sample"], *second["sample"]]]
+    due = [dt.datetime.fromisoformat(rerun["due_at"]) for rerun in reruns]
+    assert [(due_at - due[0]).total_seconds() for due_at in due] == [0, 2, 4, 6, 8]
+    assert [rerun["state"] for rerun in reruns] == ["Queued", *["Scheduled"] * 4]
+    assert [rerun["rerun_of"] for rerun in reruns] == letters
+    assert second["until"] == reruns[-1]["due_at"]
 
 
 def test_redrive_processes_dead_letters_in_bounded_transactions(
@@ -245,18 +245,18 @@ def test_redrive_processes_dead_letters_in_bounded_transactions(
 
 
 def test_discarded_dead_letter_is_not_redriven(any_api: ApiDriver) -> None:
-    one, many = _create_dead_letter(any_api), [_create_dead_letter(any_api) for _ in range(2)]
+    single, many = _create_dead_letter(any_api), [_create_dead_letter(any_api) for _ in range(2)]
     for _ in range(2):
-        shown = any_api.client.post(f"/api/v1/executions/{one}/discard", json={"note": "a test"})
+        shown = any_api.client.post(f"/api/v1/executions/{single}/discard", json={"note": "a test"})
         assert (shown.status_code, shown.json["dead_letter"], shown.json["dead_letter_note"]) == (
             200,
             "discarded",
             "a test",
         )
     done = _post_action(any_api, "discard", filter={"job": "export"}, note="all of them")
-    assert [each["id"] for each in done["sample"]] == many
+    assert [letter["id"] for letter in done["sample"]] == many
     assert _list_dead_letters(any_api) == []
-    assert (_get_execution(any_api, one)["dead_letter_note"], _get_execution(any_api, one)["state"]) == (
+    assert (_get_execution(any_api, single)["dead_letter_note"], _get_execution(any_api, single)["state"]) == (
         "a test",
         "Failed",
     )
@@ -269,12 +269,12 @@ def test_rerun_accepts_ended_executions_repeatedly(any_api: ApiDriver) -> None:
     letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
     _report_end(any_api, fine, EventKind.SUCCEEDED, result=1)
     for old in (letter, fine, fine, letter):
-        made = any_api.client.post(f"/api/v1/executions/{old}/rerun", json={"patch": {"format": "json"}})
-        assert (made.status_code, made.json["rerun_of"]) == (202, old)
-        assert made.json["parameters"] == {"user_id": "u-17", "format": "json"}
-        assert made.headers["Location"] == made.json["links"]["self"]
+        rerun = any_api.client.post(f"/api/v1/executions/{old}/rerun", json={"patch": {"format": "json"}})
+        assert (rerun.status_code, rerun.json["rerun_of"]) == (202, old)
+        assert rerun.json["parameters"] == {"user_id": "u-17", "format": "json"}
+        assert rerun.headers["Location"] == rerun.json["links"]["self"]
     assert _get_execution(any_api, letter)["dead_letter"] == "redriven"
-    early = any_api.client.post(f"/api/v1/executions/{made.json['id']}/rerun")
+    early = any_api.client.post(f"/api/v1/executions/{rerun.json['id']}/rerun")
     assert (early.status_code, early.json["code"]) == (409, "not_finished")
     wrong = any_api.client.post(f"/api/v1/executions/{fine}/rerun", json={"patch": {"format": "xml"}})
     assert (wrong.status_code, wrong.json["errors"][0]["pointer"]) == (422, "/parameters/format")
@@ -316,7 +316,7 @@ def test_ambiguous_selection_returns_422_with_pointer(
 ) -> None:
     response = api.client.post(f"/api/v1/{action}", json=body)
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
 
 
 @pytest.mark.parametrize(
@@ -337,14 +337,14 @@ def test_invalid_redrive_options_return_422_with_pointer(
 ) -> None:
     response = api.client.post(f"{DEAD_LETTERS}/redrive", json={"all": True, **body})
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
 
 
 def test_redrive_reports_unknown_ids_and_continues(any_api: ApiDriver) -> None:
     letter, fine = _create_dead_letter(any_api), any_api.submit_accepted()["id"]
     done = _post_action(any_api, "redrive", ids=[UNKNOWN_ID, fine, letter])
     assert (done["done"], done["refused"]) == (1, 2)
-    assert [(each["id"], each["code"]) for each in done["problems"]] == [
+    assert [(problem["id"], problem["code"]) for problem in done["problems"]] == [
         (UNKNOWN_ID, "execution_not_found"),
         (fine, "not_a_dead_letter"),
     ]

@@ -28,8 +28,8 @@ def operations(document: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """Description as served."""
-    found: dict[str, Any] = orjson.loads(documentation.describe())
-    return found
+    description: dict[str, Any] = orjson.loads(documentation.describe())
+    return description
 
 
 def test_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:

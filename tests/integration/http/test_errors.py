@@ -75,7 +75,9 @@ def test_unusual_url_values_return_client_errors(any_api: ApiDriver) -> None:
         path = template.replace("{number}", "9" * 30)
         path = re.sub(r"{\w+}", "export", path)
         for method in item.keys() - {"parameters"}:
-            names = [each["name"] for each in item[method].get("parameters", ()) if each["in"] == "query"]
+            names = [
+                parameter["name"] for parameter in item[method].get("parameters", ()) if parameter["in"] == "query"
+            ]
             for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL_SEGMENTS)):
                 body: dict[str, Any] = {} if method == "get" else {"json": {}}
                 response = any_api.client.open(f"{path}?{query}", method=method.upper(), **body)
@@ -151,15 +153,15 @@ def test_body_that_is_not_accepted_json_returns_400(api: ApiDriver, body: bytes,
 def test_unstorable_value_is_rejected_with_pointer(api: ApiDriver, body: bytes, pointer: str, detail: str) -> None:
     response = api.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, "not_kept")]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, "not_kept")]
     assert detail in response.json["detail"]
 
 
 def test_largest_numbers_and_long_digit_texts_are_accepted(any_api: ApiDriver) -> None:
     options: list[Any] = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}, "a:b", ":"]
     options += [json.loads("[" * 96 + "]" * 96), {"__type__": "uuid"}]
-    made = any_api.submit_accepted({"parameters": {"user_id": "u", "options": options}})
-    shown = any_api.client.get(made["links"]["self"]).json
+    execution = any_api.submit_accepted({"parameters": {"user_id": "u", "options": options}})
+    shown = any_api.client.get(execution["links"]["self"]).json
     assert shown["parameters"]["options"] == options
 
 
@@ -191,12 +193,12 @@ class TestRequestId:
         response = api.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
         assert (response.headers["X-Request-ID"], response.json["request_id"]) == ("abc-123", "abc-123")
 
-    @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "-first"])
-    def test_invalid_request_id_is_replaced(self, api: ApiDriver, given: str | None) -> None:
-        headers = {} if given is None else {"X-Request-ID": given}
+    @pytest.mark.parametrize("request_id", [None, "", "a b", "x" * 129, "<script>", "-first"])
+    def test_invalid_request_id_is_replaced(self, api: ApiDriver, request_id: str | None) -> None:
+        headers = {} if request_id is None else {"X-Request-ID": request_id}
         first, second = (api.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
         assert first != second
-        assert first != given
+        assert first != request_id
         assert len(first) == 32
 
 

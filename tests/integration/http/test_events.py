@@ -45,70 +45,73 @@ def patient(any_api: ApiDriver) -> ApiDriver:
     return any_api
 
 
-def _list_content(found: list[ServerSentEvent]) -> list[Any]:
-    return [each.data.get("state") or each.data.get("message") or each.data.get("done") or each.kind for each in found]
+def _list_content(server_events: list[ServerSentEvent]) -> list[Any]:
+    return [
+        event.data.get("state") or event.data.get("message") or event.data.get("done") or event.kind
+        for event in server_events
+    ]
 
 
 def test_stream_of_ended_execution_lists_all_events(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.enter_state(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
-    patient.enter_state(made, 1, "Retrying", error=FAILURE)
-    patient.enter_state(made, 1, "Queued")
-    patient.insert_log_line(made, 1, "one")
-    patient.insert_log_line(made, 2, "two")
-    patient.enter_state(made, 2, "Running")
-    patient.enter_state(made, 2, "Succeeded")
-    found = EventStreamReader(patient, made).read_rest()
+    execution = patient.submit_accepted()["id"]
+    patient.enter_state(execution, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
+    patient.enter_state(execution, 1, "Retrying", error=FAILURE)
+    patient.enter_state(execution, 1, "Queued")
+    patient.insert_log_line(execution, 1, "one")
+    patient.insert_log_line(execution, 2, "two")
+    patient.enter_state(execution, 2, "Running")
+    patient.enter_state(execution, 2, "Succeeded")
+    server_events = EventStreamReader(patient, execution).read_rest()
     expected = ["Queued", "Running", "Retrying", "Queued", "Running", 2, "one", "two", "Succeeded", "end"]
-    assert _list_content(found) == expected
-    assert [each.kind for each in found] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
+    assert _list_content(server_events) == expected
+    assert [event.kind for event in server_events] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
 
 
 def test_stream_sends_events_as_they_happen(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    stream = EventStreamReader(patient, made)
+    execution = patient.submit_accepted()["id"]
+    stream = EventStreamReader(patient, execution)
     assert stream.read_next().data["state"] == "Queued"
-    patient.enter_state(made, 1, "Running")
+    patient.enter_state(execution, 1, "Running")
     assert stream.read_next().data["state"] == "Running"
-    patient.update_execution(made, progress={"attempt": 1, "done": 1, "total": 3, "message": "reading"})
+    patient.update_execution(execution, progress={"attempt": 1, "done": 1, "total": 3, "message": "reading"})
     assert stream.read_next().data == {"attempt": 1, "done": 1, "total": 3, "message": "reading"}
-    patient.insert_log_line(made, 5, "hello")
+    patient.insert_log_line(execution, 5, "hello")
     assert stream.read_next().data["message"] == "hello"
-    patient.enter_state(made, 1, "Failed", reason="no attempt left")
+    patient.enter_state(execution, 1, "Failed", reason="no attempt left")
     assert stream.read_next().data["reason"] == "no attempt left"
-    assert [each.kind for each in stream.read_rest()] == ["end"]
+    assert [event.kind for event in stream.read_rest()] == ["end"]
 
 
 def test_stream_sends_complete_metadata_after_each_change(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    stream = EventStreamReader(patient, made)
+    execution = patient.submit_accepted()["id"]
+    stream = EventStreamReader(patient, execution)
     assert stream.read_next().kind == "state"
     for metadata in ({"page": 1}, {"page": 2, "of": 3}):
-        patient.update_execution(made, metadata=metadata)
+        patient.update_execution(execution, metadata=metadata)
         event = stream.read_next()
         assert (event.kind, event.data) == ("metadata", metadata)
-    assert patient.client.get(f"/api/v1/executions/{made}").json["metadata"] == {"page": 2, "of": 3}
-    patient.enter_state(made, 1, "Succeeded")
+    assert patient.client.get(f"/api/v1/executions/{execution}").json["metadata"] == {"page": 2, "of": 3}
+    patient.enter_state(execution, 1, "Succeeded")
     assert _list_content(stream.read_rest()) == ["Succeeded", "end"]
 
 
 def test_stream_waits_for_outstanding_log_lines(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
+    execution = patient.submit_accepted()["id"]
+    patient.enter_state(execution, 1, "Succeeded", event_id="2000-1")
     _get_last_log_seq(patient, "2000-0")
-    stream = EventStreamReader(patient, made)
+    stream = EventStreamReader(patient, execution)
     assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
     assert stream.read_next().kind == "comment", "ten seconds, and still there"
-    patient.insert_log_line(made, 1, "a line that travelled slowly")
+    patient.insert_log_line(execution, 1, "a line that travelled slowly")
     _get_last_log_seq(patient, "2000-1")
     assert _list_content(stream.read_rest()) == ["a line that travelled slowly", "end"]
 
 
 def test_stream_stops_waiting_for_outstanding_lines_after_a_while(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
+    execution = patient.submit_accepted()["id"]
+    patient.enter_state(execution, 1, "Succeeded", event_id="2000-1")
     _get_last_log_seq(patient, "1999-7")
-    assert [each.kind for each in EventStreamReader(patient, made).read_rest()] == [
+    assert [event.kind for event in EventStreamReader(patient, execution).read_rest()] == [
         "state",
         "state",
         *["comment"] * 5,
@@ -129,59 +132,59 @@ def _insert_log_lines(api: ApiDriver, execution: str, lines: int) -> str:
 
 
 def test_stream_reports_a_full_log_at_once_and_its_count_at_the_end(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.insert_log_line(made, 1, "one")
-    first = _insert_log_lines(patient, made, 3)
-    stream = EventStreamReader(patient, made)
+    execution = patient.submit_accepted()["id"]
+    patient.insert_log_line(execution, 1, "one")
+    first = _insert_log_lines(patient, execution, 3)
+    stream = EventStreamReader(patient, execution)
     events = [stream.read_next() for _ in range(3)]
     assert _list_content(events) == ["Queued", "one", first]
-    _insert_log_lines(patient, made, 4)
-    patient.enter_state(made, 1, "Running")
+    _insert_log_lines(patient, execution, 4)
+    patient.enter_state(execution, 1, "Running")
     assert stream.read_next().data["state"] == "Running"
-    last = _insert_log_lines(patient, made, 5)
-    patient.enter_state(made, 1, "Succeeded")
+    last = _insert_log_lines(patient, execution, 5)
+    patient.enter_state(execution, 1, "Succeeded")
     assert _list_content(stream.read_rest()) == [last, "Succeeded", "end"]
     # A reader that has seen the first notice receives the last one; one that has seen the last receives no more.
-    again = EventStreamReader(patient, made, events[-1].id).read_rest()
+    again = EventStreamReader(patient, execution, events[-1].id).read_rest()
     assert _list_content(again) == ["Running", last, "Succeeded", "end"]
-    assert _list_content(EventStreamReader(patient, made, again[1].id).read_rest()) == ["Succeeded", "end"]
+    assert _list_content(EventStreamReader(patient, execution, again[1].id).read_rest()) == ["Succeeded", "end"]
 
 
 def test_stream_sends_lines_that_arrive_after_the_end(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.enter_state(made, 1, "Succeeded")
-    stream = EventStreamReader(patient, made)
+    execution = patient.submit_accepted()["id"]
+    patient.enter_state(execution, 1, "Succeeded")
+    stream = EventStreamReader(patient, execution)
     assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
-    patient.insert_log_line(made, 9, "late")
+    patient.insert_log_line(execution, 9, "late")
     assert _list_content(stream.read_rest()) == ["late", "end"]
 
 
 def test_stream_resumes_after_the_last_event_id(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.enter_state(made, 1, "Running")
+    execution = patient.submit_accepted()["id"]
+    patient.enter_state(execution, 1, "Running")
     for number in range(3):
-        patient.insert_log_line(made, number, f"line {number}")
-    patient.enter_state(made, 1, "Succeeded")
-    whole = [each for each in EventStreamReader(patient, made).read_rest() if each.id]
+        patient.insert_log_line(execution, number, f"line {number}")
+    patient.enter_state(execution, 1, "Succeeded")
+    whole = [entry for entry in EventStreamReader(patient, execution).read_rest() if entry.id]
     for number, event in enumerate(whole):
-        again = [each for each in EventStreamReader(patient, made, event.id).read_rest() if each.id]
+        again = [entry for entry in EventStreamReader(patient, execution, event.id).read_rest() if entry.id]
         assert again == whole[number + 1 :]
 
 
 def test_stream_sends_many_lines_in_order(patient: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution_stream, "_MAX_LINES_PER_POLL", 10)
-    made = patient.submit_accepted()["id"]
+    execution = patient.submit_accepted()["id"]
     for number in range(35):
-        patient.insert_log_line(made, number, f"line {number}")
-    patient.enter_state(made, 1, "Succeeded")
-    found = EventStreamReader(patient, made).read_rest()
-    assert [each.data["message"] for each in found if each.kind == "log"] == [f"line {n}" for n in range(35)]
+        patient.insert_log_line(execution, number, f"line {number}")
+    patient.enter_state(execution, 1, "Succeeded")
+    server_events = EventStreamReader(patient, execution).read_rest()
+    assert [event.data["message"] for event in server_events if event.kind == "log"] == [f"line {n}" for n in range(35)]
 
 
 @pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
 def test_invalid_last_event_id_is_rejected(api: ApiDriver, bookmark: str) -> None:
-    made = api.submit_accepted()["id"]
-    response = api.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
+    execution = api.submit_accepted()["id"]
+    response = api.client.get(f"/api/v1/executions/{execution}/events", headers={"Last-Event-ID": bookmark})
     assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
     assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
 
@@ -194,22 +197,22 @@ def test_idle_stream_sends_comments(patient: ApiDriver) -> None:
 
 
 def test_streams_above_the_limit_are_rejected(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
+    execution = patient.submit_accepted()["id"]
     room = patient.app.extensions["jobworker"]
     for number in range(MAX_STREAMS - 1):
         room.streams.acquire(f"192.0.2.{number % 8}")
-    last = EventStreamReader(patient, made)
-    refused = patient.client.get(f"/api/v1/executions/{made}/events")
+    last = EventStreamReader(patient, execution)
+    refused = patient.client.get(f"/api/v1/executions/{execution}/events")
     assert (refused.status_code, refused.json["code"], refused.headers["Retry-After"]) == (503, "busy", "2")
     last.close()
-    another = EventStreamReader(patient, made)
+    another = EventStreamReader(patient, execution)
     assert another.response.status_code == 200
     another.close()
 
 
 def test_open_streams_are_counted(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    stream = EventStreamReader(patient, made)
+    execution = patient.submit_accepted()["id"]
+    stream = EventStreamReader(patient, execution)
     assert "jobworker_event_streams 1.0" in patient.client.get("/metrics").text
     stream.close()
     assert "jobworker_event_streams 0.0" in patient.client.get("/metrics").text
@@ -223,8 +226,8 @@ def test_stream_response_is_not_cached(patient: ApiDriver) -> None:
 
 
 def test_stream_data_is_one_line_of_json(patient: ApiDriver) -> None:
-    made = patient.submit_accepted()["id"]
-    patient.insert_log_line(made, 1, "two\nlines\r\nand ünïcode\u2028")
-    patient.enter_state(made, 1, "Succeeded")
-    [line] = [each for each in EventStreamReader(patient, made).read_rest() if each.kind == "log"]
+    execution = patient.submit_accepted()["id"]
+    patient.insert_log_line(execution, 1, "two\nlines\r\nand ünïcode\u2028")
+    patient.enter_state(execution, 1, "Succeeded")
+    [line] = [event for event in EventStreamReader(patient, execution).read_rest() if event.kind == "log"]
     assert line.data["message"] == "two\nlines\r\nand ünïcode\u2028"

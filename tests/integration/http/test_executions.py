@@ -16,29 +16,29 @@ def _get_file_folder(execution: dict[str, Any], below: str = "") -> str:
 
 
 def test_ended_execution_is_read_with_all_its_parts(any_api: ApiDriver) -> None:
-    made = any_api.submit_accepted()
+    execution = any_api.submit_accepted()
     failure = {"type": "ValueError", "message": "no", "traceback": "…"}
     any_api.insert_row(
-        "attempts", execution_id=made["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
+        "attempts", execution_id=execution["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
     )
     any_api.enter_state(
-        made["id"],
+        execution["id"],
         1,
         "Running",
         worker="w",
         code_version="v1",
         progress={"attempt": 1, "done": 1, "total": 2, "message": None},
     )
-    any_api.enter_state(made["id"], 1, "Failed", error=failure, reason="no attempt left")
-    any_api.insert_log_line(made["id"], 1, "hello")
-    shown = any_api.client.get(_get_file_folder(made)).json
+    any_api.enter_state(execution["id"], 1, "Failed", error=failure, reason="no attempt left")
+    any_api.insert_log_line(execution["id"], 1, "hello")
+    shown = any_api.client.get(_get_file_folder(execution)).json
     assert (shown["state"], shown["attempt"], shown["error"]) == ("Failed", 1, failure)
     assert (shown["worker"], shown["progress"]["done"], shown["reason"]) == ("w", 1, "no attempt left")
     [attempt] = any_api.client.get(shown["links"]["attempts"]).json["items"]
     assert (attempt["state"], attempt["runtime"], attempt["error"]) == ("Failed", 0.25, failure)
     transitions = any_api.client.get(shown["links"]["transitions"]).json["items"]
-    assert [each["state"] for each in transitions] == ["Queued", "Running", "Failed"]
-    assert [each["actor"] for each in transitions] == ["api", "worker:w", "worker:w"]
+    assert [transition["state"] for transition in transitions] == ["Queued", "Running", "Failed"]
+    assert [transition["actor"] for transition in transitions] == ["api", "worker:w", "worker:w"]
     [line] = any_api.client.get(shown["links"]["logs"]).json["items"]
     assert (line["message"], line["level"]) == ("hello", "INFO")
     result = any_api.client.get(shown["links"]["result"]).json
@@ -47,9 +47,9 @@ def test_ended_execution_is_read_with_all_its_parts(any_api: ApiDriver) -> None:
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {"file": "x.csv"}])
 def test_result_may_be_any_json_value(any_api: ApiDriver, result: Any) -> None:
-    made = any_api.submit_accepted()
-    any_api.enter_state(made["id"], 1, "Succeeded", result=result)
-    assert any_api.client.get(_get_file_folder(made, "/result")).json["result"] == result
+    execution = any_api.submit_accepted()
+    any_api.enter_state(execution["id"], 1, "Succeeded", result=result)
+    assert any_api.client.get(_get_file_folder(execution, "/result")).json["result"] == result
 
 
 def test_result_of_unfinished_execution_returns_409(api: ApiDriver) -> None:
@@ -68,28 +68,29 @@ class TestReason:
     """Reason why a queued execution does not run."""
 
     def test_queued_execution_without_workers_has_a_reason(self, api: ApiDriver) -> None:
-        made = api.submit_accepted()
+        execution = api.submit_accepted()
         assert (
-            api.client.get(_get_file_folder(made)).json["reason"] == "no live worker offers task tasks.exports.export"
+            api.client.get(_get_file_folder(execution)).json["reason"]
+            == "no live worker offers task tasks.exports.export"
         )
         [listed] = api.client.get("/api/v1/executions").json["items"]
         assert listed["reason"] == "no live worker offers task tasks.exports.export"
 
     def test_queued_execution_with_workers_on_other_queues_has_a_reason(self, api: ApiDriver) -> None:
-        made = api.submit_accepted()
+        execution = api.submit_accepted()
         api.insert_worker(queues=("critical",))
-        assert api.client.get(_get_file_folder(made)).json["reason"] == "no live worker consumes queue default"
+        assert api.client.get(_get_file_folder(execution)).json["reason"] == "no live worker consumes queue default"
 
     def test_queued_execution_with_a_matching_worker_has_no_reason(self, api: ApiDriver) -> None:
-        made = api.submit_accepted()
+        execution = api.submit_accepted()
         api.insert_worker("gone", is_gone=True)
-        assert api.client.get(_get_file_folder(made)).json["reason"] is not None
+        assert api.client.get(_get_file_folder(execution)).json["reason"] is not None
         api.insert_worker("there")
-        assert api.client.get(_get_file_folder(made)).json["reason"] is None
+        assert api.client.get(_get_file_folder(execution)).json["reason"] is None
 
     def test_scheduled_execution_has_no_reason(self, api: ApiDriver) -> None:
-        made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
-        assert api.client.get(_get_file_folder(made)).json["reason"] is None
+        execution = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+        assert api.client.get(_get_file_folder(execution)).json["reason"] is None
 
 
 class TestList:
@@ -97,15 +98,15 @@ class TestList:
 
     def test_pages_keep_their_filter(self, any_api: ApiDriver) -> None:
         any_api.create_queue("mail")
-        wanted = [any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
+        mail_ids = [any_api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
         any_api.submit_accepted()
-        found: list[str] = []
+        listed_ids: list[str] = []
         url: str | None = "/api/v1/executions?queue=mail&limit=2"
         while url:
             page = any_api.client.get(url).json
-            found += [each["id"] for each in page["items"]]
+            listed_ids += [execution["id"] for execution in page["items"]]
             url = f"/api/v1/executions?queue=mail&limit=2&cursor={page['next']}" if page["next"] else None
-        assert found == wanted[::-1]
+        assert listed_ids == mail_ids[::-1]
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -151,7 +152,7 @@ class TestList:
     def test_invalid_query_returns_422_with_its_name(self, api: ApiDriver, query: str, pointer: str, code: str) -> None:
         response = api.client.get(f"/api/v1/executions?{query}")
         assert response.status_code == 422
-        assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+        assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
 
     def test_cursor_of_another_list_is_rejected(self, api: ApiDriver) -> None:
         for _ in range(3):
@@ -165,8 +166,8 @@ class TestList:
             assert api.client.get(url).json["code"] == "invalid_cursor"
 
     def test_resources_without_query_parameters_reject_them(self, api: ApiDriver) -> None:
-        made = api.submit_accepted()
-        for url in (_get_file_folder(made), "/api/v1/jobs/export", "/healthz", "/metrics"):
+        execution = api.submit_accepted()
+        for url in (_get_file_folder(execution), "/api/v1/jobs/export", "/healthz", "/metrics"):
             assert api.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
 
 
@@ -174,39 +175,42 @@ class TestCancel:
     """Cancellation."""
 
     def test_scheduled_execution_is_cancelled_at_once(self, any_api: ApiDriver) -> None:
-        made = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+        execution = any_api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         for _ in range(2):
-            response = any_api.client.post(_get_file_folder(made, "/cancel"))
+            response = any_api.client.post(_get_file_folder(execution, "/cancel"))
             assert (response.status_code, response.json["state"]) == (200, "Cancelled")
-        transitions = any_api.client.get(_get_file_folder(made, "/transitions")).json["items"]
-        assert [(each["state"], each["actor"]) for each in transitions] == [("Scheduled", "api"), ("Cancelled", "api")]
+        transitions = any_api.client.get(_get_file_folder(execution, "/transitions")).json["items"]
+        assert [(transition["state"], transition["actor"]) for transition in transitions] == [
+            ("Scheduled", "api"),
+            ("Cancelled", "api"),
+        ]
         assert response.json["finished_at"] is not None
 
     def test_queued_execution_gets_a_cancel_request(self, any_api: ApiDriver) -> None:
-        made = any_api.submit_accepted()
-        first = any_api.client.post(_get_file_folder(made, "/cancel"), json={})
-        second = any_api.client.post(_get_file_folder(made, "/cancel"))
+        execution = any_api.submit_accepted()
+        first = any_api.client.post(_get_file_folder(execution, "/cancel"), json={})
+        second = any_api.client.post(_get_file_folder(execution, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Queued", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
     def test_retrying_execution_is_cancelled_in_its_attempt(self, any_api: ApiDriver) -> None:
-        made = any_api.submit_accepted()
-        any_api.enter_state(made["id"], 1, "Retrying")
-        assert any_api.client.post(_get_file_folder(made, "/cancel")).json["attempt"] == 1
+        execution = any_api.submit_accepted()
+        any_api.enter_state(execution["id"], 1, "Retrying")
+        assert any_api.client.post(_get_file_folder(execution, "/cancel")).json["attempt"] == 1
 
     def test_running_execution_gets_a_cancel_request_and_stays_running(self, any_api: ApiDriver) -> None:
-        made = any_api.submit_accepted()
-        any_api.enter_state(made["id"], 1, "Running")
-        first = any_api.client.post(_get_file_folder(made, "/cancel"))
-        second = any_api.client.post(_get_file_folder(made, "/cancel"))
+        execution = any_api.submit_accepted()
+        any_api.enter_state(execution["id"], 1, "Running")
+        first = any_api.client.post(_get_file_folder(execution, "/cancel"))
+        second = any_api.client.post(_get_file_folder(execution, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Running", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
     @pytest.mark.parametrize("state", ["Succeeded", "Failed", "TimedOut", "Skipped"])
     def test_ended_execution_cannot_be_cancelled(self, api: ApiDriver, state: str) -> None:
-        made = api.submit_accepted()
-        api.enter_state(made["id"], 1, state)
-        response = api.client.post(_get_file_folder(made, "/cancel"))
+        execution = api.submit_accepted()
+        api.enter_state(execution["id"], 1, state)
+        response = api.client.post(_get_file_folder(execution, "/cancel"))
         assert (response.status_code, response.json["code"]) == (409, "not_cancellable")
         assert state in response.json["detail"]
 
@@ -229,14 +233,14 @@ class TestPrefer:
         thread = threading.Thread(target=lambda: answered.append(self._submit(any_api, "respond-async, wait=30")))
         thread.start()
         done = threading.Event()
-        while not (found := any_api.client.get("/api/v1/executions").json["items"]):
+        while not (listed := any_api.client.get("/api/v1/executions").json["items"]):
             assert not done.wait(0.01)
-        any_api.enter_state(found[0]["id"], 1, "Succeeded", result={"n": 1})
+        any_api.enter_state(listed[0]["id"], 1, "Succeeded", result={"n": 1})
         thread.join(TIMEOUT_SECONDS)
         [response] = answered
         assert (response.status_code, response.json["result"]) == (200, {"n": 1})
         assert response.headers["Preference-Applied"] == "wait=30"
-        assert response.headers["Location"] == _get_file_folder(found[0])
+        assert response.headers["Location"] == _get_file_folder(listed[0])
 
     def test_submission_returns_202_after_its_wait(self, api: ApiDriver) -> None:
         response = self._submit(api, "wait=1")

@@ -33,16 +33,16 @@ def test_concurrent_large_bodies_are_limited(api: ApiDriver) -> None:
 
 def test_page_of_large_items_is_shortened_and_the_next_continues(api: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 40}
-    made = api.client.post("/api/v1/executions/batch", json=body).json["ids"]
-    found, pages = [], 0
+    ids = api.client.post("/api/v1/executions/batch", json=body).json["ids"]
+    listed_ids, pages = [], 0
     path = first = "/api/v1/executions?limit=200"
     while pages == 0 or path != first:
         answer = api.client.get(path)
         assert len(answer.data) < 1.1 * 1024 * 1024
-        found += [each["id"] for each in answer.json["items"]]
+        listed_ids += [execution["id"] for execution in answer.json["items"]]
         pages += 1
         path = f"{first}&cursor={answer.json['next']}" if answer.json["next"] else first
-    assert (sorted(found), pages) == (sorted(made), 3)
+    assert (sorted(listed_ids), pages) == (sorted(ids), 3)
 
 
 def test_unknown_name_lookup_is_fast_among_many_schedules(any_api: ApiDriver) -> None:

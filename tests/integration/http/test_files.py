@@ -32,9 +32,9 @@ def api(database: Database, home: Path) -> ApiDriver:
 @pytest.fixture
 def execution(api: ApiDriver) -> str:
     """Id of an execution that has succeeded."""
-    made: str = api.submit_accepted()["id"]
-    api.enter_state(made, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
-    return made
+    execution_id: str = api.submit_accepted()["id"]
+    api.enter_state(execution_id, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
+    return execution_id
 
 
 def _set_worker_host(api: ApiDriver, host: str) -> None:
@@ -52,11 +52,11 @@ def test_long_result_is_listed_and_downloaded(api: ApiDriver, execution: str, ho
     text = b'"' + b"x" * 100_000 + b'"'
     file = LocalFiles(home, execution).save_result(1, text)
     saved = home / "files" / execution / file["name"]
-    assert [each.stat().st_mode & 0o777 for each in (saved, saved.parent, saved.parent.parent)] == [0o600, 0o700, 0o700]
+    assert [path.stat().st_mode & 0o777 for path in (saved, saved.parent, saved.parent.parent)] == [0o600, 0o700, 0o700]
     api.update_execution(execution, result_file=file)
     url = f"/api/v1/executions/{execution}/files/result-1.json"
-    told = api.client.get(f"/api/v1/executions/{execution}/result").json
-    assert (told["result"], told["result_file"]) == (None, {**file, "url": url})
+    description = api.client.get(f"/api/v1/executions/{execution}/result").json
+    assert (description["result"], description["result_file"]) == (None, {**file, "url": url})
     assert api.client.get(f"/api/v1/executions/{execution}").json["result_file"]["url"] == url
 
     answer = api.client.get(url)
@@ -84,9 +84,9 @@ def test_files_are_listed_by_name_in_pages(api: ApiDriver, execution: str, home:
     (home / "files" / execution / ".unfinished.7").write_text("half")
     (home / "files" / execution / "folder").mkdir()
     first = api.client.get(f"/api/v1/executions/{execution}/files?limit=2").json
-    rest = api.client.get(f"/api/v1/executions/{execution}/files?limit=2&cursor={first['next']}").json
-    assert [item["name"] for page in (first, rest) for item in page["items"]] == ["a.txt", "b.txt", "c.txt"]
-    assert rest["next"] is None
+    second = api.client.get(f"/api/v1/executions/{execution}/files?limit=2&cursor={first['next']}").json
+    assert [item["name"] for page in (first, second) for item in page["items"]] == ["a.txt", "b.txt", "c.txt"]
+    assert second["next"] is None
     item = first["items"][0]
     assert (item["size"], item["sha256"], item["host"], item["here"]) == (5, None, HERE, True)
 

@@ -53,8 +53,8 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
     database, server = Database(url), RedisServer(disk / "redis", persistent=True)
     insert_export_job(database)
     with run_server(server):
-        given = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
-        api = create_api_driver(database, **given)
+        settings = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
+        api = create_api_driver(database, **settings)
         api.insert_worker()
         _record_activity(api)
         assert api.client.get("/readyz").status_code == 200
@@ -71,13 +71,13 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         response = api.client.get("/readyz")
         assert (response.status_code, response.json["status"]) == (503, "unready")
         assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}
-        told = {name: check["detail"] for name, check in response.json["checks"].items()}
-        assert told["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
-        assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in told["disk"]
-        assert "MISCONF" in told["redis"]
-        assert "aof_last_write_status err" in told["redis"]
-        found = list(doctor.examine_installation(make_settings(url, **given), SystemClock()))
-        assert {"database", "disk", "redis"} <= {each.subject for each in found if each.level is Level.FAIL}
+        details = {name: check["detail"] for name, check in response.json["checks"].items()}
+        assert details["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
+        assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in details["disk"]
+        assert "MISCONF" in details["redis"]
+        assert "aof_last_write_status err" in details["redis"]
+        findings = list(doctor.examine_installation(make_settings(url, **settings), SystemClock()))
+        assert {"database", "disk", "redis"} <= {finding.subject for finding in findings if finding.level is Level.FAIL}
 
         (disk / "filling").unlink()
         until(lambda: not _list_failed_checks(api.client.get("/readyz")) - {"relay"}, what="all to be well again")

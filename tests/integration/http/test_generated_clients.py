@@ -45,7 +45,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         ConfigFile(post_hooks=[]), MetaType.NONE, _DESCRIPTION, "utf-8", False, folder / "generated_client"
     )
     problems = openapi_python_client.generate(config=config)
-    assert not problems, "\n".join(f"{each.header} {each.detail}" for each in problems)
+    assert not problems, "\n".join(f"{problem.header} {problem.detail}" for problem in problems)
     sys.path.insert(0, str(folder))
     yield importlib.import_module("generated_client")
     sys.path.remove(str(folder))
@@ -59,28 +59,28 @@ def _import_module(name: str) -> Any:
 
 def test_python_client_has_every_operation(package: ModuleType, operations: set[str]) -> None:
     [folder] = package.__path__
-    made = {path.stem: path for path in Path(folder, "api").glob("*/*.py") if path.stem != "__init__"}
-    assert made.keys() == operations
-    for path in made.values():
+    modules = {path.stem: path for path in Path(folder, "api").glob("*/*.py") if path.stem != "__init__"}
+    assert modules.keys() == operations
+    for path in modules.values():
         assert callable(_import_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
 
 
 def test_python_client_submits_and_reads_executions(package: ModuleType, api: ApiDriver) -> None:
     parameters = {"user_id": "u-17", "options": [1, None, {"deep": True}]}
-    asked = _import_module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
+    submission = _import_module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
     transport = httpx.WSGITransport(app=api.app)
     with package.Client("http://localhost", httpx_args={"transport": transport}) as client:
-        submitted = _import_module("api.submissions.submit").sync_detailed("export", client=client, body=asked)
+        submitted = _import_module("api.submissions.submit").sync_detailed("export", client=client, body=submission)
         assert submitted.status_code == 202
-        found = _import_module("api.executions.get_execution").sync(submitted.parsed.id, client=client)
-        assert (found.state, found.parameters.to_dict()["options"]) == ("Scheduled", parameters["options"])
+        execution = _import_module("api.executions.get_execution").sync(submitted.parsed.id, client=client)
+        assert (execution.state, execution.parameters.to_dict()["options"]) == ("Scheduled", parameters["options"])
         refused = _import_module("api.submissions.submit").sync("nothing", client=client)
         assert refused.code == "job_not_found"
         business = _import_module("models").CalendarBody.from_dict({"name": "office", "kind": "business", "opened": []})
-        made = _import_module("api.calendars.create_calendar").sync(client=client, body=business)
-        assert made.weekend == ["saturday", "sunday"]
+        calendar = _import_module("api.calendars.create_calendar").sync(client=client, body=business)
+        assert calendar.weekend == ["saturday", "sunday"]
         listed = _import_module("api.executions.list_executions").sync(client=client, limit=1)
-        assert [each.id for each in listed.items] == [found.id]
+        assert [row.id for row in listed.items] == [execution.id]
 
 
 def test_typescript_client_has_every_operation(tmp_path: Path, operations: set[str]) -> None:
@@ -91,17 +91,17 @@ def test_typescript_client_has_every_operation(tmp_path: Path, operations: set[s
     installed = _run_command(npm, "install", *options, *_TYPESCRIPT)
     if installed.returncode:
         skip_or_fail(f"npm cannot install {' '.join(_TYPESCRIPT)}: {installed.stderr[-500:]}")
-    programs, made = tmp_path / "node_modules" / ".bin", tmp_path / "client.ts"
-    generated = _run_command(str(programs / "openapi-typescript"), str(_DESCRIPTION), "--output", str(made))
-    told = generated.stdout + generated.stderr
-    assert generated.returncode == 0, told
-    assert not re.search(r"warn|⚠|✘", told, re.IGNORECASE), told
-    text = made.read_text()
+    programs, client_file = tmp_path / "node_modules" / ".bin", tmp_path / "client.ts"
+    generated = _run_command(str(programs / "openapi-typescript"), str(_DESCRIPTION), "--output", str(client_file))
+    output = generated.stdout + generated.stderr
+    assert generated.returncode == 0, output
+    assert not re.search(r"warn|⚠|✘", output, re.IGNORECASE), output
+    text = client_file.read_text()
     assert (
         set(re.findall(r"^    (\w+): \{$", text[text.index("export interface operations") :], re.MULTILINE))
         == operations
     )
-    checked = _run_command(str(programs / "tsc"), "--strict", "--noEmit", str(made))
+    checked = _run_command(str(programs / "tsc"), "--strict", "--noEmit", str(client_file))
     assert checked.returncode == 0, checked.stdout
 
 

@@ -76,15 +76,17 @@ def test_oversized_body_is_rejected_before_it_is_received(server: httpx.Client) 
 
 
 def test_streams_of_one_client_are_limited(server: httpx.Client) -> None:
-    made = _submit_execution(server).json()["id"]
+    execution = _submit_execution(server).json()["id"]
     with ExitStack() as streams:
         statuses = []
         for _ in range(64):
             connection = streams.enter_context(socket.create_connection(_get_address(server), TIMEOUT_SECONDS))
-            connection.sendall(f"GET /api/v1/executions/{made}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            connection.sendall(
+                f"GET /api/v1/executions/{execution}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
             statuses.append(int(connection.recv(12).split()[1]))
         assert statuses == [200] * MAX_STREAMS_PER_CLIENT + [429] * (64 - MAX_STREAMS_PER_CLIENT)
-        refused = server.get(f"/api/v1/executions/{made}/events")
+        refused = server.get(f"/api/v1/executions/{execution}/events")
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
         assert "retry-after" in refused.headers
         assert server.get("/healthz").status_code == 200
@@ -135,10 +137,10 @@ def test_incomplete_chunked_body_submits_nothing(server: httpx.Client, chunks: b
 
 def _count_submissions(metrics: str, status: int) -> float:
     """Return the number of submissions with this response status."""
-    found = re.search(
+    match = re.search(
         rf'requests_total{{.*route="/api/v1/jobs/<string:name>/executions",status="{status}"}} (.*)', metrics
     )
-    return float(found[1]) if found else 0.0
+    return float(match[1]) if match else 0.0
 
 
 def test_non_ascii_idempotency_key_is_rejected(server: httpx.Client) -> None:

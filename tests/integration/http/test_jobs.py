@@ -18,15 +18,15 @@ def _create_job(api: ApiDriver, **changes: Any) -> Any:
 
 
 def test_definition_is_created_and_read(any_api: ApiDriver) -> None:
-    made = _create_job(any_api, time_limit="PT10M", retry={"max_attempts": 3}, priority=7)
-    assert made.status_code == 201
-    assert (made.headers["Location"], made.headers["ETag"]) == ("/api/v1/jobs/nightly", '"1"')
-    read = any_api.client.get(made.headers["Location"])
-    assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
+    created = _create_job(any_api, time_limit="PT10M", retry={"max_attempts": 3}, priority=7)
+    assert created.status_code == 201
+    assert (created.headers["Location"], created.headers["ETag"]) == ("/api/v1/jobs/nightly", '"1"')
+    read = any_api.client.get(created.headers["Location"])
+    assert (read.json, read.headers["ETag"]) == (created.json, '"1"')
     shown = read.json
     assert (shown["time_limit"], shown["retry"]["max_attempts"], shown["priority"]) == (600, 3, 7)
     assert (shown["owner"], shown["revision"], shown["queue"], shown["enabled"]) == ("api", 1, "default", True)
-    assert [each["name"] for each in shown["parameters"]] == ["user_id", "format", "rows", "options"]
+    assert [parameter["name"] for parameter in shown["parameters"]] == ["user_id", "format", "rows", "options"]
 
 
 def test_unchanged_definition_returns_304(api: ApiDriver) -> None:
@@ -36,8 +36,8 @@ def test_unchanged_definition_returns_304(api: ApiDriver) -> None:
 
 
 def test_schedule_is_stored_with_its_defaults(api: ApiDriver) -> None:
-    made = _create_job(api, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
-    assert made.json["schedule"] == {"kind": "cron", "expression": "0 3 * * *", "zone": "UTC"}
+    created = _create_job(api, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
+    assert created.json["schedule"] == {"kind": "cron", "expression": "0 3 * * *", "zone": "UTC"}
     assert api.count_rows("job_schedules") == 1
 
 
@@ -80,13 +80,13 @@ def test_schedule_is_stored_with_its_defaults(api: ApiDriver) -> None:
 def test_invalid_definition_returns_422_with_pointer(api: ApiDriver, changes: Any, pointer: str, code: str) -> None:
     response = _create_job(api, **{"defaults": {"user_id": "all"}, **changes})
     assert response.status_code == 422
-    assert {(each["pointer"], each["code"]) for each in response.json["errors"]} == {(pointer, code)}
+    assert {(error["pointer"], error["code"]) for error in response.json["errors"]} == {(pointer, code)}
     assert api.client.get("/api/v1/jobs/nightly").status_code == 404
 
 
 def test_scheduled_job_requires_all_its_parameters(api: ApiDriver) -> None:
     response = _create_job(api, schedule=CRON)
-    assert [each["pointer"] for each in response.json["errors"]] == ["/defaults/user_id"]
+    assert [error["pointer"] for error in response.json["errors"]] == ["/defaults/user_id"]
 
 
 def test_duplicate_job_name_is_rejected(api: ApiDriver) -> None:
@@ -175,7 +175,7 @@ def test_jobs_are_paged(api: ApiDriver) -> None:
         _create_job(api, name=f"job-{number}")
     first = api.client.get("/api/v1/jobs?limit=3").json
     second = api.client.get(f"/api/v1/jobs?limit=3&cursor={first['next']}").json
-    names = [each["name"] for each in (*first["items"], *second["items"])]
+    names = [job["name"] for job in (*first["items"], *second["items"])]
     assert (names, second["next"]) == (["export", "job-0", "job-1", "job-2", "job-3"], None)
 
 

@@ -14,20 +14,20 @@ _UNUSED_ID = "00000000-0000-7000-8000-000000000000"
 
 def _list_paths(api: ApiDriver) -> dict[str, set[str]]:
     """Return the methods of each path of the description, with a value in place of each parameter."""
-    found: dict[str, set[str]] = {}
+    methods_by_path: dict[str, set[str]] = {}
     for template, item in api.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "1")
         while "{" in path:
             path = path[: path.index("{")] + _UNUSED_ID + path[path.index("}") + 1 :]
         methods = {method.upper() for method in item if method != "parameters"}
-        found[path] = methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
-    return found
+        methods_by_path[path] = methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
+    return methods_by_path
 
 
 def test_allow_header_lists_the_implemented_methods(api: ApiDriver) -> None:
     for path, methods in _list_paths(api).items():
-        told = api.client.options(path).headers["Allow"]
-        assert set(told.split(", ")) == methods, path
+        allowed = api.client.options(path).headers["Allow"]
+        assert set(allowed.split(", ")) == methods, path
         for method in set(_METHODS) - methods:
             response = api.client.open(path, method=method)
             assert response.status_code == 405, (method, path)

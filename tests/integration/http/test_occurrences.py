@@ -20,11 +20,11 @@ FIRST_TIME = dt.datetime(2026, 3, 2, 6, tzinfo=dt.UTC)
 
 def insert_occurrences(api: ApiDriver, *rows: tuple[int, str]) -> None:
     """Insert occurrence rows: days after `FIRST_TIME`, and the outcome."""
-    found = api.client.get(URL).json["id"]
+    schedule_id = api.client.get(URL).json["id"]
     for days, outcome in rows:
         api.insert_row(
             "occurrences",
-            schedule_id=found,
+            schedule_id=schedule_id,
             scheduled_for=FIRST_TIME + dt.timedelta(days=days),
             outcome=outcome,
             reason=f"because of {outcome}" if outcome != "fired" else None,
@@ -37,8 +37,8 @@ def list_occurrences(api: ApiDriver, query: str = "") -> list[dict[str, Any]]:
     """Return the occurrences that a query selects."""
     response = api.client.get(f"{URL}/occurrences{query}")
     assert response.status_code == 200, response.json
-    found: list[dict[str, Any]] = response.json["items"]
-    return found
+    listed: list[dict[str, Any]] = response.json["items"]
+    return listed
 
 
 _INVALID_QUERIES = [
@@ -56,7 +56,7 @@ class TestPast:
         create_schedule(any_api, zone="Europe/Berlin")
         insert_occurrences(any_api, (0, "fired"), (1, "skipped_overlap"), (2, "missed"))
         first = any_api.client.get(f"{URL}/occurrences?limit=2").json
-        assert [each["outcome"] for each in first["items"]] == ["missed", "skipped_overlap"]
+        assert [occurrence["outcome"] for occurrence in first["items"]] == ["missed", "skipped_overlap"]
         [last] = list_occurrences(any_api, f"?limit=2&cursor={first['next']}")
         assert (last["scheduled_for"], last["local"]) == ("2026-03-02T06:00:00Z", "2026-03-02T07:00:00+01:00")
         assert first["items"][0]["reason"] == "because of missed"
@@ -74,8 +74,10 @@ class TestPast:
     def test_filters_are_combined(self, any_api: ApiDriver, query: str, days: list[int]) -> None:
         create_schedule(any_api)
         insert_occurrences(any_api, (0, "fired"), (1, "missed"), (2, "fired"), (3, "missed"))
-        found = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in list_occurrences(any_api, query)]
-        assert [(each - FIRST_TIME).days for each in found] == days
+        scheduled_times = [
+            dt.datetime.fromisoformat(occurrence["scheduled_for"]) for occurrence in list_occurrences(any_api, query)
+        ]
+        assert [(moment - FIRST_TIME).days for moment in scheduled_times] == days
 
     @pytest.mark.parametrize(
         "query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001", *_INVALID_QUERIES]
@@ -90,18 +92,18 @@ class TestPast:
 
 
 def test_executions_are_filtered_by_schedule(any_api: ApiDriver) -> None:
-    found = create_schedule(any_api, overlap="allow")["id"]
+    schedule_id = create_schedule(any_api, overlap="allow")["id"]
     create_schedule(any_api, name="evening", overlap="allow")
     url = "/api/v1/executions?schedule="
     ids = [any_api.client.post(f"{URL}/fire").json["execution"]["id"] for _ in range(3)]
-    other = any_api.client.post("/api/v1/schedules/evening/fire").json["execution"]["id"]
-    assert [each["id"] for each in any_api.client.get(f"{url}evening").json["items"]] == [other]
+    evening_id = any_api.client.post("/api/v1/schedules/evening/fire").json["execution"]["id"]
+    assert [execution["id"] for execution in any_api.client.get(f"{url}evening").json["items"]] == [evening_id]
     first = any_api.client.get(f"{url}morning&limit=2").json
     last = any_api.client.get(f"{url}morning&limit=2&cursor={first['next']}").json
-    assert [each["id"] for each in [*first["items"], *last["items"]]] == ids[::-1]
+    assert [execution["id"] for execution in [*first["items"], *last["items"]]] == ids[::-1]
     assert any_api.client.get(f"{url}morning&state=Succeeded").json["items"] == []
     assert any_api.client.delete(URL, headers={"If-Match": "*"}).status_code == 204
-    assert [each["id"] for each in any_api.client.get(f"{url}{found}").json["items"]] == ids[::-1]
+    assert [execution["id"] for execution in any_api.client.get(f"{url}{schedule_id}").json["items"]] == ids[::-1]
     assert any_api.client.get(f"{url}morning").json["code"] == "schedule_not_found"
 
 
@@ -110,24 +112,27 @@ class TestAhead:
 
     def test_upcoming_occurrences_are_listed_soonest_first(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, zone="Asia/Kolkata")
-        found = list_occurrences(any_api, "?upcoming=3")
-        assert [each["outcome"] for each in found] == ["expected"] * 3
-        assert {each["local"][10:] for each in found} == {"T06:00:00+05:30"}
-        moments = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in found]
+        upcoming = list_occurrences(any_api, "?upcoming=3")
+        assert [occurrence["outcome"] for occurrence in upcoming] == ["expected"] * 3
+        assert {occurrence["local"][10:] for occurrence in upcoming} == {"T06:00:00+05:30"}
+        moments = [dt.datetime.fromisoformat(occurrence["scheduled_for"]) for occurrence in upcoming]
         assert moments[2] - moments[0] == dt.timedelta(days=2)
-        assert found[0]["scheduled_for"] == any_api.client.get(URL).json["next_at"]
+        assert upcoming[0]["scheduled_for"] == any_api.client.get(URL).json["next_at"]
 
     def test_upcoming_occurrences_begin_at_from(self, api: ApiDriver) -> None:
         create_schedule(api)
-        [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T00:00:00Z")
-        assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
-        [found] = list_occurrences(api, "?upcoming=1&from=2031-07-01T06:00:00Z")
-        assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
+        [occurrence] = list_occurrences(api, "?upcoming=1&from=2031-07-01T00:00:00Z")
+        assert occurrence["scheduled_for"] == "2031-07-01T06:00:00Z"
+        [occurrence] = list_occurrences(api, "?upcoming=1&from=2031-07-01T06:00:00Z")
+        assert occurrence["scheduled_for"] == "2031-07-01T06:00:00Z"
 
     def test_upcoming_occurrences_end_at_to(self, api: ApiDriver) -> None:
         create_schedule(api)
-        found = list_occurrences(api, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
-        assert [each["scheduled_for"] for each in found] == ["2031-07-01T06:00:00Z", "2031-07-02T06:00:00Z"]
+        upcoming = list_occurrences(api, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
+        assert [occurrence["scheduled_for"] for occurrence in upcoming] == [
+            "2031-07-01T06:00:00Z",
+            "2031-07-02T06:00:00Z",
+        ]
 
     def test_late_occurrence_is_still_upcoming(self, api: ApiDriver) -> None:
         create_schedule(api, rule={"kind": "interval", "every": 60})
@@ -140,9 +145,9 @@ class TestAhead:
             spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
             calendar_rows.upsert(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
         create_schedule(api, exclude=["days-off"])
-        found = list_occurrences(api, "?upcoming=2&from=2031-07-01T00:00:00Z")
-        assert [each["outcome"] for each in found] == ["expected", "skipped_calendar", "expected"]
-        assert found[1]["reason"] == "within calendar days-off: Company day"
+        upcoming = list_occurrences(api, "?upcoming=2&from=2031-07-01T00:00:00Z")
+        assert [occurrence["outcome"] for occurrence in upcoming] == ["expected", "skipped_calendar", "expected"]
+        assert upcoming[1]["reason"] == "within calendar days-off: Company day"
 
     def test_upcoming_occurrences_respect_pause_and_max_runs(self, api: ApiDriver) -> None:
         create_schedule(api, max_runs=2)
@@ -153,9 +158,9 @@ class TestAhead:
                 "paused_until": dt.datetime(2031, 7, 2, tzinfo=dt.UTC),
             }
             connection.execute(sa.update(job_schedules).values(values))
-        found = list_occurrences(api, "?upcoming=5&from=2031-07-01T00:00:00Z")
-        assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
-        assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
+        upcoming = list_occurrences(api, "?upcoming=5&from=2031-07-01T00:00:00Z")
+        assert [occurrence["outcome"] for occurrence in upcoming] == ["skipped_paused", "expected", "expected"]
+        assert upcoming[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
 
     def test_disabled_schedule_has_no_upcoming_occurrences(self, api: ApiDriver) -> None:
         create_schedule(api, enabled=False)
@@ -166,8 +171,8 @@ class TestAhead:
         with api.database.write() as connection:
             off = JobDefinition("export", EXPORT_TASK.name, enabled=False)
             jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
-        found = list_occurrences(api, "?upcoming=2")
-        assert [(each["outcome"], each["reason"]) for each in found] == [
+        upcoming = list_occurrences(api, "?upcoming=2")
+        assert [(occurrence["outcome"], occurrence["reason"]) for occurrence in upcoming] == [
             ("skipped_paused", "job export is disabled")
         ] * 2
 
@@ -211,13 +216,13 @@ class TestFire:
         assert (first.status_code, again.status_code) == (202, 202)
         assert first.json == again.json
         assert any_api.count_rows("executions") == 1
-        other = any_api.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
-        assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
+        refused = any_api.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
+        assert (refused.status_code, refused.json["code"]) == (422, "idempotency_key_reused")
 
     def test_fire_of_disabled_job_is_rejected(self, api: ApiDriver) -> None:
         with api.database.write() as connection:
-            given = JobDefinition("off", EXPORT_TASK.name, enabled=False)
-            jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
+            definition = JobDefinition("off", EXPORT_TASK.name, enabled=False)
+            jobs.upsert(connection, definition, JobOwner.API, "api", SystemClock().now())
         create_schedule(api, job="off")
         response = api.client.post(f"{URL}/fire")
         assert (response.status_code, response.json["code"]) == (409, "job_disabled")

@@ -89,12 +89,12 @@ def test_hosts_with_different_time_zone_data_are_reported(ready: ApiDriver, redi
         responses = [ready.client.get("/readyz") for _ in range(2)]
 
     # A data problem must not take this host out of service.
-    assert [(each.status_code, each.json["status"]) for each in responses] == [(200, "ready")] * 2
-    told = responses[0].json["checks"]["time_zone_data"]["detail"]
-    assert f"has {DATA_VERSION}, others have 2020a (tzdata 2020.1): relay alpha:7; " in told
-    assert "2024b (tzdata 2024.2): beat gamma:9, workers on beta." in told
-    assert "install the same version of tzdata" in told
-    assert [each["why"] for each in logged if each["event"] == "health_warning"].count(told) == 1
+    assert [(response.status_code, response.json["status"]) for response in responses] == [(200, "ready")] * 2
+    detail = responses[0].json["checks"]["time_zone_data"]["detail"]
+    assert f"has {DATA_VERSION}, others have 2020a (tzdata 2020.1): relay alpha:7; " in detail
+    assert "2024b (tzdata 2024.2): beat gamma:9, workers on beta." in detail
+    assert "install the same version of tzdata" in detail
+    assert [entry["why"] for entry in logged if entry["event"] == "health_warning"].count(detail) == 1
 
 
 def test_skipped_content_is_reported_and_service_stays_ready(ready: ApiDriver) -> None:
@@ -166,9 +166,9 @@ def _create_overdue_schedules(api: ApiDriver, **ago: float) -> None:
     now = SystemClock().now()
     with api.database.write() as connection:
         for name, seconds in ago.items():
-            given = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
+            schedule = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
             at = now - dt.timedelta(seconds=seconds)
-            schedule_rows.upsert(connection, given, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
+            schedule_rows.upsert(connection, schedule, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
 
 
 def test_overdue_schedules_are_reported(ready: ApiDriver) -> None:
@@ -177,9 +177,9 @@ def test_overdue_schedules_are_reported(ready: ApiDriver) -> None:
     assert (response.status_code, _list_failed_checks(response)) == (503, {"schedules"})
     detail = response.json["checks"]["schedules"]["detail"]
     assert re.fullmatch(r"2 overdue: later \(due 60\d s ago\), late \(due 9\d s ago\)", detail), detail
-    found = _get_samples(ready)
-    assert (found['jobworker_schedules{state="active"}'], found["jobworker_schedules_overdue"]) == (4, 2)
-    assert 600 <= found["jobworker_schedules_lateness_seconds"] < 700
+    samples = _get_samples(ready)
+    assert (samples['jobworker_schedules{state="active"}'], samples["jobworker_schedules_overdue"]) == (4, 2)
+    assert 600 <= samples["jobworker_schedules_lateness_seconds"] < 700
 
 
 def test_overdue_schedules_are_listed_up_to_a_limit(ready: ApiDriver) -> None:
@@ -197,9 +197,9 @@ def test_paused_and_disabled_schedules_are_never_overdue(ready: ApiDriver) -> No
         connection.execute(sa.update(table).where(table.c.name == "paused").values(paused_at=now))
         connection.execute(sa.update(table).where(table.c.name == "disabled").values(enabled=False))
     assert ready.client.get("/readyz").status_code == 200
-    found = _get_samples(ready)
-    assert found["jobworker_schedules_overdue"] == 0
-    assert found['jobworker_schedules{state="paused"}'] == found['jobworker_schedules{state="disabled"}'] == 1
+    samples = _get_samples(ready)
+    assert samples["jobworker_schedules_overdue"] == 0
+    assert samples['jobworker_schedules{state="paused"}'] == samples['jobworker_schedules{state="disabled"}'] == 1
 
 
 def test_readyz_is_unready_without_a_database() -> None:
@@ -310,26 +310,26 @@ def test_metrics_describe_executions_and_requests(api_with_redis: ApiDriver) -> 
     api.submit_accepted({"parameters": {"user_id": "u"}, "queue": "critical"})
     api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     api.client.get("/nothing")
-    found = _get_samples(api)
-    assert found["jobworker_submissions_total"] == 3
-    assert found['jobworker_executions{state="Queued"}'] == 2
-    assert found['jobworker_executions{state="Scheduled"}'] == 1
-    assert found['jobworker_executions{state="Running"}'] == 0
-    assert found['jobworker_ready_executions{queue="critical"}'] == 1
-    assert 100 <= found['jobworker_ready_oldest_seconds{queue="default"}'] < 200
-    assert found["jobworker_workers_live"] == 1
-    assert found["jobworker_relay_lag_seconds"] >= 3
-    assert found["jobworker_database_up"] == 1
+    samples = _get_samples(api)
+    assert samples["jobworker_submissions_total"] == 3
+    assert samples['jobworker_executions{state="Queued"}'] == 2
+    assert samples['jobworker_executions{state="Scheduled"}'] == 1
+    assert samples['jobworker_executions{state="Running"}'] == 0
+    assert samples['jobworker_ready_executions{queue="critical"}'] == 1
+    assert 100 <= samples['jobworker_ready_oldest_seconds{queue="default"}'] < 200
+    assert samples["jobworker_workers_live"] == 1
+    assert samples["jobworker_relay_lag_seconds"] >= 3
+    assert samples["jobworker_database_up"] == 1
     submit = 'method="POST",route="/api/v1/jobs/<string:name>/executions"'
-    assert found[f'jobworker_http_requests_total{{{submit},status="202"}}'] == 3
-    assert found[f"jobworker_http_request_seconds_count{{{submit}}}"] == 3
-    assert found['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
+    assert samples[f'jobworker_http_requests_total{{{submit},status="202"}}'] == 3
+    assert samples[f"jobworker_http_request_seconds_count{{{submit}}}"] == 3
+    assert samples['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
 
 
 def test_empty_queue_disappears_from_metrics(api: ApiDriver) -> None:
-    made = api.submit_accepted()
+    execution = api.submit_accepted()
     assert 'jobworker_ready_executions{queue="default"}' in _get_samples(api)
-    api.enter_state(made["id"], 1, "Succeeded")
+    api.enter_state(execution["id"], 1, "Succeeded")
     assert 'jobworker_ready_executions{queue="default"}' not in _get_samples(api)
 
 

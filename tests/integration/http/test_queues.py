@@ -18,8 +18,8 @@ LIMITED_JOB = {"name": "limited", "task": EXPORT_TASK.name, "concurrency": {"lim
 def _list_blockers(api: ApiDriver, execution: str) -> dict[str, Any]:
     shown = api.client.get(f"/api/v1/executions/{execution}/why").json
     assert shown["id"] == execution
-    assert all(each["message"] for each in shown["reasons"])
-    return {each["code"]: each["details"] for each in shown["reasons"]}
+    assert all(reason["message"] for reason in shown["reasons"])
+    return {reason["code"]: reason["details"] for reason in shown["reasons"]}
 
 
 def _define_job(api: ApiDriver, **definition: Any) -> None:
@@ -29,7 +29,7 @@ def _define_job(api: ApiDriver, **definition: Any) -> None:
 def test_builtin_and_consumed_queues_exist_before_any_submission(api: ApiDriver) -> None:
     api.insert_worker(queues=("default", "mail"))
     shown = api.client.get("/api/v1/queues").json["items"]
-    assert [(each["name"], each["workers"]) for each in shown] == [
+    assert [(queue["name"], queue["workers"]) for queue in shown] == [
         ("background", 0),
         ("critical", 0),
         ("default", 1),
@@ -37,7 +37,7 @@ def test_builtin_and_consumed_queues_exist_before_any_submission(api: ApiDriver)
     ]
     cursor = api.client.get("/api/v1/queues?limit=1").json["next"]
     second = api.client.get(f"/api/v1/queues?limit=1&cursor={cursor}")
-    assert [each["name"] for each in second.json["items"]] == ["critical"]
+    assert [queue["name"] for queue in second.json["items"]] == ["critical"]
 
 
 def test_queue_counts_its_executions(any_api: ApiDriver) -> None:
@@ -138,14 +138,14 @@ def test_why_reports_due_times(any_api: ApiDriver) -> None:
 def test_why_reports_missing_workers_cancellation_and_end(any_api: ApiDriver) -> None:
     any_api.insert_worker()
     now = SystemClock().now()
-    waiting, other = (any_api.submit_accepted()["id"] for _ in range(2))
-    for execution in (waiting, other):
+    waiting, blocking = (any_api.submit_accepted()["id"] for _ in range(2))
+    for execution in (waiting, blocking):
         any_api.update_execution(execution, dispatched_at=now)
     assert _list_blockers(any_api, waiting)["waiting_for_worker"]["others"] == 1
     assert any_api.client.post(f"/api/v1/executions/{waiting}/cancel").status_code == 202
     assert set(_list_blockers(any_api, waiting)) == {"cancel_requested", "waiting_for_worker"}
-    any_api.enter_state(other, 1, "Succeeded", finished_at=now)
-    assert _list_blockers(any_api, other) == {}
+    any_api.enter_state(blocking, 1, "Succeeded", finished_at=now)
+    assert _list_blockers(any_api, blocking) == {}
     assert any_api.client.get("/api/v1/executions/nobody/why").status_code == 404
 
 
@@ -166,8 +166,8 @@ def test_limits_of_a_job_are_shown(api: ApiDriver) -> None:
         row = jobs.get(connection, "limited")
         assert row is not None
         assert row.owner is JobOwner.API
-    made = api.submit_accepted(job="limited")
-    assert (made["concurrency_key"], made["rate_key"]) == ("limited/u-17", "limited/")
+    execution = api.submit_accepted(job="limited")
+    assert (execution["concurrency_key"], execution["rate_key"]) == ("limited/u-17", "limited/")
 
 
 MAIL_PATH = "/api/v1/queues/mail"
@@ -179,11 +179,11 @@ def _list_audit_actions(api: ApiDriver, name: str) -> list[str]:
 
 
 def test_queue_is_created_once_and_removed_once(any_api: ApiDriver) -> None:
-    made = any_api.client.put(MAIL_PATH)
-    assert (made.status_code, made.json["name"], made.json["created_by"]) == (201, "mail", "api")
+    created = any_api.client.put(MAIL_PATH)
+    assert (created.status_code, created.json["name"], created.json["created_by"]) == (201, "mail", "api")
     again = any_api.client.put(MAIL_PATH)
-    assert (again.status_code, again.json) == (200, made.json)
-    assert "mail" in [each["name"] for each in any_api.client.get("/api/v1/queues").json["items"]]
+    assert (again.status_code, again.json) == (200, created.json)
+    assert "mail" in [queue["name"] for queue in any_api.client.get("/api/v1/queues").json["items"]]
     assert any_api.client.delete(MAIL_PATH).status_code == 204
     gone = any_api.client.delete(MAIL_PATH)
     assert (gone.status_code, gone.json["code"]) == (404, "queue_not_found")
@@ -194,8 +194,8 @@ def test_automatic_queue_becomes_a_created_queue(any_api: ApiDriver) -> None:
     with any_api.database.write() as connection:
         queues.upsert_many(connection, ["mail"], SystemClock().now())
     assert any_api.client.get(MAIL_PATH).json["created_by"] is None
-    made = any_api.client.put(MAIL_PATH)
-    assert (made.status_code, made.json["created_by"]) == (200, "api")
+    created = any_api.client.put(MAIL_PATH)
+    assert (created.status_code, created.json["created_by"]) == (200, "api")
     shipped = any_api.client.put("/api/v1/queues/default")
     assert (shipped.status_code, shipped.json["created_by"]) == (200, None)
     assert _list_audit_actions(any_api, "default") == []
@@ -237,10 +237,10 @@ def test_queues_are_paged_in_one_order_on_both_databases(any_api: ApiDriver) -> 
     names = ["a", "a-b", "a.b", "a0", "a_b", "aa", "background", "critical", "default", "z"]
     for name in names:
         any_api.client.put(f"/api/v1/queues/{name}")
-    found: list[str] = []
+    listed_names: list[str] = []
     url: str | None = "/api/v1/queues?limit=3"
     while url:
         page = any_api.client.get(url).json
-        found += [each["name"] for each in page["items"]]
+        listed_names += [queue["name"] for queue in page["items"]]
         url = page["next"] and f"/api/v1/queues?limit=3&cursor={page['next']}"
-    assert found == sorted(names)
+    assert listed_names == sorted(names)

@@ -43,20 +43,20 @@ def _submit_execution(server: httpx.Client, **options: object) -> httpx.Response
 
 
 def test_stream_sends_events_as_they_happen(server: httpx.Client, api: ApiDriver) -> None:
-    made = _submit_execution(server).json()["id"]
-    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+    execution = _submit_execution(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{execution}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         events = parse_events(response.iter_bytes())
         assert next(events).data["state"] == "Queued"
-        api.enter_state(made, 1, "Running")
+        api.enter_state(execution, 1, "Running")
         assert next(events).data["state"] == "Running"
-        api.insert_log_line(made, 1, "hello")
+        api.insert_log_line(execution, 1, "hello")
         line = next(events)
         assert line.data["message"] == "hello"
-        api.enter_state(made, 1, "Succeeded")
+        api.enter_state(execution, 1, "Succeeded")
         assert [event.kind for event in events] == ["state", "end"]
     headers = {"Last-Event-ID": str(line.id)}
-    with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
+    with server.stream("GET", f"/api/v1/executions/{execution}/events", headers=headers) as response:
         assert [event.kind for event in parse_events(response.iter_bytes())] == ["state", "end"]
 
 
@@ -64,8 +64,8 @@ def test_submission_with_wait_returns_the_result(server: httpx.Client, api: ApiD
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
     thread.start()
-    [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
-    api.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
+    [execution] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
+    api.enter_state(execution["id"], 1, "Succeeded", result={"n": 1})
     thread.join(TIMEOUT_SECONDS)
     assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
 
@@ -76,13 +76,13 @@ def _count_open_streams(server: httpx.Client) -> float:
 
 
 def test_disconnected_client_releases_its_stream(server: httpx.Client, api: ApiDriver) -> None:
-    made = _submit_execution(server).json()["id"]
-    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+    execution = _submit_execution(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{execution}/events") as response:
         next(parse_events(response.iter_bytes()))
         assert _count_open_streams(server) == 1
     # The server notices the disconnection at the next write, so the test causes one.
-    api.insert_log_line(made, 1, "anybody there?")
-    api.enter_state(made, 1, "Running")
+    api.insert_log_line(execution, 1, "anybody there?")
+    api.enter_state(execution, 1, "Running")
     until(lambda: _count_open_streams(server) == 0, what="the place to be free")
 
 

@@ -35,7 +35,7 @@ def test_preview_lists_delay_and_due_time_per_attempt(api: ApiDriver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "attempts", "told"),
+    ("policy", "attempts", "expected_number"),
     [
         ({"strategy": "fixed"}, None, 10),
         ({"strategy": "fixed"}, 1000, 1000),
@@ -44,8 +44,10 @@ def test_preview_lists_delay_and_due_time_per_attempt(api: ApiDriver) -> None:
         ({"delays": [1, "PT1H"], "max_attempts": 1}, None, 1),
     ],
 )
-def test_preview_limits_the_number_of_attempts(api: ApiDriver, policy: Any, attempts: int | None, told: int) -> None:
-    assert len(_preview_retry(api, retry=policy, attempts=attempts).json["attempts"]) == told
+def test_preview_limits_the_number_of_attempts(
+    api: ApiDriver, policy: Any, attempts: int | None, expected_number: int
+) -> None:
+    assert len(_preview_retry(api, retry=policy, attempts=attempts).json["attempts"]) == expected_number
 
 
 @pytest.mark.parametrize(
@@ -67,4 +69,4 @@ def test_preview_limits_the_number_of_attempts(api: ApiDriver, policy: Any, atte
 def test_invalid_preview_returns_422_with_pointer(api: ApiDriver, body: Any, pointer: str, code: str) -> None:
     answered = _preview_retry(api, **body)
     assert answered.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in answered.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in answered.json["errors"]] == [(pointer, code)]

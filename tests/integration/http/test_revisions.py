@@ -21,22 +21,22 @@ def _create_nightly(api: ApiDriver) -> None:
 
 def test_revisions_are_listed_with_their_changes(any_api: ApiDriver) -> None:
     _create_nightly(any_api)
-    found = any_api.client.get("/api/v1/jobs/nightly/revisions").json["items"]
-    assert [(each["revision"], each["actor"], each["changed"]) for each in found] == [
+    revisions = any_api.client.get("/api/v1/jobs/nightly/revisions").json["items"]
+    assert [(revision["revision"], revision["actor"], revision["changed"]) for revision in revisions] == [
         (3, "api", ["/retry/delay"]),
         (2, "api", ["/queue", "/retry/delay", "/retry/strategy"]),
         (1, "api", None),
     ]
-    assert found[0]["definition"]["retry"]["delay"] == 6
-    assert any_api.client.get(found[1]["links"]["self"]).json == found[1]
+    assert revisions[0]["definition"]["retry"]["delay"] == 6
+    assert any_api.client.get(revisions[1]["links"]["self"]).json == revisions[1]
 
 
 def test_revisions_are_paged(api: ApiDriver) -> None:
     _create_nightly(api)
     first = api.client.get("/api/v1/jobs/nightly/revisions?limit=2").json
-    assert [(each["revision"], len(each["changed"])) for each in first["items"]] == [(3, 1), (2, 3)]
+    assert [(revision["revision"], len(revision["changed"])) for revision in first["items"]] == [(3, 1), (2, 3)]
     second = api.client.get(f"/api/v1/jobs/nightly/revisions?limit=2&cursor={first['next']}").json
-    assert ([each["revision"] for each in second["items"]], second["next"]) == ([1], None)
+    assert ([revision["revision"] for revision in second["items"]], second["next"]) == ([1], None)
 
 
 def test_revisions_outlive_their_job(api: ApiDriver) -> None:
@@ -63,14 +63,17 @@ def test_unknown_revision_returns_404(api: ApiDriver) -> None:
 def _create_finished_execution(
     api: ApiDriver, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any
 ) -> str:
-    made: str = api.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
-    api.enter_state(made, 1, state, worker=worker, code_version=version)
-    return made
+    execution: str = api.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
+    api.enter_state(execution, 1, state, worker=worker, code_version=version)
+    return execution
 
 
 def _get_differences(api: ApiDriver, execution: str) -> list[tuple[str, str, Any, Any]]:
-    found = api.client.get(f"/api/v1/executions/{execution}/changes").json
-    return [(each["part"], each["pointer"], each["before"], each["now"]) for each in found["differences"]]
+    changes = api.client.get(f"/api/v1/executions/{execution}/changes").json
+    return [
+        (difference["part"], difference["pointer"], difference["before"], difference["now"])
+        for difference in changes["differences"]
+    ]
 
 
 def test_changes_since_the_last_success_are_listed(any_api: ApiDriver) -> None:
@@ -82,8 +85,8 @@ def test_changes_since_the_last_success_are_listed(any_api: ApiDriver) -> None:
     worse = _create_finished_execution(
         any_api, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60
     )
-    found = any_api.client.get(f"/api/v1/executions/{bad}/changes").json
-    assert (found["last_success"]["id"], found["differences"]) == (good, [])
+    changes = any_api.client.get(f"/api/v1/executions/{bad}/changes").json
+    assert (changes["last_success"]["id"], changes["differences"]) == (good, [])
     assert _get_differences(any_api, worse) == [
         ("revision", "", 1, 2),
         ("definition", "/priority", 5, 9),

@@ -51,7 +51,7 @@ def test_expired_pause_is_not_shown_before_the_relay_ends_it(any_api: ApiDriver)
         assert (shown["state"], shown["overdue"], shown["expected_by"]) == (state, overdue, by)
         assert any_api.client.get(f"/api/v1/schedules?state={state}").json["items"] == [shown]
         late = any_api.client.get("/api/v1/schedules?overdue=true").json["items"]
-        assert [each["name"] for each in late] == ["morning"] * overdue
+        assert [schedule["name"] for schedule in late] == ["morning"] * overdue
 
 
 def test_repeated_pause_changes_only_the_note(api: ApiDriver) -> None:
@@ -69,10 +69,10 @@ def test_missed_occurrences_are_handled_as_the_resume_request_says(any_api: ApiD
     _update_schedule(any_api, paused_at=now - dt.timedelta(minutes=30))
     set_due(any_api, "morning", (now - dt.timedelta(minutes=10)).replace(second=0))
     assert request_resume(any_api, policy="catch_up").status_code == 200
-    found = list_occurrences(any_api)
-    assert {each["outcome"] for each in found} == {"fired"}
-    assert len(found) in (10, 11)
-    assert "skipped by a pause" in found[0]["reason"]
+    listed = list_occurrences(any_api)
+    assert {occurrence["outcome"] for occurrence in listed} == {"fired"}
+    assert len(listed) in (10, 11)
+    assert "skipped by a pause" in listed[0]["reason"]
 
 
 def test_missed_occurrences_are_skipped_by_default(api: ApiDriver) -> None:
@@ -82,7 +82,7 @@ def test_missed_occurrences_are_skipped_by_default(api: ApiDriver) -> None:
     _update_schedule(api, paused_at=now - dt.timedelta(minutes=30))
     set_due(api, "morning", (now - dt.timedelta(minutes=3)).replace(second=0, microsecond=0))
     request_resume(api)
-    assert {each["outcome"] for each in list_occurrences(api)} == {"skipped_paused"}
+    assert {occurrence["outcome"] for occurrence in list_occurrences(api)} == {"skipped_paused"}
     assert "quiet please" in list_occurrences(api)[0]["reason"]
 
 
@@ -116,7 +116,7 @@ def test_invalid_pause_or_resume_returns_422_with_pointer(
     create_schedule(api)
     response = api.client.post(f"{URL}/{action}", json=body)
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "fire"])

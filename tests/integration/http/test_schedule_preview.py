@@ -25,25 +25,25 @@ def get_preview(api: ApiDriver, **body: Any) -> dict[str, Any]:
     """Request a preview, check that it succeeded, and return it."""
     response = request_preview(api, **body)
     assert response.status_code == 200, response.json
-    found: dict[str, Any] = response.json
-    return found
+    preview: dict[str, Any] = response.json
+    return preview
 
 
 def test_preview_lists_occurrences_in_utc_and_local_time(any_api: ApiDriver) -> None:
-    found = get_preview(any_api, zone="Europe/Berlin", count=3)
-    assert [(each["scheduled_for"], each["local"]) for each in found["occurrences"]] == [
+    preview = get_preview(any_api, zone="Europe/Berlin", count=3)
+    assert [(occurrence["scheduled_for"], occurrence["local"]) for occurrence in preview["occurrences"]] == [
         ("2026-03-28T01:30:00Z", "2026-03-28T02:30:00+01:00"),
         ("2026-03-29T01:30:00Z", "2026-03-29T03:30:00+02:00"),
         ("2026-03-30T00:30:00Z", "2026-03-30T02:30:00+02:00"),
     ]
-    assert [each["notes"] for each in found["occurrences"]] == [
+    assert [occurrence["notes"] for occurrence in preview["occurrences"]] == [
         [],
         ["02:30 does not exist in Europe/Berlin that day: 1 hour later"],
         [],
     ]
-    assert (found["in_words"], found["warnings"]) == ("every day at 02:30 (Europe/Berlin)", [])
-    assert (found["schedule"]["name"], found["schedule"]["job"], found["difference"]) == (None, None, None)
-    assert found["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
+    assert (preview["in_words"], preview["warnings"]) == ("every day at 02:30 (Europe/Berlin)", [])
+    assert (preview["schedule"]["name"], preview["schedule"]["job"], preview["difference"]) == (None, None, None)
+    assert preview["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
     assert any_api.count_rows("job_schedules") == 0
 
 
@@ -54,23 +54,23 @@ def test_preview_lists_up_to_1000_occurrences(api: ApiDriver) -> None:
 
 
 def test_preview_of_rule_that_never_fires_has_a_warning(api: ApiDriver) -> None:
-    found = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
-    assert found["occurrences"] == []
-    assert found["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
+    preview = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+    assert preview["occurrences"] == []
+    assert preview["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
 
 
 def test_preview_of_disabled_schedule_is_empty_with_a_warning(api: ApiDriver) -> None:
-    found = get_preview(api, enabled=False)
-    assert (found["occurrences"], found["warnings"]) == ([], ["it is not enabled: nothing is due"])
+    preview = get_preview(api, enabled=False)
+    assert (preview["occurrences"], preview["warnings"]) == ([], ["it is not enabled: nothing is due"])
 
 
 def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
     with api.database.write() as connection:
         off = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
-    found = get_preview(api, job="off", parameters={"user_id": "u"}, count=1)
-    assert found["warnings"] == ["job off is disabled: its occurrences are left out"]
-    assert [each["outcome"] for each in found["occurrences"]] == ["skipped_paused"]
+    preview = get_preview(api, job="off", parameters={"user_id": "u"}, count=1)
+    assert preview["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert [occurrence["outcome"] for occurrence in preview["occurrences"]] == ["skipped_paused"]
 
 
 def test_preview_includes_run_at_start_and_initial_delay(api: ApiDriver) -> None:
@@ -78,10 +78,10 @@ def test_preview_includes_run_at_start_and_initial_delay(api: ApiDriver) -> None
 
     def at_start(**body: Any) -> list[dict[str, Any]]:
         often = {"rule": {"kind": "interval", "every": 3600}, "count": 2, "run_at_start": True}
-        found: list[dict[str, Any]] = api.client.post("/api/v1/schedules/preview", json=often | body).json[
+        occurrences: list[dict[str, Any]] = api.client.post("/api/v1/schedules/preview", json=often | body).json[
             "occurrences"
         ]
-        return found
+        return occurrences
 
     first, second = at_start()
     assert now <= dt.datetime.fromisoformat(first["scheduled_for"]) <= SystemClock().now()
@@ -95,9 +95,9 @@ def test_preview_includes_run_at_start_and_initial_delay(api: ApiDriver) -> None
 
 def test_preview_explains_repeated_local_times_and_holidays(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-10-25": "Clocks"}}}
-    given = {"zone": "Europe/Berlin", "dst": {"fold": "both"}, "from": "2026-10-24T12:00:00Z", "require": ["off"]}
-    found = get_preview(api, calendars=off, count=2, **given)["occurrences"]
-    assert [each["notes"] for each in found] == [
+    body = {"zone": "Europe/Berlin", "dst": {"fold": "both"}, "from": "2026-10-24T12:00:00Z", "require": ["off"]}
+    occurrences = get_preview(api, calendars=off, count=2, **body)["occurrences"]
+    assert [occurrence["notes"] for occurrence in occurrences] == [
         ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the first"],
         ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the second"],
     ]
@@ -105,8 +105,8 @@ def test_preview_explains_repeated_local_times_and_holidays(api: ApiDriver) -> N
 
 def test_preview_accepts_unsaved_calendars(api: ApiDriver) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-03-29": "Inventory"}}}
-    found = get_preview(api, exclude=["off"], calendars=off, count=2)["occurrences"]
-    assert [(each["outcome"], each["reason"]) for each in found] == [
+    occurrences = get_preview(api, exclude=["off"], calendars=off, count=2)["occurrences"]
+    assert [(occurrence["outcome"], occurrence["reason"]) for occurrence in occurrences] == [
         ("expected", None),
         ("skipped_calendar", "within calendar off: Inventory"),
         ("expected", None),
@@ -123,8 +123,8 @@ def test_unsaved_calendar_overrides_the_saved_one(api: ApiDriver) -> None:
         calendar_rows.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
     saved = get_preview(api, exclude=["off"], count=1)["occurrences"]
     assert saved[0]["outcome"] == "skipped_calendar"
-    other = {"off": {"kind": "dates", "days": ["2026-03-30"]}}
-    changed = get_preview(api, exclude=["off"], calendars=other, count=1)["occurrences"]
+    unsaved = {"off": {"kind": "dates", "days": ["2026-03-30"]}}
+    changed = get_preview(api, exclude=["off"], calendars=unsaved, count=1)["occurrences"]
     assert changed[0]["outcome"] == "expected"
 
 
@@ -159,7 +159,7 @@ def test_invalid_preview_returns_422_with_pointer(
 ) -> None:
     response = request_preview(api, **body)
     assert response.status_code == 422
-    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+    assert [(error["pointer"], error["code"]) for error in response.json["errors"]] == [(pointer, code)]
 
 
 class TestComparison:
@@ -167,27 +167,29 @@ class TestComparison:
 
     def test_comparison_lists_changed_fields_and_occurrences(self, any_api: ApiDriver) -> None:
         create_schedule(any_api, rule={"kind": "weekly", "days": ["monday", "tuesday"], "time": "02:30"})
-        given = {"rule": {"kind": "weekly", "days": ["tuesday", "friday"], "time": "02:30"}, "priority": 7}
-        found = get_preview(any_api, schedule="morning", count=3, parameters={"user_id": "all"}, **given)["difference"]
-        assert (found["schedule"], found["revision"]) == ("morning", 1)
-        changed = {each["pointer"]: (each["change"], each["now"]) for each in found["fields"]}
+        changes = {"rule": {"kind": "weekly", "days": ["tuesday", "friday"], "time": "02:30"}, "priority": 7}
+        difference = get_preview(any_api, schedule="morning", count=3, parameters={"user_id": "all"}, **changes)[
+            "difference"
+        ]
+        assert (difference["schedule"], difference["revision"]) == ("morning", 1)
+        changed = {field["pointer"]: (field["change"], field["now"]) for field in difference["fields"]}
         assert changed["/priority"] == ("changed", 7)
         assert {name.split("/")[1] for name in changed} == {"priority", "rule"}
         # The saved schedule has three occurrences up to April 6, the new one up to April 7: their common range counts.
-        assert found["until"] == "2026-04-06T02:30:00Z"
-        assert found["comes"] == ["2026-04-03T02:30:00Z"]
-        assert found["goes"] == ["2026-03-30T02:30:00Z", "2026-04-06T02:30:00Z"]
+        assert difference["until"] == "2026-04-06T02:30:00Z"
+        assert difference["comes"] == ["2026-04-03T02:30:00Z"]
+        assert difference["goes"] == ["2026-03-30T02:30:00Z", "2026-04-06T02:30:00Z"]
 
     def test_comparison_of_equal_schedules_is_empty(self, api: ApiDriver) -> None:
         create_schedule(api, rule=DAILY_RULE)
-        found = get_preview(api, schedule="morning", parameters={"user_id": "all"})["difference"]
-        assert (found["fields"], found["comes"], found["goes"]) == ([], [], [])
+        difference = get_preview(api, schedule="morning", parameters={"user_id": "all"})["difference"]
+        assert (difference["fields"], difference["comes"], difference["goes"]) == ([], [], [])
 
     def test_comparison_continues_after_the_end_of_the_new_schedule(self, api: ApiDriver) -> None:
         create_schedule(api, rule=DAILY_RULE)
-        given = {"parameters": {"user_id": "all"}, "end": "2026-03-29T00:00:00Z", "count": 3}
-        found = get_preview(api, schedule="morning", **given)["difference"]
-        assert found["goes"] == ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]
+        changes = {"parameters": {"user_id": "all"}, "end": "2026-03-29T00:00:00Z", "count": 3}
+        difference = get_preview(api, schedule="morning", **changes)["difference"]
+        assert difference["goes"] == ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]
 
     def test_comparison_with_unknown_schedule_returns_404(self, api: ApiDriver) -> None:
         response = request_preview(api, schedule="evening")

@@ -139,7 +139,7 @@ def test_requests_without_the_lock_are_served_meanwhile(
             health, waited = _measure_seconds(lambda: server.get("/healthz"))
             assert health.status_code == 200
             assert waited < _MAX_RESPONSE_SECONDS
-            assert {each.result() for each in waiting} == {(503, "database_busy")}
+            assert {future.result() for future in waiting} == {(503, "database_busy")}
 
 
 def test_full_disk_returns_503(api: ApiDriver) -> None:

@@ -13,7 +13,7 @@ IDEMPOTENCY_HEADER = {"Idempotency-Key": "order-1"}
 
 
 def _list_codes(response: Any) -> set[tuple[str, str]]:
-    return {(each["pointer"], each["code"]) for each in response.json["errors"]}
+    return {(error["pointer"], error["code"]) for error in response.json["errors"]}
 
 
 def test_submission_is_committed(any_api: ApiDriver) -> None:
@@ -45,13 +45,13 @@ def test_submission_with_due_at_is_scheduled(api: ApiDriver) -> None:
     shown = api.submit_accepted({"parameters": {"user_id": "u"}, "due_at": ONE_HOUR_LATER.isoformat()})
     assert shown["state"] == "Scheduled"
     assert dt.datetime.fromisoformat(shown["due_at"]) == ONE_HOUR_LATER
-    other = api.submit_accepted(
+    zoned = api.submit_accepted(
         {
             "parameters": {"user_id": "u"},
             "due_at": ONE_HOUR_LATER.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
         }
     )
-    assert other["due_at"] == shown["due_at"]
+    assert zoned["due_at"] == shown["due_at"]
 
 
 @pytest.mark.parametrize(
@@ -180,15 +180,15 @@ class TestIdempotency:
 
     def test_different_request_with_used_key_is_rejected(self, any_api: ApiDriver) -> None:
         any_api.submit(headers=IDEMPOTENCY_HEADER)
-        for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
-            response = any_api.submit(other, headers=IDEMPOTENCY_HEADER)
+        for body in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
+            response = any_api.submit(body, headers=IDEMPOTENCY_HEADER)
             assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
         assert any_api.count_rows("executions") == 1
 
     def test_field_order_does_not_change_the_fingerprint(self, api: ApiDriver) -> None:
-        one = api.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
-        two = api.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
-        assert one.json["id"] == two.json["id"]
+        first = api.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
+        second = api.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
+        assert first.json["id"] == second.json["id"]
 
     def test_replay_works_after_the_job_was_deleted(self, api: ApiDriver) -> None:
         first = api.submit(headers=IDEMPOTENCY_HEADER)
@@ -224,10 +224,10 @@ class TestBatch:
         response = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 202
         assert response.json["count"] == 21
-        found = any_api.client.get(f"/api/v1/executions?batch_id={response.json['batch_id']}").json["items"]
-        assert [row["id"] for row in found] == response.json["ids"][::-1]
-        assert [row["parameters"]["user_id"] for row in reversed(found)] == [f"u{n}" for n in range(20)] + ["z"]
-        assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
+        members = any_api.client.get(f"/api/v1/executions?batch_id={response.json['batch_id']}").json["items"]
+        assert [row["id"] for row in members] == response.json["ids"][::-1]
+        assert [row["parameters"]["user_id"] for row in reversed(members)] == [f"u{n}" for n in range(20)] + ["z"]
+        assert (members[0]["state"], members[0]["queue"]) == ("Scheduled", "slow")
 
     def test_batch_accepts_10000_items(self, api: ApiDriver) -> None:
         response = api.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
@@ -278,24 +278,24 @@ def _make_nested(levels: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("jobs/export/executions", lambda given: {"parameters": given}),
-        ("executions/batch", lambda given: {"executions": [{"job": "export", "parameters": given}]}),
+        ("jobs/export/executions", lambda parameters: {"parameters": parameters}),
+        ("executions/batch", lambda parameters: {"executions": [{"job": "export", "parameters": parameters}]}),
         (
             "executions/batch",
-            lambda given: {
+            lambda parameters: {
                 "executions": [{"job": "export", "parameters": {"user_id": "u"}}],
-                "on_complete": {"job": "export", "parameters": given},
+                "on_complete": {"job": "export", "parameters": parameters},
             },
         ),
-        ("workflows", lambda given: {"steps": {"a": {"job": "export", "parameters": given}}}),
-        ("jobs", lambda given: {"name": "deep", "task": EXPORT_TASK.name, "defaults": given}),
+        ("workflows", lambda parameters: {"steps": {"a": {"job": "export", "parameters": parameters}}}),
+        ("jobs", lambda parameters: {"name": "deep", "task": EXPORT_TASK.name, "defaults": parameters}),
         (
             "schedules",
-            lambda given: {
+            lambda parameters: {
                 "name": "deep",
                 "job": "export",
                 "rule": {"kind": "interval", "every": 60},
-                "parameters": given,
+                "parameters": parameters,
             },
         ),
     ],

@@ -51,8 +51,8 @@ def test_unknown_queue_is_rejected_in_every_request(
 @pytest.mark.parametrize(("path", "body"), [("jobs", JOB), ("schedules", SCHEDULE)])
 def test_change_to_unknown_queue_is_rejected(any_api: ApiDriver, path: str, body: dict[str, Any]) -> None:
     assert any_api.client.post(f"/api/v1/{path}", json=body).status_code == 201
-    wanted = {**body, "queue": UNKNOWN_QUEUE}
-    refused = any_api.client.put(f"/api/v1/{path}/{body['name']}", json=wanted, headers={"If-Match": "*"})
+    changed_body = {**body, "queue": UNKNOWN_QUEUE}
+    refused = any_api.client.put(f"/api/v1/{path}/{body['name']}", json=changed_body, headers={"If-Match": "*"})
     assert _get_problem(refused)["pointer"] == "/queue"
 
 
@@ -60,7 +60,7 @@ def test_batch_with_10000_unknown_queues_is_rejected_and_creates_none(any_api: A
     items = [{**ITEM, "queue": f"invented-{number}"} for number in range(10_000)]
     refused = any_api.client.post("/api/v1/executions/batch", json={"executions": items})
     assert refused.status_code == 422
-    assert {each["code"] for each in refused.json["errors"]} == {"unknown_queue"}
+    assert {error["code"] for error in refused.json["errors"]} == {"unknown_queue"}
     assert (any_api.count_rows("executions"), any_api.count_rows("queues")) == (0, 0)
 
 
@@ -99,4 +99,4 @@ def test_rerun_keeps_its_queue_only_while_the_queue_exists(any_api: ApiDriver) -
     with any_api.database.write() as connection:
         connection.execute(core.executions.update().where(core.executions.c.id == ended).values(dead_letter="open"))
     done = any_api.client.post("/api/v1/dead-letters/redrive", json={"ids": [ended]}).json
-    assert (done["done"], [each["code"] for each in done["problems"]]) == (0, ["unknown_queue"])
+    assert (done["done"], [problem["code"] for problem in done["problems"]]) == (0, ["unknown_queue"])

@@ -15,9 +15,9 @@ ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
 def _send_each_notifying_request(api: ApiDriver) -> None:
     """Send a request of each kind that notifies the relay."""
-    made = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
+    execution = api.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     assert api.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
-    assert api.client.post(f"/api/v1/executions/{made['id']}/cancel").status_code == 200
+    assert api.client.post(f"/api/v1/executions/{execution['id']}/cancel").status_code == 200
     definition = {"name": "mine", "task": "tasks.exports.export"}
     assert api.client.post("/api/v1/jobs", json=definition).status_code == 201
     assert api.client.put("/api/v1/jobs/mine", json=definition, headers={"If-Match": "*"}).status_code == 200

@@ -56,13 +56,13 @@ class DispatchDriver:
         """Return a dispatcher that leads from now on and knows a worker."""
         ageing = dt.timedelta(seconds=60)
         publisher, claims, problems = Publisher(self.client), Claims(self.client), RelayProblems(self.clock)
-        made = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
-        made.workers = [make_worker(self.clock.now())]
+        dispatcher = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
+        dispatcher.workers = [make_worker(self.clock.now())]
         with self.database.write() as connection:
             assert relay_state.acquire_leadership(
                 connection, name, self.clock.now(), relay_state.get(connection).tenure
             )
-        return made
+        return dispatcher
 
     def resign_leadership(self) -> None:
         """Remove the leader."""
@@ -80,9 +80,9 @@ class DispatchDriver:
         rows = [make_execution(at=self.clock.now() + number * _MOMENT, **keys, **values) for number in range(count)]
         with self.database.write() as connection:
             jobs.upsert(connection, definition, JobOwner.API, "ann", self.clock.now())
-            made = insert_executions(connection, *rows, now=self.clock.now())
-        self._submitted += made
-        return made
+            ids = insert_executions(connection, *rows, now=self.clock.now())
+        self._submitted += ids
+        return ids
 
     def put_job(self, definition: JobDefinition) -> None:
         """Create or change a definition."""
@@ -114,8 +114,8 @@ class DispatchDriver:
 
     def list_queued(self, priority: int = 5) -> list[str]:
         """Return the executions whose messages are in the list of this priority, the next one first."""
-        found: Any = self.client.lrange(get_list_name("default", priority), 0, -1)
-        return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(found)]
+        messages: Any = self.client.lrange(get_list_name("default", priority), 0, -1)
+        return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(messages)]
 
     def request_cancel(self, execution: str) -> None:
         """Request the cancellation of an execution."""
@@ -131,8 +131,8 @@ class DispatchDriver:
 
     def pop_messages(self) -> list[str]:
         """Remove the messages of the default queue and return them."""
-        found: Any = self.client.lpop(get_list_name("default", 5), 1000)
-        return list(reversed(found or []))
+        messages: Any = self.client.lpop(get_list_name("default", 5), 1000)
+        return list(reversed(messages or []))
 
     def mark_fetched(self, execution: str, attempt: int = 1) -> None:
         """Write the record of a worker that fetched the attempt and has not started it."""

@@ -102,8 +102,8 @@ def test_unreadable_execution_column_blocks_no_other_execution(running: CorruptR
 
 
 def test_undispatchable_execution_fails_and_releases_its_limit_key(running: CorruptRowDriver) -> None:
-    given, _ = policies.normalize({"concurrency": {"limit": 1}})
-    limited = replace(SEND, policies=given)
+    limits, _ = policies.normalize({"concurrency": {"limit": 1}})
+    limited = replace(SEND, policies=limits)
     spoilt, good = running.driver.submit_many(limited, 2)
     running.corrupt_column(core.executions, "parameters", "[1]", id=spoilt)
     running.run_turns(6)
@@ -129,7 +129,7 @@ def test_undispatchable_execution_fails_and_releases_its_limit_key(running: Corr
         (core.workers, "queues"),
         (core.workers, "tasks"),
     ],
-    ids=lambda each: getattr(each, "name", each),
+    ids=lambda argument: getattr(argument, "name", argument),
 )
 def test_unreadable_definition_or_worker_blocks_no_other_execution(
     running: CorruptRowDriver, table: sa.Table, column: str
@@ -151,15 +151,15 @@ def test_unreadable_definition_or_worker_blocks_no_other_execution(
 def test_executions_of_an_unreadable_revision_occupy_no_slots(running: CorruptRowDriver, limited: bool) -> None:
     """The unreadable executions are more than a round selects, and wait until the revision is readable."""
     driver = running.driver
-    given, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
+    limits, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
     running.relay._dispatcher._selector.feed = 5
-    spoilt = driver.submit_many(replace(SEND, name="resend", policies=given), 20)
+    spoilt = driver.submit_many(replace(SEND, name="resend", policies=limits), 20)
     key = {"job": "resend", "revision": 1}
     with driver.database.read() as connection:
         before = connection.execute(sa.text("SELECT definition FROM job_revisions WHERE job = 'resend'")).scalar_one()
     running.corrupt_column(core.job_revisions, "definition", "[1]", **key)
     driver.clock.advance(1)
-    [good] = driver.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
+    [good] = driver.submit_many(replace(SEND, name="resend", time_limit=60, policies=limits), 1, job_revision=2)
     running.run_turns(4)
     assert driver.list_published() == {good}
     assert "revision 1 of job resend" in running.read_problems()
@@ -254,8 +254,8 @@ def test_column_of_another_type_blocks_no_other_work(running: CorruptRowDriver, 
 
 def test_execution_column_of_another_type_blocks_no_other_execution(running: CorruptRowDriver) -> None:
     running.run_turns(6)
-    given, _ = policies.normalize({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
-    limited = replace(SEND, policies=given)
+    limits, _ = policies.normalize({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
+    limited = replace(SEND, policies=limits)
     for column in list_plain_columns(core.executions):
         spoilt = [
             *running.driver.submit_many(SEND, len(GARBAGE_VALUES)),
@@ -271,13 +271,15 @@ def test_execution_column_of_another_type_blocks_no_other_execution(running: Cor
             running.publish_event(execution, EventKind.PROGRESS, done=1)
             running.publish_event(execution, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(2)
-        assert {running.driver.get_execution(each).state for each in good} == {ExecutionState.SUCCEEDED}, column
+        assert {running.driver.get_execution(good_execution).state for good_execution in good} == {
+            ExecutionState.SUCCEEDED
+        }, column
 
 
 @pytest.mark.parametrize("column", ["limit_key", "priority", "attempt"])
 def test_unsortable_execution_fails_and_releases_its_limits(running: CorruptRowDriver, column: str) -> None:
-    given, _ = policies.normalize({"concurrency": {"limit": 1}})
-    limited = replace(SEND, policies=given)
+    limits, _ = policies.normalize({"concurrency": {"limit": 1}})
+    limited = replace(SEND, policies=limits)
     spoilt, good = running.driver.submit_many(limited, 2)
     running.corrupt_column(core.executions, column, b"\xff\xfe", id=spoilt)
     running.run_turns(6)

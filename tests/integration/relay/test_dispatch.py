@@ -119,9 +119,9 @@ def test_invalid_policy_is_ignored_and_logged_once(driver: DispatchDriver, overr
     wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
     broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
     executions = driver.submit_many(broken, 2, overrides=overrides)
-    other = driver.submit()
+    valid = driver.submit()
     with structlog.testing.capture_logs() as logs:
-        assert driver.dispatch() == [*executions, other]
+        assert driver.dispatch() == [*executions, valid]
     [line] = [line for line in logs if line["event"] == "policies_left_out"]
     assert (line["log_level"], line["job"], line["revision"]) == ("error", "broken", 1)
     assert "max_attempts must be 1 to 1000" in line["why"]

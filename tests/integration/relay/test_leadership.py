@@ -47,34 +47,34 @@ def advance_clocks(seconds: float, *hosts: RelayHost) -> None:
 
 
 def test_live_leader_is_not_replaced(hosts: tuple[RelayHost, RelayHost]) -> None:
-    leader, other = hosts
+    leader, standby = hosts
     assert leader.run_turn()
     for _ in range(20):
-        advance_clocks(1, leader, other)
+        advance_clocks(1, leader, standby)
         assert leader.run_turn()
-        assert not other.run_turn()
+        assert not standby.run_turn()
 
 
 def test_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayHost]) -> None:
-    leader, other = hosts
+    leader, standby = hosts
     assert leader.run_turn()
-    assert not other.run_turn()
+    assert not standby.run_turn()
     waited = 0.0
-    while not other.run_turn():
-        advance_clocks(0.5, other)
+    while not standby.run_turn():
+        advance_clocks(0.5, standby)
         waited += 0.5
     assert waited == SILENT_AFTER_SECONDS
 
 
 def test_frozen_leader_that_resumes_writes_nothing(hosts: tuple[RelayHost, RelayHost], driver: DispatchDriver) -> None:
-    leader, other = hosts
+    leader, standby = hosts
     execution = driver.submit()
     assert leader.run_turn()
-    assert not other.run_turn()
-    advance_clocks(SILENT_AFTER_SECONDS, other)
-    assert other.run_turn()
+    assert not standby.run_turn()
+    advance_clocks(SILENT_AFTER_SECONDS, standby)
+    assert standby.run_turn()
     driver.client.xadd(keys.EVENTS, events.encode(EventKind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
     assert not leader.run_turn()
     assert driver.get_execution(execution).state is ExecutionState.QUEUED
-    assert other.run_turn()
+    assert standby.run_turn()
     assert driver.get_execution(execution).state is ExecutionState.SUCCEEDED

@@ -17,11 +17,11 @@ from tests.integration.relay.conftest import SEND, DispatchDriver
 SECOND = dt.timedelta(seconds=1)
 
 
-def make_limited_job(**given: Any) -> JobDefinition:
+def make_limited_job(**declared: Any) -> JobDefinition:
     """Return a job with these policies."""
-    made, problems = policies.normalize(given)
+    normalized, problems = policies.normalize(declared)
     assert not problems
-    return replace(SEND, policies=made)
+    return replace(SEND, policies=normalized)
 
 
 TWO_PER_TENANT_JOB = make_limited_job(concurrency={"limit": 2, "key": "{tenant}"})
@@ -33,8 +33,8 @@ def make_tenant_values(name: str) -> dict[str, Any]:
 
 def test_concurrency_limit_per_key_bounds_published_executions(driver: DispatchDriver) -> None:
     first = driver.submit_many(TWO_PER_TENANT_JOB, 5, **make_tenant_values("a"))
-    other = driver.submit_many(TWO_PER_TENANT_JOB, 1, **make_tenant_values("b"))
-    assert driver.dispatch() == [*first[:2], *other]
+    other_tenant = driver.submit_many(TWO_PER_TENANT_JOB, 1, **make_tenant_values("b"))
+    assert driver.dispatch() == [*first[:2], *other_tenant]
     assert driver.dispatch() == []
 
     driver.record_report(EventKind.RUNNING, first[0])
@@ -50,17 +50,17 @@ def test_concurrency_limit_without_key_applies_to_the_job(driver: DispatchDriver
 
 
 def test_retrying_execution_releases_its_slot_and_acquires_one_again(driver: DispatchDriver) -> None:
-    one, two = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
-    assert driver.dispatch() == [one]
-    driver.record_report(EventKind.RUNNING, one)
-    driver.record_report(EventKind.RETRYING, one, delay=0, reason="again")
-    assert driver.dispatch() == [two]
+    first, second = driver.submit_many(make_limited_job(concurrency={"limit": 1}), 2)
+    assert driver.dispatch() == [first]
+    driver.record_report(EventKind.RUNNING, first)
+    driver.record_report(EventKind.RETRYING, first, delay=0, reason="again")
+    assert driver.dispatch() == [second]
     driver.release_due()
-    assert driver.get_execution(one).state is ExecutionState.QUEUED
+    assert driver.get_execution(first).state is ExecutionState.QUEUED
     assert driver.dispatch() == []
-    driver.record_report(EventKind.RUNNING, two)
-    driver.record_report(EventKind.FAILED, two)
-    assert driver.dispatch() == [one]
+    driver.record_report(EventKind.RUNNING, second)
+    driver.record_report(EventKind.FAILED, second)
+    assert driver.dispatch() == [first]
 
 
 def test_changed_limit_applies_at_once_to_waiting_executions(driver: DispatchDriver) -> None:
@@ -201,5 +201,5 @@ def test_thousands_of_keys_get_their_turn(driver: DispatchDriver, monkeypatch: p
     definition = make_limited_job(concurrency={"limit": 1, "key": "{tenant}"})
     executions = [driver.submit(definition, **make_tenant_values(f"t{number:02}")) for number in range(25)]
     rounds = [driver.dispatch() for _ in range(4)]
-    assert sorted(execution for each in rounds for execution in each) == sorted(executions)
-    assert [len(each) for each in rounds] == [10, 10, 5, 0]
+    assert sorted(execution for batch in rounds for execution in batch) == sorted(executions)
+    assert [len(batch) for batch in rounds] == [10, 10, 5, 0]

@@ -71,12 +71,12 @@ def test_beat_key_of_another_type_does_not_stop_the_relay(
     relay._reader = RecordingReader()  # type: ignore[assignment]
     relay.run_turn()
     put_foreign_value(driver.client, key, "text")
-    known = sync_driver.put_schedule("nightly", HOURLY, driver.clock.now())
+    entry_id = sync_driver.put_schedule("nightly", HOURLY, driver.clock.now())
     for _ in range(20):
         driver.clock.advance(4)
         relay.run_turn()
     if provider == "redbeat":
-        assert sync_driver.list_entry_ids() == {known}
+        assert sync_driver.list_entry_ids() == {entry_id}
         if key != keys.BEAT:
             assert f"key={key}" in "".join(capsys.readouterr())
 
@@ -92,5 +92,5 @@ def test_standby_relay_warns_when_the_leader_has_different_zone_data(driver: Dis
             with pytest.raises(NotLeader):
                 relay.run_turn()
             driver.clock.advance(60)
-    [warning] = [each["why"] for each in logged if each["event"] == "time_zone_data_differ"]
+    [warning] = [entry["why"] for entry in logged if entry["event"] == "time_zone_data_differ"]
     assert "others have 2020a (tzdata 2020.1): relay other:1." in warning

@@ -182,8 +182,8 @@ def _count_queries(driver: DispatchDriver) -> tuple[int, int]:
             statements.append(statement)
 
     def commands() -> int:
-        found: Any = driver.client.info("commandstats")
-        return sum(each["calls"] for name, each in found.items() if name != "cmdstat_info")
+        statistics: Any = driver.client.info("commandstats")
+        return sum(command["calls"] for name, command in statistics.items() if name != "cmdstat_info")
 
     engines = {driver.database._reader, driver.database._writer}
     for engine in engines:
@@ -225,16 +225,14 @@ def test_paused_queues_without_messages_need_no_redis_command(driver: DispatchDr
 def _make_message(driver: DispatchDriver, execution: str, queue: str) -> Message:
     with driver.database.read() as connection:
         rows = dispatch.get_many(connection, [execution])
-        [message] = driver.dispatcher._build_messages(
-            connection, [DispatchCandidate(each, 5) for each in rows]
-        ).values()
+        [message] = driver.dispatcher._build_messages(connection, [DispatchCandidate(row, 5) for row in rows]).values()
     assert message.queue == queue
     return message
 
 
 def test_dispatch_round_reads_depths_of_ready_and_paused_queues_only(driver: DispatchDriver) -> None:
     consumed = ("critical", "default", "background")
-    driver.dispatcher.workers = [replace(each, queues=consumed) for each in driver.dispatcher.workers]
+    driver.dispatcher.workers = [replace(worker, queues=consumed) for worker in driver.dispatcher.workers]
     driver.submit()
     set_paused(driver)
     driver.dispatcher.publisher.get_depths = Mock(wraps=driver.dispatcher.publisher.get_depths)  # type: ignore[method-assign]

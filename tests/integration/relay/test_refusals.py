@@ -26,9 +26,9 @@ def make_deep(levels: int) -> str:
 @pytest.fixture
 def relay(driver: DispatchDriver, redis_url: str, clock: ManualClock) -> Relay:
     driver.resign_leadership()
-    made = Relay(driver.database, redis_url, clock, Settings.from_environment({}))
-    made.run_turn()
-    return made
+    created = Relay(driver.database, redis_url, clock, Settings.from_environment({}))
+    created.run_turn()
+    return created
 
 
 def record_report(
@@ -71,7 +71,9 @@ def test_unrecordable_end_report_fails_the_execution(
     assert row.error is not None
     assert row.error["type"] == "ReportRefused"
     assert row.error["message"].startswith(f"its report that it was {kind} cannot be recorded: ")
-    assert [(driver.get_execution(each).state, driver.get_execution(each).result) for each in (before, after)] == [
+    assert [
+        (driver.get_execution(execution).state, driver.get_execution(execution).result) for execution in (before, after)
+    ] == [
         (ExecutionState.SUCCEEDED, 1),
         (ExecutionState.SUCCEEDED, 2),
     ]
@@ -103,7 +105,7 @@ def test_unrecordable_report_that_is_no_end_is_skipped(
         ExecutionState.SUCCEEDED,
         1,
     )
-    [error] = [each for each in logged if each["log_level"] == "error"]
+    [error] = [entry for entry in logged if entry["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
 
 
@@ -150,10 +152,10 @@ def test_report_refused_by_a_transient_error_is_recorded(
     record_report(driver, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     once = [ValueError("deadlock, say")]
 
-    def fails_once(*given: Any) -> Any:
-        if once and given[1]:
+    def fails_once(*arguments: Any) -> Any:
+        if once and arguments[1]:
             raise once.pop()
-        return record_events(*given)
+        return record_events(*arguments)
 
     monkeypatch.setattr("jobworker.relay.loop.record_events", fails_once)
     relay.run_turn()

@@ -59,8 +59,8 @@ def test_synchronization_runs_once(
     synchronizer = start()
     synchronizer.synchronize()
     assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
-    [told] = log
-    assert (told["event"], told["what"], told["schedule"], told["place"]) == (
+    [entry] = log
+    assert (entry["event"], entry["what"], entry["schedule"], entry["place"]) == (
         "declaration_applied",
         "created",
         "nightly",
@@ -80,9 +80,9 @@ def test_refused_declaration_is_logged_once_and_applied_later(
     synchronizer = start()
     for _ in range(3):
         synchronizer.synchronize()
-    [told] = log
-    assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
-    assert "there is no job 'later'" in told["why"]
+    [entry] = log
+    assert (entry["event"], entry["log_level"]) == ("declaration_not_taken_yet", "warning")
+    assert "there is no job 'later'" in entry["why"]
     ExecutionDriver(sqlite_database).define_job("later")
     synchronizer.synchronize()
     assert list_states(sqlite_database) == {"early": ScheduleState.ACTIVE}

@@ -117,11 +117,19 @@ def put_value(client: redis.Redis, key: str, kind: str, text: str | bytes = "gar
 
 def announce_worker(client: redis.Redis, *queues: str, **odd: Any) -> None:
     """Announce a live worker w8 that serves these queues; `odd` are further fields of its announcement."""
-    told = {"worker": "w8", "host": "h", "pid": 1, "pool": "p", "concurrency": 1, "queues": queues, "catalogue": "d"}
+    announcement = {
+        "worker": "w8",
+        "host": "h",
+        "pid": 1,
+        "pool": "p",
+        "concurrency": 1,
+        "queues": queues,
+        "catalogue": "d",
+    }
     tasks = [SEND.task]
     more = {"tasks": tasks, "code_version": "v" * 71, "started_at": "2026-03-02T12:00:00+00:00"}
     client.zadd(keys.WORKERS, {"w8": 10**14})
-    client.set(keys.WORKER.format(worker="w8"), json.dumps({**told, **more, **odd}))
+    client.set(keys.WORKER.format(worker="w8"), json.dumps({**announcement, **more, **odd}))
 
 
 _TYPES = ("string", "list", "hash", "set", "zset", "stream")
@@ -160,7 +168,7 @@ def test_garbage_under_a_worker_execution_or_queue_key_is_reported(
         running.run_turns(3)
     assert running.is_recording()
     reported = [line for line in log if line["event"] == "redis_key_unreadable"]
-    again = [one for one, next_one in itertools.pairwise(reported) if one == next_one]
+    again = [line for line, next_line in itertools.pairwise(reported) if line == next_line]
     assert not again, "each is reported once"
     if pattern in (keys.WORKER, keys.CATALOGUE):
         assert f"redis key {name}" in {line["what"] for line in reported}
@@ -183,7 +191,7 @@ def test_stream_with_an_unusable_last_id_is_replaced(
     assert running.client.xinfo_stream(key)["last-generated-id"] < "2"
     assert running.is_recording()
     assert f"redis key {key}" in running.read_problems()
-    assert sum(each["event"] == "stream_ids_unusable" for each in log) == 1
+    assert sum(entry["event"] == "stream_ids_unusable" for entry in log) == 1
 
 
 def test_announcements_with_values_of_other_types_are_skipped(running: RelayDriver) -> None:
@@ -204,8 +212,8 @@ def test_announcements_with_values_of_other_types_are_skipped(running: RelayDriv
         announce_worker(running.client, "default", **{name: value})
         for announcement in running.relay._maintenance._registry.list_announcements(seen.append):
             maintenance._to_row(announcement, NOW)
-    assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
-    assert all(each.reason.startswith("it is not an announcement of a worker: ") for each in seen)
+    assert {problem.key for problem in seen} == {keys.WORKER.format(worker="w8")}
+    assert all(problem.reason.startswith("it is not an announcement of a worker: ") for problem in seen)
     running.run_turns(2)
     assert running.is_recording()
 
@@ -304,7 +312,7 @@ def test_queue_with_a_foreign_key_as_list_does_not_block_others(running: RelayDr
     stuck, going = running.driver.submit(queue="critical"), running.driver.submit(queue="background")
     running.run_turns()
     problems = running.read_problems()
-    assert any("critical" in what for what in problems), problems
+    assert any("critical" in problem for problem in problems), problems
     assert running.driver.get_execution(stuck).dispatched_at is None
     assert running.driver.get_execution(going).dispatched_at is not None
 

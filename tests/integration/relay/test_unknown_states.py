@@ -31,10 +31,10 @@ def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str],
     """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
     execution_driver, database = running.executions, running.driver.database
     execution_driver.define_job(
-        "report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]}
+        "report", policies={"trigger_after": [{"job": job, "on": "any"} for job in ("extract", "load")]}
     )
     batch, [bad, good] = execution_driver.submit_batch(Submission(job="extract"), Submission(job="extract"))
-    after = [execution_driver.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
+    after = [execution_driver.submit("strict", parameters={"rows": 1}, depends_on=(parent,)) for parent in (bad, good)]
     claim = UniqueKeyRequest("key", bad, None, None, running.driver.clock.now())
     with database.write() as connection:
         connection.execute(core.unique_keys.insert().values(**asdict(claim)))
