@@ -221,6 +221,9 @@ def test_long_uids_distinguished() -> None:
         ("RECURRENCE-ID;VALUE=DATE:20260309", ["03-02", "03-10", "03-16", "03-23"]),
         # All later occurrences move by the same offset.
         ("RECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02", "03-10", "03-17", "03-24"]),
+        # An occurrence that the rule does not have is added.
+        ("RECURRENCE-ID:20260310T080000Z", ["03-02", "03-09", "03-10", "03-16", "03-23"]),
+        ("RECURRENCE-ID;RANGE=THISANDFUTURE:20260310T080000Z", ["03-02", "03-09", "03-10", "03-16", "03-23"]),
         ("STATUS:CANCELLED\nRECURRENCE-ID:20260309T080000Z", ["03-02", "03-16", "03-23"]),
         ("STATUS:CANCELLED\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02"]),
         ("TRANSP:TRANSPARENT\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260309T080000Z", ["03-02"]),
@@ -235,6 +238,13 @@ def test_recurrence_id_event_replaces_occurrences(recurrence_id: str, expected: 
         contents = read_contents(*parts, zone="Europe/Berlin")
         assert [f"{window.begin:%m-%d}" for window in contents.windows] == expected
         assert {f"{window.begin:%H:%M}" for window in contents.windows} == {"09:00"}
+
+
+@pytest.mark.parametrize("reach", ["", ";RANGE=THISANDFUTURE"])
+def test_override_of_occurrence_excluded_by_exdate_is_kept(reach: str) -> None:
+    override = f"RECURRENCE-ID{reach}:20260309T080000Z\n{HOUR}".replace("20260302", "20260309")
+    contents = read_contents(make_event(f"{WEEKLY}\nEXDATE:20260309T080000Z"), make_event(override), zone="UTC")
+    assert [f"{window.begin:%m-%d}" for window in contents.windows] == ["03-02", "03-09", "03-16", "03-23"]
 
 
 def test_several_thisandfuture_events_applied_in_order() -> None:
