@@ -61,9 +61,7 @@ class EventSeries:
         after, before = self._compute_search_range(first, end)
         within = (_to_midnight(first), _to_midnight(end))
         # An override stands for an occurrence, also where the rules have none.
-        begins = dict.fromkeys((at for at, _ in self.following), None) | self.event.compute_begins(
-            after, before, effort
-        )
+        begins = {**{at: None for at, _ in self.following}, **self.event.compute_begins(after, before, effort)}
         for begin in sorted(begin for begin in begins if after <= begin <= before):
             event, moved = self._find_effective_event(begin)
             if event.reason is None and self.replaced.isdisjoint((begin, begin.date(), moved)):
