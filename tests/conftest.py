@@ -15,7 +15,7 @@ import pytest
 
 from jobworker.clock import ManualClock
 from jobworker.store import migrate, unreadable_rows
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.servers import PostgresServer, RedisServer, find_other_redis, find_postgres_binaries, run_server
 
 _TEMPLATE_DATABASE = "jobworker_template"

@@ -18,7 +18,7 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner, OnWorkerLo
 from jobworker.relay import event_recorder
 from jobworker.relay.event_recorder import ClaimedMessage, DeclinedMessage, RecordedEvents, record_events
 from jobworker.store import jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, executions, history, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog

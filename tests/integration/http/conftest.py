@@ -20,7 +20,7 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.settings import Settings
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app

@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from sqlalchemy.dialects import postgresql
 
 from jobworker.api.endpoints import events
-from jobworker.services import execution_stream
+from jobworker.services.executions import execution_stream
 from jobworker.services.schedules import compiler
-from jobworker.store.engine.columns import Json
+from jobworker.store.database.columns import Json
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver
