@@ -1,4 +1,4 @@
-"""Command `python -m bench [system | transport | engine | scheduling] [options] [measure …]`; see `--help`.
+"""Command `python -m bench [system | transport | limits | scheduling] [options] [measure …]`; see `--help`.
 
 The default suite is `system`.
 """
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bench.engine import command as engine
+from bench.limits import command as limits
 from bench.scheduling import command as scheduling
 from bench.system import command as system
 from bench.transport import command as transport
@@ -15,7 +15,7 @@ from bench.transport import command as transport
 _SUITES: dict[str, Callable[[Sequence[str]], None]] = {
     "system": system.main,
     "transport": transport.main,
-    "engine": engine.main,
+    "limits": limits.main,
     "scheduling": scheduling.main,
 }
 

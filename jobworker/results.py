@@ -15,7 +15,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

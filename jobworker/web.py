@@ -12,11 +12,11 @@ from jobworker.api.context import ApiContext
 from jobworker.api.host_check import OriginPolicy
 from jobworker.api.server import BodyLimits, RsgiApplication
 from jobworker.clock import Clock, SystemClock
+from jobworker.services.executions.message_revocation import revoke_cancelled
 from jobworker.services.health import HealthChecker
-from jobworker.services.message_revocation import revoke_cancelled
 from jobworker.settings import Settings
-from jobworker.store.engine.database import Database
-from jobworker.store.engine.read_limit import ReadLimit
+from jobworker.store.database.database import Database
+from jobworker.store.database.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.notifier import Notifier

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from jobworker.clock import ManualClock
 from jobworker.store import migrate, unreadable_rows
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.servers import PostgresServer, RedisServer, find_other_redis, find_postgres_binaries, run_server
 
 # Generated tests assert no durations, because a busy machine must not fail them.

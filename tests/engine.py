@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.jobs.admission import Submission
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions as store
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

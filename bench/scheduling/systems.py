@@ -14,7 +14,7 @@ from jobworker.domain.ids import IdFactory
 from jobworker.domain.jobs.definition import DEFAULT_QUEUE, JobDefinition, JobOwner
 from jobworker.domain.schedules.schedule import parse
 from jobworker.store import jobs, migrate, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables.schedules import job_schedules
 from jobworker.store.tasks import TaskRow
 from jobworker.transport import keys

@@ -14,10 +14,10 @@ from bench.transport.systems import JobWorkerTransport
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES
 from jobworker.domain.jobs.admission import Submission
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 
 #: Default lease of a worker, and maximum time for the other steps (s).
 _LEASE_SECONDS = 15

@@ -15,7 +15,7 @@ from jobworker.domain.errors import ConfigurationError, ServiceBusy, TooManyStre
 from jobworker.services.health import HealthChecker
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.notifier import Notifier
 

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from jobworker.api.host_check import CrossSiteRequest, UnknownHost
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
-from jobworker.store.engine.database import UNAVAILABLE, is_too_slow
+from jobworker.store.database.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
 

@@ -9,20 +9,20 @@ import orjson
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.retry import PlannedAttempt
-from jobworker.services.blocker_report import ExecutionBlockers
 from jobworker.services.bulk.actions import BulkResult
-from jobworker.services.files import ExecutionFile
-from jobworker.services.jobs import JobView
-from jobworker.services.revisions import ExecutionComparison, JobRevisionView
+from jobworker.services.executions.blocker_report import ExecutionBlockers
+from jobworker.services.executions.files import ExecutionFile
+from jobworker.services.jobs.jobs import JobView
+from jobworker.services.jobs.revisions import ExecutionComparison, JobRevisionView
 from jobworker.services.submissions.commit import SubmissionResult
 from jobworker.services.workflows.batches import BatchStatus, StepStatus
-from jobworker.store.executions.batches import BatchRow, StepRow
 from jobworker.store.executions.dead_letters import DeadLetterGroup, DeadLetterRow
-from jobworker.store.executions.dependency_rows import ParentRow
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import AttemptRow, LogRow, TransitionRow
 from jobworker.store.pagination import Page
 from jobworker.store.tasks import TaskRow
+from jobworker.store.workflows.batches import BatchRow, StepRow
+from jobworker.store.workflows.dependency_rows import ParentRow
 
 Item = TypeVar("Item")
 Row = TypeVar("Row", AttemptRow, TransitionRow, LogRow, ParentRow)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jobworker.domain.errors import ConfigurationError, DatabaseBusy
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.engine.database import BACKGROUND_TIMEOUTS, UNAVAILABLE, Database
+from jobworker.store.database.database import BACKGROUND_TIMEOUTS, UNAVAILABLE, Database
 from jobworker.telemetry import logging
 from jobworker.up import discovery
 

@@ -6,8 +6,8 @@ import click
 
 from jobworker.cli import arguments, bulk, common, formatting
 from jobworker.clock import SystemClock
-from jobworker.services import dead_letters
-from jobworker.services.dead_letters import RedriveOptions
+from jobworker.services.executions import dead_letters
+from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.store.executions.dead_letters import DeadLetterGroup, DeadLetterRow
 from jobworker.store.pagination import MAX_LIMIT
 from jobworker.telemetry import plain_text

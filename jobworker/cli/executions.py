@@ -8,9 +8,9 @@ import click
 from jobworker.cli import bulk, common, formatting
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions
 from jobworker.services.bulk import cancellation
-from jobworker.services.message_revocation import revoke_cancelled
+from jobworker.services.executions import executions
+from jobworker.services.executions.message_revocation import revoke_cancelled
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.pagination import MAX_LIMIT

@@ -12,9 +12,9 @@ import orjson
 from jobworker.clock import Clock
 from jobworker.domain.executions.comparison import Difference
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.services import execution_stream, executions
-from jobworker.services.execution_stream import ExecutionUpdate, MetadataUpdate
-from jobworker.store.engine.database import Database
+from jobworker.services.executions import execution_stream, executions
+from jobworker.services.executions.execution_stream import ExecutionUpdate, MetadataUpdate
+from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 from jobworker.telemetry import plain_text

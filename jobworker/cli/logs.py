@@ -6,7 +6,7 @@ import click
 
 from jobworker.cli import common, formatting
 from jobworker.clock import SystemClock
-from jobworker.services import execution_stream
+from jobworker.services.executions import execution_stream
 from jobworker.store.executions.timeline import LogRow
 
 

@@ -11,9 +11,9 @@ from jobworker.cli import common
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.relay.loop import Relay
-from jobworker.services import task_catalog
+from jobworker.services.jobs import task_catalog
 from jobworker.settings import Settings
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.telemetry import logging
 from jobworker.transport.task_catalog import describe_tasks
 

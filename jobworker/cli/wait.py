@@ -4,7 +4,7 @@ import click
 
 from jobworker.cli import arguments, common, formatting
 from jobworker.clock import SystemClock
-from jobworker.services import executions
+from jobworker.services.executions import executions
 
 
 @click.command("wait")

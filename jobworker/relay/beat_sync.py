@@ -10,8 +10,9 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.store import relay_state
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import beat_entries, calendar_rows
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import beat_entries
 from jobworker.store.schedules.beat_entries import BeatScheduleRow
 from jobworker.transport.beat import entry_format
 from jobworker.transport.beat.projection import ExpectedEntry, ProjectedSchedule, Projection

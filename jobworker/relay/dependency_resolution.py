@@ -10,9 +10,10 @@ from jobworker.clock import Clock
 from jobworker.domain.workflows.dependency import ParentExecution
 from jobworker.services.workflows import resolution
 from jobworker.services.workflows.resolution import ResolutionResult
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches, cancellation, dependency_rows
-from jobworker.store.executions.batches import BatchRow
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation
+from jobworker.store.workflows import batches, dependency_rows
+from jobworker.store.workflows.batches import BatchRow
 
 logger = structlog.get_logger(__name__)
 

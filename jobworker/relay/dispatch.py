@@ -17,11 +17,12 @@ from jobworker.relay.problems import RelayProblems
 from jobworker.relay.selection import DispatchCandidate, DispatchSelector
 from jobworker.services.workflows import resolution
 from jobworker.store import queues, relay_state, unreadable_rows
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import cancellation, dependency_rows, dispatch, history, limit_usage
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation, dispatch, history, limit_usage
 from jobworker.store.executions.dispatch import PublishedExecution, ReadyExecution
 from jobworker.store.queues import PausedQueue
 from jobworker.store.workers import WorkerRow
+from jobworker.store.workflows import dependency_rows
 from jobworker.telemetry.log_once import ProblemDeduplicator
 from jobworker.transport.claims import ClaimResult, Claims
 from jobworker.transport.publisher import Message, Publisher, get_list_name, get_list_names

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.relay.steps import NotLeader
 from jobworker.store import relay_state
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.relay_state import Tenure
 
 #: Time without a renewal, observed by this relay, after which a leadership counts as silent (s). The leader renews it

@@ -21,7 +21,6 @@ from jobworker.domain.errors import ConfigurationError, DatabaseBusy
 from jobworker.domain.executions import events
 from jobworker.domain.executions.events import Event
 from jobworker.relay import schedule_sync
-from jobworker.relay.cancellation import StopRequestSender
 from jobworker.relay.dependency_resolution import DependencyResolver
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.event_recorder import record_events
@@ -32,12 +31,14 @@ from jobworker.relay.problems import RelayProblem, RelayProblems
 from jobworker.relay.progress import record_progress
 from jobworker.relay.scheduling import ScheduleEvaluator
 from jobworker.relay.steps import NotLeader, RelayStep, StepRunner
+from jobworker.relay.stop_requests import StopRequestSender
 from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReader
 from jobworker.services.schedules import time_zone_updates
 from jobworker.settings import Settings
 from jobworker.store import relay_state
-from jobworker.store.engine.database import UNAVAILABLE, Database, describe_error
-from jobworker.store.executions import dependency_rows, due_executions
+from jobworker.store.database.database import UNAVAILABLE, Database, describe_error
+from jobworker.store.executions import due_executions
+from jobworker.store.workflows import dependency_rows
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check_server, connect_redis
 from jobworker.transport.publisher import Publisher
@@ -60,11 +61,8 @@ _LOG_FLOOD_SECONDS = 0.05
 #: Interval between dispatch rounds while no events arrive (s).
 _DISPATCH_INTERVAL_SECONDS = 0.1
 
-#: Interval between renewals of the leadership (s).
-_RENEWAL_INTERVAL_SECONDS = 1.0
-
-#: Interval between trims of the streams (s).
-_TRIM_INTERVAL_SECONDS = 1.0
+#: Intervals between renewals of the leadership, and between trims of the streams (s).
+_RENEWAL_INTERVAL_SECONDS, _TRIM_INTERVAL_SECONDS = 1.0, 1.0
 
 #: Maximum number of executions that become due, or expire, in one turn.
 _DUE_BATCH_SIZE = 1000

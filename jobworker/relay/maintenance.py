@@ -14,20 +14,21 @@ from jobworker.relay.beat_sync import BeatSynchronizer
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.problems import RelayProblems
 from jobworker.relay.steps import RelayStep, StepRunner
-from jobworker.services import queues, task_catalog
+from jobworker.services import queues
+from jobworker.services.jobs import task_catalog
+from jobworker.services.jobs.task_catalog import WorkerOffer
 from jobworker.services.schedules import time_zone_updates
-from jobworker.services.task_catalog import WorkerOffer
 from jobworker.settings import Settings
 from jobworker.store import relay_state, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, limit_usage, unique_keys
 from jobworker.store.executions.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.beat import beat_keys
 from jobworker.transport.beat.projection import Projection
-from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.claims import Claims
+from jobworker.transport.direct_call_queues import DirectCallQueues
 from jobworker.transport.foreign_redis_keys import rename_foreign_keys
 from jobworker.transport.worker_registry import UnreadableKey, WorkerAnnouncement, WorkerRegistry
 

@@ -17,7 +17,7 @@ from jobworker.relay.problems import RelayProblems
 from jobworker.services.schedules import sync
 from jobworker.services.schedules.sync import SyncChange, SyncOutcome
 from jobworker.settings import Settings
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 
 logger = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from jobworker.domain.executions.events import Event, EventKind
 from jobworker.services.schedules import compiler, evaluator, failure_counter, pauses
 from jobworker.services.schedules.evaluator import EvaluationSummary
 from jobworker.services.schedules.failure_counter import EndedExecution
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import due_schedules
 
 logger = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.health import CheckResult, HealthChecker
 from jobworker.services.schedules import time_zone_updates
 from jobworker.settings import Settings, mask_password
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport.client import check_server, connect_redis, find_warnings
 
 #: Maximum number of moving schedules listed; the relay's log names all of them.

@@ -19,8 +19,8 @@ from jobworker.services.probe import Probe
 from jobworker.services.schedules import overdue_schedules, time_zone_updates
 from jobworker.settings import Settings
 from jobworker.store import migrate, relay_state, unreadable_rows, workers
-from jobworker.store.engine import probe
-from jobworker.store.engine.database import UNAVAILABLE, Database
+from jobworker.store.database import probe
+from jobworker.store.database.database import UNAVAILABLE, Database
 from jobworker.store.executions import executions
 from jobworker.store.schedules import schedule_queries
 from jobworker.telemetry.metrics import SystemStatistics

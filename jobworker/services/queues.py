@@ -14,7 +14,7 @@ from jobworker.domain.json import json_reader
 from jobworker.services import lookup
 from jobworker.store import audit, queues, workers
 from jobworker.store.audit import AuditEntry
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key
 from jobworker.store.queues import QueueRow

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import ConfigurationError, InvalidInput
-from jobworker.store.engine.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
+from jobworker.store.database.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
 
 #: Number of pages (of 4 KiB) copied between two checks of the length of the write-ahead log.
 _PAGES_PER_STEP = 2_000

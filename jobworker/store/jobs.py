@@ -12,12 +12,13 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.domain.schedules.timetable import find_next_time
-from jobworker.store import audit, revision_pages, trigger_rows, unreadable_rows
+from jobworker.store import audit, revision_pages, unreadable_rows
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key, parse_number_key
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.similar_names import list_nearby
 from jobworker.store.tables import core
+from jobworker.store.workflows import trigger_rows
 
 _jobs = core.job_definitions
 _revisions = core.job_revisions

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from jobworker.domain.errors import ConfigurationError
-from jobworker.store.engine.database import MIGRATION_TIMEOUTS, Database
+from jobworker.store.database.database import MIGRATION_TIMEOUTS, Database
 
 #: Key of PostgreSQL's advisory lock: a number that other programs are unlikely to use ("jobw" in ASCII).
 _LOCK_KEY = 0x6A6F6277

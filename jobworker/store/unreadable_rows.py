@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.errors import UnreadableRow
-from jobworker.store.engine.columns import UNREADABLE_TIME, InvalidJson, Json
+from jobworker.store.database.columns import UNREADABLE_TIME, InvalidJson, Json
 from jobworker.telemetry.log_once import ProblemDeduplicator
 
 Result = TypeVar("Result")

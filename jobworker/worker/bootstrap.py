@@ -25,8 +25,8 @@ from jobworker.transport.broker.channel import Channel
 from jobworker.transport.broker.in_flight import InFlight
 from jobworker.transport.broker.prefetch import QueueWeights
 from jobworker.transport.broker.report_outbox import ReportOutbox
-from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.client import check_server, connect_redis
+from jobworker.transport.direct_call_queues import DirectCallQueues
 from jobworker.worker import builtin
 from jobworker.worker.attempt import direct_calls
 from jobworker.worker.attempt.delivery import EXECUTION_HEADER

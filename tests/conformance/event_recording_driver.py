@@ -11,7 +11,7 @@ from jobworker.domain.executions.events import EventKind
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner, OnWorkerLost
 from jobworker.relay.event_recorder import RecordedEvents, record_events
 from jobworker.store import jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, executions, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog

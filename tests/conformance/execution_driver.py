@@ -14,12 +14,12 @@ from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import VARIADIC, Parameter
 from jobworker.relay.event_recorder import record_events
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.services.workflows import resolution
 from jobworker.services.workflows.batch_completion import BatchOptions
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.tables import core
 from tests.conformance.factories import NOW, make_task

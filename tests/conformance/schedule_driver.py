@@ -12,7 +12,7 @@ from jobworker.services.calendars import calendars
 from jobworker.services.schedules import evaluator
 from jobworker.services.schedules.evaluator import EvaluationSummary
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

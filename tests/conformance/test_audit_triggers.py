@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.tables import core

@@ -15,7 +15,7 @@ from jobworker.relay.dependency_resolution import DependencyResolver
 from jobworker.services.submissions.commit import IdempotencyKey
 from jobworker.services.workflows import batches, workflows
 from jobworker.services.workflows.batches import BatchStatus
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import cancellation, dispatch
 from jobworker.store.executions.limit_usage import QueueBacklog
 from tests.conformance.execution_driver import FAILED, ExecutionDriver

@@ -16,7 +16,7 @@ from jobworker.relay.progress import record_progress
 from jobworker.services.bulk import cancellation
 from jobworker.services.bulk.actions import Selection
 from jobworker.services.workflows import resolution
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import history
 from tests.conformance.execution_driver import ExecutionDriver
 from tests.conformance.factories import NOW

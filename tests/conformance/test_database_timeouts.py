@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store.engine.database import MIGRATION_TIMEOUTS, Database, DatabaseTimeouts
-from jobworker.store.engine.file_lock import FileLock
+from jobworker.store.database.database import MIGRATION_TIMEOUTS, Database, DatabaseTimeouts
+from jobworker.store.database.file_lock import FileLock
 from tests.polling import until
 
 

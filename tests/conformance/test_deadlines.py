@@ -5,7 +5,7 @@ import datetime as dt
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, executions, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog

@@ -13,12 +13,12 @@ from jobworker.domain.errors import InvalidDependency
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.workflows.dependency import ParentExecution
 from jobworker.relay.dependency_resolution import DependencyResolver
-from jobworker.services import blocker_report
+from jobworker.services.executions import blocker_report
 from jobworker.services.submissions import preparation
 from jobworker.services.workflows import resolution
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
+from jobworker.store.workflows import dependency_rows
 from tests.conformance.execution_driver import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ExecutionDriver
 from tests.conformance.factories import NOW
 from tests.polling import until

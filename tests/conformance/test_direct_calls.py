@@ -14,7 +14,7 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.relay.event_recorder import record_events
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, executions, timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.limit_usage import QueueBacklog

@@ -9,7 +9,7 @@ import structlog.testing
 from jobworker.domain.executions.events import EventKind
 from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.relay.event_recorder import ClaimedMessage, DeclinedMessage, RecordedEvents
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.tables import core

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import queues
-from jobworker.store.engine.database import Database, DatabaseTimeouts
-from jobworker.store.engine.file_lock import FileLock
+from jobworker.store.database.database import Database, DatabaseTimeouts
+from jobworker.store.database.file_lock import FileLock
 from jobworker.store.tables import core
 from tests.conftest import NOW
 from tests.polling import until

@@ -10,7 +10,7 @@ from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.domain.executions.worker_loss import MAX_LOSSES
 from jobworker.domain.jobs.definition import OnWorkerLost
 from jobworker.relay import event_recorder
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, history
 from jobworker.store.executions.limit_usage import QueueBacklog
 from tests.conformance.event_recording_driver import SEND, EventRecordingDriver

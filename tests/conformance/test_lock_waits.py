@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import queues
-from jobworker.store.engine import lock_waits
-from jobworker.store.engine.database import Database, DatabaseTimeouts
+from jobworker.store.database import lock_waits
+from jobworker.store.database.database import Database, DatabaseTimeouts
 from jobworker.store.tables import core
 from tests.conftest import NOW
 from tests.polling import until

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import ConfigurationError
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
 
 

@@ -9,8 +9,9 @@ from jobworker.domain.schedules.schedule import MissedOccurrencePolicy
 from jobworker.services.schedules import failure_counter, pauses
 from jobworker.services.schedules.failure_counter import EndedExecution
 from jobworker.store import audit
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows, due_schedules
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import due_schedules
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests.conformance.schedule_driver import ScheduleDriver, at_minute
 

@@ -5,21 +5,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store import queues, trigger_rows
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import (
-    batches,
-    cancellation,
-    dead_letters,
-    dependency_rows,
-    dispatch,
-    due_executions,
-    executions,
-    limit_usage,
-)
+from jobworker.store import queues
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation, dead_letters, dispatch, due_executions, executions, limit_usage
 from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions, list_ids
 from jobworker.store.executions.limit_usage import LimitedExecution, QueueBacklog
 from jobworker.store.schedules import beat_entries, due_schedules, schedule_queries
+from jobworker.store.workflows import batches, dependency_rows, trigger_rows
 from tests.conformance.factories import insert_executions, make_execution
 from tests.conftest import NOW
 

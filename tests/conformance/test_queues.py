@@ -14,14 +14,14 @@ from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import BUILTIN_QUEUES, JobDefinition, JobOwner
 from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.services import queues as queue_services
-from jobworker.services import task_catalog
+from jobworker.services.jobs import task_catalog
 from jobworker.services.queues import UNUSED_RETENTION
 from jobworker.services.schedules import sync
 from jobworker.services.submissions.submission import submit_batch
 from jobworker.services.workflows import batch_completion
 from jobworker.services.workflows.batch_completion import BatchOptions
 from jobworker.store import jobs, queues, tasks, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.queues import QueueRow, ReadyQueue
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core

@@ -10,7 +10,7 @@ from jobworker.domain.executions.events import Event, EventKind
 from jobworker.domain.executions.log_limits import DroppedLines
 from jobworker.relay import log_lines as recorder
 from jobworker.relay.log_lines import record_logs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import log_lines, timeline
 from jobworker.store.executions.log_lines import LogSize
 from tests.conformance.factories import NOW, insert_executions, make_execution

@@ -10,7 +10,7 @@ from jobworker.domain.executions.events import Event, EventKind
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.relay.event_recorder import record_events
 from jobworker.relay.progress import record_progress
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.conformance.factories import NOW, insert_executions, make_execution

@@ -10,14 +10,15 @@ import structlog
 from jobworker.domain.errors import InvalidInput, JobRemoved
 from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
-from jobworker.services import dead_letters, task_catalog
 from jobworker.services.bulk.actions import Selection
-from jobworker.services.dead_letters import RedriveOptions
+from jobworker.services.executions import dead_letters
+from jobworker.services.executions.dead_letters import RedriveOptions
+from jobworker.services.jobs import task_catalog
+from jobworker.services.jobs.task_catalog import WorkerOffer
 from jobworker.services.schedules import evaluator, occurrences, schedules
-from jobworker.services.task_catalog import WorkerOffer
 from jobworker.services.workflows import workflows
 from jobworker.store import tasks, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables.schedules import occurrences as occurrences_table
 from jobworker.store.workers import WorkerRow
 from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver

@@ -12,13 +12,13 @@ from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.domain.schedules.schedule import OverlapPolicy
 from jobworker.domain.schedules.schedule import ScheduleState as Standing
 from jobworker.services.schedules import evaluator
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import due_schedules, occurrence_rows, schedule_rows
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 from jobworker.store.schedules.schedule_rows import SchedulePauseRecord
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import calendars, job_schedules
+from jobworker.store.workflows import dependency_rows
 from tests.conformance.schedule_driver import ScheduleDriver, at_minute
 from tests.conftest import NOW
 

@@ -15,7 +15,7 @@ from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.services.schedules import evaluator, pauses
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import due_schedules, schedule_rows
 from jobworker.store.tables.schedules import job_schedules
 from tests.conformance.factories import make_task

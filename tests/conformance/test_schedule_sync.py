@@ -11,13 +11,13 @@ from jobworker.clock import ManualClock
 from jobworker.declare.declarations import Declarations, collect_declarations
 from jobworker.domain.errors import Conflict, ScheduleExists, ScheduleOwnedElsewhere
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
-from jobworker.services import task_catalog
 from jobworker.services.calendars import calendar_changes
+from jobworker.services.jobs import task_catalog
 from jobworker.services.schedules import backfill, occurrences, sync
 from jobworker.services.schedules import schedules as editing
 from jobworker.services.schedules.sync import SyncChange, SyncOutcome
 from jobworker.store import audit, jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tables import core

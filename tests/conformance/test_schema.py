@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
 from tests.servers import PostgresServer
 

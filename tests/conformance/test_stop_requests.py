@@ -7,8 +7,8 @@ import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.relay.cancellation import StopRequestSender
-from jobworker.store.engine.database import Database
+from jobworker.relay.stop_requests import StopRequestSender
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.tables import core
 from jobworker.transport.stop_requests import StopRequest

@@ -14,8 +14,9 @@ from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.services.calendars import calendar_changes
 from jobworker.services.calendars import calendars as values
 from jobworker.store import audit
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import schedule_rows
 from tests.conformance.factories import NOW
 
 LATER = NOW + dt.timedelta(hours=1)

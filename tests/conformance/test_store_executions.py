@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import cancellation, executions, timeline
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

@@ -4,7 +4,7 @@ import datetime as dt
 import threading
 from dataclasses import replace
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import idempotency
 from jobworker.store.executions.idempotency import IdempotencyRecord
 from tests.conformance.factories import NOW

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.store import audit, jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables.schedules import job_schedules
 from tests.conformance.factories import NOW
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.store import tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.conformance.factories import make_task
 
 FORMAT = Parameter("format", "string", required=False, default="csv", choices=("csv", "json"))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import timeline
 from jobworker.store.pagination import Page
 from jobworker.store.tables import core

@@ -6,9 +6,9 @@ import pytest
 import structlog
 
 from jobworker.domain.jobs import policies
-from jobworker.services import jobs, task_catalog
+from jobworker.services.jobs import jobs, task_catalog
 from jobworker.store import jobs as stored
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.conformance.execution_driver import ExecutionDriver
 
 

@@ -7,9 +7,9 @@ import pytest
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.services import jobs, task_catalog
-from jobworker.store import trigger_rows
-from jobworker.store.engine.database import Database
+from jobworker.services.jobs import jobs, task_catalog
+from jobworker.store.database.database import Database
+from jobworker.store.workflows import trigger_rows
 from tests.conformance.execution_driver import FAILED, SUCCEEDED, ExecutionDriver
 
 

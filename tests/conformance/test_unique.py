@@ -18,7 +18,7 @@ from jobworker.domain.jobs.parameters import Parameter
 from jobworker.services.submissions import submission
 from jobworker.services.submissions.commit import IdempotencyKey
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions, unique_keys
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.tables import core

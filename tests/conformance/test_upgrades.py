@@ -15,7 +15,7 @@ from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState, pa
 from jobworker.services import queues
 from jobworker.services.schedules import evaluator
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import occurrences, schedule_revisions

@@ -14,10 +14,10 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.json import json_values
 from jobworker.domain.json.json_values import UnacceptableValue
 from jobworker.relay.dependency_resolution import DependencyResolver
-from jobworker.services import dead_letters
-from jobworker.services.dead_letters import RedriveOptions
+from jobworker.services.executions import dead_letters
+from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.services.submissions import preparation
-from jobworker.store.engine.database import Database, describe_error
+from jobworker.store.database.database import Database, describe_error
 from jobworker.store.tables import core
 from tests.conformance.execution_driver import FAILED, ExecutionDriver
 
@@ -118,7 +118,7 @@ def test_dependent_with_unacceptable_parameters_fails_alone(
     )
     # Databases refuse different values: this one stores a result that a worker of another version may have reported.
     monkeypatch.setattr(
-        "jobworker.store.executions.dependency_rows.get_results", lambda _, ids: dict.fromkeys(ids, result)
+        "jobworker.store.workflows.dependency_rows.get_results", lambda _, ids: dict.fromkeys(ids, result)
     )
     driver.report_end(parent, result=1)
     row = driver.get(child)

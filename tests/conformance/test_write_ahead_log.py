@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import queues
-from jobworker.store.engine import database as module
-from jobworker.store.engine import write_ahead_log
-from jobworker.store.engine.database import Database, DatabaseTimeouts
+from jobworker.store.database import database as module
+from jobworker.store.database import write_ahead_log
+from jobworker.store.database.database import Database, DatabaseTimeouts
 from jobworker.store.tables import core
 from tests.conftest import NOW
 

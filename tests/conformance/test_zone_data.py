@@ -11,7 +11,7 @@ from jobworker.clock import ManualClock
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.schedules import time_zone_updates
 from jobworker.services.schedules.evaluator import evaluate_due
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tables.schedules import job_schedules
 from tests import zone_data

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport.beat import Scheduler
 from tests.engine import Engine, run_engine
 from tests.integration.test_beat import BeatSchedule, make_scheduler

@@ -16,8 +16,9 @@ from jobworker.domain.schedules import schedule as schedules
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.relay import beat_sync
 from jobworker.relay.beat_sync import BeatSynchronizer
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables.schedules import job_schedules
 from jobworker.transport import keys
 from jobworker.transport.beat import Scheduler, entry_format

@@ -15,7 +15,7 @@ from jobworker.domain.schedules.rules.calendar_days import DailyRule
 from jobworker.domain.schedules.time_windows import Outage
 from jobworker.services.schedules import pauses, schedules, simulation
 from jobworker.services.schedules.simulation import SimulatedOccurrence, SimulationOptions
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from tests.conformance.execution_driver import ExecutionDriver
 

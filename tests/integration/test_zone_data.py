@@ -16,7 +16,7 @@ from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.services.schedules import time_zone_updates
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data

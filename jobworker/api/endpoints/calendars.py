@@ -38,7 +38,7 @@ from jobworker.domain.errors import (
 from jobworker.services.calendars import calendar_changes, calendars, icalendar_import
 from jobworker.services.calendars.calendars import CalendarDay, CalendarRevisionView
 from jobworker.services.calendars.icalendar_import import CalendarImportRequest, CalendarImportResult
-from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.calendars.calendar_rows import CalendarRow
 
 ROOT = f"{serializers.ROOT}/calendars"
 

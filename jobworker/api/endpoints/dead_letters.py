@@ -33,9 +33,9 @@ from jobworker.domain.errors import (
     UniqueKeyConflict,
     UnknownQueue,
 )
-from jobworker.services import dead_letters
 from jobworker.services.bulk.actions import Selection
-from jobworker.services.dead_letters import RedriveOptions
+from jobworker.services.executions import dead_letters
+from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 
 blueprint = Blueprint(

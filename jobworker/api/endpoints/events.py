@@ -15,8 +15,8 @@ from jobworker.api import headers, serializers
 from jobworker.api.blueprint import Blueprint
 from jobworker.api.context import ApiContext, get_context
 from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, TooManyStreams
-from jobworker.services import execution_stream
-from jobworker.services.execution_stream import EventCursor, ExecutionUpdate, MetadataUpdate, ProgressUpdate
+from jobworker.services.executions import execution_stream
+from jobworker.services.executions.execution_stream import EventCursor, ExecutionUpdate, MetadataUpdate, ProgressUpdate
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 
 blueprint = Blueprint(

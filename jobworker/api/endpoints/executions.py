@@ -29,8 +29,9 @@ from jobworker.domain.errors import (
     ScheduleNotFound,
 )
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import blocker_report, executions, revisions
 from jobworker.services.bulk import cancellation
+from jobworker.services.executions import blocker_report, executions
+from jobworker.services.jobs import revisions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 
 blueprint = Blueprint(

@@ -12,7 +12,7 @@ from jobworker.api.responses import make_json_response
 from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
 from jobworker.api.schemas.files import KeptFileSchema
 from jobworker.domain.errors import ExecutionNotFound, FileNotFound, FileOnOtherHost
-from jobworker.services import files
+from jobworker.services.executions import files
 
 blueprint = Blueprint(
     "files", __name__, url_prefix=f"{serializers.ROOT}/executions", description="Files that jobs stored."

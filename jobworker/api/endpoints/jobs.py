@@ -25,7 +25,7 @@ from jobworker.domain.errors import (
     UnknownQueue,
 )
 from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.services import jobs, revisions
+from jobworker.services.jobs import jobs, revisions
 
 blueprint = Blueprint(
     "jobs",

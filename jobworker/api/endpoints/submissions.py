@@ -21,7 +21,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.executions.execution import FINAL_STATES
 from jobworker.domain.jobs.admission import Submission
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.services.workflows.batch_completion import BatchOptions
 from jobworker.store.executions.executions import ExecutionRow

@@ -11,7 +11,7 @@ from jobworker.api.responses import make_json_response
 from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
 from jobworker.api.schemas.jobs import TaskSchema
 from jobworker.domain.errors import TaskNotFound
-from jobworker.services import jobs
+from jobworker.services.jobs import jobs
 
 blueprint = Blueprint(
     "tasks", __name__, url_prefix=f"{serializers.ROOT}/tasks", description="Tasks that workers have announced."

@@ -18,7 +18,7 @@ from jobworker.api.schemas.executions import STATES, BatchItemSchema, Completion
 from jobworker.domain.jobs.admission import MAX_CORRELATION_ID_LENGTH, Submission
 from jobworker.domain.workflows.dependency import MAX_PARENTS, UnmetDependencyAction
 from jobworker.domain.workflows.workflow import MAX_STEPS, Workflow, WorkflowStep
-from jobworker.store.executions.batches import BatchKind
+from jobworker.store.workflows.batches import BatchKind
 
 _OTHERWISE_VALUES = [action.value for action in UnmetDependencyAction]
 _KIND_VALUES = [kind.value for kind in BatchKind]

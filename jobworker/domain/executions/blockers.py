@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import start_deadline
 from jobworker.domain.jobs.limits import ConcurrencyPolicy, RateLimitPolicy
+from jobworker.domain.submissions import start_deadline
 from jobworker.domain.workflows.dependency import RequiredOutcome
 
 #: Time without a relay turn after which no relay counts as active (s): a relay turns every few seconds, even when idle.

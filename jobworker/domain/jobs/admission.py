@@ -10,11 +10,12 @@ from typing import Any
 
 from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 from jobworker.domain.executions.execution import PRIORITIES, ExecutionState
-from jobworker.domain.jobs import circuit_breaker, isolation, limits, parameters, policies, start_deadline
+from jobworker.domain.jobs import circuit_breaker, isolation, limits, parameters, policies
 from jobworker.domain.jobs import definition as job
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.domain.json.json_reader import validate_prose
 from jobworker.domain.schedules import schedule
+from jobworker.domain.submissions import start_deadline
 from jobworker.domain.workflows import dependency, result_references
 
 #: Maximum age of a due time that still counts as now (s), because the clocks of two hosts differ slightly.

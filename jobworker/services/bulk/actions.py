@@ -13,7 +13,7 @@ from typing import Any
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.ids import is_id
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import execution_filters
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.pagination import Paginator, parse_id_key, parse_time_key

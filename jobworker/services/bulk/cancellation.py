@@ -10,9 +10,10 @@ from jobworker.services.bulk.actions import BulkAction, BulkResult, ChunkResult,
 from jobworker.services.workflows import resolution
 from jobworker.store import audit
 from jobworker.store.audit import AuditEntry
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import cancellation, dependency_rows
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation
 from jobworker.store.tables import core
+from jobworker.store.workflows import dependency_rows
 
 _CANCEL_ACTION = BulkAction(
     "cancel", [core.executions.c.state.in_(cancellation.UNFINISHED_STATES)], "not_cancellable", "has ended already"

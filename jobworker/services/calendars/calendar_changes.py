@@ -24,9 +24,10 @@ from jobworker.domain.schedules.schedule import Schedule, ScheduleState
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.services.calendars import calendars as values
 from jobworker.services.schedules import evaluator
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows, schedule_rows
-from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.calendars.calendar_rows import CalendarRow
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: The revisions that a change may replace; None: any.

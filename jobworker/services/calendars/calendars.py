@@ -15,10 +15,10 @@ from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
 from jobworker.domain.schedules.schedule import Schedule
 from jobworker.services import lookup
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.database import Database
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.calendars.calendar_rows import CalendarRevisionRow, CalendarRow
+from jobworker.store.database.database import Database
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
-from jobworker.store.schedules import calendar_rows
-from jobworker.store.schedules.calendar_rows import CalendarRevisionRow, CalendarRow
 
 #: Maximum revision number that databases can store.
 _MAX_REVISION = 2**31 - 1

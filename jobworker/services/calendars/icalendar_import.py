@@ -19,9 +19,9 @@ from jobworker.domain.jobs.definition import JobOwner
 from jobworker.domain.schedules.time_zones import get_zone_names, suggest_zone
 from jobworker.services.calendars import calendar_changes
 from jobworker.services.calendars.calendar_changes import ExpectedRevisions
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows
-from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.calendars.calendar_rows import CalendarRow
+from jobworker.store.database.database import Database
 
 #: Range of imported events, before and after the time of the import: past ones serve backfills. Later events need
 #: another import.

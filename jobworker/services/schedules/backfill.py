@@ -27,15 +27,16 @@ from jobworker.services.schedules import occurrences as occurrence_services
 from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
 from jobworker.services.workflows import dependency_checks, resolution
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches, dependency_rows, executions
-from jobworker.store.executions.batches import BatchKind, NewBatch
+from jobworker.store.database.database import Database
+from jobworker.store.executions import executions
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.jobs import JobRow
 from jobworker.store.schedules import occurrence_rows, schedule_rows
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tasks import TaskRow
+from jobworker.store.workflows import batches, dependency_rows
+from jobworker.store.workflows.batches import BatchKind, NewBatch
 
 #: Maximum number of executions that one backfill creates.
 MAX_EXECUTIONS = 10_000

@@ -14,7 +14,8 @@ from jobworker.domain.schedules.schedule import Schedule, load_schedule
 from jobworker.domain.schedules.timetable import Timetable
 from jobworker.services.calendars import calendars as calendar_services
 from jobworker.store import unreadable_rows
-from jobworker.store.schedules import calendar_rows, due_schedules
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.schedules import due_schedules
 
 logger = structlog.get_logger(__name__)
 

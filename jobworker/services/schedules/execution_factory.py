@@ -10,11 +10,12 @@ import orjson
 
 from jobworker.domain.errors import InvalidParameters, JobDisabled, JobRemoved
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import limits, start_deadline
+from jobworker.domain.jobs import limits
 from jobworker.domain.jobs.limits import ExecutionKeys
 from jobworker.domain.schedules import jitter
 from jobworker.domain.schedules.evaluation import EvaluationContext, PausePeriod, UnfinishedRuns
 from jobworker.domain.schedules.timetable import Timetable, describe_exclusion
+from jobworker.domain.submissions import start_deadline
 from jobworker.services.schedules.compiler import CompiledSchedule
 from jobworker.services.submissions import preparation
 from jobworker.services.submissions.preparation import JobCatalog

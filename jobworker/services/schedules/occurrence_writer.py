@@ -16,12 +16,13 @@ from jobworker.services.schedules.compiler import CompiledSchedule
 from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
 from jobworker.services.workflows import dependency_checks, resolution
-from jobworker.store.executions import cancellation, dependency_rows, executions
-from jobworker.store.executions.dependency_rows import ResolvedExecution
+from jobworker.store.executions import cancellation, executions
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.schedules import due_schedules, occurrence_rows
 from jobworker.store.schedules.due_schedules import DueSchedule
 from jobworker.store.schedules.occurrence_rows import OccurrenceRow
+from jobworker.store.workflows import dependency_rows
+from jobworker.store.workflows.dependency_rows import ResolvedExecution
 
 #: Maximum number of the oldest unfinished executions (which run) and of the latest ones (which wait as well) that an
 #: execution depends on: by the latest it waits for all of them, unless these are cancelled.

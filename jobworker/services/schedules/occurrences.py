@@ -15,7 +15,7 @@ from jobworker.services.schedules.upcoming import ExpectedOccurrence
 from jobworker.services.submissions import commit, preparation
 from jobworker.services.submissions.commit import IdempotencyKey, SubmissionContext
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions, idempotency
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.idempotency import IdempotencyRecord

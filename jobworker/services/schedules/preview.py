@@ -30,7 +30,7 @@ from jobworker.services.schedules.upcoming import (
     list_expected,
 )
 from jobworker.services.submissions import preparation
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: Maximum number of occurrences in a preview.

@@ -42,7 +42,7 @@ from jobworker.services.schedules.compiler import CompiledSchedule
 from jobworker.services.schedules.time_zone_updates import ScheduleMove
 from jobworker.services.submissions import preparation
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.schedules import schedule_queries, schedule_rows
 from jobworker.store.schedules.schedule_queries import ScheduleRevisionRow, ScheduleRowFilters

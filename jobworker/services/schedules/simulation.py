@@ -30,14 +30,14 @@ from jobworker.domain.schedules.time_windows import Outage
 from jobworker.services import lookup
 from jobworker.services.schedules import evaluator, pauses, sync
 from jobworker.services.schedules import schedules as editing
-from jobworker.services.schedules.sync import SyncOutcome
 from jobworker.services.workflows import resolution
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import cancellation, dependency_rows, due_executions, history
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation, due_executions, history
 from jobworker.store.schedules import due_schedules, schedule_rows, simulation
 from jobworker.store.schedules.simulation import SimulatedOccurrenceRow
 from jobworker.store.tasks import TaskRow
+from jobworker.store.workflows import dependency_rows
 
 #: Maximum number of items of each kind processed per turn.
 _BATCH_SIZE = 10_000
@@ -187,7 +187,7 @@ def _apply_declarations(connection: sa.Connection, declarations: Declarations, n
         for name, declaration in declarations.schedules.items()
     }
     changes = sync.apply_in_transaction(connection, replace(declarations, schedules=begun), _ACTOR, now)
-    refused = [change for change in changes if change.step is SyncOutcome.REFUSED]
+    refused = [change for change in changes if change.step is sync.SyncOutcome.REFUSED]
     if refused:
         reasons = (f"{change.kind} {change.name} ({change.place}): {change.reason}" for change in refused)
         raise InvalidInput("; ".join(reasons))

@@ -26,9 +26,10 @@ from jobworker.services.calendars import calendar_changes
 from jobworker.services.schedules import evaluator, validation
 from jobworker.services.schedules import schedules as editing
 from jobworker.store import queues
-from jobworker.store.engine.database import Database
-from jobworker.store.schedules import calendar_rows, schedule_rows
-from jobworker.store.schedules.calendar_rows import CalendarRow
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.calendars.calendar_rows import CalendarRow
+from jobworker.store.database.database import Database
+from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 
 #: Maximum number of next firing times in a change.

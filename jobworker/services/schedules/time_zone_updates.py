@@ -31,7 +31,7 @@ from jobworker.domain.schedules.timetable import recompute_for_zone
 from jobworker.services.schedules import compiler
 from jobworker.services.schedules.compiler import CompiledSchedule, ScheduleIdentity
 from jobworker.store import relay_state, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import due_schedules, time_zone_data
 from jobworker.store.schedules.time_zone_data import ScheduleTimeUpdate
 from jobworker.transport.beat import beat_keys

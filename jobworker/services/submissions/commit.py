@@ -14,10 +14,11 @@ from jobworker.services.submissions import uniqueness as unique
 from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
 from jobworker.services.submissions.uniqueness import UniquenessResult
 from jobworker.services.workflows import batch_completion, dependency_checks, resolution
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches, dependency_rows, executions, idempotency
-from jobworker.store.executions.batches import BatchKind, NewBatch
+from jobworker.store.database.database import Database
+from jobworker.store.executions import executions, idempotency
 from jobworker.store.executions.idempotency import IdempotencyRecord
+from jobworker.store.workflows import batches, dependency_rows
+from jobworker.store.workflows.batches import BatchKind, NewBatch
 
 _MAX_KEY_LENGTH = 255
 

@@ -20,11 +20,12 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.jobs import admission, limits, parameters, start_deadline
+from jobworker.domain.jobs import admission, limits, parameters
 from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.jobs.limits import ExecutionKeys
 from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.submissions import start_deadline
 from jobworker.domain.workflows import dependency, result_references
 from jobworker.domain.workflows.dependency import Dependency
 from jobworker.services import lookup

@@ -21,8 +21,9 @@ from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.submissions.preparation import JobCatalog
 from jobworker.services.workflows import resolution
 from jobworker.store import jobs
-from jobworker.store.executions import dependency_rows, executions
+from jobworker.store.executions import executions
 from jobworker.store.executions.executions import ExecutionRow, NewExecution
+from jobworker.store.workflows import dependency_rows
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ from jobworker.services.submissions import commit, preparation
 from jobworker.services.submissions.commit import IdempotencyKey, SubmissionContext, SubmissionResult
 from jobworker.services.workflows import batch_completion
 from jobworker.services.workflows.batch_completion import BatchOptions
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
-from jobworker.store.executions.batches import BatchKind
 from jobworker.store.executions.executions import ExecutionRow
+from jobworker.store.workflows.batches import BatchKind
 
 #: Maximum number of executions per request, because they are one transaction that other writers wait for.
 MAX_BATCH_SIZE = 10_000

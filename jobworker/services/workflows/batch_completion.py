@@ -15,8 +15,9 @@ from jobworker.domain.workflows.result_references import UnresolvedParameter
 from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.submissions.preparation import JobCatalog
 from jobworker.store import unreadable_rows
-from jobworker.store.executions import batches, executions
-from jobworker.store.executions.batches import BatchKind, BatchRow, NewBatch
+from jobworker.store.executions import executions
+from jobworker.store.workflows import batches
+from jobworker.store.workflows.batches import BatchKind, BatchRow, NewBatch
 
 #: The name under which the parameters of an on-complete job refer to the summary of the batch.
 BATCH_SOURCE_NAME = "batch"

@@ -11,10 +11,10 @@ from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.store import audit
 from jobworker.store.audit import AuditEntry
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches
-from jobworker.store.executions.batches import BatchKind, BatchRow, StepRow
+from jobworker.store.database.database import Database
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
+from jobworker.store.workflows import batches
+from jobworker.store.workflows.batches import BatchKind, BatchRow, StepRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from jobworker.domain.errors import FieldError, InvalidDependency, format_pointe
 from jobworker.domain.executions.execution import FINAL_STATES
 from jobworker.domain.workflows.dependency import Dependency, DependencyResolution, ParentExecution
 from jobworker.services.submissions.preparation import PreparedExecution
-from jobworker.store.executions import dependency_rows
-from jobworker.store.executions.dependency_rows import DependencyEdge
+from jobworker.store.workflows import dependency_rows
+from jobworker.store.workflows.dependency_rows import DependencyEdge
 
 #: Maximum number of problems reported.
 _MAX_PROBLEMS = 100

@@ -26,9 +26,9 @@ from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.workflows import batch_completion, resolved_executions, triggers
 from jobworker.services.workflows.resolved_executions import DependencyOutcome
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import UNAVAILABLE, describe_error
-from jobworker.store.executions import dependency_rows
-from jobworker.store.executions.dependency_rows import DependencyEdge, ResolvedExecution, ResultSource, WaitingExecution
+from jobworker.store.database.database import UNAVAILABLE, describe_error
+from jobworker.store.workflows import dependency_rows
+from jobworker.store.workflows.dependency_rows import DependencyEdge, ResolvedExecution, ResultSource, WaitingExecution
 
 #: Maximum number of dependencies per round, and of rounds per transaction, because other writers wait.
 _WAVE_SIZE, _MAX_WAVES = 200, 50

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import start_deadline
+from jobworker.domain.submissions import start_deadline
 from jobworker.domain.workflows.dependency import DependencyResolution, ParentExecution
-from jobworker.store.executions.dependency_rows import DependencyEdge, ResolvedExecution, WaitingExecution
+from jobworker.store.workflows.dependency_rows import DependencyEdge, ResolvedExecution, WaitingExecution
 
 DependencyOutcome = tuple[DependencyEdge, DependencyResolution]
 

@@ -8,7 +8,8 @@ from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.workflows import graph
 from jobworker.domain.workflows.trigger import Trigger
-from jobworker.store import jobs, trigger_rows
+from jobworker.store import jobs
+from jobworker.store.workflows import trigger_rows
 
 
 def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:

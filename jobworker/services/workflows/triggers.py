@@ -11,10 +11,11 @@ from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.workflows.dependency import Dependency, ParentExecution, RequiredOutcome, is_required_outcome
 from jobworker.domain.workflows.trigger import Trigger
 from jobworker.services.submissions import preparation
-from jobworker.store import trigger_rows, unreadable_rows
-from jobworker.store.executions import dependency_rows, executions
-from jobworker.store.executions.dependency_rows import DependencyEdge
+from jobworker.store import unreadable_rows
+from jobworker.store.executions import executions
 from jobworker.store.executions.executions import NewExecution
+from jobworker.store.workflows import dependency_rows, trigger_rows
+from jobworker.store.workflows.dependency_rows import DependencyEdge
 
 logger = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ from jobworker.services.submissions.commit import IdempotencyKey, SubmissionCont
 from jobworker.services.submissions.preparation import JobCatalog, PreparedExecution
 from jobworker.services.workflows import batch_completion
 from jobworker.services.workflows.batch_completion import BatchOptions
-from jobworker.store.engine.database import Database
-from jobworker.store.executions.batches import BatchKind, NewBatch
+from jobworker.store.database.database import Database
+from jobworker.store.workflows.batches import BatchKind, NewBatch
 
 
 def submit(

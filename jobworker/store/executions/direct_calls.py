@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.executions import executions
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.tables.core import executions as table

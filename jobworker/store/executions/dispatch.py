@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.bulk_statements import BulkStatement
-from jobworker.store.engine.columns import UNREADABLE_TIME
+from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.columns import UNREADABLE_TIME
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.tables.core import PUBLISHED, READY, READY_UNLIMITED, RUNNING, executions
 

@@ -5,7 +5,7 @@ import datetime as dt
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import start_deadline
+from jobworker.domain.submissions import start_deadline
 from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import EXPIRING, WAITING_FOR_TIME, executions, transitions
 

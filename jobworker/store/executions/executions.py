@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk_statements
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database import bulk_statements
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.executions.execution_filters import ExecutionFilters, build_conditions
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.tables import core

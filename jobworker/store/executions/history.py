@@ -19,7 +19,7 @@ from jobworker.domain.executions.execution import (
     StateTransition,
 )
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.tables.core import attempts, executions, transitions
 
 #: Maximum number of ids in one IN list; SQLite allows 32,766 variables.

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions import events, log_limits
 from jobworker.domain.executions.log_limits import DroppedLines
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.executions.history import build_insert
 from jobworker.store.tables.core import execution_logs, executions
 

@@ -1,1 +1,1 @@
-"""SQL of schedules, occurrences and calendars."""
+"""SQL of schedules and occurrences."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import HAS_NEXT_DUE, HAS_PAUSE_END, job_schedules
 

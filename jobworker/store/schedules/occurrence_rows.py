@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk_statements
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database import bulk_statements
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_time_key
 from jobworker.store.tables.schedules import occurrences
 

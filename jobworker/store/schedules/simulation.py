@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.schedules.schedule import ScheduleOwner, ScheduleState
-from jobworker.store.engine.columns import metadata
+from jobworker.store.database.columns import metadata
 from jobworker.store.tables import core
 from jobworker.store.tables.dependencies import job_triggers
 from jobworker.store.tables.schedules import (

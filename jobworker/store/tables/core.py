@@ -5,8 +5,8 @@ The result of `migrations/` must equal this schema; a test compares the two.
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.columns import BigId, Json, UtcDateTime, build_partial_index
-from jobworker.store.engine.columns import metadata as metadata
+from jobworker.store.database.columns import BigId, Json, UtcDateTime, build_partial_index
+from jobworker.store.database.columns import metadata as metadata
 from jobworker.store.tables import dependencies, schedules  # noqa: F401  the import adds their tables to `metadata`
 
 #: Conditions of partial indexes. A query must repeat the exact text for SQLite to use the index. The empty string keeps

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_index, metadata
+from jobworker.store.database.columns import Json, UtcDateTime, build_partial_index, metadata
 
 #: Condition of batches whose cancellation was requested and that have not ended.
 BATCH_CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"

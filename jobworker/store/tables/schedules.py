@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.columns import Json, UtcDateTime, build_partial_index, metadata
+from jobworker.store.database.columns import Json, UtcDateTime, build_partial_index, metadata
 
 #: Condition of schedules with a next occurrence. A query must repeat the exact text for SQLite to use the index.
 HAS_NEXT_DUE = "next_at IS NOT NULL AND enabled"

@@ -12,8 +12,8 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, Time
 from jobworker import declare
 from jobworker.declare import Abort, JobCancelled, Snooze
 from jobworker.domain.executions.events import EventKind
-from jobworker.domain.jobs import start_deadline
 from jobworker.domain.json import json_values
+from jobworker.domain.submissions import start_deadline
 
 #: Maximum size of a result in the execution's row, and of one in a file (bytes of JSON).
 MAX_RESULT = 64 * 1024

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.engine import Engine, run_engine
 from tests.servers import RedisServer
 

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport import keys
 from jobworker.transport.claims import ClaimResult, Claims
 from jobworker.transport.publisher import Message, Publisher, get_list_names

@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport.publisher import get_list_name
 from tests.engine import Engine, run_engine
 from tests.polling import until

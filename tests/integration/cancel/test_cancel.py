@@ -3,7 +3,7 @@
 import pytest
 
 from jobworker.domain.executions.execution import AttemptState, ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine

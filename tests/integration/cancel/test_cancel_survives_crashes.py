@@ -6,7 +6,7 @@ from collections import Counter
 
 from jobworker.domain.errors import ExecutionNotCancellable
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
 from tests.engine import Engine
 from tests.polling import until

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions, jobs
+from jobworker.services.executions import executions
+from jobworker.services.jobs import jobs
 from tests.engine import Engine
 from tests.polling import until
 

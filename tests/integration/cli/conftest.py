@@ -15,8 +15,8 @@ from jobworker.domain.executions import failure_fingerprint
 from jobworker.domain.executions.dead_letter import DEAD_LETTER_STATES
 from jobworker.domain.executions.execution import ExecutionState, StateTransition, merge_transition
 from jobworker.domain.jobs.parameters import Parameter
-from jobworker.services import task_catalog
-from jobworker.store.engine.database import Database
+from jobworker.services.jobs import task_catalog
+from jobworker.store.database.database import Database
 from jobworker.store.executions import history
 
 CommandRunner = Callable[..., Result]

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.store import backup, migrate, queues
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
 from tests.conftest import NOW
 from tests.integration.cli.conftest import CommandRunner

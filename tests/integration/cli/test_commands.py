@@ -15,7 +15,7 @@ import pytest
 from jobworker.cli import formatting
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions, log_lines, progress
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.log_lines import LogLine

@@ -6,7 +6,7 @@ import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.bulk import actions
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

@@ -8,7 +8,7 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.services.schedules import schedules
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from tests.integration.cli.conftest import CommandRunner
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.schedules.time_zones import DATA_VERSION
 from jobworker.services.schedules import schedules, time_zone_updates
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data
 from tests.conformance.schedule_driver import ScheduleDriver

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.settings import Settings
 from jobworker.transport.publisher import get_list_name
 from tests.engine import Engine

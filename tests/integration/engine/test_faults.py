@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions, queues
+from jobworker.services import queues
+from jobworker.services.executions import executions
 from jobworker.store import workers
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys

@@ -10,7 +10,7 @@ import pytest
 from jobworker.domain.executions import log_limits
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.executions.log_limits import MAX_LOG_BYTES
-from jobworker.services import execution_stream, executions
+from jobworker.services.executions import execution_stream, executions
 from jobworker.store.executions import log_lines, timeline
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 from tests.engine import Engine

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.polling import until

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import dead_letters, executions
+from jobworker.services.executions import dead_letters, executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
 from tests.polling import until

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import dead_letters, executions
 from jobworker.services.bulk import cancellation
 from jobworker.services.bulk.actions import Selection
-from jobworker.services.dead_letters import RedriveOptions
+from jobworker.services.executions import dead_letters, executions
+from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
 from tests.polling import until

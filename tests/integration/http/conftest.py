@@ -19,10 +19,10 @@ from jobworker.api.endpoints import events
 from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
-from jobworker.services import execution_stream
+from jobworker.services.executions import execution_stream
 from jobworker.settings import Settings
 from jobworker.store import jobs, tasks
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables import core
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app

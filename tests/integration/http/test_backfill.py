@@ -9,7 +9,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.services.schedules import backfill
 from jobworker.store import jobs
-from jobworker.store.schedules import calendar_rows
+from jobworker.store.calendars import calendar_rows
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_occurrences import URL, insert_occurrences, list_occurrences
 from tests.integration.http.test_schedules import create_schedule, set_due

@@ -10,7 +10,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.calendars.calendars import DateCalendar
 from jobworker.domain.jobs.definition import JobOwner
 from jobworker.services.calendars import calendar_changes
-from jobworker.store.schedules import calendar_rows
+from jobworker.store.calendars import calendar_rows
 from jobworker.store.tables.schedules import job_schedules, occurrences
 from tests.integration.http.conftest import ApiDriver
 

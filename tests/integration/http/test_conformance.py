@@ -24,7 +24,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.ids import IdFactory
 from jobworker.files.local import LocalFiles
 from jobworker.services.submissions import preparation
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from jobworker.services.schedules import compiler
-from jobworker.store.engine.columns import Json
+from jobworker.store.database.columns import Json
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver

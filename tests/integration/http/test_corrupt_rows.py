@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.dialects import postgresql
 
 from jobworker.services.schedules import compiler
-from jobworker.store.engine.columns import Json
+from jobworker.store.database.columns import Json
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver

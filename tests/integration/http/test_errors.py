@@ -8,7 +8,7 @@ import pytest
 import structlog
 from flask import Flask
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.tables import core
 from jobworker.web import create_app

@@ -8,7 +8,7 @@ import pytest
 from jobworker.api.context import MAX_STREAMS
 from jobworker.clock import ManualClock
 from jobworker.domain.executions.log_limits import DroppedLines
-from jobworker.services import execution_stream
+from jobworker.services.executions import execution_stream
 from jobworker.store.executions import log_lines
 from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver

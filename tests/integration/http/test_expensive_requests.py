@@ -4,8 +4,8 @@ import time
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.database import Database
-from jobworker.store.engine.read_limit import ReadLimit
+from jobworker.store.database.database import Database
+from jobworker.store.database.read_limit import ReadLimit
 from jobworker.store.tables.schedules import job_schedules
 from tests.conftest import NOW
 from tests.integration.http.conftest import ApiDriver

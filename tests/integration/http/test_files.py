@@ -10,7 +10,7 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.files.local import LocalFiles
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 
 HERE = socket.gethostname()

@@ -13,7 +13,7 @@ from jobworker.clock import SystemClock
 from jobworker.services import doctor
 from jobworker.services.doctor import Level
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.conftest import skip_or_fail
 from tests.integration.http.conftest import create_api_driver, insert_export_job, make_settings
 from tests.integration.http.test_operations import _list_failed_checks, _record_activity

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from jobworker.api.context import MAX_STREAMS_PER_CLIENT
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.integration.http.conftest import insert_export_job, run_web_client
 from tests.polling import TIMEOUT_SECONDS, until
 

@@ -4,7 +4,7 @@ import datetime as dt
 
 import redis
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport import keys
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 from tests.polling import until

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.store import jobs
-from jobworker.store.schedules import calendar_rows
+from jobworker.store.calendars import calendar_rows
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 from tests.integration.http.test_schedules import create_schedule, set_due

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from jobworker.clock import SystemClock
 from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.domain.schedules.time_zones import DATA_VERSION
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows, time_zone_data
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import job_schedules

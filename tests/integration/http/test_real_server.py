@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.integration.http.conftest import (
     ApiDriver,
     create_api_driver,

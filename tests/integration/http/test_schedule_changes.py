@@ -8,7 +8,7 @@ from typing import Any
 from jobworker.clock import SystemClock
 from jobworker.domain.jobs.definition import JobOwner
 from jobworker.domain.schedules.schedule import ScheduleOwner
-from jobworker.store.schedules import calendar_rows
+from jobworker.store.calendars import calendar_rows
 from tests.integration.http.conftest import ApiDriver
 from tests.integration.http.test_schedules import SCHEDULE, URL, create_schedule, insert_declared_schedule, set_due
 

@@ -13,7 +13,8 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.domain.schedules.schedule import ScheduleOwner, parse
 from jobworker.store import jobs, tasks
-from jobworker.store.schedules import calendar_rows, schedule_rows
+from jobworker.store.calendars import calendar_rows
+from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 from tests.integration.http.test_real_server import server
 from tests.polling import until
@@ -154,7 +154,7 @@ def test_full_disk_returns_503(api: ApiDriver) -> None:
 
 
 def test_log_kept_long_by_a_reader_returns_503(api: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobworker.store.engine.write_ahead_log.MAX_LOG_BYTES", 0)
+    monkeypatch.setattr("jobworker.store.database.write_ahead_log.MAX_LOG_BYTES", 0)
     with api.database.read() as connection:
         connection.execute(sa.text("SELECT count(*) FROM executions"))
         answer = api.submit()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport import keys, notifier
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 from tests.polling import until

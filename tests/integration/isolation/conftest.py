@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.store import migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import LogRow
 from tests.engine import Engine, run_engine

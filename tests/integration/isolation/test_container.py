@@ -15,7 +15,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs import policies
 from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.services import jobs
+from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line

@@ -14,7 +14,8 @@ from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs import policies
 from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.services import executions, jobs
+from jobworker.services.executions import executions
+from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, wait_for_log_line

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.store.executions import timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.worker.isolation.subreaper import find_descendants

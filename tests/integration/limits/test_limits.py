@@ -6,7 +6,7 @@ import pytest
 from celery import Celery
 
 from jobworker.domain.executions.execution import AttemptState, ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
 from tests.polling import until

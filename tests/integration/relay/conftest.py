@@ -20,7 +20,7 @@ from jobworker.relay.problems import RelayProblems
 from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReader
 from jobworker.settings import Settings
 from jobworker.store import jobs, relay_state
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dispatch, due_executions, executions
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.workers import WorkerRow

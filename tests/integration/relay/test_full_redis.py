@@ -11,7 +11,7 @@ from jobworker.domain.executions.events import EventKind
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.relay.loop import Relay
 from jobworker.store import relay_state
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay

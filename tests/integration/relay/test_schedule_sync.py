@@ -10,7 +10,7 @@ from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.relay.problems import RelayProblems
 from jobworker.relay.schedule_sync import ScheduleSynchronizer
 from jobworker.settings import Settings
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from tests.conformance.execution_driver import ExecutionDriver
 

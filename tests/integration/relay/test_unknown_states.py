@@ -9,20 +9,13 @@ import sqlalchemy as sa
 from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.admission import Submission
-from jobworker.store import trigger_rows, unreadable_rows
-from jobworker.store.executions import (
-    batches,
-    dependency_rows,
-    execution_filters,
-    history,
-    progress,
-    timeline,
-    unique_keys,
-)
+from jobworker.store import unreadable_rows
+from jobworker.store.executions import execution_filters, history, progress, timeline, unique_keys
 from jobworker.store.executions.unique_keys import UniqueKeyRequest
 from jobworker.store.schedules import due_schedules
 from jobworker.store.tables import core
 from jobworker.store.tables.dependencies import dependencies, job_triggers
+from jobworker.store.workflows import batches, dependency_rows, trigger_rows
 from tests.integration.relay.conftest import DispatchDriver
 from tests.integration.relay.test_corrupt_rows import CorruptRowDriver
 

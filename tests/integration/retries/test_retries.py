@@ -3,7 +3,7 @@
 import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 

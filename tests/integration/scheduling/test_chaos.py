@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.transport.beat import entry_format
 from tests.engine import run_engine
 from tests.integration.scheduling.cluster import DEFAULT_BEAT_APP, FAST_BEAT_APP, LEADER_LOCK_SECONDS, ScheduleCluster

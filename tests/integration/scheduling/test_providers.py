@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.schedules import pauses, schedules
 from jobworker.services.schedules.schedules import ScheduleView
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow

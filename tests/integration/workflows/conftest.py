@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from tests.engine import run_engine
 from tests.integration.workflows.workflow_driver import WorkflowDriver
 from tests.servers import PostgresServer, RedisServer, run_server

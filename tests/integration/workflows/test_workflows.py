@@ -8,7 +8,7 @@ import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.services import jobs
+from jobworker.services.jobs import jobs
 from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
 from tests.polling import until
 

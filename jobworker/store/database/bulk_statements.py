@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.store.engine.columns import UtcDateTime
+from jobworker.store.database.columns import UtcDateTime
 
 #: Number of converted times cached for each parameter.
 _TIME_CACHE_SIZE = 64

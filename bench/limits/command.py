@@ -1,4 +1,4 @@
-"""Command `python -m bench engine …`: cost of limits in the relay, and latency of urgent executions.
+"""Command `python -m bench limits …`: cost of limits in the relay, and latency of urgent executions.
 
 Stock Celery has no counterpart of either.
 """
@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.engine import scenarios
+from bench.limits import scenarios
 from bench.report import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the chosen measures, each on servers of its own, and print one table."""
-    parser = argparse.ArgumentParser(prog="python -m bench engine", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench limits", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
     options = parser.parse_args(arguments)

@@ -17,8 +17,8 @@ from jobworker.domain.workflows.dependency import (
     UnmetDependencyAction,
 )
 from jobworker.store import unreadable_rows
-from jobworker.store.engine import bulk_statements
-from jobworker.store.engine.bulk_statements import BulkStatement
+from jobworker.store.database import bulk_statements
+from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import executions, transitions

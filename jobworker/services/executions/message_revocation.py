@@ -9,8 +9,9 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import batches, cancellation
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation
+from jobworker.store.workflows import batches
 from jobworker.transport.claims import Claims
 
 logger = structlog.get_logger(__name__)

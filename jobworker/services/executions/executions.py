@@ -15,14 +15,15 @@ from jobworker.domain.ids import is_id
 from jobworker.services.schedules import schedules
 from jobworker.services.workflows import resolution
 from jobworker.store import queues, workers
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, executions, timeline
-from jobworker.store.executions.dependency_rows import ParentRow
+from jobworker.store.database.database import Database
+from jobworker.store.executions import executions, timeline
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import AttemptRow, LogRow, TransitionRow
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.workers import WorkerRow
+from jobworker.store.workflows import dependency_rows
+from jobworker.store.workflows.dependency_rows import ParentRow
 
 #: First and maximum interval between polls of SQL while waiting for the end of an execution (s); the interval grows.
 _FIRST_POLL_SECONDS = 0.02

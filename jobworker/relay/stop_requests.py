@@ -7,9 +7,10 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.workflows import resolution
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import cancellation, dependency_rows, executions
+from jobworker.store.database.database import Database
+from jobworker.store.executions import cancellation, executions
 from jobworker.store.executions.cancellation import StartedCancelRequest
+from jobworker.store.workflows import dependency_rows
 from jobworker.transport.stop_requests import StopRequest, StopRequests
 
 logger = structlog.get_logger(__name__)

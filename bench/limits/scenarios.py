@@ -23,7 +23,7 @@ from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.problems import RelayProblems
 from jobworker.store import jobs, migrate
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.executions import NewExecution
 from jobworker.store.tables import core

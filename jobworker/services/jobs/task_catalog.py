@@ -18,7 +18,7 @@ from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.services.schedules import evaluator
 from jobworker.services.workflows import trigger_rules
 from jobworker.store import jobs, queues, tasks, workers
-from jobworker.store.engine.database import UNAVAILABLE, Database
+from jobworker.store.database.database import UNAVAILABLE, Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.tasks import TaskRow
 

@@ -8,9 +8,9 @@ from typing import IO
 
 from jobworker.domain.errors import FileNotFound, FileOnOtherHost
 from jobworker.files.local import LocalFile, LocalFiles
-from jobworker.services import executions
+from jobworker.services.executions import executions
 from jobworker.store import workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_name_key
 

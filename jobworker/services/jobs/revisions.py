@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from jobworker.domain.errors import RevisionNotFound
 from jobworker.domain.executions import comparison
 from jobworker.domain.executions.comparison import Difference
-from jobworker.services import executions as execution_services
 from jobworker.services import lookup
+from jobworker.services.executions import executions as execution_services
 from jobworker.store import jobs
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.jobs import JobRevisionRow

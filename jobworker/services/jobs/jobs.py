@@ -23,7 +23,7 @@ from jobworker.services import lookup
 from jobworker.services.schedules import evaluator
 from jobworker.services.workflows import trigger_rules
 from jobworker.store import jobs, tasks, workers
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.jobs import JobRow
 from jobworker.store.pagination import DEFAULT_LIMIT, Page
 from jobworker.store.schedules import schedule_queries

@@ -13,12 +13,13 @@ from jobworker.domain.executions import blockers
 from jobworker.domain.executions.blockers import Blocker
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.jobs import limits
-from jobworker.services import executions as execution_services
+from jobworker.services.executions import executions as execution_services
 from jobworker.store import jobs, queues, relay_state, unreadable_rows, workers
-from jobworker.store.engine.database import Database
-from jobworker.store.executions import dependency_rows, executions, limit_usage
+from jobworker.store.database.database import Database
+from jobworker.store.executions import executions, limit_usage
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.queues import QueueRow
+from jobworker.store.workflows import dependency_rows
 
 #: Maximum number of parents, and of slot holders, that a report names.
 _MAX_NAMES_SHOWN = 20

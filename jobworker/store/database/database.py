@@ -2,7 +2,7 @@
 
 SQLite: WAL, `synchronous=FULL`, foreign keys; a writer takes an advisory file lock and then
 `BEGIN IMMEDIATE`, so that writers queue up instead of failing with "database is locked"; checkpoints
-run under that file lock (`store/engine/write_ahead_log.py`). PostgreSQL: transactions of `write` take one advisory
+run under that file lock (`store/database/write_ahead_log.py`). PostgreSQL: transactions of `write` take one advisory
 lock first, so that a transaction that reads, decides and writes existing rows does so alone, as on SQLite;
 submissions, which only add rows, do not take the lock.
 """
@@ -21,13 +21,13 @@ from sqlalchemy import event
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.domain.errors import ConfigurationError, DatabaseBusy
-from jobworker.store.engine import postgresql
-from jobworker.store.engine.columns import read_json
-from jobworker.store.engine.file_lock import FileLock
-from jobworker.store.engine.group_commit import GroupCommit, Result
-from jobworker.store.engine.lock_waits import BRIEF_TIMEOUT_SECONDS, ConnectionLimiter, build_busy_error
-from jobworker.store.engine.read_limit import ReadLimit
-from jobworker.store.engine.write_ahead_log import WRITER_CHECKPOINT_BYTES, WriteAheadLog
+from jobworker.store.database import postgresql
+from jobworker.store.database.columns import read_json
+from jobworker.store.database.file_lock import FileLock
+from jobworker.store.database.group_commit import GroupCommit, Result
+from jobworker.store.database.lock_waits import BRIEF_TIMEOUT_SECONDS, ConnectionLimiter, build_busy_error
+from jobworker.store.database.read_limit import ReadLimit
+from jobworker.store.database.write_ahead_log import WRITER_CHECKPOINT_BYTES, WriteAheadLog
 
 #: Advisory lock of PostgreSQL's writers, held to the end of the transaction. Its number is "jobwork" in ASCII.
 _LOCK_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")

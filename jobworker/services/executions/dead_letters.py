@@ -13,13 +13,13 @@ from jobworker.domain.errors import ExecutionNotFinished, FieldError, InvalidInp
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
 from jobworker.domain.executions.execution import FINAL_STATES
 from jobworker.domain.json import json_reader
-from jobworker.services import executions as execution_services
 from jobworker.services.bulk import actions
 from jobworker.services.bulk.actions import BulkAction, BulkFailure, BulkResult, ChunkResult, Selection
+from jobworker.services.executions import executions as execution_services
 from jobworker.services.submissions.reruns import Rerunner
 from jobworker.store import audit
 from jobworker.store.audit import AuditEntry
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.executions import dead_letters, executions
 from jobworker.store.executions.dead_letters import DeadLetterGroup, DeadLetterRow
 from jobworker.store.executions.execution_filters import ExecutionFilters

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store.engine.lock_waits import build_busy_error
+from jobworker.store.database.lock_waits import build_busy_error
 
 Result = TypeVar("Result")
 

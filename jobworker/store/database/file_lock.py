@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from jobworker.clock import Clock
-from jobworker.store.engine.lock_waits import BRIEF_TIMEOUT_SECONDS, build_busy_error
+from jobworker.store.database.lock_waits import BRIEF_TIMEOUT_SECONDS, build_busy_error
 
 
 class _Request:

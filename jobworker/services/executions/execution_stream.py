@@ -7,8 +7,8 @@ from typing import Any
 
 from jobworker.domain.errors import FieldError, InvalidCursor
 from jobworker.domain.executions.execution import FINAL_STATES
-from jobworker.services import executions
-from jobworker.store.engine.database import Database
+from jobworker.services.executions import executions
+from jobworker.store.database.database import Database
 from jobworker.store.executions import timeline
 from jobworker.store.executions.log_lines import is_truncation_mark
 from jobworker.store.executions.timeline import ExecutionSnapshot, LogRow, TransitionRow

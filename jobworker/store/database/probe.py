@@ -5,7 +5,7 @@ import uuid
 
 import sqlalchemy as sa
 
-from jobworker.store.engine.database import Database
+from jobworker.store.database.database import Database
 from jobworker.store.tables.core import rate_buckets
 
 #: Locks of a submission on PostgreSQL. SQLite has one lock for all tables.

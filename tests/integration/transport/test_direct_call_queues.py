@@ -7,8 +7,8 @@ import redis
 
 from jobworker.clock import ManualClock
 from jobworker.transport import keys
-from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.client import connect_redis
+from jobworker.transport.direct_call_queues import DirectCallQueues
 
 HOUR = dt.timedelta(hours=1)
 

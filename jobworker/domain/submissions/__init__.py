@@ -1,0 +1,1 @@
+"""Submissions: the deadlines for their start."""
