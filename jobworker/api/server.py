@@ -264,7 +264,7 @@ class _RequestThreads:
 
     def _resolve_finished(self) -> None:
         while self._finished:
-            _resolve_future(self._finished.popleft(), None, None)
+            _complete_future(self._finished.popleft(), None, None)
 
     def _run_calls(self) -> None:
         while True:
@@ -277,7 +277,7 @@ class _RequestThreads:
             if result is None and error is None:
                 self._finished.append(future)
             else:
-                self._loop.call_soon_threadsafe(_resolve_future, future, result, error)
+                self._loop.call_soon_threadsafe(_complete_future, future, result, error)
             del future, call, arguments, result, error  # Do not keep a finished request alive until the next one.
 
 
@@ -289,7 +289,7 @@ def _exit_with_parent(loop: asyncio.AbstractEventLoop, parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _resolve_future(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+def _complete_future(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
     if future.done():
         return
     if error is not None:

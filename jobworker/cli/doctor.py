@@ -8,12 +8,12 @@ from jobworker.cli import common, formatting
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import ConfigurationError
 from jobworker.services import doctor
-from jobworker.services.doctor import Finding, Level
+from jobworker.services.doctor import DoctorFinding, DoctorLevel
 from jobworker.telemetry import plain_text
 from jobworker.worker import builtin
 from jobworker.worker.celery.task import JobApp
 
-_COLORS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_COLORS = {DoctorLevel.OK: "green", DoctorLevel.WARN: "yellow", DoctorLevel.FAIL: "red"}
 
 
 @click.command("doctor")
@@ -27,10 +27,10 @@ def command(context: click.Context) -> None:
     try:
         findings = doctor.examine_installation(common.start_command(), SystemClock())
     except ConfigurationError as error:
-        findings = iter([Finding(Level.FAIL, "settings", error.detail)])
+        findings = iter([DoctorFinding(DoctorLevel.FAIL, "settings", error.detail)])
     failed = False
     for finding in findings:
-        failed = failed or finding.level is Level.FAIL
+        failed = failed or finding.level is DoctorLevel.FAIL
         level = click.style(f"{finding.level:<5}", fg=_COLORS[finding.level])
         click.echo(f"{level} {finding.subject}: {formatting.format_message(finding.detail)}")
         if finding.more:

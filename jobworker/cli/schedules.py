@@ -116,12 +116,12 @@ def preview_(
     click.echo(result.in_words)
     for warning in result.warnings:
         click.echo(click.style(plain_text.to_one_line(warning), fg="yellow"))
-    for occurrence in result.moments:
+    for occurrence in result.occurrences:
         click.echo(f"  {_format_upcoming(occurrence)}")
     if result.compared is not None:
         for line in formatting.format_differences(result.compared.fields):
             click.echo(f"  {line}")
-        for sign, moments in (("+", result.compared.comes), ("-", result.compared.goes)):
+        for sign, moments in (("+", result.compared.added), ("-", result.compared.removed)):
             for moment in moments:
                 click.echo(f"  {sign} {formatting.format_time(moment, result.schedule['zone'])}")
 
@@ -179,7 +179,7 @@ def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
 
 def _format_schedule(schedule: ScheduleView) -> str:
     row = schedule.row
-    state = click.style(f"{schedule.standing.value:<9}", fg=_COLORS.get(schedule.standing, "red"))
+    state = click.style(f"{schedule.status.value:<9}", fg=_COLORS.get(schedule.status, "red"))
     return f"{row.name}  {state}  {'  '.join(_describe_status(schedule))}  job {row.job}  ({row.owner.value})"
 
 
@@ -207,7 +207,7 @@ def _schedule_to_json(schedule: ScheduleView) -> dict[str, object]:
         "id": row.id,
         "owner": row.owner,
         "revision": row.revision,
-        "state": schedule.standing,
+        "state": schedule.status,
         "paused_at": row.paused_at,
         "paused_by": row.paused_by,
         "pause_note": row.pause_note,

@@ -43,7 +43,7 @@ def validate(options: Mapping[str, Any]) -> Iterator[FieldError]:
 def _validate_task_attributes(options: Mapping[str, Any]) -> Iterator[FieldError]:
     """Yield the errors at which Celery would fail when a worker starts, or when the job fails."""
     for name in ("autoretry_for", "dont_autoretry_for", "throws"):
-        if name in options and not _is_exception_types(options[name]):
+        if name in options and not _are_exception_types(options[name]):
             yield FieldError(f"/{name}", "wrong_type", f"{name} must be a tuple of classes of exceptions: (OSError,)")
     if not isinstance(options.get("retry_jitter", True), bool):
         yield FieldError("/retry_jitter", "wrong_type", "retry_jitter must be True or False")
@@ -63,7 +63,7 @@ def _validate_task_attributes(options: Mapping[str, Any]) -> Iterator[FieldError
         yield FieldError("/rate_limit", "wrong_type", 'rate_limit must be like "10/s", "10/m" or "10/h"')
 
 
-def _is_exception_types(value: Any) -> bool:
+def _are_exception_types(value: Any) -> bool:
     return isinstance(value, tuple | list | set | frozenset) and all(
         isinstance(item, type) and issubclass(item, BaseException) for item in value
     )

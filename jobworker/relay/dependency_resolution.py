@@ -61,7 +61,7 @@ class DependencyResolver:
             for batch in cancelling:
                 self._cancel_batch(connection, batch)
 
-    def resolve_stranded(self) -> None:
+    def resolve_missed(self) -> None:
         """Find and resolve missed dependents and batches: left over from a dead relay, or from too long a chain."""
         with self._database.read() as connection:
             parents = dependency_rows.list_parents_after(connection, self._parent_cursor, _SWEEP_BATCH_SIZE)

@@ -31,7 +31,9 @@ def insert_direct_calls(connection: sa.Connection, reports: Sequence[Event]) -> 
         return
     present = history.get_many(connection, calls)
     kinds = {call.task: _get_call_target(connection, call.task) for call in calls.values()}
-    rows = [_row(execution, call, *kinds[call.task]) for execution, call in calls.items() if execution not in present]
+    rows = [
+        _to_row(execution, call, *kinds[call.task]) for execution, call in calls.items() if execution not in present
+    ]
     direct_calls.insert(connection, rows)
 
 
@@ -71,7 +73,7 @@ def _get_call_target(connection: sa.Connection, name: str) -> CallTarget:
     return own.definition if own else None, own.revision if own else 0, task.parameters if task else ()
 
 
-def _row(
+def _to_row(
     execution: str, call: DirectCall, definition: JobDefinition | None, revision: int, accepted: Sequence[Parameter]
 ) -> DirectCallRow:
     parameters, by_name = direct_call.bind_parameters(call, accepted)

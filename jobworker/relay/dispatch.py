@@ -94,7 +94,7 @@ class Dispatcher:
         with self.database.read() as connection:
             paused = self._find_paused_queues(connection)
             waiting = queues.find_ready(connection, consumed)
-        depths = self._depths([*(queue.name for queue in paused), *(queue.name for queue in waiting)])
+        depths = self._get_queue_lengths([*(queue.name for queue in paused), *(queue.name for queue in waiting)])
         self._withdraw_paused(paused, depths)
         if not waiting:
             self.is_limited, self.next_permit_at = False, None
@@ -128,7 +128,7 @@ class Dispatcher:
             raise
         self._selector.feed = min(self.feed, self._selector.feed + self._selector.feed // _FEED_GROWTH_DIVISOR + 1)
 
-    def _depths(self, queues: Sequence[str]) -> dict[str, int]:
+    def _get_queue_lengths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many messages wait per list; a key that is not a list counts as full, so that it gets none."""
         depths = self.publisher.get_depths(queues)
         for name, depth in depths.items():
@@ -188,7 +188,7 @@ class Dispatcher:
             waiting = dispatch.list_published_before(connection, self.clock.now() - self.ageing, _BATCH_SIZE)
         if not waiting:
             return
-        depths = self._depths(sorted({row.queue for row in waiting}))
+        depths = self._get_queue_lengths(sorted({row.queue for row in waiting}))
         for queue, name in sorted({(row.queue, get_list_name(row.queue, row.urgency)) for row in waiting}):
             above = get_list_names(queue)[: get_list_names(queue).index(name)]
             if depths[name] and any(depths[list_name] for list_name in above):
@@ -245,7 +245,7 @@ class Dispatcher:
             unclaimed = dispatch.list_published_before(connection, published_before, _BATCH_SIZE)
         if not unclaimed:
             return 0
-        depths = self._depths(sorted({row.queue for row in unclaimed}))
+        depths = self._get_queue_lengths(sorted({row.queue for row in unclaimed}))
         lost = [row for row in unclaimed if self._is_lost(row, depths)]
         if lost:
             logger.warning("messages_lost", count=len(lost), example=lost[0].id)

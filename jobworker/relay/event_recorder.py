@@ -143,27 +143,27 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], recorded:
         if row is None:
             logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
             continue
-        standing = changed.get(row.id, row.standing)
-        move = _move_or_refusal(connection, row, standing, event)
+        current = changed.get(row.id, row.merged)
+        move = _move_or_refusal(connection, row, current, event)
         if move is None:
             continue
-        merged = merge_transition(standing, move)
-        if merged is standing:
+        merged = merge_transition(current, move)
+        if merged is current:
             continue
         if move.state is ExecutionState.RUNNING and row.dispatched_at:
             recorded.claimed.append(ClaimedMessage(row.queue, row.urgency, row.dispatched_at))
         moves.append(move)
         changed[row.id] = merged
-    history.update_standings(connection, changed, _fingerprint_dead_letters(changed, stored))
+    history.update_merged_executions(connection, changed, _fingerprint_dead_letters(changed, stored))
     history.upsert_attempts(connection, moves)
     history.insert_transitions(connection, moves)
-    for key, standing in changed.items():
+    for key, merged in changed.items():
         row = stored[key]
-        if standing.is_final and not row.standing.is_final:
-            recorded.ended.append(ParentExecution(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
+        if merged.is_final and not row.merged.is_final:
+            recorded.ended.append(ParentExecution(row.id, row.job, merged.state, row.batch_id, row.correlation_id))
             # The end of a backfill's execution has no effect on the schedule's failure count.
             if row.schedule_id is not None and row.batch_id is None:
-                recorded.schedule_ends.append(EndedExecution(row.schedule_id, row.id, standing.state))
+                recorded.schedule_ends.append(EndedExecution(row.schedule_id, row.id, merged.state))
 
 
 def _fingerprint_dead_letters(
@@ -171,14 +171,14 @@ def _fingerprint_dead_letters(
 ) -> dict[str, str]:
     """Return the failure fingerprints of executions that have become dead letters, by id."""
     return {
-        key: failure_fingerprint.compute_fingerprint(standing.error, stored[key].task)
-        for key, standing in changed.items()
-        if standing.state in DEAD_LETTER_STATES
+        key: failure_fingerprint.compute_fingerprint(merged.error, stored[key].task)
+        for key, merged in changed.items()
+        if merged.state in DEAD_LETTER_STATES
     }
 
 
 def _move_or_refusal(
-    connection: sa.Connection, row: StoredExecution, standing: MergedExecution, event: Event
+    connection: sa.Connection, row: StoredExecution, merged: MergedExecution, event: Event
 ) -> StateTransition | None:
     """Return the transition of an event; None if the event is unreadable and does not end an attempt.
 
@@ -186,7 +186,7 @@ def _move_or_refusal(
     failure.
     """
     try:
-        return _to_move(connection, row, standing, event)
+        return _to_move(connection, row, merged, event)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         logger.error("event_unreadable", event_id=event.id, kind=event.kind.value, execution=row.id, error=repr(error))
         return (
@@ -196,16 +196,16 @@ def _move_or_refusal(
         )
 
 
-def _to_move(
-    connection: sa.Connection, row: StoredExecution, standing: MergedExecution, event: Event
-) -> StateTransition:
+def _to_move(connection: sa.Connection, row: StoredExecution, merged: MergedExecution, event: Event) -> StateTransition:
     cut_short = event.kind in INTERRUPTED_ATTEMPT_KINDS
-    move = _to_move_without_worker(connection, row, standing, event) if cut_short else events.to_transition(event)
+    move = _to_move_without_worker(connection, row, merged, event) if cut_short else events.to_transition(event)
     if row.cancel_requested_by:
         return _apply_cancellation(move, row.cancel_requested_by, cut_short)
-    if move.snoozed and len(standing.snoozed_attempts | {move.attempt}) >= MAX_SNOOZES:
+    if move.snoozed and len(merged.snoozed_attempts | {move.attempt}) >= MAX_SNOOZES:
         reason = f"it was snoozed {MAX_SNOOZES} times; the last time: {move.reason}"
-        return replace(move, state=ExecutionState.FAILED, reason=reason, due_at=None, error=_error("Snoozed", reason))
+        return replace(
+            move, state=ExecutionState.FAILED, reason=reason, due_at=None, error=_build_error("Snoozed", reason)
+        )
     return move
 
 
@@ -219,18 +219,18 @@ def _apply_cancellation(move: StateTransition, actor: str, cut_short: bool) -> S
 
 
 def _to_move_without_worker(
-    connection: sa.Connection, row: StoredExecution, standing: MergedExecution, event: Event
+    connection: sa.Connection, row: StoredExecution, merged: MergedExecution, event: Event
 ) -> StateTransition:
     """Return the transition of an attempt whose worker or process was lost or shut down; the job is not at fault."""
     lost = event.kind is EventKind.LOST
     why = event.data.get("reason", "its worker is gone")
-    began = standing.started_attempt >= event.attempt
-    definition = _definition(connection, row)
+    began = merged.started_attempt >= event.attempt
+    definition = _get_definition(connection, row)
     again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY or not began
     kind = "WorkerLost" if lost else "WorkerStopped"
     if not began:
         why = f"{why}, as far as is known before it began"
-    elif again and lost and _is_poison(connection, standing, event):
+    elif again and lost and _is_poison(connection, merged, event):
         again, kind = False, "Poisoned"
         why = f"{why}; it took {MAX_LOSSES} workers with it and is not started again"
     return StateTransition(
@@ -243,13 +243,13 @@ def _to_move_without_worker(
         reason=why,
         worker=event.data.get("worker"),
         due_at=event.at if again else None,
-        error=_error(kind, why),
+        error=_build_error(kind, why),
         lost=lost,
         interrupted=not lost,
     )
 
 
-def _definition(connection: sa.Connection, row: StoredExecution) -> JobDefinition | None:
+def _get_definition(connection: sa.Connection, row: StoredExecution) -> JobDefinition | None:
     """Return the job definition of the execution; None if it is deleted or unreadable."""
     try:
         return jobs.get_definition(connection, row.job, row.job_revision)
@@ -257,12 +257,12 @@ def _definition(connection: sa.Connection, row: StoredExecution) -> JobDefinitio
         return None
 
 
-def _is_poison(connection: sa.Connection, standing: MergedExecution, event: Event) -> bool:
-    lost = standing.lost_attempts | {event.attempt}
+def _is_poison(connection: sa.Connection, merged: MergedExecution, event: Event) -> bool:
+    lost = merged.lost_attempts | {event.attempt}
     return worker_loss.is_poison(
         lost, history.find_started_attempts(connection, event.execution, lost) | {event.attempt}
     )
 
 
-def _error(kind: str, message: str) -> dict[str, str | None]:
+def _build_error(kind: str, message: str) -> dict[str, str | None]:
     return {"type": kind, "message": message, "traceback": None}

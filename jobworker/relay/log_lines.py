@@ -56,9 +56,9 @@ def _append_line(event: Event, size: LogSize) -> tuple[LogLine | None, LogSize]:
         return None, replace(size, dropped=size.dropped + DroppedLines(lines, length))
     line = _parse_line(event)
     length = log_limits.compute_line_size(line.message)
-    if size.dropped or size.kept + length > MAX_LOG_BYTES:
+    if size.dropped or size.stored_bytes + length > MAX_LOG_BYTES:
         return None, replace(size, dropped=size.dropped + DroppedLines(1, length))
-    return line, replace(size, kept=size.kept + length)
+    return line, replace(size, stored_bytes=size.stored_bytes + length)
 
 
 def _parse_line(event: Event) -> LogLine:

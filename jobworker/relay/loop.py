@@ -29,7 +29,7 @@ from jobworker.relay.log_lines import record_logs
 from jobworker.relay.maintenance import Maintenance
 from jobworker.relay.problems import RelayProblem, RelayProblems
 from jobworker.relay.progress import record_progress
-from jobworker.relay.scheduling import ScheduleEvaluator
+from jobworker.relay.scheduling import ScheduleRunner
 from jobworker.relay.steps import NotLeader, RelayStep, StepRunner
 from jobworker.relay.stop_requests import StopRequestSender
 from jobworker.relay.stream_reader import EventBatch, StreamOffsets, StreamReader
@@ -107,11 +107,11 @@ class Relay:
         )
         self._stop_request_sender = StopRequestSender(database, StopRequests(self._client), clock)
         self._dependency_resolver = DependencyResolver(database, clock)
-        self._schedule_evaluator = ScheduleEvaluator(database, clock, without_beat=not settings.needs_beat)
+        self._schedule_evaluator = ScheduleRunner(database, clock, without_beat=not settings.needs_beat)
         self._maintenance = Maintenance(
             database, self._client, self._dispatcher, clock, settings, self._steps, self._problems
         )
-        self._maintenance.add_task("dependents", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
+        self._maintenance.add_task("dependents", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_missed)
         self._maintenance.add_task("plans", _PRELOAD_INTERVAL_SECONDS, self._schedule_evaluator.preload_upcoming)
         self._maintenance.add_task("pauses", _RESUME_INTERVAL_SECONDS, self._schedule_evaluator.end_expired_pauses)
         schedules = schedule_sync.ScheduleSynchronizer(database, clock, settings, self._problems)

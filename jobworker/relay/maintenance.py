@@ -100,9 +100,9 @@ class Maintenance:
         followed = settings.needs_beat
         self._sync_beat = self._beat_synchronizer.run if followed else self._beat_synchronizer.remove_all
         #: Runs before anything is read or trimmed, because stream offsets are invalid after Redis has lost its data.
-        self._epoch_step = RelayStep("epoch", self.check_epoch, 1.0)
-        self._foreign_keys_step = RelayStep("foreign_keys", self.rename_foreign_keys, _KEY_TYPES_INTERVAL_SECONDS)
-        self._zone_data_step = RelayStep("time_zone_data", self.compare_zone_data, _ZONE_DATA_INTERVAL_SECONDS)
+        self._epoch_task = RelayStep("epoch", self.check_epoch, 1.0)
+        self._foreign_keys_task = RelayStep("foreign_keys", self.rename_foreign_keys, _KEY_TYPES_INTERVAL_SECONDS)
+        self._zone_data_task = RelayStep("time_zone_data", self.compare_zone_data, _ZONE_DATA_INTERVAL_SECONDS)
         self._tasks = [
             RelayStep("workers", self.update_workers, min(1.0, settings.heartbeat_interval)),
             RelayStep("lost_attempts", self.rescue_lost_attempts, settings.worker_lease),
@@ -117,7 +117,7 @@ class Maintenance:
             RelayStep("schedules", self.sync_beat_schedule, 0.5 if followed else _REMOVE_ENTRIES_INTERVAL_SECONDS),
             RelayStep("beat", self.record_beat_tick, 5.0),
             RelayStep("checkpoint", self.checkpoint_wal, 1.0),
-            self._zone_data_step,
+            self._zone_data_task,
         ]
 
     def add_task(self, name: str, interval: float, run: Callable[[], int | None]) -> None:
@@ -126,8 +126,8 @@ class Maintenance:
 
     def run_before_reading(self) -> None:
         """Detect a Redis that lost its data, and keys that make its streams unreadable, before the streams are read."""
-        self._step_runner.run(self._epoch_step)
-        self._step_runner.run(self._foreign_keys_step)
+        self._step_runner.run(self._epoch_task)
+        self._step_runner.run(self._foreign_keys_task)
 
     def run_due_tasks(self) -> None:
         """Run the tasks that are due. Raises `redis.RedisError` when Redis does not respond."""
@@ -136,11 +136,11 @@ class Maintenance:
 
     def check_foreign_keys_soon(self) -> None:
         """Make the check for foreign keys due now, because a foreign key may be why Redis refused a command."""
-        self._foreign_keys_step.next_at = float("-inf")
+        self._foreign_keys_task.next_at = float("-inf")
 
     def run_standby_tasks(self) -> None:
         """Run the tasks of a standby relay. Raises `redis.RedisError` when Redis does not respond."""
-        self._step_runner.run(self._zone_data_step)
+        self._step_runner.run(self._zone_data_task)
 
     def postpone_rescue(self) -> None:
         """Postpone the rescue of attempts by a full lease: heartbeats could not arrive either."""

@@ -24,17 +24,17 @@ _MAX_PROBLEMS, _MAX_DETAIL_LENGTH = 20, 300
 class RelayProblem:
     """An item that is skipped, or a step that fails; `at` is the time of its last occurrence."""
 
-    what: str
+    item: str
     detail: str
     at: dt.datetime
 
     def to_json(self) -> dict[str, Any]:
         """Return the problem as stored in SQL."""
-        return {"what": self.what, "detail": self.detail, "at": self.at.isoformat()}
+        return {"what": self.item, "detail": self.detail, "at": self.at.isoformat()}
 
 
 class RelayProblems:
-    """The problems of one relay. `what` names the item: the key, the row, the step."""
+    """The problems of one relay. `subject` names the item: the key, the row, the step."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -73,7 +73,7 @@ class RelayProblems:
     def list_with_unreadable_rows(self) -> list[RelayProblem]:
         """Return the latest unreadable rows of this process, followed by the recent problems."""
         unreadable = list(unreadable_rows.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
-        now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
+        now, seen = self._clock.now(), {(row.item, row.detail): row for row in self._rows}
         rows = [RelayProblem(subject, why[:_MAX_DETAIL_LENGTH], now) for subject, why in unreadable]
-        self._rows = [seen.get((row.what, row.detail), row) for row in rows]
+        self._rows = [seen.get((row.item, row.detail), row) for row in rows]
         return [*self._rows, *self.list_current()]

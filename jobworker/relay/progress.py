@@ -58,7 +58,7 @@ def _extract_updates(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[
         elif event.kind is EventKind.METADATA:
             yield event, {}, event.data
         elif "progress" in event.data or "metadata" in event.data:
-            yield event, _mapping(event, "progress"), _mapping(event, "metadata")
+            yield event, _get_mapping(event, "progress"), _get_mapping(event, "metadata")
 
 
 def _is_acceptable(event: Event, progress_data: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
@@ -74,7 +74,7 @@ def _is_acceptable(event: Event, progress_data: Mapping[str, Any], changes: Mapp
     return True
 
 
-def _mapping(event: Event, name: str) -> Mapping[str, Any]:
+def _get_mapping(event: Event, name: str) -> Mapping[str, Any]:
     mapping = event.data.get(name) or {}
     if isinstance(mapping, Mapping):
         return mapping

@@ -33,7 +33,7 @@ _STARTUP_SECONDS = 10.0
 _MIN_TIME = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-class ScheduleEvaluator:
+class ScheduleRunner:
     """Evaluates due schedules once per relay turn. Holds no durable state, because the next event covers a lost one.
 
     `without_beat`: query SQL for due schedules instead of waiting for beat's events.

@@ -30,7 +30,7 @@ _MAX_MOVES_SHOWN = 100
 _MIN_SAFE_SQLITE_VERSION = (3, 51, 3)
 
 
-class Level(StrEnum):
+class DoctorLevel(StrEnum):
     """Severity of a finding."""
 
     OK = "ok"
@@ -39,21 +39,21 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """Result of one check. `more` contains further lines, for example a traceback."""
 
-    level: Level
+    level: DoctorLevel
     subject: str
     detail: str
     more: str = ""
 
 
-def examine_installation(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def examine_installation(settings: Settings, clock: Clock) -> Iterator[DoctorFinding]:
     """Yield the findings of all checks; a check that cannot run is a finding too."""
     yield _check_python()
     yield from _check_dependencies()
     yield _check_settings(settings)
-    sections: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+    sections: list[tuple[str, Callable[[], Iterator[DoctorFinding]]]] = [
         ("database", lambda: _check_database(settings, clock)),
         ("redis server", lambda: _check_redis(settings)),
         ("tasks", lambda: _check_tasks(settings)),
@@ -63,32 +63,40 @@ def examine_installation(settings: Settings, clock: Clock) -> Iterator[Finding]:
         try:
             yield from look()
         except ConfigurationError as error:
-            yield Finding(Level.FAIL, subject, error.detail)
+            yield DoctorFinding(DoctorLevel.FAIL, subject, error.detail)
 
 
-def _check_python() -> Finding:
-    return Finding(Level.OK, "python", f"{platform.python_version()} ({sys.executable})")
+def _check_python() -> DoctorFinding:
+    return DoctorFinding(DoctorLevel.OK, "python", f"{platform.python_version()} ({sys.executable})")
 
 
-def _check_settings(settings: Settings) -> Finding:
+def _check_settings(settings: Settings) -> DoctorFinding:
     try:
         settings.require_home()
     except ConfigurationError as error:
-        return Finding(Level.FAIL if settings.database_in_home else Level.WARN, "settings", error.detail)
-    return Finding(Level.OK, "settings", f"home {settings.home}, API on {settings.bind}")
+        return DoctorFinding(
+            DoctorLevel.FAIL if settings.database_in_home else DoctorLevel.WARN, "settings", error.detail
+        )
+    return DoctorFinding(DoctorLevel.OK, "settings", f"home {settings.home}, API on {settings.bind}")
 
 
-def _check_dependencies() -> Iterator[Finding]:
+def _check_dependencies() -> Iterator[DoctorFinding]:
     try:
         requirements = importlib.metadata.requires("jobworker") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(Level.WARN, "packages", "jobworker is not installed as a package: run pip install -e .")
+        yield DoctorFinding(
+            DoctorLevel.WARN, "packages", "jobworker is not installed as a package: run pip install -e ."
+        )
         return
     problems = [problem for text in requirements if (problem := _describe_unmet_requirement(Requirement(text)))]
     if problems:
-        yield Finding(Level.FAIL, "packages", f"{'; '.join(problems)}: run pip install -c constraints.txt -e .")
+        yield DoctorFinding(
+            DoctorLevel.FAIL, "packages", f"{'; '.join(problems)}: run pip install -c constraints.txt -e ."
+        )
     else:
-        yield Finding(Level.OK, "packages", f"jobworker {importlib.metadata.version('jobworker')}, all as required")
+        yield DoctorFinding(
+            DoctorLevel.OK, "packages", f"jobworker {importlib.metadata.version('jobworker')}, all as required"
+        )
 
 
 def _describe_unmet_requirement(requirement: Requirement) -> str | None:
@@ -103,7 +111,7 @@ def _describe_unmet_requirement(requirement: Requirement) -> str | None:
     return f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def _check_database(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def _check_database(settings: Settings, clock: Clock) -> Iterator[DoctorFinding]:
     """Check the database, and the state that the other processes recorded there."""
     shown = mask_password(settings.database_url)
     database = Database(settings.database_url)
@@ -117,16 +125,16 @@ def _check_database(settings: Settings, clock: Clock) -> Iterator[Finding]:
         database.dispose()
 
 
-def _to_finding(result: CheckResult, database_url: str) -> Finding:
+def _to_finding(result: CheckResult, database_url: str) -> DoctorFinding:
     detail = f"{database_url}: {result.detail}" if result.name == "database" else result.detail
     if result.ok:
-        return Finding(Level.WARN if result.warning else Level.OK, result.name, detail)
+        return DoctorFinding(DoctorLevel.WARN if result.warning else DoctorLevel.OK, result.name, detail)
     # Without beat everything runs except executions that schedules start.
-    level = Level.WARN if result.name in ("beat", "schedules") else Level.FAIL
-    return Finding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
+    level = DoctorLevel.WARN if result.name in ("beat", "schedules") else DoctorLevel.FAIL
+    return DoctorFinding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
 
 
-def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
+def _check_time_zone_moves(database: Database) -> Iterator[DoctorFinding]:
     """Yield a finding for schedules that other time zone data will move."""
     try:
         with database.read() as connection:
@@ -142,8 +150,8 @@ def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
     )
     lines = [move.describe() for move in pending.moves[:_MAX_MOVES_SHOWN]]
     hidden_count = len(pending.moves) - len(lines)
-    yield Finding(
-        Level.WARN,
+    yield DoctorFinding(
+        DoctorLevel.WARN,
         "time_zone_data",
         detail,
         "\n".join([*lines, *([f"and {hidden_count} more"] if hidden_count else [])]),
@@ -159,19 +167,19 @@ _REMEDIES = {
 }
 
 
-def _check_sqlite() -> Finding:
+def _check_sqlite() -> DoctorFinding:
     if sqlite3.sqlite_version_info >= _MIN_SAFE_SQLITE_VERSION:
-        return Finding(Level.OK, "sqlite", sqlite3.sqlite_version)
+        return DoctorFinding(DoctorLevel.OK, "sqlite", sqlite3.sqlite_version)
     sound = ".".join(map(str, _MIN_SAFE_SQLITE_VERSION))
-    return Finding(
-        Level.WARN,
+    return DoctorFinding(
+        DoctorLevel.WARN,
         "sqlite",
         f"{sqlite3.sqlite_version} can, rarely, damage a database that several programs checkpoint (before {sound}). "
         "JobWorker's processes do so one at a time: do not write to the file with other programs while it runs",
     )
 
 
-def _check_redis(settings: Settings) -> Iterator[Finding]:
+def _check_redis(settings: Settings) -> Iterator[DoctorFinding]:
     """Check version, settings and persistence of Redis; whether Redis responds is a health check."""
     with connect_redis(settings.redis_url) as client:
         try:
@@ -181,44 +189,46 @@ def _check_redis(settings: Settings) -> Iterator[Finding]:
             return
 
 
-def _check_redis_version(client: redis.Redis) -> Finding:
+def _check_redis_version(client: redis.Redis) -> DoctorFinding:
     check_server(client)
     server = client.info("server")
     version = server.get("valkey_version") or server["redis_version"]
     name = "Valkey" if "valkey_version" in server else "Redis"
-    return Finding(Level.OK, "redis server", f"{name} {version}, never evicts")
+    return DoctorFinding(DoctorLevel.OK, "redis server", f"{name} {version}, never evicts")
 
 
-def _check_redis_persistence(client: redis.Redis) -> Finding:
+def _check_redis_persistence(client: redis.Redis) -> DoctorFinding:
     wrong = find_warnings(client)
     if wrong:
-        return Finding(Level.WARN, "redis data", f"{'; '.join(wrong)}: see Redis's own log, its disk and its memory")
+        return DoctorFinding(
+            DoctorLevel.WARN, "redis data", f"{'; '.join(wrong)}: see Redis's own log, its disk and its memory"
+        )
     persistence = client.info("persistence")
     if persistence.get("aof_enabled"):
-        return Finding(Level.OK, "redis data", "kept in an append-only file")
-    return Finding(
-        Level.WARN,
+        return DoctorFinding(DoctorLevel.OK, "redis data", "kept in an append-only file")
+    return DoctorFinding(
+        DoctorLevel.WARN,
         "redis data",
         "no append-only file: after a crash of Redis what was queued is dispatched again from the database, "
         "which takes a while; set appendonly yes",
     )
 
 
-def _check_tasks(settings: Settings) -> Iterator[Finding]:
+def _check_tasks(settings: Settings) -> Iterator[DoctorFinding]:
     broken = loading.load_modules(settings.tasks)
     for module in broken:
         detail = f"{module.module} does not import ({module}): workers run without its jobs until it is fixed"
-        yield Finding(Level.FAIL, "tasks", detail, module.traceback)
+        yield DoctorFinding(DoctorLevel.FAIL, "tasks", detail, module.traceback)
     if not broken:
-        yield Finding(Level.OK, "tasks", f"every module of {settings.tasks} imports")
+        yield DoctorFinding(DoctorLevel.OK, "tasks", f"every module of {settings.tasks} imports")
 
 
-def _check_schedules(settings: Settings) -> Iterator[Finding]:
+def _check_schedules(settings: Settings) -> Iterator[DoctorFinding]:
     if not loading.is_package(settings.schedules):
         return
     broken = declarations.load_declarations(settings.schedules).broken_modules
     for module in broken:
         detail = f"{module.module} does not import ({module}): no schedule in code changes until it is fixed"
-        yield Finding(Level.FAIL, "schedules", detail, module.traceback)
+        yield DoctorFinding(DoctorLevel.FAIL, "schedules", detail, module.traceback)
     if not broken:
-        yield Finding(Level.OK, "schedules", f"every module of {settings.schedules} imports")
+        yield DoctorFinding(DoctorLevel.OK, "schedules", f"every module of {settings.schedules} imports")

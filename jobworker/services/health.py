@@ -129,7 +129,7 @@ class HealthChecker:
             )
         self._logged = warnings
 
-    def collect_census(self) -> SystemStatistics | None:
+    def collect_statistics(self) -> SystemStatistics | None:
         """Return the statistics for `/metrics`; None if the database does not respond."""
         now = self._clock.now()
         try:
@@ -159,7 +159,7 @@ class HealthChecker:
         except ConfigurationError as error:
             raise sa.exc.TimeoutError(error.detail) from error
         try:
-            self._database.require_room()
+            self._database.require_log_space()
             self._write.check()
         except UNAVAILABLE as error:
             where = f" ({self._folders['database']})" if self._database.is_sqlite else ""

@@ -45,7 +45,7 @@ class Claims:
         self._client = client
         self._revoke = client.register_script(attempts.REVOKE)
         self._restore = client.register_script(attempts.RESTORE)
-        self._take_back = client.register_script(attempts.WITHDRAW)
+        self._withdraw = client.register_script(attempts.WITHDRAW)
         self._abandon = client.register_script(attempts.ABANDON)
 
     def revoke(self, attempts: Sequence[tuple[str, int]]) -> list[ClaimResult]:
@@ -68,7 +68,7 @@ class Claims:
 
         Of a list that is very long because of foreign messages, only a part is scanned.
         """
-        answer = self._take_back(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
+        answer = self._withdraw(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
         return [(execution, int(attempt)) for execution, attempt in zip(answer[::2], answer[1::2], strict=True)]
 
     def restore(self, claim: Claim) -> None:

@@ -23,7 +23,7 @@ PROBE = "jw:probe"
 WORKERS = "jw:workers"
 
 #: string: task catalog with this digest, as JSON. Expires 7 days after the last announcement.
-CATALOGUE = "jw:catalogue:{digest}"
+CATALOG = "jw:catalogue:{digest}"
 
 #: string: a worker's announcement (`WorkerAnnouncement`, JSON). Each heartbeat compares it. Expires without heartbeats.
 WORKER = "jw:worker:{worker}"

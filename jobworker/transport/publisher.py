@@ -144,15 +144,15 @@ class Publisher:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
             for queue in queue_names:
-                notify_workers(pipe, queue)
+                push_wake_token(pipe, queue)
             answers = pipe.execute(raise_on_error=False)
         failed = [answer for answer in answers[: len(by_list)] if isinstance(answer, Exception)]
         if failed:
             raise failed[0]
         if any(isinstance(answer, Exception) for answer in answers):
-            self._notify_again(queue_names)
+            self._push_wake_tokens_again(queue_names)
 
-    def _notify_again(self, queues: Iterable[str]) -> None:
+    def _push_wake_tokens_again(self, queues: Iterable[str]) -> None:
         """Notify the queues' workers again, after deleting token keys that are not lists."""
         for queue in queues:
             token = keys.READY.format(queue=queue)
@@ -160,7 +160,7 @@ class Publisher:
                 self._client.delete(token)
         with self._client.pipeline(transaction=False) as pipe:
             for queue in queues:
-                notify_workers(pipe, queue)
+                push_wake_token(pipe, queue)
             pipe.execute()
 
     def _render(self, message: Message) -> bytes:
@@ -234,7 +234,7 @@ def _render_call_body(message: Message) -> bytes:
     return orjson.dumps([positional, named, embedded])
 
 
-def notify_workers(pipe: Any, queue: str) -> None:
+def push_wake_token(pipe: Any, queue: str) -> None:
     """Push one token, however many messages were published: the worker that takes it fetches from all its queues."""
     token = keys.READY.format(queue=queue)
     pipe.lpush(token, 1)

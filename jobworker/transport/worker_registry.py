@@ -20,7 +20,7 @@ from jobworker.transport.claims import flatten
 from jobworker.transport.scripts import workers
 
 #: Lifetime of a task catalog that no worker announces again (s).
-_CATALOGUE_TTL = 7 * 24 * 3600
+_CATALOG_TTL_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +205,8 @@ class WorkerRegistry:
     def announce(self, announcement: WorkerAnnouncement, catalog: Iterable[Mapping[str, Any]]) -> None:
         """Write the worker's announcement and its task catalog."""
         with self._client.pipeline(transaction=True) as pipe:
-            name = keys.CATALOGUE.format(digest=announcement.catalogue)
-            pipe.set(name, json.dumps(list(catalog)), ex=_CATALOGUE_TTL)
+            name = keys.CATALOG.format(digest=announcement.catalogue)
+            pipe.set(name, json.dumps(list(catalog)), ex=_CATALOG_TTL_SECONDS)
             pipe.set(keys.WORKER.format(worker=announcement.worker), announcement.to_text(), px=self._lease_ms * 2)
             pipe.execute()
 
@@ -234,7 +234,7 @@ class WorkerRegistry:
 
     def get_catalog(self, digest: str, report: UnreadableKeyReporter) -> list[dict[str, Any]]:
         """Return the tasks of the catalog with this digest; an empty list if Redis has lost it."""
-        key = keys.CATALOGUE.format(digest=digest)
+        key = keys.CATALOG.format(digest=digest)
         try:
             text = self._client.get(key)
             catalog = json.loads(text) if text else []

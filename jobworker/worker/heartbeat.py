@@ -43,13 +43,13 @@ class Heartbeat:
         self._lock = threading.RLock()
         self._deregistered = False
 
-    def beat(self) -> None:
+    def send(self) -> None:
         """Report to Redis that this worker is alive, and reap workers whose heartbeats stopped."""
         with self._lock:
             if not self._deregistered:
-                self._beat()
+                self._send()
 
-    def _beat(self) -> None:
+    def _send(self) -> None:
         running = [(claim.execution, claim.attempt) for claim in self._in_flight.list_claims()]
         try:
             response = self._registry.send_heartbeat(self._announcement, running)
@@ -99,9 +99,9 @@ class HeartbeatStep(PeriodicStep):
         settings = Settings.from_environment()
         heartbeat = consumer.jobworker_heartbeat = _make_heartbeat(consumer, JobTask.runner, settings)
         watchdog = _make_watchdog(consumer, JobTask.runner, settings)
-        Channel.announce_worker = staticmethod(heartbeat.beat)
-        heartbeat.beat()
-        beat = functools.partial(_beat_in_loop if is_prefork(consumer.pool) else _beat, heartbeat, watchdog)
+        Channel.announce_worker = staticmethod(heartbeat.send)
+        heartbeat.send()
+        beat = functools.partial(_send_in_loop if is_prefork(consumer.pool) else _send_heartbeat, heartbeat, watchdog)
         self.run_periodically(consumer, settings.heartbeat_interval, beat, "heartbeat")
 
     def cancel(self) -> None:
@@ -123,12 +123,12 @@ def _make_watchdog(consumer: Any, runner: AttemptRunner, settings: Settings) -> 
     )
 
 
-def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
+def _send_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
     watchdog.arm_loop_timeout()
-    _beat(heartbeat, watchdog)
+    _send_heartbeat(heartbeat, watchdog)
 
 
-def _beat(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
-    heartbeat.beat()
+def _send_heartbeat(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
+    heartbeat.send()
     with contextlib.suppress(redis.RedisError):
         watchdog.check_worker()

@@ -51,7 +51,12 @@ class Watchdog:
     def check_worker(self) -> None:
         """End the worker if it has fetched nothing for longer than the timeout. Raises `redis.RedisError`."""
         taken, now = sum(state.total_count.values()), self._clock.monotonic()
-        if taken != self._taken_count or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
+        if (
+            taken != self._taken_count
+            or not self._has_free_process()
+            or not self._is_work_waiting()
+            or self._is_held_back()
+        ):
             self._taken_count, self._idle_since = taken, now
         elif now - self._idle_since > self._timeout:
             logger.error(
@@ -71,7 +76,7 @@ class Watchdog:
         """Disarm the timer while the event loop waits for Redis, or for a restart."""
         faulthandler.cancel_dump_traceback_later()
 
-    def _has_room(self) -> bool:
+    def _has_free_process(self) -> bool:
         return len(state.reserved_requests) < (self._consumer.pool.num_processes or 1)
 
     def _is_held_back(self) -> bool:

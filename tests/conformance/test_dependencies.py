@@ -125,7 +125,7 @@ def test_chain_too_long_for_one_transaction_is_finished_by_the_sweep(
     assert driver.get_state(chain[3]) is ExecutionState.SKIPPED
     assert driver.get_state(chain[4]) is ExecutionState.WAITING
     sweeper = DependencyResolver(driver.database, driver.clock)
-    sweeper.resolve_stranded()
+    sweeper.resolve_missed()
     _resolve_remaining(driver, sweeper)
     assert {driver.get_state(execution_id) for execution_id in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
 
@@ -313,7 +313,7 @@ def test_unresolved_dependent_is_resolved_by_the_sweep(driver: ExecutionDriver) 
         table = core.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
     assert driver.get_state(child) is ExecutionState.WAITING
-    DependencyResolver(driver.database, driver.clock).resolve_stranded()
+    DependencyResolver(driver.database, driver.clock).resolve_missed()
     assert driver.get_state(child) is ExecutionState.QUEUED
 
 

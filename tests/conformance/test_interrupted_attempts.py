@@ -37,7 +37,7 @@ def test_interruptions_are_not_limited(database: Database) -> None:
         assert driver.row.state is ExecutionState.RETRYING
         driver.publish_attempt()
     with database.read() as connection:
-        merged = history.get_many(connection, [driver.id])[driver.id].standing
+        merged = history.get_many(connection, [driver.id])[driver.id].merged
     assert merged.interrupted_attempts == {1, 2, 3, 4, 5}
     assert merged.lost_attempts == frozenset()
 

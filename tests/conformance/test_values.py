@@ -169,7 +169,7 @@ def test_sweep_passes_dependent_that_cannot_be_written(fragile: ExecutionDriver)
         # State after a relay died between recording the end and resolving the dependents.
         mine = core.executions.c.id == parent
         connection.execute(sa.update(core.executions).where(mine).values(state="Succeeded", result="bad"))
-    DependencyResolver(driver.database, driver.clock).resolve_stranded()
+    DependencyResolver(driver.database, driver.clock).resolve_missed()
     assert driver.get_state(child) is ExecutionState.FAILED
     assert driver.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 

@@ -98,7 +98,7 @@ def test_submissions_are_accepted_again_after_the_reader_ends(
     database = Database(sqlite_url, clock=clock)
     write_rows(database, "a")
     with pytest.raises(DatabaseBusy):
-        database.require_room()
+        database.require_log_space()
     reader.execute("ROLLBACK")
     clock.advance(write_ahead_log._MAX_PAUSE_SECONDS * 2)
     database.commit(lambda connection: queues.upsert_many(connection, ["new"], NOW))

@@ -31,7 +31,7 @@ def test_list_rows_escape_line_breaks() -> None:
         name="nightly", job="any", owner=ScheduleOwner.API, schedule=SimpleNamespace(zone="UTC"), paused_at=_NOW,
         paused_by="cli", paused_until=None, pause_note=_FORGED,
     )  # fmt: skip
-    status: Any = SimpleNamespace(row=paused, standing=ScheduleStatus.PAUSED, next_at=None, overdue=False)
+    status: Any = SimpleNamespace(row=paused, status=ScheduleStatus.PAUSED, next_at=None, overdue=False)
     for line in (
         executions._format_execution(_make_row()),
         dead_letters._format_dead_letter(_make_row()),

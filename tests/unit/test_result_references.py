@@ -23,27 +23,29 @@ def _make_reference(path: Any = None, **more: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_result_reference_resolved_by_pointer(path: str | None, value: Any) -> None:
-    assert result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT}) == {"x": value}
+    assert result_references.substitute_references({"x": _make_reference(path)}, {"extract": RESULT}) == {"x": value}
 
 
 @pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
 def test_dangling_reference_refused_unless_default(path: str) -> None:
     with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
-        result_references.resolve({"x": _make_reference(path)}, {"extract": RESULT})
-    assert result_references.resolve({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {"x": None}
+        result_references.substitute_references({"x": _make_reference(path)}, {"extract": RESULT})
+    assert result_references.substitute_references({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {
+        "x": None
+    }
 
 
 def test_reference_to_missing_result_refused() -> None:
     with pytest.raises(UnresolvedParameter, match="nothing at its root"):
-        result_references.resolve({"x": _make_reference()}, {})
+        result_references.substitute_references({"x": _make_reference()}, {})
     with pytest.raises(UnresolvedParameter):
-        result_references.resolve({"x": _make_reference("/a")}, {"extract": None})
+        result_references.substitute_references({"x": _make_reference("/a")}, {"extract": None})
 
 
 def test_nested_references_resolved_only_once() -> None:
     parameters = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
     assert result_references.find_referring_parameters(parameters) == {"deep"}
-    resolved = result_references.resolve(parameters, {"extract": {"rows": _make_reference("/else")}})
+    resolved = result_references.substitute_references(parameters, {"extract": {"rows": _make_reference("/else")}})
     assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/else")]}], "n": 1}
 
 
@@ -58,11 +60,11 @@ def test_referenced_value_looked_up_once_and_size_counted_each_time() -> None:
     sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
     parameters = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
     assert result_references.list_sources(parameters) == ["a", "b"]
-    assert len(result_references.resolve(parameters, sources)["x"]) == 65
+    assert len(result_references.substitute_references(parameters, sources)["x"]) == 65
     assert names == ["a", "b"]
     parameters["x"] = [*parameters["x"], {"$from": "a", "path": "/text"}]
     with pytest.raises(InvalidParameters, match="more than 65536 bytes"):
-        result_references.resolve(parameters, sources)
+        result_references.substitute_references(parameters, sources)
 
 
 def test_invalid_references_reported_with_pointer() -> None:

@@ -85,7 +85,7 @@ def readyz() -> Response:
 def metrics() -> Response:
     """Get metrics for Prometheus."""
     context = get_context()
-    content = context.metrics.render(context.health.collect_census(), context.clock.now())
+    content = context.metrics.render(context.health.collect_statistics(), context.clock.now())
     return Response(content, content_type=CONTENT_TYPE_LATEST)
 
 

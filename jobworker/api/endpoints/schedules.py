@@ -163,7 +163,7 @@ def _serialize_schedule(schedule: ScheduleView) -> dict[str, Any]:
         "id": row.id,
         "owner": row.owner.value,
         "revision": row.revision,
-        "state": schedule.standing.value,
+        "state": schedule.status.value,
         "paused": pause if row.paused_at else None,
         "next_at": schedule.next_at,
         "settled_until": row.settled_until,

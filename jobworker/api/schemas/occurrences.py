@@ -20,7 +20,7 @@ from jobworker.api.schemas.revisions import DifferenceSchema
 from jobworker.api.schemas.schedules import ScheduleBodySchema
 from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.domain.schedules.schedule import OverlapPolicy
-from jobworker.services.schedules.backfill import MAX_LANES, BackfillOrder
+from jobworker.services.schedules.backfill import MAX_CONCURRENCY, BackfillOrder
 from jobworker.services.schedules.preview import MAX_OCCURRENCES
 from jobworker.services.schedules.upcoming import ExpectedOutcome
 
@@ -121,10 +121,10 @@ class BackfillBodySchema(StrictSchema):
     )
     concurrency = StrictIntegerField(
         load_default=1,
-        validate=ma.validate.Range(1, MAX_LANES),
+        validate=ma.validate.Range(1, MAX_CONCURRENCY),
         metadata={
             "minimum": 1,
-            "maximum": MAX_LANES,
+            "maximum": MAX_CONCURRENCY,
             "description": "Maximum number of executions that run at a time.",
         },
     )

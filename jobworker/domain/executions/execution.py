@@ -182,7 +182,7 @@ class MergedExecution(NamedTuple):
         return self.state in FINAL_STATES
 
 
-def _precedence(attempt: int, state: ExecutionState, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
+def _compute_precedence(attempt: int, state: ExecutionState, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
     # The earlier of two equal reports wins, hence the minus signs.
     return (attempt, _RANK[state], -event_id[0], -event_id[1])
 
@@ -209,8 +209,8 @@ def merge_transition(previous: MergedExecution, transition: StateTransition) -> 
         merged = merged._replace(due_at=transition.due_at)
     if transition.state is ExecutionState.RUNNING:
         merged = _merge_start(merged, transition)
-    theirs = _precedence(transition.attempt, transition.state, transition.event_id)
-    if theirs <= _precedence(merged.attempt, merged.state, merged.event_id):
+    theirs = _compute_precedence(transition.attempt, transition.state, transition.event_id)
+    if theirs <= _compute_precedence(merged.attempt, merged.state, merged.event_id):
         return merged
     final = transition.state in FINAL_STATES
     return merged._replace(

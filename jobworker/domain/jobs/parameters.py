@@ -86,13 +86,13 @@ def get_annotations(function: Callable[..., Any], hidden_types: Collection[type]
         return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001  an annotation may be any expression
         return dict(
-            _resolve_annotations_one_by_one(
+            _evaluate_annotations_one_by_one(
                 inspect.unwrap(function), {hidden_type.__name__: hidden_type for hidden_type in hidden_types}
             )
         )
 
 
-def _resolve_annotations_one_by_one(
+def _evaluate_annotations_one_by_one(
     function: Callable[..., Any], hidden_types: Mapping[str, type]
 ) -> Iterator[tuple[str, Any]]:
     names = {**hidden_types, **getattr(function, "__globals__", {})}

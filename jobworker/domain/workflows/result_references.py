@@ -53,7 +53,7 @@ def list_sources(parameters: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(reference[_FROM]) for reference in _iterate_references(parameters)))
 
 
-def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, Any]:
+def substitute_references(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, Any]:
     """Return `parameters` with each reference replaced by the value that it refers to.
 
     Looks up each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as the referenced values

@@ -42,7 +42,7 @@ from jobworker.store.workflows.batches import BatchKind, NewBatch
 MAX_EXECUTIONS = 10_000
 
 #: Maximum concurrency of a backfill.
-MAX_LANES = 1000
+MAX_CONCURRENCY = 1000
 
 #: Maximum number of nominal times examined before a range is rejected as too large.
 _MAX_OCCURRENCES_EXAMINED = 5 * MAX_EXECUTIONS
@@ -107,7 +107,7 @@ def backfill_schedule(
         if request.dry_run:
             chosen = _select_occurrences(connection, row, timetable, nominal_times, request)
             if chosen.items:
-                _resolve_job(row, preparation.load_catalog(connection, [row.job]), request)
+                _look_up_job(row, preparation.load_catalog(connection, [row.job]), request)
             return chosen
     with database.write() as connection:
         schedule_rows.lock(connection, row.id)
@@ -193,17 +193,17 @@ def _insert_backfill(
         return BackfillResult((), left_out)
     name = f"backfill of {row.name}"[:128]
     batches.insert(connection, NewBatch(batch_id, BatchKind.BACKFILL, name, batch_id, None, now, actor))
-    _insert_executions(connection, _assign_lanes(decided.accepted, request.concurrency), actor, now)
+    _insert_executions(connection, _limit_concurrency(decided.accepted, request.concurrency), actor, now)
     _record_occurrences(connection, row.id, items, actor, now)
     resolution.resolve_dependents(connection, dependency_rows.find_ended(connection, decided.cancelled), now)
     return BackfillResult(items, left_out, batch_id)
 
 
-def _resolve_job(
+def _look_up_job(
     row: ScheduleRow, catalog: JobCatalog, request: BackfillRequest
 ) -> tuple[JobRow, TaskRow, dict[str, Any]]:
     """Return job, task and checked parameters of the executions. Raises the reason why they cannot run."""
-    execution_factory.check_not_closed(catalog, row.job, f"schedule {row.name} cannot be backfilled")
+    execution_factory.check_runnable(catalog, row.job, f"schedule {row.name} cannot be backfilled")
     job = catalog.jobs[row.job]
     task = catalog.tasks.get(job.definition.task)
     if task is None:
@@ -221,13 +221,13 @@ def _build_executions(
     now: dt.datetime,
 ) -> list[NewExecution]:
     """Build the executions, due now. Raises the reason why they cannot run."""
-    job, task, parameters = _resolve_job(row, catalog, request)
+    job, task, parameters = _look_up_job(row, catalog, request)
     schedule, definition = row.schedule, job.definition
     own = {
         "schedule_id": row.id,
         "batch_id": batch_id,
         "correlation_id": batch_id,
-        **_resolve_routing(schedule, definition.queue, definition.priority),
+        **_choose_routing(schedule, definition.queue, definition.priority),
         **limits.compute_keys(definition.name, definition.policies, parameters, task.parameters)._asdict(),
     }
     return [
@@ -244,14 +244,14 @@ def _build_executions(
     ]
 
 
-def _resolve_routing(schedule: Schedule, queue: str, priority: int) -> dict[str, Any]:
+def _choose_routing(schedule: Schedule, queue: str, priority: int) -> dict[str, Any]:
     return {
         "queue": schedule.queue or queue,
         "priority": priority if schedule.priority is None else schedule.priority,
     }
 
 
-def _assign_lanes(new_executions: Sequence[NewExecution], lanes: int) -> list[PreparedExecution]:
+def _limit_concurrency(new_executions: Sequence[NewExecution], lanes: int) -> list[PreparedExecution]:
     """Make each execution depend on the end (in any state) of the one `lanes` places before it."""
     before: list[NewExecution | None] = [None] * lanes
     return [

@@ -137,7 +137,7 @@ def fire_now(
     if plan is None:
         raise Conflict(f"schedule {row.name} cannot be read; change it first")
     catalog = preparation.load_catalog(connection, [row.job])
-    execution_factory.check_not_closed(catalog, row.job, f"schedule {row.name} cannot be fired")
+    execution_factory.check_runnable(catalog, row.job, f"schedule {row.name} cannot be fired")
     situation = EvaluationContext(now, overlap=overlap or plan.schedule.overlap)
     return _fire_extra(connection, due, plan, catalog, situation, f"fired by hand by {actor}").decision
 

@@ -44,7 +44,7 @@ class ExecutionTemplate:
 _templates: dict[tuple[object, ...], ExecutionTemplate] = {}
 
 
-def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
+def get_blocked_reason(catalog: JobCatalog, name: str) -> str | None:
     """Return the reason why no execution of a job may run, or None."""
     job = catalog.jobs.get(name)
     if job is None:
@@ -55,9 +55,9 @@ def get_closed_reason(catalog: JobCatalog, name: str) -> str | None:
     return preparation.describe_removed(name, task) if task is not None and task.removed_at is not None else None
 
 
-def check_not_closed(catalog: JobCatalog, name: str, prefix: str) -> None:
+def check_runnable(catalog: JobCatalog, name: str, prefix: str) -> None:
     """Raise `JobRemoved` or `JobDisabled`, with `prefix` as beginning of the message, if the job must not run."""
-    why = get_closed_reason(catalog, name)
+    why = get_blocked_reason(catalog, name)
     if why is not None:
         job = catalog.jobs.get(name)
         raise (JobRemoved if job and job.definition.enabled else JobDisabled)(f"{prefix}: {why}")
@@ -85,7 +85,7 @@ def build_evaluation_context(
         runs=row.runs,
         max_runs=schedule.max_runs,
         pause=pause,
-        unavailable_reason=get_closed_reason(catalog, row.job),
+        unavailable_reason=get_blocked_reason(catalog, row.job),
         find_forbidden_reason=functools.partial(describe_exclusion, compiled.timetable),
         unfinished=busy,
     )

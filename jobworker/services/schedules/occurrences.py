@@ -65,7 +65,7 @@ def list_upcoming(
     with database.read() as connection:
         row = schedules.find(connection, name)
         rules = get_timetable(connection, row)
-        closed = execution_factory.get_closed_reason(preparation.load_catalog(connection, [row.job]), row.job)
+        closed = execution_factory.get_blocked_reason(preparation.load_catalog(connection, [row.job]), row.job)
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)

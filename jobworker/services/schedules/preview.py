@@ -57,15 +57,15 @@ class PreviewRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleComparison:
-    """Differences from a saved schedule: fields, and nominal times added (`comes`) and removed (`goes`) up to `until`.
+    """Differences from a saved schedule: changed fields, and nominal times added and removed up to `until`.
 
     `until` None: without an end.
     """
 
     row: ScheduleRow
     fields: Sequence[Difference]
-    comes: Sequence[dt.datetime]
-    goes: Sequence[dt.datetime]
+    added: Sequence[dt.datetime]
+    removed: Sequence[dt.datetime]
     until: dt.datetime | None
 
 
@@ -76,7 +76,7 @@ class PreviewResult:
     schedule: Mapping[str, Any]
     in_words: str
     warnings: Sequence[str]
-    moments: Sequence[ExpectedOccurrence]
+    occurrences: Sequence[ExpectedOccurrence]
     compared: ScheduleComparison | None
 
 
@@ -109,7 +109,7 @@ def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) 
 
 
 def _get_closed_reason(connection: sa.Connection, schedule: Schedule) -> str | None:
-    return execution_factory.get_closed_reason(preparation.load_catalog(connection, [schedule.job]), schedule.job)
+    return execution_factory.get_blocked_reason(preparation.load_catalog(connection, [schedule.job]), schedule.job)
 
 
 def _list_warnings(schedule: Schedule, closed_reason: str | None) -> Iterator[str]:
@@ -159,10 +159,10 @@ def _compare(
         _list_firing_times(timetable, after, count),
     )
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
-    comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
-    goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)
+    added = sorted(at for at in set(new) - set(old) if until is None or at <= until)
+    removed = sorted(at for at in set(old) - set(new) if until is None or at <= until)
     fields = list(comparison.compare_values("schedule", saved.spec, schedule.to_json()))
-    return ScheduleComparison(saved, fields, comes, goes, until)
+    return ScheduleComparison(saved, fields, added, removed, until)
 
 
 def _list_firing_times(

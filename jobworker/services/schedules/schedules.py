@@ -64,7 +64,7 @@ class ScheduleView:
     """
 
     row: ScheduleRow
-    standing: ScheduleStatus
+    status: ScheduleStatus
     in_words: str | None
     next_at: dt.datetime | None
     expected_by: dt.datetime | None
@@ -295,7 +295,7 @@ def _list_warnings(
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
         yield f"job {row.job} is disabled: its occurrences are left out"
-    elif (why := execution_factory.get_closed_reason(catalog, row.job)) is not None:
+    elif (why := execution_factory.get_blocked_reason(catalog, row.job)) is not None:
         yield f"its occurrences are left out: {why}"
     elif (
         compiled is not None and (problem := execution_factory.get_template(compiled, catalog, now).problem) is not None

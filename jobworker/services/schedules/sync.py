@@ -59,7 +59,7 @@ class SyncChange:
     zone; `warnings` contains remarkable properties, for example that the schedule never fires.
     """
 
-    step: SyncOutcome
+    outcome: SyncOutcome
     kind: str
     name: str
     place: str | None = None

@@ -43,7 +43,7 @@ def acquire_keys(
     # In the order of the keys, to avoid deadlocks of two transactions.
     for key in sorted(chosen):
         policy = read[chosen[key].job]
-        claim = _build_claim(key, chosen[key].id, policy, now)
+        claim = _build_key_request(key, chosen[key].id, policy, now)
         holder = unique_keys.acquire(connection, claim)
         if holder is not None and policy.on_conflict is OnConflict.RETURN:
             stands_for[claim.execution_id] = holder.id
@@ -65,7 +65,7 @@ def acquire_key(
     Raises `UniqueKeyConflict` if another execution keeps the key.
     """
     read = limits.parse_unique(policy)
-    claim = _build_claim(key, execution_id, read, now)
+    claim = _build_key_request(key, execution_id, read, now)
     holder = unique_keys.acquire(connection, claim)
     if holder is None:
         return ()
@@ -101,7 +101,7 @@ def _deduplicate(
     return chosen
 
 
-def _build_claim(key: str, execution_id: str, policy: UniquePolicy, now: dt.datetime) -> UniqueKeyRequest:
+def _build_key_request(key: str, execution_id: str, policy: UniquePolicy, now: dt.datetime) -> UniqueKeyRequest:
     if policy.seconds is None:
         return UniqueKeyRequest(key, execution_id, policy.until, None, now)
     return UniqueKeyRequest(key, execution_id, None, now + dt.timedelta(seconds=policy.seconds), now)

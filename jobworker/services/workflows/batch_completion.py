@@ -110,7 +110,7 @@ def _start_on_complete_job(
     catalog = preparation.load_catalog(connection, [on_complete["job"]])
     counts = batches.count_by_state(connection, [batch.id])[batch.id]
     try:
-        parameters = result_references.resolve(
+        parameters = result_references.substitute_references(
             on_complete["parameters"], {BATCH_SOURCE_NAME: summarize_batch(batch, counts)}
         )
         submission = Submission(

@@ -68,7 +68,7 @@ class _Budget:
 
 
 @dataclass(slots=True)
-class _WaveResult:
+class _RoundResult:
     """Result of one round of resolution."""
 
     released_count: int = 0
@@ -126,7 +126,7 @@ def resolve_dependents(
     everything, queue, budget = list(ended), [*unfinished, *ended], _Budget()
     count = waves = 0
     while queue and waves < _MAX_WAVES and not budget.is_spent:
-        wave = _run_wave(connection, queue, now, budget)
+        wave = _run_round(connection, queue, now, budget)
         triggers.start_triggered_jobs(connection, wave.ended, now)
         everything += wave.ended
         queue = [*wave.unfinished, *wave.ended]
@@ -154,12 +154,12 @@ def resolve_missed(
     return released
 
 
-def _run_wave(
+def _run_round(
     connection: sa.Connection, parents: Sequence[ParentExecution], now: dt.datetime, budget: _Budget
-) -> _WaveResult:
+) -> _RoundResult:
     edges = dependency_rows.list_unresolved(connection, [parent.id for parent in parents], _WAVE_SIZE)
     if not edges:
-        return _WaveResult()
+        return _RoundResult()
     budget.edges -= len(edges)
     wave = _resolve_edges(connection, edges, {parent.id: parent for parent in parents}, now, budget)
     if wave.postponed or len(edges) == _WAVE_SIZE:
@@ -173,7 +173,7 @@ def _resolve_edges(
     parents: Mapping[str, ParentExecution],
     now: dt.datetime,
     budget: _Budget,
-) -> _WaveResult:
+) -> _RoundResult:
     """Resolve dependencies on ended executions. An error of one dependent fails this dependent only."""
     mine: dict[str, list[DependencyOutcome]] = {}
     for edge in edges:
@@ -186,7 +186,7 @@ def _resolve_edges(
         raise  # The dependents are not the cause.
     except Exception as error:  # noqa: BLE001  it is logged; a traceback would show parameters
         logger.error("release_refused", executions=len(mine), error=describe_error(error))
-    wave, budget = _WaveResult(), _Budget()
+    wave, budget = _RoundResult(), _Budget()
     for key, outcomes in sorted(mine.items()):
         if budget.is_spent:
             wave.postponed = True
@@ -204,7 +204,7 @@ def _resolve_one(
     parents: Mapping[str, ParentExecution],
     now: dt.datetime,
     budget: _Budget,
-) -> _WaveResult:
+) -> _RoundResult:
     """Resolve the dependencies of one execution; the execution fails if its new state cannot be written."""
     try:
         with connection.begin_nested():
@@ -219,7 +219,7 @@ def _resolve_one(
         ]
         changed = [resolved_executions.build_failed(row, "ReleaseRefused", why) for row in rows.values()]
         dependency_rows.update_resolved(connection, changed, now)
-        return _WaveResult(0, [resolved_executions.to_parent(rows[change.id], change) for change in changed])
+        return _RoundResult(0, [resolved_executions.to_parent(rows[change.id], change) for change in changed])
 
 
 def _resolve_all(
@@ -228,7 +228,7 @@ def _resolve_all(
     parents: Mapping[str, ParentExecution],
     now: dt.datetime,
     budget: _Budget,
-) -> _WaveResult:
+) -> _RoundResult:
     waiting, postponed = _lock_waiting(connection, sorted(outcomes_by_execution), budget)
     against = {
         key: obstacle for key in waiting if (obstacle := resolved_executions.find_obstacle(outcomes_by_execution[key]))
@@ -252,7 +252,7 @@ def _resolve_all(
     dependency_rows.update_resolved(connection, changed, now)
     ended = [resolved_executions.to_parent(waiting[change.id], change) for change in changed if change.is_finished]
     ended += dependency_rows.find_ended(connection, freed.replaced)
-    return _WaveResult(len(changed) - sum(change.is_finished for change in changed), ended, postponed=bool(postponed))
+    return _RoundResult(len(changed) - sum(change.is_finished for change in changed), ended, postponed=bool(postponed))
 
 
 def _lock_waiting(
@@ -301,7 +301,7 @@ def _release_ready(
         task = accepted.get(row.task)
         task_parameters = task.parameters if task else ()
         try:
-            parameters = result_references.resolve(parameters, sources[row.id])
+            parameters = result_references.substitute_references(parameters, sources[row.id])
             preparation.check_parameters(task_parameters, parameters, "/parameters")
             policies = definition.policies if definition else {}
             keys = limits.compute_keys(row.job, policies, parameters, task_parameters)

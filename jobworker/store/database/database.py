@@ -164,18 +164,18 @@ class Database:
         if not self.is_sqlite:
             with self._begin_postgresql(exclusive=not only_adds) as connection:
                 return work(connection)
-        self.require_room()
+        self.require_log_space()
         return self._group.run(work)
 
-    def require_room(self) -> None:
+    def require_log_space(self) -> None:
         """Raise `DatabaseBusy` if SQLite's write-ahead log is too long to accept new work."""
         if not self.is_sqlite:
             return
         try:
-            self._log.require_room()
+            self._log.require_log_space()
         except DatabaseBusy:
             self.checkpoint(0)  # The blocking reader may have ended, and no writer runs a checkpoint.
-            self._log.require_room()
+            self._log.require_log_space()
 
     def checkpoint(self, above: int) -> None:
         """Copy SQLite's write-ahead log into the database file if it is longer than `above` bytes."""

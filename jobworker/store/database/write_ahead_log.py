@@ -3,8 +3,8 @@
 A checkpoint never waits for readers: it copies the pages that they permit, and truncates the log only when no reader
 needs it. Only the holder of the writers' lock may run a checkpoint, because SQLite before 3.51.3 can damage a database
 when a second connection checkpoints or writes at the same instant. Pages needed by a reader with an old snapshot stay
-in the log until its transaction ends: reads of JobWorker have a deadline, and `require_room` refuses new work before a
-read of another program fills the disk.
+in the log until its transaction ends: reads of JobWorker have a deadline, and `require_log_space` refuses new work
+before a read of another program fills the disk.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class WriteAheadLog:
         self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS) if has_remainder else _MIN_PAUSE_SECONDS
         self._not_before = self._clock.monotonic() + self._pause if has_remainder else float("-inf")
 
-    def require_room(self) -> None:
+    def require_log_space(self) -> None:
         """Raise `DatabaseBusy` if the log is too long to accept new work."""
         if self.get_size() > MAX_LOG_BYTES:
             raise DatabaseBusy(

@@ -42,7 +42,7 @@ class StoredExecution:
     batch_id: str | None
     schedule_id: str | None
     correlation_id: str
-    standing: MergedExecution
+    merged: MergedExecution
 
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
@@ -82,7 +82,7 @@ def _to_stored_execution(row: Any) -> StoredExecution:
         batch_id=row.batch_id,
         schedule_id=row.schedule_id,
         correlation_id=row.correlation_id,
-        standing=MergedExecution(
+        merged=MergedExecution(
             state=ExecutionState(row.state),
             attempt=row.attempt,
             event_id=events.parse_stream_id(row.event_id),
@@ -104,14 +104,12 @@ def _to_stored_execution(row: Any) -> StoredExecution:
     )
 
 
-_read_stored_execution = unreadable_rows.build_reader(
-    lambda row: f"standing of execution {row.id}", _to_stored_execution
-)
+_read_stored_execution = unreadable_rows.build_reader(lambda row: f"state of execution {row.id}", _to_stored_execution)
 
 
-def update_standings(
+def update_merged_executions(
     connection: sa.Connection,
-    standings: Mapping[str, MergedExecution],
+    merged_executions: Mapping[str, MergedExecution],
     dead_letters: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the rows of these executions; mark those in `dead_letters` (id → fingerprint) as dead letters.
@@ -121,8 +119,8 @@ def update_standings(
     _SAVE.run(
         connection,
         (
-            (*_to_values(key, standing), dead_letters.get(key), key in dead_letters)
-            for key, standing in standings.items()
+            (*_to_values(key, merged), dead_letters.get(key), key in dead_letters)
+            for key, merged in merged_executions.items()
         ),
     )
 
@@ -146,26 +144,26 @@ def _build_save(_dialect: str) -> Any:
 _SAVE = BulkStatement(_build_save, ["key", *(f"new_{name}" for name in _SAVED_COLUMNS), "new_fingerprint", "is_dead"])
 
 
-def _to_values(key: str, standing: MergedExecution) -> tuple[Any, ...]:
+def _to_values(key: str, merged: MergedExecution) -> tuple[Any, ...]:
     return (
         key,
-        standing.state.value,
-        standing.attempt,
-        events.format_stream_id(standing.event_id),
-        standing.reason,
-        standing.due_at,
-        standing.finished_at,
-        standing.result,
-        standing.result_file,
-        standing.error,
-        standing.started_attempt,
-        standing.started_at,
-        standing.worker,
-        standing.token,
-        standing.code_version,
-        sorted(standing.lost_attempts) or None,
-        sorted(standing.interrupted_attempts) or None,
-        sorted(standing.snoozed_attempts) or None,
+        merged.state.value,
+        merged.attempt,
+        events.format_stream_id(merged.event_id),
+        merged.reason,
+        merged.due_at,
+        merged.finished_at,
+        merged.result,
+        merged.result_file,
+        merged.error,
+        merged.started_attempt,
+        merged.started_at,
+        merged.worker,
+        merged.token,
+        merged.code_version,
+        sorted(merged.lost_attempts) or None,
+        sorted(merged.interrupted_attempts) or None,
+        sorted(merged.snoozed_attempts) or None,
     )
 
 

@@ -34,7 +34,7 @@ class LogLine:
 class LogSize:
     """Size of the stored log of an execution (bytes), and the dropped lines."""
 
-    kept: int
+    stored_bytes: int
     dropped: DroppedLines
 
 
@@ -50,7 +50,7 @@ def get_sizes(connection: sa.Connection, ids: Iterable[str]) -> dict[str, LogSiz
 
 def update_sizes(connection: sa.Connection, changed: Mapping[str, LogSize]) -> None:
     """Write the sizes of these logs."""
-    _UPDATE_SIZE.run(connection, ((key, size.kept, _to_counts(size.dropped)) for key, size in changed.items()))
+    _UPDATE_SIZE.run(connection, ((key, size.stored_bytes, _to_counts(size.dropped)) for key, size in changed.items()))
 
 
 def _to_counts(dropped: DroppedLines) -> list[int] | None:

@@ -26,7 +26,7 @@ from jobworker.transport import keys
 from jobworker.transport.broker.in_flight import FetchedMessage, InFlight
 from jobworker.transport.broker.poller import CONNECTION_ERRORS, Poller
 from jobworker.transport.broker.prefetch import MAX_PREFETCH, QueueWeights
-from jobworker.transport.publisher import notify_workers
+from jobworker.transport.publisher import push_wake_token
 from jobworker.transport.scripts.common import SEPARATOR
 from jobworker.transport.scripts.messages import ADOPT, FETCH
 
@@ -306,7 +306,7 @@ class Channel(kombu_redis.Channel):
             return
         super()._put(queue, message, **kwargs)
         with self._create_client().pipeline(transaction=False) as pipe:
-            notify_workers(pipe, queue)
+            push_wake_token(pipe, queue)
             pipe.execute()
 
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:

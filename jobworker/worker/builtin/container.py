@@ -47,7 +47,7 @@ class ContainerNotStarted(Exception):
     """The engine could not start the container, for example because the image is missing."""
 
 
-class EngineMissing(Exception):
+class ContainerEngineMissing(Exception):
     """The worker has neither docker nor podman."""
 
 
@@ -62,7 +62,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     if not isinstance(policy, ContainerIsolation):
         raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
     check_policy(policy, settings)
-    engine = _find_engine(settings)
+    engine = _find_container_engine(settings)
     name = f"jobworker-{context.execution_id}-{context.attempt}"
     log = ProgramLog()
     with _temporary_folder(settings.home, name) as folder:
@@ -92,12 +92,14 @@ def check_policy(policy: ContainerIsolation, settings: Settings) -> None:
         )
 
 
-def _find_engine(settings: Settings) -> str:
+def _find_container_engine(settings: Settings) -> str:
     engines = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
     for name in engines:
         if path := shutil.which(name):
             return path
-    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH")
+    raise ContainerEngineMissing(
+        f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH"
+    )
 
 
 def _build_command(engine: str, options: list[str], policy: ContainerIsolation) -> list[str]:

@@ -50,10 +50,10 @@ class SingleWriteSender:
             self._header = bytes(buffer[offset:])
             return len(self._header)
         if self._header:
-            return self._send_both(buffer, offset)
+            return self._send_with_header(buffer, offset)
         return self._send(buffer, offset)
 
-    def _send_both(self, buffer: memoryview, offset: int) -> int:
+    def _send_with_header(self, buffer: memoryview, offset: int) -> int:
         body = b"" if len(buffer) > _MAX_COPIED_SIZE else buffer[offset:]
         written = self._send(self._header + body, 0)
         of_header = min(written, len(self._header))

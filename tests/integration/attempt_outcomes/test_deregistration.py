@@ -26,9 +26,9 @@ def test_heartbeat_after_deregistration_writes_nothing(redis_url: str, monkeypat
     announced = WorkerAnnouncement("w", "host", 1, "threads", 1, ("default",), (), "digest", "v", moment)
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         heartbeat = Heartbeat(WorkerRegistry(client, 3.0), Claims(client), announced, [])
-        heartbeat.beat()
+        heartbeat.send()
         assert client.zrange(keys.WORKERS, 0, -1) == ["w"]
         heartbeat.deregister()
-        heartbeat.beat()
+        heartbeat.send()
         assert client.zrange(keys.WORKERS, 0, -1) == []
         assert not client.exists(keys.WORKER.format(worker="w"))

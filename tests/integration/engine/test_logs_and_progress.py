@@ -96,7 +96,7 @@ def test_attempts_share_one_log(engine: Engine) -> None:
     def marked() -> bool:
         with engine.database.read() as connection:
             size = log_lines.get_sizes(connection, [execution])[execution]
-        assert size.kept <= MAX_LOG_BYTES
+        assert size.stored_bytes <= MAX_LOG_BYTES
         rows = _list_log_lines(engine, execution)
         assert rows[0].attempt == 1
         last = rows[-1].attempt == 3 and rows[-1].message == log_limits.format_cut_notice(size.dropped)

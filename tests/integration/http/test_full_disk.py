@@ -11,7 +11,7 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.services import doctor
-from jobworker.services.doctor import Level
+from jobworker.services.doctor import DoctorLevel
 from jobworker.store import migrate
 from jobworker.store.database.database import Database
 from tests.conftest import skip_or_fail
@@ -77,7 +77,9 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         assert "MISCONF" in details["redis"]
         assert "aof_last_write_status err" in details["redis"]
         findings = list(doctor.examine_installation(make_settings(url, **settings), SystemClock()))
-        assert {"database", "disk", "redis"} <= {finding.subject for finding in findings if finding.level is Level.FAIL}
+        assert {"database", "disk", "redis"} <= {
+            finding.subject for finding in findings if finding.level is DoctorLevel.FAIL
+        }
 
         (disk / "filling").unlink()
         until(lambda: not _list_failed_checks(api.client.get("/readyz")) - {"relay"}, what="all to be well again")

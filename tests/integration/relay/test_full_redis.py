@@ -73,7 +73,7 @@ def test_unpublished_messages_are_published_when_redis_has_room(own_driver: Disp
         own_driver.clock.advance(10)
     assert own_driver.list_published() == set()
     [problem] = relay._problems.list_current()
-    assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
+    assert (problem.item, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
     set_memory_limit(own_driver.client, 0)
     relay._dispatch_ready()
     own_driver.clock.advance(10)

@@ -153,7 +153,7 @@ def test_redis_key_of_any_type_and_content_does_not_stop_the_relay(
 
 
 @pytest.mark.parametrize(
-    "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOGUE, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
+    "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOG, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
 )
 def test_garbage_under_a_worker_execution_or_queue_key_is_reported(
     running: RelayDriver, pattern: str, log: LogEntries
@@ -170,7 +170,7 @@ def test_garbage_under_a_worker_execution_or_queue_key_is_reported(
     reported = [line for line in log if line["event"] == "redis_key_unreadable"]
     again = [line for line, next_line in itertools.pairwise(reported) if line == next_line]
     assert not again, "each is reported once"
-    if pattern in (keys.WORKER, keys.CATALOGUE):
+    if pattern in (keys.WORKER, keys.CATALOG):
         assert f"redis key {name}" in {line["what"] for line in reported}
 
 

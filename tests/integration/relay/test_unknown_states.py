@@ -66,7 +66,7 @@ def test_unknown_enum_value_is_reported_and_blocks_no_other_row(sqlite_driver: D
         connection.execute(sa.update(core.executions).values(batch_id=None))
         assert due_schedules.list_unfinished_executions(connection, "s") == [(good, ExecutionState.QUEUED)]
     assert unreadable_rows.problem_log.get_problems().keys() >= {
-        f"standing of execution {bad}",
+        f"state of execution {bad}",
         f"progress of execution {bad}",
         f"state of execution {bad}",
         f"state 'Lost' of executions of batch {batch}",
