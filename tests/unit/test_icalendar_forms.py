@@ -106,7 +106,7 @@ def test_free_time_left_out_unless_include_free() -> None:
     found = parse(file, None, FIRST, END)
     assert (found.days, list_reasons(found)) == (
         {},
-        [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true takes it")],
+        [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true imports it")],
     )
     assert list(parse(file, None, FIRST, END, include_free=True).days) == [dt.date(2026, 12, 24)]
     busy = read_contents(
@@ -114,7 +114,7 @@ def test_free_time_left_out_unless_include_free() -> None:
     )
     assert list(busy.days.values()) == ["a"]
     assert list_reasons(busy) == [
-        ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")
+        ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true imports it")
     ]
 
 

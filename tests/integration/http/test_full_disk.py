@@ -72,7 +72,7 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         assert (response.status_code, response.json["status"]) == (503, "unready")
         assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}
         told = {name: check["detail"] for name, check in response.json["checks"].items()}
-        assert told["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
+        assert told["database"].startswith(f"the database ({disk}) does not accept writes: database or disk is full")
         assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in told["disk"]
         assert "MISCONF" in told["redis"]
         assert "aof_last_write_status err" in told["redis"]

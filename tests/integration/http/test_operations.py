@@ -265,8 +265,8 @@ def test_frozen_database_is_reported_within_seconds(
     assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(
         response
     )
-    assert "the database does not answer: a read has not come to its end" in checks["database"]["detail"]
-    assert checks["workers"]["detail"].startswith("not known: the database has not answered")
+    assert "the database does not respond: a read has not come to its end" in checks["database"]["detail"]
+    assert checks["workers"]["detail"].startswith("not known: the database has not responded")
     database.dispose()
 
 

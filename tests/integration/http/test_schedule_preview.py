@@ -56,12 +56,12 @@ def test_preview_lists_up_to_1000_occurrences(api: ApiDriver) -> None:
 def test_preview_of_rule_that_never_fires_has_a_warning(api: ApiDriver) -> None:
     found = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert found["occurrences"] == []
-    assert found["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
+    assert found["warnings"] == ["it never fires: its time has passed: 2020-01-01T00:00:00+00:00"]
 
 
 def test_preview_of_disabled_schedule_is_empty_with_a_warning(api: ApiDriver) -> None:
     found = get_preview(api, enabled=False)
-    assert (found["occurrences"], found["warnings"]) == ([], ["it is not enabled: nothing is due"])
+    assert (found["occurrences"], found["warnings"]) == ([], ["the schedule is disabled and has no occurrences"])
 
 
 def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
@@ -69,7 +69,7 @@ def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
         off = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
     found = get_preview(api, job="off", parameters={"user_id": "u"}, count=1)
-    assert found["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert found["warnings"] == ["job off is disabled: its occurrences are skipped"]
     assert [each["outcome"] for each in found["occurrences"]] == ["skipped_paused"]
 
 
