@@ -101,7 +101,7 @@ def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: s
         ("* * * * FRI-SUN", "Sunday is 7, too: write 5-7"),
         ("1,,2 * * * *", "minute '1,,2' has an empty list item"),
         ("* 1-24 * * *", "hour '1-24' is not 0 to 23"),
-        ("H * * * *", "give the schedule a spread"),
+        ("H * * * *", "set the schedule's spread"),
         ("0 0 L-3 * *", "day of month 'L-3' is not supported; L is the last day"),
         ("0 0 L5 * *", "day of month 'L5' is not supported; L is the last day"),
         ("0 0 L/2 * *", "day of month 'L/2' is not supported; L is the last day"),
