@@ -110,7 +110,10 @@ def test_submit_due_at_option_sets_the_due_time(run: CommandRunner, sqlite_datab
         (["clean", "--json", "{"], "--json is not JSON"),
         (["clean", "--json", "[1]"], "--json must be an object"),
         (["clean", "--json", '{"days": 1, "days": 2}'], '--json contains the key "days" twice in one object'),
-        (["clean", 'days={"a": "\\u0000"}'], "days contains text with the character NUL (\\u0000); leave it out (at /a)"),
+        (
+            ["clean", 'days={"a": "\\u0000"}'],
+            "days contains text with the character NUL (\\u0000); leave it out (at /a)",
+        ),
         (["clean", "days=18446744073709551616"], "days contains an integer that does not fit into 64 bits"),
         (["clean", "label=\udcff"], "the argument label=\\xff is not UTF-8"),
         (["clean", "days=1", "--queue", "\udcff"], "the argument \\xff is not UTF-8"),
