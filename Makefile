@@ -26,7 +26,7 @@ run: .venv/runtime  ## start everything on this machine (Ctrl-C stops it)
 test: .venv/dev  ## run the tests; they start the servers they need (ARGS="-k name" for some)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: lint types contracts test  ## the whole truth: format, lint, types, import contracts, tests
+check: lint types contracts test  ## all checks: format, lint, types, import contracts, tests
 
 lint: .venv/dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -38,11 +38,11 @@ types: .venv/dev
 contracts: .venv/dev
 	$(BIN)/lint-imports
 
-format: .venv/dev  ## put the code into shape
+format: .venv/dev  ## format the code
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: .venv/dev  ## measure this tree beside stock Celery (ARGS="transport" for what carries messages)
+bench: .venv/dev  ## measure this tree beside stock Celery (ARGS="transport" for the message transport)
 	$(BIN)/python -m bench $(ARGS)
 
 constraints: .venv/dev  ## pin the newest versions that pyproject.toml allows (UPGRADE= keeps what is pinned)

@@ -130,7 +130,7 @@ class Settings:
         why = "this user may not write to" if there.is_dir() else "there is a file in its place:"
         raise ConfigurationError(
             f"JOBWORKER_HOME={self.home} cannot be used: {why} {there}; "
-            "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
+            "set JOBWORKER_HOME to a folder that can be written, or to one that can be created"
         )
 
     @property

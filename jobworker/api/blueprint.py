@@ -34,7 +34,7 @@ ViewFunction = Callable[..., Any]
 _CODED_MESSAGES: Mapping[str, CodedMessage] = {
     "Missing data for required field.": CodedMessage("missing", "is required"),
     "Field may not be null.": CodedMessage("null", "must not be null"),
-    "Unknown field.": CodedMessage("unknown_field", "is not known here"),
+    "Unknown field.": CodedMessage("unknown_field", "is unknown"),
     "Not a valid string.": CodedMessage("wrong_type", "must be a string"),
     "Not a valid list.": CodedMessage("wrong_type", "must be an array"),
     "Not a valid mapping type.": CodedMessage("wrong_type", "must be an object"),
@@ -223,7 +223,7 @@ def _make_strict(view: ViewFunction) -> ViewFunction:
     @functools.wraps(view)
     def strict(*args: Any, **kwargs: Any) -> Any:
         if "query" not in locations and request.args:
-            message = "is not known here; this resource has no query parameters"
+            message = "is unknown; this resource has no query parameters"
             _raise_invalid_input([FieldError(name, "unknown_field", f"{name} {message}") for name in request.args])
         if not takes_body:
             _reject_body()

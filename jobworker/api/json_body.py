@@ -93,7 +93,7 @@ def _may_lose_data(raw: bytes, value: Any) -> bool:
 
 
 def _raise_malformed(error: UnacceptableValue) -> NoReturn:
-    message = f"the body holds {error}"
+    message = f"the body contains {error}"
     raise MalformedBody(message, [FieldError(error.pointer, "not_kept", message)])
 
 

@@ -33,7 +33,7 @@ def parse_object(document: str, option: str) -> dict[str, Any]:
     try:
         value = json_values.parse(document)
     except UnacceptableValue as error:
-        raise InvalidInput(f"{option} holds {error}") from None
+        raise InvalidInput(f"{option} contains {error}") from None
     except ValueError as error:
         raise InvalidInput(f"{option} is not JSON: {error}") from None
     if not isinstance(value, Mapping):
@@ -46,7 +46,7 @@ def _parse_value(text: str, name: str) -> Any:
     try:
         return json_values.parse(text)
     except UnacceptableValue as error:
-        raise InvalidInput(f"{name} holds {error}") from None
+        raise InvalidInput(f"{name} contains {error}") from None
     except ValueError:
         return text
 

@@ -31,7 +31,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
     except DatabaseBusy:
         raise
     except UNAVAILABLE as error:
-        raise ConfigurationError(f"the database does not answer: {getattr(error, 'orig', error)}") from error
+        raise ConfigurationError(f"the database does not respond: {getattr(error, 'orig', error)}") from error
     finally:
         opened.dispose()
 

@@ -13,7 +13,7 @@ def command() -> None:
 
 @command.command()
 def upgrade() -> None:
-    """Create the tables, or upgrade those of an older JobWorker."""
+    """Create the tables, or upgrade tables of an older version."""
     settings = Settings.from_environment()
     if settings.database_in_home:
         settings.require_home()

@@ -32,7 +32,7 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
     """List executions, newest first."""
     if context.invoked_subcommand is not None:
         if job or state or as_json:
-            raise click.UsageError(f"put options behind {context.invoked_subcommand}")
+            raise click.UsageError(f"put options after {context.invoked_subcommand}")
         return
     filters = ExecutionFilters(job=job, state=ExecutionState(state) if state else None)
     with common.open_database(common.start_command()) as database:
@@ -48,7 +48,7 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
 def cancel(
     context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **filter_options: Any
 ) -> None:
-    """Cancel executions that have not ended; exit code 1 if some of the ids are of executions that have."""
+    """Cancel executions that have not ended; exit code 1 if some of the ids are of executions that have ended."""
     settings = common.start_command()
     selection = bulk.make_selection(ids, everything, dry_run, filter_options)
     with common.open_database(settings) as database:

@@ -91,7 +91,7 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command("preview")
 @click.argument("document", metavar="JSON")
-@click.option("--zone", help="Time zone, if JSON is only a rule.")
+@click.option("--zone", help="Time zone, if JSON contains only a rule.")
 @click.option("--from", "begin", type=arguments.DateTimeType(), help="Show occurrences after this time (now).")
 @click.option(
     "--count",

@@ -1,4 +1,4 @@
-"""Recording of events in SQL: the second step of a turn, inside the turn's transaction."""
+"""Recording of events in SQL, in the transaction of a relay turn."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Evaluation of due schedules: the third step of a turn, inside the turn's transaction."""
+"""Evaluation of due schedules, in the transaction of a relay turn."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence

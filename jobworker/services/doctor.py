@@ -145,7 +145,7 @@ def _check_time_zone_moves(database: Database) -> Iterator[DoctorFinding]:
         return
     names = "1 schedule moves" if len(pending.moves) == 1 else f"{len(pending.moves)} schedules move"
     detail = (
-        f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {pending.version}. No "
+        f"{names} when a relay with {DATA_VERSION} leads; due times were computed with {pending.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
     lines = [move.describe() for move in pending.moves[:_MAX_MOVES_SHOWN]]
@@ -160,7 +160,7 @@ def _check_time_zone_moves(database: Database) -> Iterator[DoctorFinding]:
 
 _REMEDIES = {
     "database": "; see that it runs and its disk has free space, or correct JOBWORKER_DATABASE_URL",
-    "redis": "; see that it runs and takes writes, or correct JOBWORKER_REDIS_URL",
+    "redis": "; see that it runs and accepts writes, or correct JOBWORKER_REDIS_URL",
     "relay": "; start jobworker relay: nothing runs without it",
     "beat": "; start celery -A jobworker beat: schedules do not fire without it",
     "schedules": "; check relay and beat: late occurrences are then handled by the misfire policy of each schedule",

@@ -105,7 +105,7 @@ class HealthChecker:
         for name, check in checks:
             if name in _DATABASE_CHECKS and any(result.unanswered for result in results):
                 results.append(
-                    CheckResult(name, False, "not known: the database has not answered a check before this one")
+                    CheckResult(name, False, "not known: the database has not responded to a check before this one")
                 )
             elif name in _DATABASE_CHECKS and self._clock.monotonic() > deadline:
                 results.append(
@@ -163,8 +163,10 @@ class HealthChecker:
             self._write.check()
         except UNAVAILABLE as error:
             where = f" ({self._folders['database']})" if self._database.is_sqlite else ""
-            raise ConfigurationError(f"the database{where} takes no writes: {getattr(error, 'orig', error)}") from error
-        return f"{self._database.url.get_backend_name()} answers and takes writes"
+            raise ConfigurationError(
+                f"the database{where} does not accept writes: {getattr(error, 'orig', error)}"
+            ) from error
+        return f"{self._database.url.get_backend_name()} responds and accepts writes"
 
     def _check_disk(self) -> str:
         free = {purpose: (folder, _get_free_bytes(folder)) for purpose, folder in self._folders.items()}
@@ -183,7 +185,7 @@ class HealthChecker:
     def _check_redis(self) -> str:
         client.check_server(self._redis)
         client.require_writable(self._redis)
-        return "answers and takes writes"
+        return "responds and accepts writes"
 
     def _check_relay(self) -> str:
         with self._database.read() as connection:
@@ -194,7 +196,7 @@ class HealthChecker:
             # The relay blocks while Redis is unavailable; whether the relay is alive is unknown then.
             if self._is_redis_available():
                 raise
-            return f"not known: the relay does not turn without Redis ({error.detail})"
+            return f"not known: the relay does not run without Redis ({error.detail})"
 
     def _check_beat(self) -> str:
         if not self._needs_beat:
@@ -205,7 +207,7 @@ class HealthChecker:
         except ConfigurationError:
             if passed_on:
                 raise
-            return "not known: beat reports its ticks in Redis, which does not answer"
+            return "not known: beat reports its ticks in Redis, which does not respond"
 
     def _get_last_tick(self) -> tuple[dt.datetime | None, bool]:
         """Return beat's last tick, and whether Redis could be read.
@@ -231,7 +233,7 @@ class HealthChecker:
         with self._database.read() as connection:
             live = len(workers.list_live(connection))
         if live == 0:
-            raise ConfigurationError("no live worker: what is accepted waits; start celery -A jobworker worker")
+            raise ConfigurationError("no live worker: accepted executions wait; start celery -A jobworker worker")
         return f"{live} live"
 
     def _check_schedules(self) -> str:
@@ -266,7 +268,7 @@ class HealthChecker:
     def _check_recent(self, component: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _compute_age(at, self._clock.now())
         if age is None:
-            raise ConfigurationError(f"{component} never {did}; is it started?")
+            raise ConfigurationError(f"{component} never {did}; has it been started?")
         if age > limit:
             raise ConfigurationError(f"{component} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
         return f"{component} {did} {age:.1f} s ago"
@@ -284,10 +286,10 @@ def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
     except (ConfigurationError, OSError) as error:
         return CheckResult(name, False, getattr(error, "detail", str(error)))
     except redis.RedisError as error:
-        return CheckResult(name, False, f"Redis does not answer: {error}")
+        return CheckResult(name, False, f"Redis does not respond: {error}")
     except UNAVAILABLE as error:
         busy_detail = error.detail if isinstance(error, DatabaseBusy) else None
-        detail = busy_detail or f"the database does not answer: {getattr(error, 'orig', error)}"
+        detail = busy_detail or f"the database does not respond: {getattr(error, 'orig', error)}"
         return CheckResult(name, False, detail, unanswered=True)
     except sa.exc.SQLAlchemyError:
         return CheckResult(name, False, "the database does not have the schema of this code")

@@ -41,7 +41,7 @@ class Probe:
         except TimeoutError:
             waited = self._clock.monotonic() - self._began
             raise ConfigurationError(
-                f"{self._operation} has not come to its end for {waited:.0f} s: is a lock held?"
+                f"{self._operation} has not finished within {waited:.0f} s; a lock may be held"
             ) from None
 
     def _run(self, outcome: Future[None]) -> None:

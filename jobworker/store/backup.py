@@ -60,7 +60,7 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
         if log.get_size() > _MAX_LOG_BYTES:
             raise ConfigurationError(
                 f"no backup was made: the write-ahead log grew to {log.get_size() // 1024**2} MiB meanwhile; "
-                "try again when less is written, or end what else keeps a transaction open that reads the database"
+                "try again when less is written, or end the program that keeps a read transaction open"
             )
 
     with _open(source) as reader, _open(copy) as writer:

@@ -143,7 +143,7 @@ def upsert(
         _write_schedule(connection, definition, actor, now)
         trigger_rows.replace(connection, definition.name, definition.triggers)
     except sa.exc.IntegrityError as error:
-        raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
+        raise Conflict(f"job {definition.name} was changed by a concurrent request; try again") from error
     action = "job.change" if before else "job.create"
     previous = before.definition.to_json() if before else None
     audit.record(connection, AuditEntry(now, actor, action, definition.name, previous, described))

@@ -22,8 +22,8 @@ _FIXED_SETTINGS = {
     "redbeat_redis_url": "set JOBWORKER_REDIS_URL",
     "timezone": "times are UTC; a schedule has a zone of its own",
     "enable_utc": "times are UTC; a schedule has a zone of its own",
-    "accept_content": "what is sent is JSON",
-    "task_serializer": "what is sent is JSON",
+    "accept_content": "messages are JSON",
+    "task_serializer": "messages are JSON",
     "beat_scheduler": "schedules are JobWorker's",
     "worker_consumer": "set JOBWORKER_TRANSPORT",
 }
@@ -81,7 +81,7 @@ def merge_settings(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     """
     merged = dict(defaults)
     for name in sorted(_FIXED_SETTINGS.keys() & overrides.keys()):
-        raise ConfigurationError(f"celeryconfig.py: {name} is not decided there; {_FIXED_SETTINGS[name]}")
+        raise ConfigurationError(f"celeryconfig.py: {name} cannot be set there; {_FIXED_SETTINGS[name]}")
     for name in defaults.keys() & overrides.keys():
         are_mappings = isinstance(defaults[name], Mapping) and isinstance(overrides[name], Mapping)
         merged[name] = {**defaults[name], **overrides[name]} if are_mappings else overrides[name]

@@ -78,7 +78,7 @@ def require_writable(client: redis.Redis) -> None:
         used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
         memory = f"used_memory {used:,} of maxmemory {limit:,} bytes, " if limit else ""
         state = ", ".join(f"{name} {info[name]}" for name in ("role", *_WRITE_STATUS_FIELDS) if name in info)
-        raise ConfigurationError(f"Redis takes no writes: {error} ({memory}{state})") from None
+        raise ConfigurationError(f"Redis does not accept writes: {error} ({memory}{state})") from None
 
 
 def find_warnings(client: redis.Redis) -> list[str]:

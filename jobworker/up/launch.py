@@ -164,7 +164,7 @@ class _Launcher:
             try:
                 check_server(client)
             except redis.RedisError as error:
-                self._output.write_message(f"Redis at {mask_password(redis_url)} does not answer yet: {error}")
+                self._output.write_message(f"Redis at {mask_password(redis_url)} does not respond yet: {error}")
 
     def _upgrade_database(self, environment: Mapping[str, str]) -> None:
         """Upgrade the database in a separate process, so that the supervisor stays small."""

@@ -26,8 +26,8 @@ class HomeLock:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigurationError(
-                f"JOBWORKER_HOME={self._path.parent} cannot be used: {self._path} cannot be made ({error.strerror}); "
-                "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
+                f"JOBWORKER_HOME={self._path.parent} cannot be used: {self._path} cannot be created "
+                f"({error.strerror}); set JOBWORKER_HOME to a folder that can be written, or to one that can be created"
             ) from error
         deadline = clock.monotonic() + _ACQUIRE_TIMEOUT_SECONDS
         while not self._try_lock():

@@ -161,7 +161,7 @@ def test_retired_schedule_stays_retired_until_deleted(driver: ScheduleSyncDriver
         occurrences.fire(driver.database, driver.clock, "nightly", None, "ann")
     assert driver.get_schedule("nightly").state is ScheduleState.RETIRED
     again = {"name": "nightly", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
-    with pytest.raises(ScheduleExists, match="it is retired, code declares it no more: DELETE it first"):
+    with pytest.raises(ScheduleExists, match="it is retired because code no longer declares it; DELETE it first"):
         editing.create(driver.database, driver.clock, again, "ann")
     with pytest.raises(ScheduleOwnedElsewhere, match="DELETE it, then create it anew"):
         editing.change(driver.database, driver.clock, "nightly", again, None, "ann")

@@ -114,7 +114,7 @@ def test_load_calendars_follows_every_change(database: Database, lock: bool) -> 
 
 def test_unknown_calendar_error_suggests_similar_names(database: Database) -> None:
     with database.write() as connection:
-        with pytest.raises(CalendarNotFound, match="nor any other yet: POST /api/v1/calendars makes one"):
+        with pytest.raises(CalendarNotFound, match="and no other yet; POST /api/v1/calendars creates one"):
             values.load_calendars(connection, ["office"])
         calendar_rows.upsert(connection, "office", BUSINESS_CALENDAR, JobOwner.API, "ann", NOW)
         with pytest.raises(CalendarNotFound, match=r"no calendar 'ofice'; did you mean office.*no calendar 'x'"):

@@ -152,7 +152,7 @@ def test_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) 
     for child in children:
         row = driver.get(child)
         assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReleaseRefused")
-        assert row.reason == "what it comes to cannot be recorded: TypeError: Recursion limit reached"
+        assert row.reason == "its outcome cannot be recorded: TypeError: Recursion limit reached"
         assert driver.list_states(child) == ["Waiting", "Failed"]
     assert (driver.get_state(parent), driver.get_state(plain), driver.get_state(after)) == (
         ExecutionState.SUCCEEDED,

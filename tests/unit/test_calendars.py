@@ -185,7 +185,7 @@ def test_overlapping_windows_merged() -> None:
         ({}, "/kind", "missing", "kind is required"),
         ({"kind": "lunar"}, "/kind", "not_allowed", "kind must be one of business, dates"),
         ({"kind": "dates"}, "/days", "empty", "give days, windows or holidays"),
-        ({"kind": "dates", "day": []}, "/day", "unknown_field", "known are: days, description, holidays"),
+        ({"kind": "dates", "day": []}, "/day", "unknown_field", "valid fields are: days, description, holidays"),
         ({"kind": "dates", "days": {"2026-02-30": "x"}}, "/days/2026-02-30", "not_allowed", "there is no 2026-02-30"),
         ({"kind": "dates", "days": ["2026-02-30"]}, "/days/0", "not_allowed", "there is no 2026-02-30"),
         ({"kind": "dates", "days": ["20260301"]}, "/days/0", "wrong_type", "'20260301' is not a date such as"),

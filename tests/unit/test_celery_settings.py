@@ -40,7 +40,7 @@ def test_transport_options_merged_by_key() -> None:
 
 @pytest.mark.parametrize("name", ["broker_url", "redbeat_redis_url", "timezone", "beat_scheduler", "accept_content"])
 def test_reserved_setting_refused_with_its_replacement(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"celeryconfig.py: {name} is not decided there; "):
+    with pytest.raises(ConfigurationError, match=f"celeryconfig.py: {name} cannot be set there; "):
         merge_settings(DEFAULT_SETTINGS, {name: "x"})
 
 
@@ -59,4 +59,4 @@ def test_celeryconfig_applied_to_application(tmp_path: Path) -> None:
 def test_reserved_setting_ends_process_with_one_line_error(tmp_path: Path) -> None:
     answer = _read_setting(tmp_path, "broker_url = 'redis://elsewhere'\n")
     assert answer.returncode == 1
-    assert answer.stderr == "error: celeryconfig.py: broker_url is not decided there; set JOBWORKER_REDIS_URL\n"
+    assert answer.stderr == "error: celeryconfig.py: broker_url cannot be set there; set JOBWORKER_REDIS_URL\n"

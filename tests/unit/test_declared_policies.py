@@ -17,7 +17,7 @@ def work() -> None:
     [
         ({"retry": {"strategy": "quadratic"}}, "/retry/strategy: strategy must be one of none, fixed"),
         ({"retry": {"strategy": "fixed", "delay": -1}}, "/retry/delay: delay must be 0 to"),
-        ({"retry": {"strategy": "fixed", "tries": 3}}, "/retry/tries: tries is not known here"),
+        ({"retry": {"strategy": "fixed", "tries": 3}}, "/retry/tries: tries is unknown"),
         ({"retry": [1, 2]}, "/retry: retry must be a JSON object"),
         ({"circuit": 3}, "/circuit: circuit must be a JSON object with failures, pause"),
         ({"priority": 10}, "/priority: priority must be 0 to 9"),

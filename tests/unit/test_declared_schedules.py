@@ -109,7 +109,7 @@ def test_declared_schedule_equals_api_schedule() -> None:
             "\nschedule(\n    's', job='j', rule=daily('06:00'), zone='Mars')",
             ["planned/nightly.py:3: ", "/zone: 'Mars'"],
         ),
-        ("schedule('s', jop='j', rule=daily('06:00'))", ["/job: job is required", "/jop: jop is not known here"]),
+        ("schedule('s', jop='j', rule=daily('06:00'))", ["/job: job is required", "/jop: jop is unknown"]),
         ("schedule('s', job='j', rule=cron('*/0 * * * *'), priority=10)", ["/rule/expression: ", "/priority: "]),
         ("schedule('s', job='j', rule=daily('06:00'), parameters={'a': object()})", ["/parameters: ", "object"]),
         ("schedule('s', job='j', rule=daily('06:00'), parameters={'a': float('nan')})", ["/parameters: "]),

@@ -113,7 +113,7 @@ def _make_deep(levels: int) -> list[Any]:
     ],
 )
 def test_unstorable_arguments_refused_and_left_out_of_history(args: Any, kwargs: Any, why: str) -> None:
-    with pytest.raises(ValueError, match="task send cannot be called like this: its arguments hold") as refused:
+    with pytest.raises(ValueError, match="task send cannot be called like this: its arguments contain") as refused:
         direct_calls.build_options(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
     assert why in str(refused.value)
     # Another program may send such a message without this check.

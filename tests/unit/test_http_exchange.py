@@ -48,7 +48,7 @@ def test_slow_response_ends_at_deadline(answer: Callable[[], Iterator[bytes]]) -
     clock = SystemClock()
     with _run_server(answer) as url:
         began = clock.monotonic()
-        with pytest.raises(TimeoutError, match=r"not complete after 0\.5 s"):
+        with pytest.raises(TimeoutError, match=r"incomplete after 0\.5 s"):
             send_request(url, 0.5)
         assert clock.monotonic() - began < 5.0
     until(lambda: all(thread.name != "http.request" for thread in threading.enumerate()), what="its thread to end")
@@ -57,7 +57,7 @@ def test_slow_response_ends_at_deadline(answer: Callable[[], Iterator[bytes]]) -
 def test_redirects_share_the_deadline() -> None:
     with (
         _run_server(lambda: _answer_after(0.2, _answer_with_redirects())) as url,
-        pytest.raises(TimeoutError, match="not complete"),
+        pytest.raises(TimeoutError, match="incomplete"),
     ):
         send_request(url, 0.5)
 

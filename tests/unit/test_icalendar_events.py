@@ -60,7 +60,7 @@ def test_free_time_left_out_unless_include_free() -> None:
     contents = parse(file, None, FIRST, END)
     assert (contents.days, list_reasons(contents)) == (
         {},
-        [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true takes it")],
+        [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true imports it")],
     )
     assert list(parse(file, None, FIRST, END, include_free=True).days) == [dt.date(2026, 12, 24)]
     busy = read_contents(
@@ -68,7 +68,7 @@ def test_free_time_left_out_unless_include_free() -> None:
     )
     assert list(busy.days.values()) == ["a"]
     assert list_reasons(busy) == [
-        ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")
+        ("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true imports it")
     ]
 
 

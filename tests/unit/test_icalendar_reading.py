@@ -58,7 +58,7 @@ def test_google_calendar_file_parsed() -> None:
     assert (blocking.days, blocking.windows) == ({}, contents.windows)
     assert (blocking.left_out[0].name, blocking.left_out[0].reason) == (
         "Company offsite, whole team",
-        "it is free time (TRANSP:TRANSPARENT); include_free=true takes it",
+        "it is free time (TRANSP:TRANSPARENT); include_free=true imports it",
     )
 
 

@@ -101,14 +101,14 @@ def test_next_allowed_time_skips_long_closure() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}}, "its time is past: 2026-01-01T00:00:00"),
-        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}, "require": ["office"]}, "its time is past"),
+        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}}, "its time has passed: 2026-01-01T00:00:00"),
+        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}, "require": ["office"]}, "its time has passed"),
         ({"rule": {"kind": "rrule", "expression": "FREQ=YEARLY;BYWEEKNO=20;BYMONTH=1"}}, "its rule names no time"),
         (
             {"rule": {"kind": "rrule", "expression": "FREQ=DAILY;COUNT=5"}},
             "its COUNT has been reached; it is counted",
         ),
-        ({"rule": {"kind": "rrule", "expression": "FREQ=DAILY;UNTIL=20260101"}}, "its UNTIL is past: 2026-01-01"),
+        ({"rule": {"kind": "rrule", "expression": "FREQ=DAILY;UNTIL=20260101"}}, "its UNTIL has passed: 2026-01-01"),
         (
             {"rule": {**LAST_BUSINESS_DAY, "roll": "following"}, "require": ["never"]},
             "its calendars (never) allow no time",

@@ -48,7 +48,7 @@ def test_hanging_probe_run_once_without_blocking_callers(monkeypatch: pytest.Mon
 
     shared_probe = Probe(hang, clock)
     for _ in range(3):
-        with pytest.raises(ConfigurationError, match="a write has not come to its end for"):
+        with pytest.raises(ConfigurationError, match="a write has not finished within"):
             shared_probe.check()
         clock.advance(10)
     assert len(attempts) == 1

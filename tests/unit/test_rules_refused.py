@@ -101,10 +101,10 @@ def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: s
         ("* * * * FRI-SUN", "Sunday is 7, too: write 5-7"),
         ("1,,2 * * * *", "minute '1,,2' has an empty list item"),
         ("* 1-24 * * *", "hour '1-24' is not 0 to 23"),
-        ("H * * * *", "give the schedule a spread"),
-        ("0 0 L-3 * *", "day of month 'L-3' is not known here; L is the last day"),
-        ("0 0 L5 * *", "day of month 'L5' is not known here; L is the last day"),
-        ("0 0 L/2 * *", "day of month 'L/2' is not known here; L is the last day"),
+        ("H * * * *", "set the schedule's spread"),
+        ("0 0 L-3 * *", "day of month 'L-3' is not supported; L is the last day"),
+        ("0 0 L5 * *", "day of month 'L5' is not supported; L is the last day"),
+        ("0 0 L/2 * *", "day of month 'L/2' is not supported; L is the last day"),
         ("* * * * L", "write 5L for the last Friday"),
         ("* * * * FRIL", "write 5L for the last Friday"),
         ("* * * * 5#6", "write FRI#2 for the second Friday, with 1 to 5"),
@@ -115,7 +115,7 @@ def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: s
         ("@fortnightly", "@daily"),
         ("0 0 15W * *", "the weekday nearest to a day is not"),
         ("0 0 ? * MON", "write * instead of ?"),
-        ("0 0 1-L * *", "day of month '1-L' is not known here"),
+        ("0 0 1-L * *", "day of month '1-L' is not supported"),
     ],
 )
 def test_invalid_cron_expression_refused_with_reason(expression: str, says: str) -> None:

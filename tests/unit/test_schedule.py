@@ -157,7 +157,7 @@ def test_invalid_schedule_field_refused_with_pointer(change: dict[str, Any], poi
         ({"zone": "CEST+2"}, "is not an IANA time zone"),
         ({"misfire": {"max": 1_000_000}}, "max must be 1 to 1000"),
         ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "end must be later than start, 2026-01-02"),
-        ({"cron": "* * * * *"}, "known are: calendar, description"),
+        ({"cron": "* * * * *"}, "valid fields are: calendar, description"),
     ],
 )
 def test_schedule_refusal_suggests_correction(change: dict[str, Any], says: str) -> None:

@@ -64,7 +64,7 @@ def test_unmet_dependency_action_from_step_then_workflow() -> None:
         ({"a": "b", "b": []}, "/steps/a/needs", "wrong_type", "needs must be a list"),
         ({"a": [{"on": "any"}]}, "/steps/a/needs/0/step", "missing", "step is required"),
         ({"a": [7]}, "/steps/a/needs/0", "wrong_type", "must be a JSON object"),
-        ({"a": [{"step": "a", "when": 1}]}, "/steps/a/needs/0/when", "unknown_field", "when is not known"),
+        ({"a": [{"step": "a", "when": 1}]}, "/steps/a/needs/0/when", "unknown_field", "when is unknown"),
         ({"a b": []}, "/steps/a b", "not_allowed", "begins with a letter"),
         ({"a": WorkflowStep(JOB, (), "stop")}, "/steps/a/on_failure", "not_allowed", "skip, fail, continue"),
     ],

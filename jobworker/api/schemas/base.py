@@ -21,7 +21,7 @@ class StrictSchema(ma.Schema):
         super().__init__(**options)
         field_names = ", ".join(sorted(field.data_key or name for name, field in self.load_fields.items()))
         self.error_messages["unknown"] = CodedMessage(
-            "unknown_field", f"is not known here; known are: {field_names or 'none'}"
+            "unknown_field", f"is unknown; valid fields are: {field_names or 'none'}"
         )
         self.error_messages["type"] = CodedMessage("wrong_type", "must be a JSON object")
 
@@ -65,7 +65,7 @@ class ProblemSchema(ResponseSchema):
     title = fields.String()
     status = fields.Integer()
     code = fields.String(metadata={"description": "Stable code that programs may rely on."})
-    detail = fields.String(metadata={"description": "Text for people: the problem and its remedy."})
+    detail = fields.String(metadata={"description": "Human-readable text: the problem and its remedy."})
     errors = fields.List(fields.Nested(ProblemPlaceSchema))
     request_id = fields.String()
 

@@ -36,7 +36,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
         "enum": [BusinessCalendar.kind, DateCalendar.kind],
         "description": "Kind: working time, or a list of dates.",
     },
-    "description": {"type": "string", "description": "Description for people."},
+    "description": {"type": "string", "description": "Human-readable description."},
     "holidays": _HOLIDAYS,
     "weekend": {
         "type": "array",

@@ -54,7 +54,7 @@ class ReasonSchema(ResponseSchema):
     """Blocker of an execution."""
 
     code = text_field("Stable code that programs may rely on.")
-    message = text_field("Text for people.")
+    message = text_field("Human-readable text.")
     details = fields.Dict(metadata={"description": "Values that depend on `code`."})
 
 

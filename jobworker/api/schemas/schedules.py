@@ -45,7 +45,7 @@ _POLICY = {"type": "string", "enum": [*_MISSED_VALUES, None]}
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "name": {**_TEXT, "pattern": _NAME, "description": "Unique name of the schedule.", "example": "monthly-report"},
     "job": {**_TEXT, "pattern": _NAME, "description": "Job that the schedule starts.", "example": "report"},
-    "description": {**_TEXT, "description": "Description for people."},
+    "description": {**_TEXT, "description": "Human-readable description."},
     "enabled": {**_FLAG, "description": "Whether the schedule is enabled; false: it is never due.", "default": True},
     "rule": _RULE,
     "zone": {**_TEXT, "description": "IANA time zone of the rule.", "default": "UTC", "example": "Europe/Berlin"},

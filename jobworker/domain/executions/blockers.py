@@ -129,7 +129,7 @@ def detect_not_due(
 ) -> Blocker | None:
     """Return a blocker if the execution is not due; `reason` is the reason why its last attempt ended."""
     if state is ExecutionState.SCHEDULED:
-        return Blocker("not_due", f"it is due at {due_at.isoformat()}", {"due_at": due_at})
+        return Blocker("not_due", f"the execution is due at {due_at.isoformat()}", {"due_at": due_at})
     if state is not ExecutionState.RETRYING:
         return None
     # An attempt that used up no retry, a snooze for example, is not counted in `max_attempts`.

@@ -103,5 +103,5 @@ def _encode_value(name: Any, value: Any) -> str:
     try:
         json_values.check({name: value})
     except json_values.UnacceptableValue as error:
-        raise ValueError(f"metadata {name!r} hold {error}") from None
+        raise ValueError(f"metadata {name!r} contains {error}") from None
     return text

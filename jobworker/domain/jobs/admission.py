@@ -145,7 +145,7 @@ def _validate_due_time(submission: Submission, now: dt.datetime, where: str) -> 
     if ahead is None:
         return
     if due_at is not None and ahead < -CLOCK_SKEW_SECONDS:
-        message = f"due_at {due_at.isoformat()} is past; leave it out to run now"
+        message = f"due_at {due_at.isoformat()} has passed; leave it out to run now"
         yield FieldError(f"{where}/due_at", "past_time", message)
     elif delay is not None and not delay >= 0:
         yield FieldError(f"{where}/delay", "not_allowed", "delay must not be negative")

@@ -161,7 +161,7 @@ def check(
         # All values are checked together: kombu might decode an object of two names that are harmless alone.
         json_values.check(dict(values), allow_tagged)
     except json_values.UnacceptableValue as error:
-        message = f"the parameters hold {error}"
+        message = f"the parameters contain {error}"
         raise InvalidParameters(message, [FieldError(where + error.pointer, "not_kept", message)]) from None
     parameters_by_name = {parameter.name: parameter for parameter in accepted}
     problems = [

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jobworker.domain import durations
@@ -166,7 +166,7 @@ class JsonObjectReader:
         for name in self._fields:
             if name not in self._requested_names:
                 place = self.where + format_pointer(str(name))
-                yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known_names}")
+                yield FieldError(place, "unknown_field", f"{name} is unknown; valid fields are: {known_names}")
 
     def _parse_seconds(
         self, name: str, value: Any, lowest: float, highest: float, default: float | None
@@ -184,11 +184,6 @@ class JsonObjectReader:
             self.problems.append(FieldError(place, "not_allowed", message))
             return default
         return read
-
-
-def collect_problems(errors: Iterable[InvalidInput]) -> list[FieldError]:
-    """Return the problems of all these errors."""
-    return [problem for error in errors for problem in error.errors]
 
 
 def merge_problems(reader: JsonObjectReader, inner: JsonObjectReader) -> None:

@@ -78,12 +78,12 @@ def _describe_exhaustion(timetable: Timetable, now: dt.datetime) -> str | None:
     if find_next_time(opened, now) is not None:
         return _describe_closed_calendars(timetable)
     if isinstance(rule, OnceRule) and rule.at <= now:
-        return f"its time is past: {rule.at.isoformat()}"
+        return f"its time has passed: {rule.at.isoformat()}"
     if isinstance(rule, RRule) and rule.find_first(rule.start) is not None and timetable.end is None:
         if rule.parts.count:
             return f"its COUNT has been reached; it is counted from the rule's start, {rule.start.isoformat()}"
         if rule.parts.until:
-            return f"its UNTIL is past: {rule.parts.until.isoformat('T', 'seconds')}"
+            return f"its UNTIL has passed: {rule.parts.until.isoformat('T', 'seconds')}"
     return None
 
 

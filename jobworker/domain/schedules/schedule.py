@@ -266,7 +266,7 @@ def _parse_fields(reader: JsonObjectReader, where: str) -> dict[str, Any]:
         message = "calendar is for business_day rules only; use require or exclude to restrict this rule to calendars"
         reader.add_problem("calendar", "not_allowed", message)
     if reader.get_value("name") == _RESERVED_NAME:
-        reader.add_problem("name", "not_allowed", f"{_RESERVED_NAME_MESSAGE}; take another name")
+        reader.add_problem("name", "not_allowed", f"{_RESERVED_NAME_MESSAGE}; choose another name")
     return {
         "name": _get_matching_text(reader, "name", NAME_PATTERN, _NAME_FORM),
         "job": _get_matching_text(reader, "job", NAME_PATTERN, "the name of a job"),

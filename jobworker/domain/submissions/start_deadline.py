@@ -33,7 +33,7 @@ def validate_expires_at(
     place = f"{where}/expires_at"
     if expires_at <= now:
         yield FieldError(
-            place, "past_time", f"expires_at {expires_at.isoformat()} is past: it could not start any more"
+            place, "past_time", f"expires_at {expires_at.isoformat()} is in the past; it could never start"
         )
     elif expires_at <= due_at:
         yield FieldError(place, "not_allowed", f"expires_at must be later than {due_at.isoformat()}, when it is due")

@@ -80,7 +80,7 @@ def _parse_trigger(value: Any, where: str) -> Trigger:
         json_values.check(parameters)
     except json_values.UnacceptableValue as error:
         # Values from Python may be of any type.
-        described.add_problem("parameters", "not_kept", f"parameters hold {error}")
+        described.add_problem("parameters", "not_kept", f"parameters contain {error}")
         parameters = None
     if job:
         described.problems.extend(result_references.validate(parameters or {}, {job}, f"{where}/parameters"))

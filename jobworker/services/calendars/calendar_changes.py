@@ -54,7 +54,7 @@ def change(
     Occurrences that are due by now are evaluated with the old calendar, later ones with the new one.
     """
     if spec.get("name", name) != name:
-        message = f"name is {spec['name']!r}, but the URL says {name}; a calendar cannot be renamed"
+        message = f"name is {spec['name']!r}, but the name in the URL is {name}; a calendar cannot be renamed"
         raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
     with database.write() as connection:
         lock_for_change(connection, name, expected)

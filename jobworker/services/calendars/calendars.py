@@ -73,7 +73,7 @@ def load_calendars(connection: sa.Connection, names: Collection[str], lock: bool
         kept[row.name] = (row.revision, row.changed_at), calendars[row.name]
     broken = [name for name in names if name not in calendars]
     if broken:
-        raise UnreadableRow(f"calendar {broken[0]} cannot be read; /readyz says why")
+        raise UnreadableRow(f"calendar {broken[0]} cannot be read; /readyz shows the reason")
     return calendars
 
 
@@ -172,5 +172,5 @@ def make_not_found_error(connection: sa.Connection, *names: str) -> CalendarNotF
 
 def _describe_unknown(name: str, neighbors: Sequence[str]) -> str:
     if not neighbors:
-        return f"there is no calendar {name[:128]!r}, nor any other yet: POST /api/v1/calendars makes one"
+        return f"there is no calendar {name[:128]!r}, and no other yet; POST /api/v1/calendars creates one"
     return lookup.describe_unknown("calendar", name, neighbors, "GET /api/v1/calendars")

@@ -128,7 +128,7 @@ def _lock_current(connection: sa.Connection, request: CalendarImportRequest) -> 
     """Lock and return the calendar to replace; None if it does not exist. Raises if `request` does not allow that."""
     if calendar_rows.get(connection, request.name, lock=True) is None:
         if request.replaces:
-            raise CalendarNotFound(f"there is no calendar {request.name!r} to replace; without If-Match it is made")
+            raise CalendarNotFound(f"there is no calendar {request.name!r} to replace; omit If-Match to create it")
         return None
     if not request.replaces and not request.dry_run:
         message = f"calendar {request.name} is there already: send If-Match with its ETag to replace what it lists"

@@ -8,11 +8,11 @@ from jobworker.store.schedules.schedule_rows import ScheduleRow
 def suggest_alternative(row: ScheduleRow) -> str:
     """Return the remedy for a client that wants to create a schedule with the name of this one."""
     if row.state is ScheduleState.RETIRED:
-        return "it is retired, code declares it no more: DELETE it first"
+        return "it is retired because code no longer declares it; DELETE it first"
     if row.owner is ScheduleOwner.CODE:
-        return "it is declared in code; change it there (schedules/*.py), or take another name"
+        return "it is declared in code; change it there (schedules/*.py), or choose another name"
     if row.owner is ScheduleOwner.JOB:
-        return f"it is part of the definition of job {row.job}; change it there, or take another name"
+        return f"it is part of the definition of job {row.job}; change it there, or choose another name"
     return "change it with PUT and If-Match"
 
 

@@ -30,7 +30,7 @@ def pause_schedule(
     """Pause a schedule until it is resumed or `until` is reached. If it is paused already, change note and end."""
     json_reader.check_note(note)
     if until is not None and until <= now:
-        message = f"until {until.isoformat()} is past; leave it out to pause until the schedule is resumed"
+        message = f"until {until.isoformat()} has passed; leave it out to pause until the schedule is resumed"
         raise InvalidInput(message, [FieldError("/until", "past_time", message)])
     if row.paused_until is not None and row.paused_until <= now:
         row = resume_schedule(connection, row, "relay", now)

@@ -114,9 +114,9 @@ def _get_closed_reason(connection: sa.Connection, schedule: Schedule) -> str | N
 
 def _list_warnings(schedule: Schedule, closed_reason: str | None) -> Iterator[str]:
     if not schedule.enabled:
-        yield "it is not enabled: nothing is due"
+        yield "the schedule is disabled and has no occurrences"
     if closed_reason is not None:
-        yield f"{closed_reason}: its occurrences are left out"
+        yield f"{closed_reason}: its occurrences are skipped"
 
 
 def _list_moments(

@@ -294,9 +294,9 @@ def _list_warnings(
     if job is None:
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
-        yield f"job {row.job} is disabled: its occurrences are left out"
+        yield f"job {row.job} is disabled: its occurrences are skipped"
     elif (why := execution_factory.get_blocked_reason(catalog, row.job)) is not None:
-        yield f"its occurrences are left out: {why}"
+        yield f"its occurrences are skipped: {why}"
     elif (
         compiled is not None and (problem := execution_factory.get_template(compiled, catalog, now).problem) is not None
     ):

@@ -58,7 +58,7 @@ def _validate_parent(dependency: Dependency, parent: ParentExecution | None, loc
     if parent.state in FINAL_STATES and dependency.resolve(parent.state) is not DependencyResolution.MET:
         message = (
             f"execution {dependency.parent} has ended already: {parent.state}, and this waits for its {dependency.on}; "
-            "depend on something else, or say otherwise: continue"
+            "depend on something else, or set otherwise to continue"
         )
         return FieldError(location, "dependency_failed", message)
     return None

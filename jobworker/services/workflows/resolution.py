@@ -214,9 +214,7 @@ def _resolve_one(
     except Exception as error:  # noqa: BLE001  it was logged above; the execution's reason contains it
         dependency_rows.mark_resolved(connection, outcomes, now)
         rows = dependency_rows.lock_waiting(connection, [key])
-        why = json_values.sanitize_text(f"what it comes to cannot be recorded: {describe_error(error)}")[
-            :_MAX_REASON_LENGTH
-        ]
+        why = json_values.sanitize_text(f"its outcome cannot be recorded: {describe_error(error)}")[:_MAX_REASON_LENGTH]
         changed = [resolved_executions.build_failed(row, "ReleaseRefused", why) for row in rows.values()]
         dependency_rows.update_resolved(connection, changed, now)
         return _RoundResult(0, [resolved_executions.to_parent(rows[change.id], change) for change in changed])

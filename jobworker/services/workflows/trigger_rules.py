@@ -30,7 +30,7 @@ def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None
     ]
     path = find_cycle(connection, definition.name, triggers)
     if path is not None:
-        message = f"jobs would trigger each other for ever: {' -> '.join(path)}"
+        message = f"jobs would trigger each other forever: {' -> '.join(path)}"
         problems.append(FieldError("/trigger_after", "cycle", message))
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)

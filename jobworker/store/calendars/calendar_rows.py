@@ -131,7 +131,7 @@ def upsert(
             calendar_revisions.insert().values(calendar=name, revision=number, spec=spec, created_at=now, actor=actor)
         )
     except sa.exc.IntegrityError as error:
-        raise Conflict(f"calendar {name} was changed by somebody else at the same moment; try again") from error
+        raise Conflict(f"calendar {name} was changed by a concurrent request; try again") from error
     action = "calendar.change" if before else "calendar.create"
     audit.record(connection, AuditEntry(now, actor, action, name, before.spec if before else None, spec))
     return CalendarRow(name, number, owner, spec, before.created_at if before else now, now)

@@ -217,7 +217,7 @@ class Database:
             # Parameters and results are private; SQLite gives its other files the mode of this file.
             Path(path).touch(mode=0o600)
         except OSError as error:
-            raise ConfigurationError(f"the database {path} cannot be made: {error}") from error
+            raise ConfigurationError(f"the database {path} cannot be created: {error}") from error
         return Path(path)
 
     def _open_sqlite(self, read_limit: ReadLimit | None) -> tuple[sa.Engine, sa.Engine]:

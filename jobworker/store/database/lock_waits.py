@@ -82,7 +82,9 @@ class ConnectionPermit:
         if hangs:
             self._tries = waits.trial.acquire(blocking=False)
             if waits.is_unavailable and not self._tries:
-                raise DatabaseBusy("the database has not answered the last requests; nothing was changed: try again")
+                raise DatabaseBusy(
+                    "the database has not responded to the last requests; nothing was changed: try again"
+                )
         seconds = BRIEF_TIMEOUT_SECONDS if hangs and not self._tries else _CONNECTION_TIMEOUT_SECONDS
         try:
             waits.permits.get(timeout=seconds)
@@ -90,7 +92,7 @@ class ConnectionPermit:
             waits.is_unavailable = True
             self._end_trial()
             raise DatabaseBusy(
-                "too many requests are being worked off at once: all connections to the database have been in use "
+                "too many concurrent requests: all connections to the database have been in use "
                 f"for {seconds:g} s; nothing was changed: try again"
             ) from None
         return self

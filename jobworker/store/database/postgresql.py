@@ -86,5 +86,5 @@ class _TimedConnection(psycopg.Connection[Any]):
             if self.pgconn.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
                 raise
             self.pgconn.finish()
-            message = f"the server has not answered for {self._response_timeout_seconds} s; the connection is closed"
+            message = f"the server has not responded for {self._response_timeout_seconds} s; the connection is closed"
             raise psycopg.OperationalError(message) from error

@@ -158,7 +158,7 @@ def upsert(
             )
         )
     except sa.exc.IntegrityError as error:
-        message = f"schedule {schedule.name} was changed by somebody else at the same moment; try again"
+        message = f"schedule {schedule.name} was changed by a concurrent request; try again"
         raise Conflict(message) from error
     _replace_calendars(connection, schedule_id, schedule.calendar_names)
     action = "schedule.change" if before else "schedule.create"

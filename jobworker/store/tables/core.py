@@ -270,7 +270,7 @@ idempotency_keys = sa.Table(
 
 #: The relay's only row: the Redis data set that it follows, its stream offsets, the leader and the number of renewals.
 #: `logged_through`: entry of the event stream up to which the log lines of all reports are recorded.
-#: `problems`: recent problems of the leader, for `/readyz`: a list of `relay.problems.Problem` as JSON.
+#: `problems`: recent problems of the leader, for `/readyz`: a list of `RelayProblem` as JSON.
 relay_state = sa.Table(
     "relay_state",
     metadata,

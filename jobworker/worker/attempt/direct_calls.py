@@ -122,7 +122,7 @@ def _explain_unstorable(text: str) -> str | None:
     try:
         json_values.parse(text, allow_tagged=True)
     except ValueError as error:
-        return f"its arguments hold {error}"
+        return f"its arguments contain {error}"
     return None
 
 

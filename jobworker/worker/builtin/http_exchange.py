@@ -149,7 +149,7 @@ class _ExchangeConnections:
         with self._lock:
             if self._closed:
                 connected.close()
-                raise TimeoutError("the request is over")
+                raise TimeoutError("the request has ended")
             # A duplicate of the descriptor, because TLS takes over the other one.
             self._sockets.append(connected.dup())
         return connected
@@ -217,7 +217,7 @@ def _run_within(seconds: float, connections: _ExchangeConnections, perform: Call
     try:
         return outcome.result(seconds)
     except TimeoutError as error:
-        raise TimeoutError(f"timed out: the answer was not complete after {seconds:g} s") from error
+        raise TimeoutError(f"timed out: the response was incomplete after {seconds:g} s") from error
     finally:
         connections.close()
 

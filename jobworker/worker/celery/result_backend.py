@@ -18,7 +18,7 @@ class ResultBackend(BaseBackend):
 
     def ensure_chords_allowed(self) -> NoReturn:
         """Raise `NotImplementedError`: a worker would have to count the results of a chord's header."""
-        raise NotImplementedError("chords are not kept; submit a workflow, whose last step depends on the others")
+        raise NotImplementedError("chords are not supported; submit a workflow, whose last step depends on the others")
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         # Imported by name, because modules that a worker imports must not import SQL.
@@ -31,4 +31,4 @@ class ResultBackend(BaseBackend):
         """Do nothing: the relay stores the reports."""
 
     def _forget(self, task_id: str) -> NoReturn:
-        raise NotImplementedError(f"execution {task_id} stays in the history")
+        raise NotImplementedError(f"execution {task_id} cannot be removed from the history")

@@ -131,7 +131,7 @@ def _describe_crash(end: ProgramEnd, policy: ProcessIsolation, has_begun: bool) 
         return f"the job's process did not begin with the job within {STARTUP_TIMEOUT_SECONDS:g} s"
     if end.signal is not None and program.get_signal_name(end.signal) == "SIGXCPU":
         return f"the job's process used up its {policy.cpu} s of CPU time"
-    when = "" if has_begun else ", before the job began; its log may say why"
+    when = "" if has_begun else ", before the job began; its log may contain the reason"
     return f"the job's process is gone: {end}{when}"
 
 

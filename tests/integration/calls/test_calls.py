@@ -155,7 +155,7 @@ except NotImplementedError as error:
         "50 50 50",
         "[10, 20]",
         "TimeoutError PENDING",
-        "chords are not kept; submit a workflow, whose last step depends on the others",
+        "chords are not supported; submit a workflow, whose last step depends on the others",
     ]
 
 

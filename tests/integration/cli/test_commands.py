@@ -109,16 +109,19 @@ def test_submit_due_at_option_sets_the_due_time(run: CommandRunner, sqlite_datab
         (["clean", "=1"], "=1 must look like name=value"),
         (["clean", "--json", "{"], "--json is not JSON"),
         (["clean", "--json", "[1]"], "--json must be an object"),
-        (["clean", "--json", '{"days": 1, "days": 2}'], '--json holds the key "days" twice in one object'),
-        (["clean", 'days={"a": "\\u0000"}'], "days holds text with the character NUL (\\u0000); leave it out (at /a)"),
-        (["clean", "days=18446744073709551616"], "days holds an integer that does not fit into 64 bits"),
+        (["clean", "--json", '{"days": 1, "days": 2}'], '--json contains the key "days" twice in one object'),
+        (
+            ["clean", 'days={"a": "\\u0000"}'],
+            "days contains text with the character NUL (\\u0000); leave it out (at /a)",
+        ),
+        (["clean", "days=18446744073709551616"], "days contains an integer that does not fit into 64 bits"),
         (["clean", "label=\udcff"], "the argument label=\\xff is not UTF-8"),
         (["clean", "days=1", "--queue", "\udcff"], "the argument \\xff is not UTF-8"),
         (["clean", "days=1", "--priority", "10"], "priority must be 0 to 9"),
         (["clean", "days=1", "--queue", "A B"], "queue must begin with"),
         (["clean", "days=1", "--delay", "-1"], "delay must not be negative"),
         (["clean", "days=1", "--delay", "soon"], "soon must be a number of seconds or an ISO 8601 duration"),
-        (["clean", "days=1", "--due-at", "2020-01-01T00:00:00Z"], "is past"),
+        (["clean", "days=1", "--due-at", "2020-01-01T00:00:00Z"], "has passed"),
         (["clean", "days=1", "--due-at", "2031-01-01T00:00:00"], "needs an offset from UTC"),
         (["clean", "days=1", "--due-at", "tomorrow"], "must look like 2030-01-31T12:00:00Z"),
         (["clean", "days=1", "--due-at", "2031-01-01T00:00:00Z", "--delay", "1"], "not both"),
@@ -262,7 +265,7 @@ def test_db_upgrade_creates_the_tables_and_can_be_repeated(run: CommandRunner, t
 def test_db_upgrade_names_a_database_that_cannot_be_created(run: CommandRunner) -> None:
     done = run("db", "upgrade", JOBWORKER_DATABASE_URL="sqlite:////proc/none/x.db")
     assert done.exit_code == 2
-    assert done.stderr.startswith("error: the database /proc/none/x.db cannot be made: ")
+    assert done.stderr.startswith("error: the database /proc/none/x.db cannot be created: ")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_discard_and_cancel_print_their_counts(
         (["executions", "cancel"], "say which: ids, or a filter"),
         (["executions", "cancel", "nonsense"], "ids must hold ids"),
         (["executions", "cancel", "--all", "--job", "x"], "give one of filter, all"),
-        (["executions", "--job", "x", "cancel", "--all"], "put options behind cancel"),
+        (["executions", "--job", "x", "cancel", "--all"], "put options after cancel"),
         (["dead-letters", "redrive", "--all", "--patch", "{"], "--patch is not JSON"),
         (["dead-letters", "redrive", "--all", "--patch", "[]"], "--patch must be an object"),
         (["dead-letters", "redrive", "--all", "--rate", "0"], "rate must be"),

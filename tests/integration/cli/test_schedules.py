@@ -166,7 +166,7 @@ def test_pause_and_resume_change_the_state(jobworker: CommandRunner, folder: Pat
     assert " until Thu 2099-01-01 13:00:00 CET: moving  job clean  (code)" in paused.stdout
     assert jobworker("schedules", "list", "--state", "paused").stdout == paused.stdout
     past = jobworker("schedules", "pause", "nightly", "--until", "2020-01-01T12:00:00Z")
-    assert (past.exit_code, "is past" in past.stderr) == (2, True)
+    assert (past.exit_code, "has passed" in past.stderr) == (2, True)
     resumed = jobworker("schedules", "resume", "nightly", "--on-resume", "fire_once")
     assert resumed.stdout.startswith("nightly  active ")
     assert jobworker("schedules", "resume", "nobody").exit_code == 2

@@ -39,7 +39,7 @@ def test_doctor_reports_schedules_that_new_zone_data_will_move(
     doctor = run("doctor").stdout
     assert f"time_zone_data: {DATA_VERSION}" in doctor
     assert f"time_zone_data: 1 schedule moves when a relay with {DATA_VERSION} leads" in doctor
-    assert f"what is due was worked out with {OLD}" in doctor
+    assert f"due times were computed with {OLD}" in doctor
     assert f"{message} (1:00:00 earlier)" in doctor
     assert f"{message} (1:00:00 earlier)" in run("schedules", "show", "office").stdout
     [warning] = create_api_driver(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]

@@ -104,7 +104,7 @@ def test_import_leaves_out_free_time_and_lists_it(api: ApiDriver) -> None:
     [left_out] = import_file(api, text, "?dry_run=true").json["left_out"]
     done = import_file(api, text).json
     assert (done["left_out"], done["left_out_total"], list_window_names(api)) == ([left_out], 1, ["Event 2"])
-    assert left_out["reason"] == "it is free time (TRANSP:TRANSPARENT); include_free=true takes it"
+    assert left_out["reason"] == "it is free time (TRANSP:TRANSPARENT); include_free=true imports it"
     done = import_file(api, text, "?include_free=true", match='"1"').json
     assert (done["left_out"], done["left_out_total"], list_window_names(api)) == ([], 0, ["Event 1", "Event 2"])
 
@@ -115,7 +115,7 @@ def test_dry_run_lists_events_left_out_of_a_file_without_others(api: ApiDriver) 
     assert (dry_run.status_code, dry_run.json["days"], dry_run.json["left_out_total"]) == (200, {}, 1)
     response = import_file(api, text)
     assert (response.status_code, response.json["errors"][0]["code"]) == (422, "empty")
-    assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
+    assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true imports it" in response.json["detail"]
 
 
 def test_import_lists_at_most_100_events_left_out(api: ApiDriver) -> None:

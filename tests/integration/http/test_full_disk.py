@@ -72,7 +72,7 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         assert (response.status_code, response.json["status"]) == (503, "unready")
         assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}
         details = {name: check["detail"] for name, check in response.json["checks"].items()}
-        assert details["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
+        assert details["database"].startswith(f"the database ({disk}) does not accept writes: database or disk is full")
         assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in details["disk"]
         assert "MISCONF" in details["redis"]
         assert "aof_last_write_status err" in details["redis"]

@@ -229,7 +229,7 @@ def test_read_only_database_is_reported(api: ApiDriver, redis_url: str) -> None:
     with api.database.write():
         response = api.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
-    assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+    assert "a write has not finished within" in response.json["checks"]["database"]["detail"]
 
 
 def test_lock_that_blocks_submissions_is_reported(postgres_url: str, redis_url: str) -> None:
@@ -246,7 +246,7 @@ def test_lock_that_blocks_submissions_is_reported(postgres_url: str, redis_url: 
         "unready",
         {"database"},
     )
-    assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+    assert "a write has not finished within" in response.json["checks"]["database"]["detail"]
     database.dispose()
 
 
@@ -265,8 +265,8 @@ def test_frozen_database_is_reported_within_seconds(
     assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(
         response
     )
-    assert "the database does not answer: a read has not come to its end" in checks["database"]["detail"]
-    assert checks["workers"]["detail"].startswith("not known: the database has not answered")
+    assert "the database does not respond: a read has not finished within" in checks["database"]["detail"]
+    assert checks["workers"]["detail"].startswith("not known: the database has not responded")
     database.dispose()
 
 

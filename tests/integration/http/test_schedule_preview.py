@@ -56,12 +56,12 @@ def test_preview_lists_up_to_1000_occurrences(api: ApiDriver) -> None:
 def test_preview_of_rule_that_never_fires_has_a_warning(api: ApiDriver) -> None:
     preview = get_preview(api, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert preview["occurrences"] == []
-    assert preview["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
+    assert preview["warnings"] == ["it never fires: its time has passed: 2020-01-01T00:00:00+00:00"]
 
 
 def test_preview_of_disabled_schedule_is_empty_with_a_warning(api: ApiDriver) -> None:
     preview = get_preview(api, enabled=False)
-    assert (preview["occurrences"], preview["warnings"]) == ([], ["it is not enabled: nothing is due"])
+    assert (preview["occurrences"], preview["warnings"]) == ([], ["the schedule is disabled and has no occurrences"])
 
 
 def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
@@ -69,7 +69,7 @@ def test_preview_of_disabled_job_has_a_warning(api: ApiDriver) -> None:
         off = JobDefinition("off", EXPORT_TASK.name, enabled=False)
         jobs.upsert(connection, off, JobOwner.API, "api", SystemClock().now())
     preview = get_preview(api, job="off", parameters={"user_id": "u"}, count=1)
-    assert preview["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert preview["warnings"] == ["job off is disabled: its occurrences are skipped"]
     assert [occurrence["outcome"] for occurrence in preview["occurrences"]] == ["skipped_paused"]
 
 

@@ -21,7 +21,7 @@ from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 DAILY_RULE = {"kind": "daily", "time": "06:00"}
 SCHEDULE = {"name": "morning", "job": "export", "rule": DAILY_RULE, "parameters": {"user_id": "all"}}
 URL = "/api/v1/schedules/morning"
-PAST_MESSAGE = "it never fires: its time is past"
+PAST_MESSAGE = "it never fires: its time has passed"
 
 
 def request_schedule(api: ApiDriver, **changes: Any) -> Any:
@@ -88,7 +88,7 @@ def test_due_unevaluated_occurrence_causes_no_warning(api: ApiDriver) -> None:
     now = SystemClock().now()
     late = (now - dt.timedelta(seconds=30)).isoformat()
     assert create_schedule(api, rule={"kind": "once", "at": late})["warnings"] == [
-        f"it never fires: its time is past: {late}"
+        f"it never fires: its time has passed: {late}"
     ]
     set_due(api, "morning", now - dt.timedelta(seconds=30))
     assert api.client.get(URL).json["warnings"] == []
@@ -141,7 +141,7 @@ def test_disabled_job_causes_a_warning(api: ApiDriver) -> None:
     with api.database.write() as connection:
         now = SystemClock().now()
         jobs.upsert(connection, JobDefinition("off", EXPORT_TASK.name, enabled=False), JobOwner.API, "api", now)
-    assert create_schedule(api, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert create_schedule(api, job="off")["warnings"] == ["job off is disabled: its occurrences are skipped"]
 
 
 def test_parameters_that_became_invalid_cause_a_warning(api: ApiDriver) -> None:

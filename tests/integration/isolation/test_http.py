@@ -190,7 +190,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestS
         "and JOBWORKER_EGRESS of this worker does not list it"
     )
     assert "lines" not in ends["header"]["message"]
-    assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
+    assert ends["drip"]["message"] == f"GET {site.url}: timed out: the response was incomplete after 0.5 s"
 
 
 def test_retry_after_header_delays_the_retry(engine: Engine, site: HttpTestServer) -> None:

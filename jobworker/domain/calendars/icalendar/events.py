@@ -214,7 +214,7 @@ def _find_skip_reason(component: ICalendarComponent, length: EventLength, includ
         return "it has no length: DTEND and DURATION are missing or zero"
     for name, value in (("TRANSP", "TRANSPARENT"), ("X-MICROSOFT-CDO-BUSYSTATUS", "FREE")):
         if component.get_text(name) == value and not include_free:
-            return f"it is free time ({name}:{value}); include_free=true takes it"
+            return f"it is free time ({name}:{value}); include_free=true imports it"
     return None
 
 

@@ -256,7 +256,7 @@ class ICalendarTimeZones:
 
     @staticmethod
     def _refuse_zone(tzid: str) -> dt.tzinfo:
-        raise ValueError(f"a time of a VTIMEZONE has no zone; TZID={quote_text(tzid)} is too much")
+        raise ValueError(f"a time of a VTIMEZONE has no zone; TZID={quote_text(tzid)} is not allowed")
 
 
 def _get_tzid_spellings(zone: ICalendarComponent) -> tuple[str, str]:

@@ -145,9 +145,9 @@ def _is_special(field: _Field, term: str) -> bool:
 def _find_dialect_hint(field: _Field, term: str) -> str | None:
     """Return a hint for a notation of another cron dialect."""
     if "?" in term:
-        return "is not known here; write * instead of ?"
+        return "is not supported; write * instead of ?"
     if term.startswith("H") and not field.names:
-        return "is not known here; write a number, and give the schedule a spread that keeps it apart from others"
+        return "is not supported; write a number, and set the schedule's spread to distribute start times"
     marks = _DIALECT_HINTS.get(field.name, {})
     return next((hint for mark, hint in marks.items() if mark in term), None)
 
@@ -155,8 +155,8 @@ def _find_dialect_hint(field: _Field, term: str) -> str | None:
 #: Hints for marks in these fields, for notations that are invalid here.
 _DIALECT_HINTS = {
     "day of month": {
-        "W": "is not known here; LW (the last weekday of the month) is known, the weekday nearest to a day is not",
-        "L": "is not known here; L is the last day of the month, and others are not counted from it",
+        "W": "is not supported; LW (the last weekday of the month) is known, the weekday nearest to a day is not",
+        "L": "is not supported; L is the last day of the month, and others are not counted from it",
     },
     "day of week": {
         "#": f"is not known; write FRI#2 for the second Friday, with 1 to {_MAX_WEEKDAYS_IN_MONTH} behind the #",
