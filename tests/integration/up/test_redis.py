@@ -74,7 +74,7 @@ def test_redis_that_evicts_is_rejected(start: UpStarter, own_redis: Callable[[],
 def test_unreachable_redis_is_awaited(start: UpStarter) -> None:
     up = start(f"worker: {SLEEP_COMMAND}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
-    up.wait_for_output("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
+    up.wait_for_output("Redis at redis://:***@127.0.0.1:1/0 does not respond yet")
     up.wait_for_output("worker started")
     assert "secret" not in up.output
 
