@@ -125,8 +125,8 @@ def test_shutdown_returns_rate_limited_messages_unstarted(driver: MessageDriver)
     workers = {kind: _start_worker(driver, kind) for kind in BATCHED_KINDS}
     held = []
     for kind in BATCHED_KINDS:
-        driver.wait_for_event("succeeded", driver.publish("hourly", str(kind)))
-        held.append(driver.publish("hourly", str(kind)))
+        driver.wait_for_event("succeeded", driver.publish("run_hourly", str(kind)))
+        held.append(driver.publish("run_hourly", str(kind)))
     until(lambda: len(driver.list_in_flight()) == len(held), what="the second ones to be fetched")
     for worker in workers.values():
         worker.send_signal(signal.SIGTERM)

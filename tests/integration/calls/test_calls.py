@@ -58,7 +58,7 @@ def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> 
     )
     by_name = call_task(engine, "app.send_task('called', (2,), priority=1)")
     many = call_task(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
-    dated = call_task(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
+    dated = call_task(engine, "calls.return_weekday.delay(dt.datetime(2026, 3, 2))")
     later = call_task(engine, "calls.summed.apply_async((5,), countdown=1)")
 
     [first, second] = engine.wait_for_executions("called", 2)
@@ -86,7 +86,7 @@ def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: Engin
 
 def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
     engine.start()
-    execution = call_task(engine, "calls.dies_once.delay()")
+    execution = call_task(engine, "calls.die_once.delay()")
     row = engine.wait_until_known_and_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
     assert list_attempt_states(engine, row) == ["Lost", "Succeeded"]
@@ -129,7 +129,7 @@ def test_results_of_direct_calls_are_read_from_history(called_engine: Engine) ->
     code = """
 made = calls.called.delay(4)
 print(made.get(timeout=30), made.state, made.successful(), made.ready())
-failed = app.send_task("fails", ("badly",))
+failed = app.send_task("fail", ("badly",))
 try:
     failed.get(timeout=30)
 except RuntimeError as error:

@@ -28,9 +28,9 @@ def _get_cancel_requester(engine: Engine, execution: str) -> str:
 
 def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
     relay, _ = engine.start()
-    engine.wait_until_ready("clings")
-    execution = _submit_and_wait_until_running(engine, "minds_cancellation")
-    other_execution = _submit_and_wait_until_running(engine, "clings", ignore_signals=False)
+    engine.wait_until_ready("ignore_termination")
+    execution = _submit_and_wait_until_running(engine, "raise_if_job_cancelled")
+    other_execution = _submit_and_wait_until_running(engine, "ignore_termination", ignore_signals=False)
     relay.terminate(signal.SIGKILL)
     own_server.freeze()
     engine.cancel(execution)
@@ -49,7 +49,7 @@ def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_ser
 
 def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: RedisServer) -> None:
     engine.start()
-    engine.wait_until_ready("clings")
+    engine.wait_until_ready("ignore_termination")
     execution = _submit_and_wait_until_running(engine, "wait_for_file", path=str(engine.folder / "never"))
     # While the worker is frozen, the stop request is sent, and lost with all data of Redis.
     pid = get_attempt_pid(engine, execution)
@@ -62,8 +62,8 @@ def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: Redi
 
 def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine) -> None:
     _, worker = engine.start()
-    engine.wait_until_ready("clings")
-    execution = _submit_and_wait_until_running(engine, "clings")
+    engine.wait_until_ready("ignore_termination")
+    execution = _submit_and_wait_until_running(engine, "ignore_termination")
     plain, apart, orphan = list_started_pids(engine, execution)
     started = [get_attempt_pid(engine, execution), plain, orphan]
     worker.send_signal(signal.SIGSTOP)
@@ -80,16 +80,18 @@ def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine
 
 def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> None:
     _, worker = engine.start()
-    engine.wait_until_ready("clings")
-    looks, clings = (
-        _submit_and_wait_until_running(engine, "minds_cancellation"),
-        _submit_and_wait_until_running(engine, "clings"),
+    engine.wait_until_ready("ignore_termination")
+    looks, ignores = (
+        _submit_and_wait_until_running(engine, "raise_if_job_cancelled"),
+        _submit_and_wait_until_running(engine, "ignore_termination"),
     )
     worker.send_signal(signal.SIGTERM)
     until(lambda: "Warm shutdown" in engine.read_log(worker))
     engine.cancel(looks)
-    engine.cancel(clings)
-    assert [engine.wait_until_final(execution).state for execution in (looks, clings)] == [ExecutionState.CANCELLED] * 2
+    engine.cancel(ignores)
+    assert [engine.wait_until_final(execution).state for execution in (looks, ignores)] == [
+        ExecutionState.CANCELLED
+    ] * 2
     until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
@@ -97,8 +99,10 @@ def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
     """A stop request takes about a second: these jobs end before it, with it, or after it."""
     engine.start_relay()
     engine.start_worker("-c", "8")
-    engine.wait_until_ready("holds_politely")
-    execution_ids = [engine.submit_one("holds_politely", parameters={"seconds": 0.1 * number}) for number in range(24)]
+    engine.wait_until_ready("hold_until_cancelled")
+    execution_ids = [
+        engine.submit_one("hold_until_cancelled", parameters={"seconds": 0.1 * number}) for number in range(24)
+    ]
     for execution in execution_ids:
         with contextlib.suppress(ExecutionNotCancellable):
             until(lambda execution=execution: engine.get(execution).state is not ExecutionState.QUEUED)  # type: ignore[misc]

@@ -69,14 +69,14 @@ def test_class_job_takes_its_options_from_attributes(at_work: Engine) -> None:
 )
 def test_class_job_end_calls_its_hooks(at_work: Engine, how: str, state: ExecutionState, hooks: list[str]) -> None:
     parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
-    row = at_work.wait_until_final(at_work.submit_one("ends", parameters=parameters))
+    row = at_work.wait_until_final(at_work.submit_one("end_in_given_way", parameters=parameters))
     assert row.state is state
     assert wait_for_log(at_work, row.id, hooks[-1]) == [f"before_start {parameters}", *hooks]
     assert max(at_work.count_starts().values()) == 1
 
 
 def test_cancelled_class_job_calls_on_cancel(at_work: Engine) -> None:
-    waits = at_work.submit_one("Waits")
+    waits = at_work.submit_one("WaitingJob")
     until(lambda: at_work.is_running(waits))
     at_work.cancel(waits)
     row = at_work.wait_until_final(waits)
@@ -86,7 +86,7 @@ def test_cancelled_class_job_calls_on_cancel(at_work: Engine) -> None:
 
 
 def test_isolated_class_job_calls_the_same_hooks(at_work: Engine) -> None:
-    row = at_work.wait_until_final(at_work.submit_one("Isolated"))
+    row = at_work.wait_until_final(at_work.submit_one("IsolatedJob"))
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
     assert wait_for_log(at_work, row.id, "after_return Succeeded") == [
         *("before_start {}", "on_retry ValueError: first 0.05", "after_return Retrying"),
@@ -95,28 +95,28 @@ def test_isolated_class_job_calls_the_same_hooks(at_work: Engine) -> None:
 
 
 def test_class_job_with_unstorable_result_fails(at_work: Engine) -> None:
-    row = at_work.wait_until_final(at_work.submit_one("ends", parameters={"how": "rubbish"}))
+    row = at_work.wait_until_final(at_work.submit_one("end_in_given_way", parameters={"how": "rubbish"}))
     assert row.state is ExecutionState.FAILED
     heard = wait_for_log(at_work, row.id, "after_return Failed")
     assert heard[1].startswith("on_failure ResultRefused: ")
 
 
 def test_failing_hooks_are_logged_and_change_nothing(at_work: Engine) -> None:
-    row = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": True}))
+    row = at_work.wait_until_final(at_work.submit_one("FailingHooksJob", parameters={"good": True}))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "good")
     lines = wait_for_log(at_work, row.id, "after_return() failed")
     assert [line.splitlines()[0] for line in lines] == [
         *("before_start() failed", "on_success() failed", "after_return() failed"),
     ]
     assert lines[2].splitlines()[-1] == "RuntimeError: after Succeeded"
-    bad = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": False}))
+    bad = at_work.wait_until_final(at_work.submit_one("FailingHooksJob", parameters={"good": False}))
     assert (bad.state, bad.attempt) == (ExecutionState.FAILED, 2)
     lines = [line.splitlines()[0] for line in wait_for_log(at_work, bad.id, "after_return() failed")]
     assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
 
 
 def test_class_job_called_as_a_function_calls_no_end_hooks(at_work: Engine) -> None:
-    row = at_work.wait_until_final(at_work.submit_one("Caller"))
+    row = at_work.wait_until_final(at_work.submit_one("CallingJob"))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "May")
     [line] = [line.message for line in executions.list_log_lines(at_work.database, row.id).items]
     assert line.startswith("before_start {'month': 'May'")

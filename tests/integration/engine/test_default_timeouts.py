@@ -28,10 +28,10 @@ def test_default_timeouts_detect_killed_worker_and_lost_messages_in_time(
     }
     engine.start_relay(**settings)
     worker = engine.start_worker("-n", "first@%h", **settings)
-    engine.wait_until_ready("once_until")
+    engine.wait_until_ready("run_once_until_file")
     gate = tmp_path / "gate"
     retried = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    failed = engine.submit_one("once_until", parameters={"path": str(gate)})
+    failed = engine.submit_one("run_once_until_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(retried) and engine.is_running(failed), what="both slots to be busy")
     until(lambda: {engine.get(key).state for key in (retried, failed)} == {ExecutionState.RUNNING})
     lost = engine.submit("noop", count=10)

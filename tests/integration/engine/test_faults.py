@@ -244,7 +244,7 @@ def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path
     engine.start_relay()
     sleeper = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()
-    leaving = engine.submit_one("leaves_processes", parameters={"stays": False})
+    leaving = engine.submit_one("leave_processes", parameters={"stays": False})
     engine.wait_until_final(leaving)
     started_pids = list_started_pids(engine, leaving)
     gate = tmp_path / "gate"

@@ -23,7 +23,7 @@ def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine:
     before = engine.submit("noop", count=30)
     poison = engine.submit_one("poison")
     after = engine.submit("noop", count=30)
-    single = engine.submit("once", count=10)
+    single = engine.submit("run_once", count=10)
 
     row = engine.wait_until_final(poison, within=120)
     assert (row.state, row.attempt, row.dead_letter) == (ExecutionState.FAILED, 3, "open")
@@ -58,11 +58,11 @@ def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, 
 def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: Engine, tmp_path: Path) -> None:
     engine.start_relay()
     [dead] = _start_solo_workers(engine, 1)
-    engine.wait_until_ready("once")
+    engine.wait_until_ready("run_once")
     # The jobs are short, so the worker marks several messages ahead of the one that starts.
-    execution_ids = engine.submit("once", count=900)
+    execution_ids = engine.submit("run_once", count=900)
     until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
-    held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
+    held = engine.submit_one("run_once_until_file", parameters={"path": str(tmp_path / "gate")}, priority=9)
     until(lambda: engine.is_running(held))
     dead.terminate(signal.SIGKILL)
     _start_solo_workers(engine, 1)

@@ -28,13 +28,13 @@ def _list_log_lines(engine: Engine, execution: str) -> list[str]:
         return list(connection.scalars(query, {"id": execution}))
 
 
-@pytest.mark.parametrize("job", ["computes_in_processes", "computes_in_processes_apart"])
+@pytest.mark.parametrize("job", ["compute_in_processes", "compute_in_isolated_processes"])
 def test_processes_work_with_every_start_method(at_work: Engine, job: str) -> None:
     row = at_work.wait_until_final(at_work.submit_one(job), within=120.0)
     assert row.result == {"fork": _SQUARES, "spawn": _SQUARES, "forkserver": _SQUARES}, row.error
 
 
-@pytest.mark.parametrize("job", ["talks_in_a_child", "talks_in_a_child_apart"])
+@pytest.mark.parametrize("job", ["log_in_child", "log_in_isolated_child"])
 def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) -> None:
     execution = at_work.submit_one(job, parameters={"lines": 50})
     at_work.wait_until_final(execution)
@@ -45,7 +45,7 @@ def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) ->
 
 
 @pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
-@pytest.mark.parametrize("job", ["forks", "forks_apart"])
+@pytest.mark.parametrize("job", ["fork", "fork_isolated"])
 def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
     at_work: Engine, job: str, how: str, status: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
 
 def test_cancelled_job_is_ended_with_its_processes(engine: Engine, started: list[int]) -> None:
     engine.start()
-    execution = engine.submit_one("leaves_processes", parameters={"stays": True})
+    execution = engine.submit_one("leave_processes", parameters={"stays": True})
     until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution))
     started += list_started_pids(engine, execution)
     assert filter_alive(started) == started
@@ -75,7 +75,7 @@ def test_stopped_threads_worker_ends_processes_left_by_its_jobs(engine: Engine, 
     engine.start_relay()
     worker = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()
-    execution = engine.submit_one("leaves_processes", parameters={"stays": False})
+    execution = engine.submit_one("leave_processes", parameters={"stays": False})
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
     started += list_started_pids(engine, execution)
     worker.send_signal(signal.SIGTERM)

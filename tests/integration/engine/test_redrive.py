@@ -16,12 +16,12 @@ def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine
     engine = any_engine
     engine.start()
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
-    broken = engine.submit("breaks_without", count=3, path=str(missing))
-    other_execution = engine.submit_one("fails", parameters={"message": "for good"})
+    broken = engine.submit("crash_without_file", count=3, path=str(missing))
+    other_execution = engine.submit_one("fail", parameters={"message": "for good"})
     assert {engine.wait_until_final(key).dead_letter for key in [*broken, other_execution]} == {"open"}
     first, second = dead_letters.list_groups(engine.database)
     assert (first.count, second.count) == (3, 1)
-    assert (first.example.job, second.example.job) == ("breaks_without", "fails")
+    assert (first.example.job, second.example.job) == ("crash_without_file", "fail")
 
     repaired.touch()
     alike = Selection(filters=ExecutionFilters(fingerprint=first.fingerprint))

@@ -40,7 +40,7 @@ def running_engine(
         engine.start_relay()
         settings = getattr(request.module, "SETTINGS", {})
         worker = engine.start_worker("--pool", request.param, "-c", "4", **settings)
-        engine.wait_until_ready("tells_of_itself")
+        engine.wait_until_ready("describe_process")
         yield engine, worker
 
 

@@ -21,8 +21,8 @@ class OrphanProcessDriver:
         self.engine = engine
         engine.start_relay()
         self.worker: ServerProcess = engine.start_worker(*options)
-        engine.wait_until_ready("clings")
-        self.execution = engine.submit_one("clings")
+        engine.wait_until_ready("ignore_termination")
+        self.execution = engine.submit_one("ignore_termination")
         until(lambda: engine.get(self.execution).state is ExecutionState.RUNNING and engine.is_running(self.execution))
         plain, self.detached_pid, orphan = list_started_pids(engine, self.execution)
         self.pids = [get_attempt_pid(engine, self.execution), plain, orphan, *list_descendants(self.worker.pid)]

@@ -182,7 +182,7 @@ def test_pause_ends_at_its_time_and_fires_once(driver: SchedulingProviderDriver)
 
 
 def test_consecutive_failures_pause_the_schedule(driver: SchedulingProviderDriver) -> None:
-    driver.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
+    driver.create_schedule("fails", job="fail", pause_after_failures=2, overlap="queue_all")
     until(lambda: driver.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
     failed = [row.id for row in driver.list_executions("fails") if row.state is ExecutionState.FAILED]
     assert driver.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"

@@ -65,14 +65,14 @@ def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDr
     ]
     driver.wait_until_ready(*workers)
     with Celery(broker=driver.server.url, set_as_current=False) as app:
-        sent = app.send_task("kills_worker", queue="default")
+        sent = app.send_task("kill_worker", queue="default")
     poison: Any = until(lambda: driver.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
     record = json.loads(poison[0])
     assert json.loads(record["message"])["headers"]["id"] == sent.id
     assert "3 workers" in record["reason"]
     [event] = driver.list_event_data("poisoned")
-    assert (event["message"], event["task"], event["queue"]) == (sent.id, "kills_worker", "default")
-    assert driver.engine.count_starts()["kills_worker", 1] == 3
+    assert (event["message"], event["task"], event["queue"]) == (sent.id, "kill_worker", "default")
+    assert driver.engine.count_starts()["kill_worker", 1] == 3
     [survivor] = [worker for worker in workers if worker.is_alive()]
     driver.expect_only_done(driver.publish(count=5))
     survivor.check_alive()

@@ -42,7 +42,7 @@ def test_malformed_run_records_do_not_block_executions(driver: TransportDriver, 
 
 def test_message_with_forged_id_is_rejected(driver: TransportDriver) -> None:
     worker = driver.start_worker()
-    forged = replace(driver.make_message("saves_file"), execution="../../../forged")
+    forged = replace(driver.make_message("save_file"), execution="../../../forged")
     driver.publish_messages([forged])
     driver.expect_done(driver.publish())
     until(lambda: "rejected" in driver.list_event_kinds(forged.execution), what="the forged message to be rejected")

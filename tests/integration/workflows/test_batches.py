@@ -15,7 +15,7 @@ def _make_path(name: str) -> dict[str, str]:
 
 def test_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
     submissions = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
-    submissions += [Submission(job="fails") for _ in range(5)]
+    submissions += [Submission(job="fail") for _ in range(5)]
     report = Submission(
         job="plain_celery_task",
         parameters={"left": _make_path("/counts/Succeeded"), "right": _make_path("/counts/Failed")},

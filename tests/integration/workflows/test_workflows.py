@@ -50,7 +50,7 @@ def test_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
     assert driver.engine.get(ids["s19"]).result == 19
 
 
-@pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
+@pytest.mark.parametrize("failing", ["fail", "kill_own_process_once"])
 def test_failed_step_skips_fails_or_continues_its_dependents(driver: WorkflowDriver, failing: str) -> None:
     batch, ids = driver.submit_workflow(
         bad=make_step(failing),
@@ -83,12 +83,12 @@ def test_trigger_starts_a_job_after_each_matching_end(driver: WorkflowDriver) ->
     engine = driver.engine
     policies = {"retry": {"max_attempts": None}, "trigger_after": [
         {"job": "noop", "on": "success", "parameters": {"left": _make_reference("noop"), "right": 1}},
-        {"job": "fails", "on": "failure", "parameters": {"left": 100}},
+        {"job": "fail", "on": "failure", "parameters": {"left": 100}},
     ]}  # fmt: skip
     definition = JobDefinition("after", "plain_celery_task", policies=policies)
     jobs.create(engine.database, engine.clock, definition, "tester")
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
-    bad = engine.submit_one("fails")
+    bad = engine.submit_one("fail")
 
     until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
     for row in driver.list_executions(job="after"):
