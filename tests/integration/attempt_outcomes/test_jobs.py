@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
-from tests.polling import until
+from tests.polling import wait_until
 
 _EVERY_KIND = pytest.mark.parametrize("worker_under_test", [*BATCHED_KINDS, KOMBU_KIND], indirect=True, ids=str)
 
@@ -86,7 +86,7 @@ def test_attempt_whose_process_exits_is_lost(worker_under_test: WorkerUnderTest,
 def test_attempt_whose_process_is_killed_is_lost(worker_under_test: WorkerUnderTest, number: signal.Signals) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=20)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     os.kill(driver.get_attempt_pid(execution), number)
     expect_end(worker_under_test, execution, "running", "lost")
 
@@ -96,7 +96,7 @@ def test_attempt_whose_process_is_killed_is_lost(worker_under_test: WorkerUnderT
 def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUnderTest, number: str) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=20)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     driver.control.revoke(execution, terminate=True, signal=number)
     report = expect_end(worker_under_test, execution, "running", "cancelled")
     assert report["reason"] == "terminated through Celery's remote control"
@@ -107,7 +107,7 @@ def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUn
 def test_revoke_with_terminate_does_not_end_a_thread(worker_under_test: WorkerUnderTest) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=1)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     driver.control.revoke(execution, terminate=True)
     assert expect_end(worker_under_test, execution, "running", "succeeded")["result"] == "held"
 
@@ -117,7 +117,7 @@ def test_rate_limited_job_is_revoked(worker_under_test: WorkerUnderTest) -> None
     driver = worker_under_test.driver
     driver.wait_for_event("succeeded", driver.publish("run_twice_a_minute"))
     execution = driver.publish("run_twice_a_minute")
-    until(driver.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
+    wait_until(driver.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
     assert driver.control.revoke(execution, reply=True, limit=1)
     assert expect_end(worker_under_test, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
     assert not driver.count_starts(execution)

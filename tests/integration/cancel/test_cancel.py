@@ -7,24 +7,24 @@ from jobworker.services import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 #: Guaranteed maximum time from the request to Cancelled (s).
 _MAX_CANCEL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def prefork(lasting_engine: Engine) -> Engine:
+def prefork(persistent_engine: Engine) -> Engine:
     """Engine with a relay and a worker with two processes."""
-    lasting_engine.start_relay()
-    lasting_engine.start_worker()
-    lasting_engine.wait_until_ready("ignore_termination")
-    return lasting_engine
+    persistent_engine.start_relay()
+    persistent_engine.start_worker()
+    persistent_engine.wait_until_ready("ignore_termination")
+    return persistent_engine
 
 
 def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -> str:
     execution = engine.submit_one(job, **fields)
-    until(
+    wait_until(
         lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
         what=f"{job} to run",
     )
@@ -64,7 +64,7 @@ def test_job_that_ignores_cancellation_is_ended_by_sigterm(prefork: Engine) -> N
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     engine.cancel(execution)
     _wait_until_cancelled(engine, execution, "it did not stop by itself and was ended by SIGTERM")
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
 def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: Engine) -> None:
@@ -74,7 +74,7 @@ def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: Engine) 
     assert len(filter_alive(started)) == 4
     engine.cancel(execution)
     _wait_until_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
@@ -93,7 +93,7 @@ def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: Engine, 
     for execution in held:
         engine.cancel(execution)
     after = [engine.submit_one("poll_cancellation", parameters={"path": str(gate)}) for _ in range(2)]
-    until(lambda: all(engine.is_running(execution) for execution in after))
+    wait_until(lambda: all(engine.is_running(execution) for execution in after))
     gate.touch()
     assert [engine.wait_until_final(execution).result for execution in after] == [False, False]
 

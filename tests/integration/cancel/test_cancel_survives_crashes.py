@@ -9,13 +9,13 @@ from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.services import executions
 from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
 def _submit_and_wait_until_running(engine: Engine, job: str, **parameters: object) -> str:
     execution = engine.submit_one(job, parameters=parameters)
-    until(
+    wait_until(
         lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
         what=f"{job} to run",
     )
@@ -57,7 +57,7 @@ def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: Redi
     own_server.create_client().flushall()
     row = engine.wait_until_final(execution)
     assert (row.state, _get_cancel_requester(engine, execution)) == (ExecutionState.CANCELLED, "tester")
-    until(lambda: not filter_alive([pid]))
+    wait_until(lambda: not filter_alive([pid]))
 
 
 def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine) -> None:
@@ -74,7 +74,7 @@ def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine
     assert (row.state, row.reason, row.attempt) == (ExecutionState.CANCELLED, "cancelled before the next attempt", 1)
     assert _get_cancel_requester(engine, execution) == "tester"
     assert engine.count_starts()[execution, 1] == 1
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
     kill_processes(apart, *list_descendants(apart))
 
 
@@ -86,13 +86,13 @@ def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> N
         _submit_and_wait_until_running(engine, "ignore_termination"),
     )
     worker.send_signal(signal.SIGTERM)
-    until(lambda: "Warm shutdown" in engine.read_log(worker))
+    wait_until(lambda: "Warm shutdown" in engine.read_log(worker))
     engine.cancel(looks)
     engine.cancel(ignores)
     assert [engine.wait_until_final(execution).state for execution in (looks, ignores)] == [
         ExecutionState.CANCELLED
     ] * 2
-    until(lambda: not worker.is_alive(), what="the end of the worker")
+    wait_until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
 def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
@@ -105,7 +105,7 @@ def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
     ]
     for execution in execution_ids:
         with contextlib.suppress(ExecutionNotCancellable):
-            until(lambda execution=execution: engine.get(execution).state is not ExecutionState.QUEUED)  # type: ignore[misc]
+            wait_until(lambda execution=execution: engine.get(execution).state is not ExecutionState.QUEUED)  # type: ignore[misc]
             engine.cancel(execution)
     rows = [engine.wait_until_final(execution) for execution in execution_ids]
     assert {row.state for row in rows} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}

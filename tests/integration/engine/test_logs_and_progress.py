@@ -14,7 +14,7 @@ from jobworker.services import execution_stream, executions
 from jobworker.store.executions import log_lines, timeline
 from jobworker.store.executions.timeline import LogRow, TransitionRow
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 _LINE_COUNT_PATTERN = re.compile(r"([\d,]+) lines? \(")
 
@@ -43,7 +43,7 @@ def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engi
     engine.wait_until_ready()
     total, length = 20_000, 1_000
     flood = engine.submit_one("flood_output", parameters={"lines": total, "length": length})
-    until(lambda: engine.is_running(flood))
+    wait_until(lambda: engine.is_running(flood))
     others = [engine.wait_until_final(engine.submit_one("noop", parameters={"number": n})).result for n in range(5)]
     assert others == list(range(5))
     assert engine.wait_until_final(flood).result == total
@@ -53,7 +53,7 @@ def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engi
         missing = _sum_line_counts(said, "[lost:") + _sum_line_counts(said, "[cut: this execution")
         return said if len([message for message in said if message[0] != "["]) + missing == total else None
 
-    said = until(all_counted, what="each line to be kept or counted")
+    said = wait_until(all_counted, what="each line to be kept or counted")
     assert said is not None
     lines = [message for message in said if message[0] != "["]
     assert lines == sorted(lines)
@@ -81,7 +81,7 @@ def test_reader_that_reconnects_misses_no_event(any_engine: Engine) -> None:
                 states.append((news.attempt, news.state.value))
         return len(lines) >= 4_500 and (3, "Failed") in states
 
-    until(read_a_little, what=f"the end of {execution}")
+    wait_until(read_a_little, what=f"the end of {execution}")
     assert lines == _list_log_lines(engine, execution)
     assert [line.message[:8] for line in lines] == [f"{n} {m:06d}" for n in (1, 2, 3) for m in range(1_500)]
     transitions = iter(engine.list_transitions(execution))
@@ -102,7 +102,7 @@ def test_attempts_share_one_log(engine: Engine) -> None:
         last = rows[-1].attempt == 3 and rows[-1].message == log_limits.format_cut_notice(size.dropped)
         return last and len(rows) - 1 + size.dropped.lines == 3 * 4_500
 
-    until(marked, what=f"all lines of {execution}, which may arrive after its end")
+    wait_until(marked, what=f"all lines of {execution}, which may arrive after its end")
 
 
 def test_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> None:
@@ -140,9 +140,9 @@ def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
 def test_progress_and_metadata_are_readable_while_the_job_runs(engine: Engine, tmp_path: Path) -> None:
     engine.start()
     execution = engine.submit_one("wait_with_metadata", parameters={"path": str(tmp_path / "go")})
-    until(lambda: engine.get(execution).metadata == {"phase": "waiting"})
-    until(lambda: engine.get(execution).progress == {"done": 1, "total": 2, "message": "waiting", "attempt": 1})
-    until(lambda: _list_log_messages(engine, execution))
+    wait_until(lambda: engine.get(execution).metadata == {"phase": "waiting"})
+    wait_until(lambda: engine.get(execution).progress == {"done": 1, "total": 2, "message": "waiting", "attempt": 1})
+    wait_until(lambda: _list_log_messages(engine, execution))
     assert engine.get(execution).state is ExecutionState.RUNNING
     (tmp_path / "go").touch()
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED

@@ -9,7 +9,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import executions
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
@@ -51,7 +51,7 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
         "not yet: 2",
         None,
     ]
-    lines = until(lambda: executions.list_log_lines(engine.database, execution_ids["flaky"]).items)
+    lines = wait_until(lambda: executions.list_log_lines(engine.database, execution_ids["flaky"]).items)
     assert [line.message for line in lines] == ["attempt 1", "attempt 2", "attempt 3"]
     progress = engine.get(execution_ids["flaky"]).progress
     assert progress == {"done": 3, "total": 3, "message": "trying", "attempt": 3}
@@ -125,9 +125,9 @@ def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: Engine, p
 def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: Engine) -> None:
     engine.start()
     blockers = engine.submit("hold", count=2, seconds=3)
-    until(lambda: all(engine.is_running(key) for key in blockers))
+    wait_until(lambda: all(engine.is_running(key) for key in blockers))
     published = engine.submit_one("noop")
-    until(lambda: engine.get(published).dispatched_at)
+    wait_until(lambda: engine.get(published).dispatched_at)
     later = engine.submit_one("noop", delay=3600)
 
     assert engine.cancel(later).state is ExecutionState.CANCELLED
@@ -165,7 +165,7 @@ def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engi
     row = engine.wait_until_final(strange)
     assert row.state is ExecutionState.FAILED
     assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]
-    line = until(lambda: executions.list_log_lines(engine.database, strange).items)[0]
+    line = wait_until(lambda: executions.list_log_lines(engine.database, strange).items)[0]
     assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 

@@ -9,7 +9,7 @@ from jobworker.services.bulk.actions import Selection
 from jobworker.services.dead_letters import RedriveOptions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine, tmp_path: Path) -> None:
@@ -50,11 +50,13 @@ def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine
     engine.start()
     gate = tmp_path / "gate"
     running = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: all(engine.get(key).state is ExecutionState.RUNNING for key in running), what="both slots to be busy")
+    wait_until(
+        lambda: all(engine.get(key).state is ExecutionState.RUNNING for key in running), what="both slots to be busy"
+    )
     queued = engine.submit("wait_for_file", count=30, path=str(gate))
     later = [engine.submit_one("wait_for_file", parameters={"path": str(gate)}, delay=60) for _ in range(3)]
     kept = engine.submit("noop", count=5)
-    until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
+    wait_until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
 
     selection = Selection(filters=ExecutionFilters(job="wait_for_file"))
     done = cancellation.cancel_executions(engine.database, engine.clock, selection, "tester")

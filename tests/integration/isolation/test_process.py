@@ -23,7 +23,7 @@ from tests.integration.isolation.conftest import (
     wait_until_started,
 )
 from tests.integration.isolation.test_program import is_alive
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 MIB = 1024**2
@@ -63,7 +63,7 @@ def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
     ):
         line = wait_for_log_line(engine, execution, text)
         assert (line.level, line.logger, line.message) == (level, logger, text)
-    shown = until(lambda: engine.get(execution).progress)
+    shown = wait_until(lambda: engine.get(execution).progress)
     assert shown
     assert (shown["done"], shown["total"], shown["message"]) == (3, 10, "on the way")
     assert engine.get(execution).metadata == {"colour": "red"}
@@ -178,7 +178,7 @@ def test_hooks_run_in_the_isolated_process(engine: Engine) -> None:
 def test_isolated_job_calls_and_is_called_from_python(engine: Engine) -> None:
     caller = engine.submit_one("call_isolated_job")
     called = str(engine.wait_until_final(caller).result)
-    until(lambda: called in engine.list_succeeded(), within=60, what="the call")
+    wait_until(lambda: called in engine.list_succeeded(), within=60, what="the call")
     row = engine.get(called)
     assert row.result is not None
     assert row.result["command"][-2] == "jobworker.worker.isolation.child"
@@ -218,7 +218,7 @@ def test_isolated_job_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
         engine.wait_until_ready("wait_for_cancellation")
         [pid] = wait_until_started(engine, engine.submit_one("wait_for_cancellation", parameters={"minds": False}))
         worker.terminate()
-        until(lambda: not is_alive(pid), what="the end of the job's process")
+        wait_until(lambda: not is_alive(pid), what="the end of the job's process")
 
 
 @pytest.mark.timeout(300)
@@ -232,7 +232,7 @@ def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerPro
         rows = [engine.get(execution) for execution in execution_ids]
         return rows if all(row.state in FINAL_STATES for row in rows) else None
 
-    rows = until(final, within=280, every=0.1)
+    rows = wait_until(final, within=280, every=0.1)
     assert [(row.state, row.result) for row in rows or ()] == [(ExecutionState.SUCCEEDED, "said")] * 3
     assert most < 300 * MIB
     with engine.database.read() as connection:
@@ -248,4 +248,4 @@ def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerPro
             ]
         return all("not kept" in last for last in lasts)
 
-    until(what_is_missing, what="a last line in each log that says what is missing")
+    wait_until(what_is_missing, what="a last line in each log that says what is missing")

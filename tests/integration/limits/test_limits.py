@@ -9,19 +9,19 @@ from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services import executions
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 #: Guaranteed maximum time between the limit and the recorded end (s).
 _MAX_STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def running(lasting_engine: Engine) -> Engine:
+def running(persistent_engine: Engine) -> Engine:
     """Engine with a relay and a worker with one process."""
-    lasting_engine.start_relay()
-    lasting_engine.start_worker("-c", "1")
-    lasting_engine.wait_until_ready("ignore_termination")
-    return lasting_engine
+    persistent_engine.start_relay()
+    persistent_engine.start_worker("-c", "1")
+    persistent_engine.wait_until_ready("ignore_termination")
+    return persistent_engine
 
 
 def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
@@ -32,7 +32,7 @@ def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
 def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bool) -> None:
     engine = running
     execution = engine.submit_one("ignore_termination", parameters={"ignore_signals": stubborn}, time_limit=1.0)
-    until(lambda: engine.is_running(execution))
+    wait_until(lambda: engine.is_running(execution))
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     assert len(filter_alive(started)) == 4
 
@@ -43,7 +43,7 @@ def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bo
     assert row.finished_at is not None
     assert row.started_at is not None
     assert 1.0 <= (row.finished_at - row.started_at).total_seconds() <= 1.0 + _MAX_STOP_SECONDS
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
     [attempt] = executions.list_attempts(engine.database, execution).items
     assert attempt.state is AttemptState.TIMED_OUT
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
@@ -65,7 +65,7 @@ def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     warning = ("WARNING", "its soft time limit of 0.5 s has passed")
-    until(
+    wait_until(
         lambda: warning in _list_log_lines(engine, execution),
         what=f"{warning}; told: {_list_log_lines(engine, execution)}",
     )
@@ -119,10 +119,10 @@ def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 1)
     assert row.result["pid"] != worker.pid
     execution = engine.submit_one("ignore_termination", time_limit=1.0)
-    until(lambda: engine.is_running(execution))
+    wait_until(lambda: engine.is_running(execution))
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
     row = engine.wait_until_final(
         engine.submit_one("suppress_soft_limit", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     )
@@ -141,7 +141,7 @@ def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool
 
 def test_job_with_limit_on_a_custom_pool_fails(engine: Engine) -> None:
     engine.start_relay()
-    engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
+    engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:OtherTaskPool")
     engine.wait_until_ready()
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
     row = engine.wait_until_final(execution)

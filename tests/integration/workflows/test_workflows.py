@@ -10,7 +10,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services import jobs
 from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _make_reference(source: str) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_trigger_starts_a_job_after_each_matching_end(driver: WorkflowDriver) ->
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
     bad = engine.submit_one("fail")
 
-    until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
+    wait_until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
     for row in driver.list_executions(job="after"):
         engine.wait_until_final(row.id)
     rows = {row.triggered_by: row for row in driver.list_executions(job="after")}
@@ -119,10 +119,10 @@ def test_dependents_of_executions_ended_without_a_relay_are_resolved_later(
     batch, _ = own_driver.submit_workflow(
         first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first")
     )
-    until(lambda: engine.is_running(parent))
+    wait_until(lambda: engine.is_running(parent))
     relay.terminate(signal.SIGKILL)
     done.touch()
-    until(lambda: (parent, 1) in engine.count_ends())
+    wait_until(lambda: (parent, 1) in engine.count_ends())
     assert engine.get(child).state is ExecutionState.WAITING
     engine.start_relay()
     assert engine.wait_until_final(child).state is ExecutionState.SUCCEEDED
@@ -144,7 +144,7 @@ def test_repeated_relay_kills_lose_no_step(own_driver: WorkflowDriver) -> None:
     ]
     for _ in range(4):
         before = len(engine.list_succeeded())
-        until(lambda before=before: len(engine.list_succeeded()) > before or len(engine.list_succeeded()) == 120)  # type: ignore[misc]
+        wait_until(lambda before=before: len(engine.list_succeeded()) > before or len(engine.list_succeeded()) == 120)  # type: ignore[misc]
         relay.terminate(signal.SIGKILL)
         relay = engine.start_relay()
     for batch in batches:
