@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs, workers

@@ -13,7 +13,7 @@ from bench.transport.context import TransportContext
 from bench.transport.systems import JobWorkerTransport
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs

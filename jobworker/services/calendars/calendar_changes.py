@@ -16,8 +16,8 @@ from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
     PreconditionFailed,
+    raise_for_problems,
 )
-from jobworker.domain.jobs import admission
 from jobworker.domain.jobs.definition import NAME_PATTERN, JobOwner
 from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
 from jobworker.domain.schedules.schedule import Schedule, ScheduleState
@@ -131,7 +131,7 @@ def _parse_named_calendar(spec: Mapping[str, Any]) -> tuple[str, Calendar]:
         calendar = parse({field: value for field, value in spec.items() if field != "name"})
     except InvalidInput as error:
         problems.extend(error.errors)
-    admission.raise_for_problems(problems)
+    raise_for_problems(problems)
     return str(name), calendar
 
 

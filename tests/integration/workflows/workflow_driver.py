@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
 from jobworker.services.submissions import submission
 from jobworker.services.workflows import batches, workflows
