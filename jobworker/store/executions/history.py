@@ -13,7 +13,6 @@ from jobworker.domain.executions import events
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
 from jobworker.domain.executions.execution import (
     FINAL_STATES,
-    AttemptState,
     ExecutionState,
     MergedExecution,
     StateTransition,
@@ -172,20 +171,10 @@ def insert_transitions(connection: sa.Connection, moves: Sequence[StateTransitio
     _ADD_TRANSITION.run(
         connection,
         (
-            (move.execution, move.attempt, move.state.value, move.at, move.actor, _describe_reason(move))
+            (move.execution, move.attempt, move.state.value, move.at, move.actor, move.describe_reason())
             for move in moves
         ),
     )
-
-
-_DEFAULT_REASONS = {ExecutionState.RUNNING: "claimed by a worker", ExecutionState.SUCCEEDED: "the job returned"}
-_MAX_REASON_LENGTH = 200
-
-
-def _describe_reason(move: StateTransition) -> str | None:
-    if move.reason is None and move.error is not None:
-        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON_LENGTH]
-    return move.reason or _DEFAULT_REASONS.get(move.state)
 
 
 _TRANSITION_COLUMNS = ("execution_id", "attempt", "state", "at", "actor", "reason")
@@ -243,25 +232,13 @@ def _to_end_values(move: StateTransition) -> tuple[Any, ...]:
     return (
         move.execution,
         move.attempt,
-        _get_attempt_state(move).value,
+        move.get_attempt_state().value,
         move.reason,
         move.worker,
         move.at,
         move.runtime,
         move.error,
     )
-
-
-def _get_attempt_state(move: StateTransition) -> AttemptState:
-    if move.lost:
-        return AttemptState.LOST
-    if move.interrupted:
-        return AttemptState.INTERRUPTED
-    if move.snoozed:
-        return AttemptState.SNOOZED
-    if move.timed_out:
-        return AttemptState.TIMED_OUT
-    return AttemptState.FAILED if move.state is ExecutionState.RETRYING else AttemptState(move.state.value)
 
 
 def build_insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
