@@ -249,6 +249,18 @@ def test_calendar_change_updates_next_at_of_its_schedules(any_api: ApiDriver) ->
     assert any_api.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
 
 
+def test_calendar_change_keeps_schedule_with_max_runs_reached_exhausted(any_api: ApiDriver) -> None:
+    create_calendar(any_api, holidays=[])
+    rule = {"kind": "business_day", "n": 1, "time": "06:00"}
+    schedule = create_schedule(any_api, "once", rule, calendar="office", max_runs=1)
+    with any_api.database.write() as connection:
+        ended = {"runs": 1, "state": "exhausted", "next_at": None}
+        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == schedule["id"]).values(ended))
+    assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
+    after = any_api.client.get("/api/v1/schedules/once").json
+    assert (after["state"], after["next_at"]) == ("exhausted", None)
+
+
 def test_due_occurrences_are_evaluated_with_the_previous_calendar(any_api: ApiDriver) -> None:
     create_calendar(any_api, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "00:00"}
