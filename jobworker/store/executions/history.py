@@ -19,10 +19,8 @@ from jobworker.domain.executions.execution import (
 )
 from jobworker.store import unreadable_rows
 from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables.core import attempts, executions, transitions
-
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,9 @@ class StoredExecution:
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
     """Return the executions with these ids, by id, without unknown and unreadable ones."""
-    execution_ids = list(ids)
     stored: dict[str, StoredExecution] = {}
-    for start in range(0, len(execution_ids), _CHUNK_SIZE):
-        query = sa.select(*_COLUMNS).where(executions.c.id.in_(execution_ids[start : start + _CHUNK_SIZE]))
+    for chunk in split_ids(ids):
+        query = sa.select(*_COLUMNS).where(executions.c.id.in_(chunk))
         stored.update(
             (row.id, row) for row in unreadable_rows.read_all(connection.execute(query), _read_stored_execution)
         )
