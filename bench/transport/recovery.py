@@ -91,8 +91,8 @@ def _get_runs_since(bench: TransportContext, since: float) -> dict[str, JobStart
 
 def _make_measurements(running: JobStart, runs: dict[str, JobStart], killed_at: float) -> list[Measurement]:
     reserved = [start.at - killed_at for start in runs.values() if start.execution != running.execution]
-    label, bar = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
-    figures = [Measurement(f"{label}, what ran", "s", runs[running.execution].at - killed_at, target=bar)]
+    label, target = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
+    figures = [Measurement(f"{label}, what ran", "s", runs[running.execution].at - killed_at, target=target)]
     if reserved:
-        figures.append(Measurement(f"{label}, the last of what was fetched", "s", max(reserved), target=bar))
+        figures.append(Measurement(f"{label}, the last of what was fetched", "s", max(reserved), target=target))
     return figures

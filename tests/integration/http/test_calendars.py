@@ -86,7 +86,7 @@ def test_duplicate_calendar_name_is_rejected(api: ApiDriver) -> None:
 def test_unknown_calendar_returns_404_with_suggestions(api: ApiDriver) -> None:
     response = api.client.get(f"{ROOT}/ofice")
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
-    assert "nor any other yet" in response.json["detail"]
+    assert "and no other yet" in response.json["detail"]
     create_calendar(api)
     for path in ("ofice", "ofice/days?from=2026-01-01&to=2026-01-02", "ofice/revisions", "ofice/revisions/1"):
         response = api.client.get(f"{ROOT}/{path}")
