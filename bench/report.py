@@ -74,7 +74,7 @@ class Report:
 
     def print(self) -> None:
         """Print a Markdown table of the medians over the rounds and the medians of their ratios."""
-        print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
+        print("| what | ours | stock | ratio | target | unit |\n|---|---:|---:|---:|---|---|")
         for label, measurements in self._measurements.items():
             print(f"| {label} | {' | '.join(_format_cells(measurements))} |")
 
@@ -86,8 +86,8 @@ def _format_cells(measurements: list[Measurement]) -> list[str]:
     # The ratio is computed for each round, because both sides were measured in the same minutes.
     ratio = f"{statistics.median(mine / theirs for mine, theirs in pairs):.2f}" if stock else "–"
     baseline_text = f"{stock:.1f}{f' ({how})' if how else ''}" if measurements[0].stock else "–"
-    bar = measurements[0].target
-    verdict = f"{bar.description}: {'reached' if bar.is_reached(pairs) else '**missed**'}" if bar else "–"
+    target = measurements[0].target
+    verdict = f"{target.description}: {'reached' if target.is_reached(pairs) else '**missed**'}" if target else "–"
     return [f"{ours:.1f}", baseline_text, ratio, verdict, measurements[0].unit]
 
 
@@ -96,6 +96,6 @@ def _choose_best_baseline(measurements: list[Measurement]) -> tuple[str, float] 
     medians = {how: statistics.median(figure.stock[how] for figure in measurements) for how in measurements[0].stock}
     if not medians:
         return None
-    bar = measurements[0].target
-    choose = max if bar and bar.higher_is_better else min
+    target = measurements[0].target
+    choose = max if target and target.higher_is_better else min
     return choose(medians.items(), key=lambda pair: pair[1])

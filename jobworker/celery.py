@@ -45,10 +45,10 @@ def load_tasks() -> list[BrokenModule]:
         # Each process imports the modules. Processes that run no jobs do without them, and workers report them to the
         # relay.
         if _PROCESS_NAME == "worker":
-            tell, more = logger.error, {"exception": module.traceback}
+            log, more = logger.error, {"exception": module.traceback}
         else:
-            tell, more = logger.info, {}
-        tell("task_module_broken", module=module.module, place=module.location, why=module.error, **more)
+            log, more = logger.info, {}
+        log("task_module_broken", module=module.module, place=module.location, why=module.error, **more)
     return broken
 
 

@@ -5,17 +5,17 @@ import os
 import signal
 from pathlib import Path
 
-from tests.engine import Engine
+from tests.system_driver import SystemDriver
 
 
-def list_started_pids(engine: Engine, execution: str) -> list[int]:
+def list_started_pids(engine: SystemDriver, execution: str) -> list[int]:
     """Return the pids of the processes that an execution has logged as started."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     entries = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
     return [int(entry.removeprefix("child:")) for entry in entries if entry.startswith("child:")]
 
 
-def get_attempt_pid(engine: Engine, execution: str) -> int:
+def get_attempt_pid(engine: SystemDriver, execution: str) -> int:
     """Return the pid of the process that started the execution's first attempt."""
     [begun] = [
         line for line in engine.activity_log.read_text().splitlines() if line.startswith(f"{execution} 1 start ")

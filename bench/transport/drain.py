@@ -113,10 +113,10 @@ def _drain_in_turns(
 
 
 def _make_cost_measurement(
-    label: str, process: str, mine: _DrainUsage, theirs: Mapping[str, _DrainUsage], bar: Target
+    label: str, process: str, mine: _DrainUsage, theirs: Mapping[str, _DrainUsage], target: Target
 ) -> Measurement:
     stock = {how: used.compute_cpu_per_job(process) for how, used in theirs.items()}
-    return Measurement(label, "µs/job", mine.compute_cpu_per_job(process), stock, bar)
+    return Measurement(label, "µs/job", mine.compute_cpu_per_job(process), stock, target)
 
 
 def _check_reported_ends(ours: JobWorkerTransport) -> None:

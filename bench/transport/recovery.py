@@ -13,7 +13,7 @@ from bench.transport.context import TransportContext
 from bench.transport.systems import JobWorkerTransport
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs
@@ -91,8 +91,8 @@ def _get_runs_since(bench: TransportContext, since: float) -> dict[str, JobStart
 
 def _make_measurements(running: JobStart, runs: dict[str, JobStart], killed_at: float) -> list[Measurement]:
     reserved = [start.at - killed_at for start in runs.values() if start.execution != running.execution]
-    label, bar = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
-    figures = [Measurement(f"{label}, what ran", "s", runs[running.execution].at - killed_at, target=bar)]
+    label, target = "kill -9 → running elsewhere", expect_at_most(_LEASE_SECONDS + _GRACE_SECONDS)
+    figures = [Measurement(f"{label}, what ran", "s", runs[running.execution].at - killed_at, target=target)]
     if reserved:
-        figures.append(Measurement(f"{label}, the last of what was fetched", "s", max(reserved), target=bar))
+        figures.append(Measurement(f"{label}, the last of what was fetched", "s", max(reserved), target=target))
     return figures

@@ -40,12 +40,12 @@ class CodedMessage(str):
 ErrorMessages = dict[str, str | list[Any] | dict[Any, Any]]
 
 
-def _wrong_type_message(text: str) -> ErrorMessages:
+def _build_wrong_type_message(text: str) -> ErrorMessages:
     return {"invalid": CodedMessage("wrong_type", text)}
 
 
 _DATETIME_MESSAGES: ErrorMessages = {
-    **_wrong_type_message("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a URL, write + as %2B)"),
+    **_build_wrong_type_message("must be an RFC 3339 time such as 2026-01-31T12:00:00Z (in a URL, write + as %2B)"),
     "naive": CodedMessage(
         "naive_time", "needs an offset from UTC, as in 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+02:00"
     ),
@@ -55,7 +55,7 @@ _DATETIME_MESSAGES: ErrorMessages = {
 class StrictBooleanField(fields.Boolean):
     """JSON boolean."""
 
-    default_error_messages = _wrong_type_message("must be true or false")
+    default_error_messages = _build_wrong_type_message("must be true or false")
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -66,7 +66,7 @@ class StrictBooleanField(fields.Boolean):
 class StrictIntegerField(fields.Integer):
     """JSON integer."""
 
-    default_error_messages = _wrong_type_message("must be an integer")
+    default_error_messages = _build_wrong_type_message("must be an integer")
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -104,7 +104,7 @@ class DateTimeField(fields.Field[dt.datetime]):
 class DateField(fields.Field[dt.date]):
     """ISO 8601 date."""
 
-    default_error_messages = _wrong_type_message("must be a date such as 2026-01-31")
+    default_error_messages = _build_wrong_type_message("must be a date such as 2026-01-31")
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dt.date:
         if not isinstance(value, str) or not _ISO_DATE.match(value):

@@ -6,7 +6,7 @@ import click
 
 from jobworker.cli import arguments, common, formatting
 from jobworker.clock import SystemClock
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.jobs import jobs
 from jobworker.services.submissions import submission
 from jobworker.transport.notifier import Notifier

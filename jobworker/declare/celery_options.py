@@ -12,7 +12,7 @@ from celery.utils.time import rate
 
 from jobworker.domain.errors import ConfigurationError, FieldError
 from jobworker.domain.jobs import policies
-from jobworker.domain.jobs.admission import validate_time_limits
+from jobworker.domain.jobs.definition_validation import validate_time_limits
 from jobworker.domain.jobs.retry import MAX_ATTEMPTS
 
 

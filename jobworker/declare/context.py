@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobworker.declare.exceptions import JobCancelled
-from jobworker.domain.jobs.admission import MAX_TIME_LIMIT_SECONDS
+from jobworker.domain.jobs.definition_validation import MAX_TIME_LIMIT_SECONDS
 
 
 class ProgressReporter(Protocol):

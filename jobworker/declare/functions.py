@@ -14,8 +14,8 @@ from jobworker.declare.context import Context, current
 from jobworker.domain.errors import ConfigurationError, FieldError
 from jobworker.domain.executions.execution import DEFAULT_PRIORITY
 from jobworker.domain.jobs import parameters, policies
-from jobworker.domain.jobs.admission import validate_definition
 from jobworker.domain.jobs.definition import DEFAULT_QUEUE, JobDefinition, OnWorkerLost
+from jobworker.domain.jobs.definition_validation import validate_definition
 from jobworker.domain.jobs.isolation import CONTAINER_TASK
 from jobworker.domain.schedules import schedule as schedules
 

@@ -4,7 +4,7 @@ All of them derive from one base class. Each class carries a stable `code`; the 
 the edge (`api/problems.py`), and the CLI prints `str(error)`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -41,6 +41,12 @@ class InvalidInput(JobWorkerError):
     """Error for input that is well-formed and wrong; `errors` lists the places."""
 
     code = "invalid_input"
+
+
+def raise_for_problems(problems: Sequence[FieldError]) -> None:
+    """Raise `InvalidInput` if there is any problem."""
+    if problems:
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 
 
 class InvalidParameters(InvalidInput):

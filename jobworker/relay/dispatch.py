@@ -100,15 +100,15 @@ class Dispatcher:
             self.is_limited, self.next_permit_at = False, None
             return 0
         with self.database.read() as connection:
-            round = self._selector.select(
+            selected = self._selector.select(
                 connection, waiting, depths, self.workers, self.clock.now(), list(self._unreadable_revisions)
             )
-            messages = self._build_messages(connection, round.candidates)
+            messages = self._build_messages(connection, selected.candidates)
         self._fail_unreadable_executions()
-        self.is_limited, self.next_permit_at = round.is_limited, round.next_permit_at
-        chosen = [candidate for candidate in round.candidates if candidate.row.id in messages]
+        self.is_limited, self.next_permit_at = selected.is_limited, selected.next_permit_at
+        chosen = [candidate for candidate in selected.candidates if candidate.row.id in messages]
         limited = [candidate for candidate in chosen if candidate.row.limit_key is not None]
-        if limited and not self._acquire_slots(limited, round.buckets):
+        if limited and not self._acquire_slots(limited, selected.buckets):
             return 0
         if messages:
             self._publish(messages.values(), [queue.name for queue in waiting])

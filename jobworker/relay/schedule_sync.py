@@ -51,7 +51,7 @@ class ScheduleSynchronizer:
             return
         try:
             changes = sync.apply_declarations(
-                self._database, self._clock, self._declarations, f"code:{self._version()}"
+                self._database, self._clock, self._declarations, f"code:{self._get_version()}"
             )
         except Conflict as error:
             logger.info("schedules_not_synchronised_yet", why=str(error))
@@ -80,7 +80,7 @@ class ScheduleSynchronizer:
             return None
         return declared
 
-    def _version(self) -> str:
+    def _get_version(self) -> str:
         return self._code_version or loading.compute_source_digest(self._package)
 
     def _log_change(self, change: SyncChange) -> None:

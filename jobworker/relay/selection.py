@@ -1,8 +1,8 @@
-"""Selection of executions for dispatch: the most urgent of each queue within the limits, as far as Redis has capacity.
+"""Selection of executions for dispatch: the most urgent of each queue within the limits, as far as its feed has space.
 
-Capacity is counted by urgency: a message may be published if fewer than `feed` messages wait in its own list and in the
-more urgent ones together, so urgent messages never wait for others. When capacity is short, one in ten messages goes to
-an overtaken execution.
+Feed space is counted by urgency: a message may be published if fewer than `feed` messages wait in its own list and in
+the more urgent ones together, so urgent messages never wait for others. When feed space is short, one in ten messages
+goes to an overtaken execution.
 """
 
 import datetime as dt
@@ -46,7 +46,7 @@ class DispatchCandidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PriorityBand:
-    """Consecutive priorities with equal capacity in Redis."""
+    """Consecutive priorities with equal feed space."""
 
     priorities: range
     available: int
@@ -89,7 +89,7 @@ class DispatchSelector:
         `excluded_revisions` names job revisions whose executions are not selected.
         """
         capacity = Capacity.load(connection, now) if any(queue.limited for queue in ready_queues) else None
-        round = DispatchRound()
+        result = DispatchRound()
         for queue in ready_queues:
             tasks = sorted(blockers.find_runnable_tasks(queue.name, workers))
             bands = self._compute_bands(queue.name, depths)
@@ -99,15 +99,15 @@ class DispatchSelector:
                 fair_queue = (
                     self._build_fair_queue(connection, backlog, heads, capacity) if capacity and heads else None
                 )
-                round.candidates += self._select_from_queue(connection, backlog, bands, fair_queue, now)
-                round.candidates += _load_unreadable(connection, heads)
+                result.candidates += self._select_from_queue(connection, backlog, bands, fair_queue, now)
+                result.candidates += _load_unreadable(connection, heads)
         if capacity:
-            round.buckets, round.is_limited, round.next_permit_at = (
+            result.buckets, result.is_limited, result.next_permit_at = (
                 capacity.updated_buckets,
                 capacity.is_limited,
                 capacity.next_permit_at,
             )
-        return round
+        return result
 
     def _select_from_queue(
         self,
@@ -132,9 +132,9 @@ class DispatchSelector:
     def _select_overtaken(
         self, connection: sa.Connection, backlog: QueueBacklog, chosen: Sequence[DispatchCandidate], now: dt.datetime
     ) -> list[DispatchCandidate]:
-        """Return overtaken executions to dispatch when a queue's capacity is used up.
+        """Return overtaken executions to dispatch when a queue's feed space is used up.
 
-        They exceed the capacity, and reduce that of the next round.
+        They exceed the feed, and reduce the space of the next round.
         """
         owed = self._overtaken_credit.get(backlog.queue, 0) + len(chosen)
         self._overtaken_credit[backlog.queue] = owed % OVERTAKEN_SHARE
@@ -145,7 +145,7 @@ class DispatchSelector:
         return [DispatchCandidate(row, urgency) for row in overtaken]
 
     def _compute_bands(self, queue: str, depths: Mapping[str, int]) -> list[PriorityBand]:
-        """Return the priorities from the most urgent down, grouped by equal capacity."""
+        """Return the priorities from the most urgent down, grouped by equal feed space."""
         names = get_list_names(queue)
         waiting = list(itertools.accumulate(depths[name] for name in names))
         room = {name: self.feed - count for name, count in zip(names, waiting, strict=True)}

@@ -41,7 +41,7 @@ def upgrade(url: str) -> str:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
         _refuse_newer(_get_current(connection))
         # Alembic neither begins nor commits when a transaction is already open.
-        context = MigrationContext.configure(connection, opts={"fn": _steps_to_head})
+        context = MigrationContext.configure(connection, opts={"fn": _list_steps_to_head})
         with Operations.context(context):
             context.run_migrations()
     return get_head()
@@ -92,7 +92,7 @@ def _refuse_newer(current: str | None) -> None:
         ) from None
 
 
-def _steps_to_head(current: tuple[str, ...], _context: MigrationContext) -> list[RevisionStep]:
+def _list_steps_to_head(current: tuple[str, ...], _context: MigrationContext) -> list[RevisionStep]:
     script = _load_scripts()
     missing = reversed(list(script.iterate_revisions("head", current or "base")))
     return [RevisionStep(script.revision_map, step, is_upgrade=True) for step in missing]

@@ -77,13 +77,13 @@ class Paginator(Generic[Key]):
             position = self.parse_key(key)
         except (binascii.Error, ValueError, OverflowError):
             raise _build_cursor_error() from None
-        if raw[:_DIGEST_BYTES] != self._digest(key) or cursor != self.build_cursor(key):
+        if raw[:_DIGEST_BYTES] != self._compute_digest(key) or cursor != self.build_cursor(key):
             raise _build_cursor_error()
         return position
 
     def build_cursor(self, key: str) -> str:
         """Return the cursor of the rows after `key`."""
-        return base64.urlsafe_b64encode(self._digest(key) + key.encode()).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(self._compute_digest(key) + key.encode()).rstrip(b"=").decode()
 
     def read_page(
         self,
@@ -120,7 +120,7 @@ class Paginator(Generic[Key]):
         shown = rows[:limit]
         return Page(shown, cut(limit), cut)
 
-    def _digest(self, key: str) -> bytes:
+    def _compute_digest(self, key: str) -> bytes:
         covered = [self.name, {name: value for name, value in self.filters.items() if value is not None}, key]
         return hashlib.blake2b(orjson.dumps(covered, option=orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
 

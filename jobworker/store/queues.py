@@ -12,15 +12,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobworker.domain.jobs.definition import QUEUE_NAME_PATTERN
 from jobworker.domain.schedules.schedule import ScheduleState
 from jobworker.store import unreadable_rows
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables import core
 from jobworker.store.tables.core import HELD_BACK, PUBLISHED, READY_LIMITED, READY_UNLIMITED, RUNNING
 from jobworker.store.tables.schedules import job_schedules
 
 _queues = core.queues
 _queue = core.executions.c.queue
-
-#: Most names in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,9 @@ def delete(connection: sa.Connection, name: str) -> None:
 
 def find_existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
     """Return the names of these queues that have a row."""
-    sorted_names, existing_names = sorted(names), set[str]()
-    for start in range(0, len(sorted_names), _CHUNK_SIZE):
-        query = sa.select(_queues.c.name).where(_queues.c.name.in_(sorted_names[start : start + _CHUNK_SIZE]))
+    existing_names: set[str] = set()
+    for chunk in split_ids(sorted(names)):
+        query = sa.select(_queues.c.name).where(_queues.c.name.in_(chunk))
         existing_names.update(connection.scalars(query))
     return existing_names
 

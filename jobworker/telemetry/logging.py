@@ -107,7 +107,7 @@ def configure(log_format: str, log_level: str | int, process: str, stream: TextI
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(log_format, stream),
+                *_build_renderers(log_format, stream),
             ],
         )
     )
@@ -126,7 +126,7 @@ def _serialize_event(event: structlog.types.EventDict, **options: Any) -> str:
     return plain_text.escape_json(json.dumps(event, **options))
 
 
-def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
+def _build_renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize_event)]
 

@@ -25,11 +25,11 @@ class CircuitBreaker:
 
         After a pause, one caller is permitted a trial request, which may take `trial_timeout` seconds.
         """
-        return int(self._enter(keys=[_key(target)], args=[_ms(trial_timeout), _ms(_TRIAL_POLL_SECONDS)])) / 1000
+        return int(self._enter(keys=[_build_key(target)], args=[_ms(trial_timeout), _ms(_TRIAL_POLL_SECONDS)])) / 1000
 
     def record_success(self, target: str) -> None:
         """Delete the recorded failures of the target."""
-        self._client.delete(_key(target))
+        self._client.delete(_build_key(target))
 
     def record_failure(self, target: str, failure_threshold: int, open_seconds: float) -> int:
         """Record a failure of the target; return the number of failures in a row.
@@ -37,11 +37,13 @@ class CircuitBreaker:
         After `failure_threshold` failures in a row, the circuit opens for `open_seconds` seconds.
         """
         return int(
-            self._failed(keys=[_key(target)], args=[failure_threshold, _ms(open_seconds), _FAILURE_TTL_SECONDS * 1000])
+            self._failed(
+                keys=[_build_key(target)], args=[failure_threshold, _ms(open_seconds), _FAILURE_TTL_SECONDS * 1000]
+            )
         )
 
 
-def _key(target: str) -> str:
+def _build_key(target: str) -> str:
     return keys.CIRCUIT.format(target=target)
 
 

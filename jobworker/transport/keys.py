@@ -46,7 +46,7 @@ RUN = "jw:run:{execution}"
 #: report.
 INFLIGHT = "jw:inflight:{worker}"
 
-#: list of at most one token per queue: notification of idle workers that a message was published to the queue.
+#: list of at most one wake-up token per queue, which wakes an idle worker after a message was published to the queue.
 READY = "jw:ready:{queue}"
 
 #: string: number of workers that died after they may have started this foreign message. Expires.

@@ -23,8 +23,8 @@ from jobworker.worker.watchdog import Watchdog
 
 logger = structlog.get_logger(__name__)
 
-#: Maximum number of lease periods in which a worker may fetch nothing although messages wait and a slot is free. After
-#: that the worker is ended.
+#: Maximum number of lease periods in which a worker may fetch nothing although messages wait and a pool process is
+#: free. After that the worker is ended.
 _MAX_IDLE_LEASES = 4
 
 

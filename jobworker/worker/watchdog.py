@@ -34,7 +34,8 @@ end
 class Watchdog:
     """The check of one worker, made with every heartbeat.
 
-    `timeout`: maximum time (s) in which messages may wait and a slot may be free while the worker fetches nothing.
+    `timeout`: maximum time (s) in which messages may wait and a pool process may be free while the worker fetches
+    nothing.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Watchdog:
             self._taken_count, self._idle_since = taken, now
         elif now - self._idle_since > self._timeout:
             logger.error(
-                "worker_stalled", seconds=round(now - self._idle_since), why="messages wait and a slot is free"
+                "worker_stalled", seconds=round(now - self._idle_since), why="messages wait and a pool process is free"
             )
             self._end_worker()
 

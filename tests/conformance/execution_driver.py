@@ -10,9 +10,9 @@ from jobworker.clock import ManualClock
 from jobworker.domain.executions import events
 from jobworker.domain.executions.events import Event, EventKind
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import VARIADIC, Parameter
+from jobworker.domain.submissions.submission import Submission
 from jobworker.relay.event_recorder import record_events
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission

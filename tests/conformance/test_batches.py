@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import BatchNotFound, ExecutionNotCancellable, InvalidInput
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
 from jobworker.relay.dependency_resolution import DependencyResolver
 from jobworker.services.submissions.commit import IdempotencyKey

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock
 from jobworker.declare.declarations import Declaration, Declarations
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import BUILTIN_QUEUES, JobDefinition, JobOwner
 from jobworker.domain.schedules.schedule import ScheduleOwner, parse
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services import queues as queue_services
 from jobworker.services.jobs import task_catalog
 from jobworker.services.queues import UNUSED_RETENTION

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.errors import InvalidInput, JobRemoved
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
 from jobworker.services.bulk.actions import Selection
 from jobworker.services.executions import dead_letters

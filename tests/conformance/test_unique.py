@@ -12,9 +12,9 @@ from jobworker.clock import ManualClock
 from jobworker.domain.errors import UniqueKeyConflict
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs import policies
-from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.submissions import submission
 from jobworker.services.submissions.commit import IdempotencyKey
 from jobworker.store import jobs, tasks

@@ -44,8 +44,8 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def database_before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Database at revision 0002 with two rules of definitions and occurrence rows."""
     with monkeypatch.context() as patched:
-        steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *arguments: steps(*arguments)[:2])
+        steps = migrate._list_steps_to_head
+        patched.setattr(migrate, "_list_steps_to_head", lambda *arguments: steps(*arguments)[:2])
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:
@@ -151,8 +151,8 @@ def test_upgrade_interrupted_before_its_commit_leaves_database_unchanged(
     url = database_before_schedules.url.render_as_string(hide_password=False)
     before = sa.inspect(database_before_schedules._reader).get_table_names()
     with monkeypatch.context() as patched:
-        steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *arguments: _kill_after(steps(*arguments)))
+        steps = migrate._list_steps_to_head
+        patched.setattr(migrate, "_list_steps_to_head", lambda *arguments: _kill_after(steps(*arguments)))
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
     assert migrate.get_revision(url) == "0002"
@@ -172,8 +172,10 @@ def _raise_killed(*_: Any, **__: Any) -> Any:
 
 def test_upgrade_marks_queues_as_automatic_and_adds_named_ones(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *arguments: _list_steps_before("0006", steps(*arguments)))
+        steps = migrate._list_steps_to_head
+        patched.setattr(
+            migrate, "_list_steps_to_head", lambda *arguments: _list_steps_before("0006", steps(*arguments))
+        )
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:

@@ -20,8 +20,8 @@ from jobworker.store.database.database import Database
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 from tests.zone_data import EXPECTED_UTC_TIMES
 
 _WRONG_ZONES = dict.fromkeys(EXPECTED_UTC_TIMES, "Asia/Tokyo")
@@ -105,7 +105,7 @@ def test_simulations_use_the_packaged_zone_data(host: Path) -> None:
     assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == EXPECTED_UTC_TIMES
 
 
-def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_path: Path) -> None:
+def test_processes_report_and_use_the_packaged_zone_data(engine: SystemDriver, tmp_path: Path) -> None:
     wrong = {"PYTHONTZPATH": str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES))}
     outdated_package = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
     earlier = zone_data.create_tzdata_package(

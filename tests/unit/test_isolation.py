@@ -6,8 +6,8 @@ import pytest
 
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.jobs import isolation, policies
-from jobworker.domain.jobs.admission import validate_definition
 from jobworker.domain.jobs.definition import JobDefinition
+from jobworker.domain.jobs.definition_validation import validate_definition
 from jobworker.domain.jobs.parameters import VARIADIC
 
 MIB = 1024**2

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows.dependency import RequiredOutcome, UnmetDependencyAction
 from jobworker.domain.workflows.workflow import MAX_NEEDS, StepDependency, Workflow, WorkflowStep, plan_steps
 

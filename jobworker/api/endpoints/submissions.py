@@ -20,7 +20,7 @@ from jobworker.domain.errors import (
     UnknownQueue,
 )
 from jobworker.domain.executions.execution import FINAL_STATES
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.services.workflows.batch_completion import BatchOptions

@@ -15,7 +15,7 @@ from jobworker.api.schemas.base import (
     text_field,
 )
 from jobworker.api.schemas.executions import STATES, BatchItemSchema, CompletionBodySchema, describe_condition
-from jobworker.domain.jobs.admission import MAX_CORRELATION_ID_LENGTH, Submission
+from jobworker.domain.submissions.submission import MAX_CORRELATION_ID_LENGTH, Submission
 from jobworker.domain.workflows.dependency import MAX_PARENTS, UnmetDependencyAction
 from jobworker.domain.workflows.workflow import MAX_STEPS, Workflow, WorkflowStep
 from jobworker.store.workflows.batches import BatchKind

@@ -21,8 +21,8 @@ from jobworker.api.schemas.filters import ExecutionFilterSchema, check_id, check
 from jobworker.api.schemas.policies import policy_field
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
 from jobworker.domain.executions.execution import PRIORITIES, AttemptState, ExecutionState
-from jobworker.domain.jobs import admission, definition
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.jobs import definition
+from jobworker.domain.submissions.submission import MAX_CORRELATION_ID_LENGTH, Submission
 from jobworker.domain.workflows.dependency import (
     MAX_PARENTS,
     DependencyResolution,
@@ -77,7 +77,7 @@ class SubmissionBodySchema(StrictSchema):
         load_default=None,
         allow_none=True,
         metadata={
-            "maxLength": admission.MAX_CORRELATION_ID_LENGTH,
+            "maxLength": MAX_CORRELATION_ID_LENGTH,
             "description": "Correlation id; null: the id of the execution.",
         },
     )

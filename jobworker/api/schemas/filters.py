@@ -8,7 +8,7 @@ from jobworker.api.schemas.base import StrictSchema
 from jobworker.domain.executions.dead_letter import DEAD_LETTER_STATES
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
-from jobworker.domain.jobs import admission
+from jobworker.domain.submissions.submission import MAX_CORRELATION_ID_LENGTH
 
 _TIME = {"type": "string", "format": "date-time"}
 
@@ -21,7 +21,7 @@ def check_id(value: str) -> None:
 
 def check_text(value: str) -> None:
     """Raise an error for a text that no name can be equal to."""
-    if not 0 < len(value) <= admission.MAX_CORRELATION_ID_LENGTH or not value.isprintable():
+    if not 0 < len(value) <= MAX_CORRELATION_ID_LENGTH or not value.isprintable():
         raise ma.ValidationError(CodedMessage("not_allowed", "must have 1 to 128 printable characters"))
 
 

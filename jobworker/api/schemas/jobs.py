@@ -9,7 +9,7 @@ from jobworker.api.fields import DurationField, StrictBooleanField, StrictIntege
 from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_field, integer_field, text_field
 from jobworker.api.schemas.policies import POLICY_METADATA, policy_field
 from jobworker.domain.executions.execution import DEFAULT_PRIORITY, PRIORITIES
-from jobworker.domain.jobs import admission, definition
+from jobworker.domain.jobs import definition, definition_validation
 
 _DURATION = {"type": ["number", "string"], "example": 600}
 _PRIORITY = {
@@ -31,7 +31,7 @@ class DefinitionBodySchema(StrictSchema):
 
     name = fields.String(required=True, metadata=_NAME)
     task = fields.String(required=True, metadata={"example": "tasks.exports.process_data_export"})
-    description = fields.String(load_default="", metadata={"maxLength": admission.MAX_DESCRIPTION_LENGTH})
+    description = fields.String(load_default="", metadata={"maxLength": definition_validation.MAX_DESCRIPTION_LENGTH})
     enabled = StrictBooleanField(load_default=True)
     queue = fields.String(load_default=definition.DEFAULT_QUEUE, metadata=_QUEUE)
     priority = StrictIntegerField(load_default=DEFAULT_PRIORITY, metadata=_PRIORITY)
@@ -51,7 +51,7 @@ class DefinitionBodySchema(StrictSchema):
         validate=ma.validate.OneOf([reaction.value for reaction in definition.OnWorkerLost]),
     )
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
-    tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
+    tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": definition_validation.MAX_TAGS})
     retry = policy_field("retry")
     trigger_after = policy_field("trigger_after")
     isolation = policy_field("isolation")

@@ -182,7 +182,7 @@ class DateCalendar:
         """Return the listed times of the day."""
         if day in self.days or _find_holiday(self.holidays, day) is not None:
             return _WHOLE_DAY
-        return list(self._windows_on(day))
+        return list(self._get_windows_on(day))
 
     def is_time_included(self, time: dt.datetime) -> bool:
         """Return whether this time is listed."""
@@ -202,7 +202,7 @@ class DateCalendar:
             "holidays": [country_holidays.to_json() for country_holidays in self.holidays],
         }
 
-    def _windows_on(self, day: dt.date) -> Iterator[TimeRange]:
+    def _get_windows_on(self, day: dt.date) -> Iterator[TimeRange]:
         midnight = dt.datetime.combine(day, dt.time())
         for at in range(bisect_right(self._ends, midnight), len(self._begins)):
             begin, end = self._begins[at], self._ends[at]

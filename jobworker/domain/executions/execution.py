@@ -120,6 +120,10 @@ PRIORITIES = range(10)
 DEFAULT_PRIORITY = 5
 
 
+_DEFAULT_REASONS = {ExecutionState.RUNNING: "claimed by a worker", ExecutionState.SUCCEEDED: "the job returned"}
+_MAX_REASON_LENGTH = 200
+
+
 @dataclass(frozen=True, slots=True)
 class StateTransition:
     """A reported change of state, with its actor, time, reason and result.
@@ -148,6 +152,24 @@ class StateTransition:
     ran: bool = True
     snoozed: bool = False
     timed_out: bool = False
+
+    def get_attempt_state(self) -> AttemptState:
+        """Return the state of the attempt that has ended with this transition."""
+        if self.lost:
+            return AttemptState.LOST
+        if self.interrupted:
+            return AttemptState.INTERRUPTED
+        if self.snoozed:
+            return AttemptState.SNOOZED
+        if self.timed_out:
+            return AttemptState.TIMED_OUT
+        return AttemptState.FAILED if self.state is ExecutionState.RETRYING else AttemptState(self.state.value)
+
+    def describe_reason(self) -> str | None:
+        """Return the reason as the history shows it: the reported one, else the error, else that of the state."""
+        if self.reason is None and self.error is not None:
+            return f"{self.error.get('type')}: {self.error.get('message')}"[:_MAX_REASON_LENGTH]
+        return self.reason or _DEFAULT_REASONS.get(self.state)
 
 
 class MergedExecution(NamedTuple):

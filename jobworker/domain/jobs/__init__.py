@@ -1,1 +1,1 @@
-"""Job definitions: parameters, policies, and the checks of submissions."""
+"""Job definitions: parameters, policies, and their checks."""

@@ -43,7 +43,7 @@ class JsonObjectReader:
     def __init__(self, value: object, where: str) -> None:
         self.where = where
         self.problems: list[FieldError] = []
-        self._requested_names: set[str] = set()
+        self._known_names: set[str] = set()
         self._fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
         self._is_object = isinstance(value, Mapping)
         if not self._is_object:
@@ -51,7 +51,7 @@ class JsonObjectReader:
 
     def get_value(self, name: str) -> Any:
         """Return the unchecked value of a field; None if the field is absent."""
-        self._requested_names.add(name)
+        self._known_names.add(name)
         return self._fields.get(name)
 
     def add_problem(self, name: str, code: str, message: str) -> None:
@@ -155,16 +155,16 @@ class JsonObjectReader:
     def finish(self) -> None:
         """Raise `InvalidInput` if there are problems."""
         problems = [*self.problems, *self._find_unknown_fields()]
-        if not self._is_object and self._requested_names:  # The names of the fields are complete only now.
-            message = f"{problems[0].message} with {', '.join(sorted(self._requested_names))}"
+        if not self._is_object and self._known_names:  # The names of the fields are complete only now.
+            message = f"{problems[0].message} with {', '.join(sorted(self._known_names))}"
             problems[0] = dataclasses.replace(problems[0], message=message)
         if problems:
             raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 
     def _find_unknown_fields(self) -> Iterator[FieldError]:
-        known_names = ", ".join(sorted(self._requested_names))
+        known_names = ", ".join(sorted(self._known_names))
         for name in self._fields:
-            if name not in self._requested_names:
+            if name not in self._known_names:
                 place = self.where + format_pointer(str(name))
                 yield FieldError(place, "unknown_field", f"{name} is unknown; valid fields are: {known_names}")
 

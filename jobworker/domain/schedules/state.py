@@ -49,5 +49,10 @@ def compute_start(schedule: Schedule, settled_until: dt.datetime | None, now: dt
 
 def compute_state(schedule: Schedule, runs: int, next_at: dt.datetime | None) -> ScheduleState:
     """Return the state of a schedule that has had `runs` executions and whose next occurrence is at `next_at`."""
-    spent = schedule.max_runs is not None and runs >= schedule.max_runs
-    return ScheduleState.EXHAUSTED if next_at is None or spent else ScheduleState.ACTIVE
+    over = next_at is None or has_reached_max_runs(schedule, runs)
+    return ScheduleState.EXHAUSTED if over else ScheduleState.ACTIVE
+
+
+def has_reached_max_runs(schedule: Schedule, runs: int) -> bool:
+    """Return True if a schedule that has had `runs` executions may have no further one."""
+    return schedule.max_runs is not None and runs >= schedule.max_runs

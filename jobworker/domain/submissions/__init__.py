@@ -1,1 +1,1 @@
-"""Submissions: the deadlines for their start."""
+"""Submissions: requests to run a job, their checks, and the deadlines for the start of what they create."""

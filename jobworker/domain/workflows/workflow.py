@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
-from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.json.json_reader import JsonObjectReader
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows import graph
 from jobworker.domain.workflows.dependency import MAX_PARENTS, RequiredOutcome, UnmetDependencyAction, parse_condition
 

@@ -16,11 +16,12 @@ from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
     PreconditionFailed,
+    raise_for_problems,
 )
-from jobworker.domain.jobs import admission
 from jobworker.domain.jobs.definition import NAME_PATTERN, JobOwner
 from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
 from jobworker.domain.schedules.schedule import Schedule, ScheduleState
+from jobworker.domain.schedules.state import compute_state, has_reached_max_runs
 from jobworker.domain.schedules.timetable import find_next_time
 from jobworker.services.calendars import calendars as values
 from jobworker.services.schedules import evaluator
@@ -131,7 +132,7 @@ def _parse_named_calendar(spec: Mapping[str, Any]) -> tuple[str, Calendar]:
         calendar = parse({field: value for field, value in spec.items() if field != "name"})
     except InvalidInput as error:
         problems.extend(error.errors)
-    admission.raise_for_problems(problems)
+    raise_for_problems(problems)
     return str(name), calendar
 
 
@@ -144,16 +145,16 @@ def _update_next_times(connection: sa.Connection, rows: Sequence[ScheduleRow], n
     moving = [(row, schedule) for row in rows if _depends_on_business_days(row, schedule := row.schedule)]
     calendar_names = {name for _, schedule in moving for name in schedule.calendar_names}
     calendars = values.load_calendars(connection, calendar_names)
-    next_due_times = {
-        row.id: find_next_time(schedule.build_timetable(calendars), max(now, row.settled_until))
-        for row, schedule in moving
-    }
-    schedule_rows.update_next_due(connection, next_due_times, now)
+    changes: dict[str, tuple[dt.datetime | None, ScheduleState]] = {}
+    for row, schedule in moving:
+        next_at = find_next_time(schedule.build_timetable(calendars), max(now, row.settled_until))
+        changes[row.id] = next_at, compute_state(schedule, row.runs, next_at)
+    schedule_rows.update_next_due(connection, changes, now)
 
 
 def _depends_on_business_days(row: ScheduleRow, schedule: Schedule) -> bool:
-    ended = schedule.max_runs is not None and row.runs >= schedule.max_runs
-    return row.state is not ScheduleState.RETIRED and not ended and isinstance(schedule.rule, BusinessDayRule)
+    ended = row.state is ScheduleState.RETIRED or has_reached_max_runs(schedule, row.runs)
+    return not ended and isinstance(schedule.rule, BusinessDayRule)
 
 
 def _format_names(rows: Sequence[ScheduleRow]) -> str:

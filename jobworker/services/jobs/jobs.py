@@ -14,8 +14,9 @@ from jobworker.domain.errors import (
     JobOwnedByCode,
     PreconditionFailed,
     TaskNotFound,
+    raise_for_problems,
 )
-from jobworker.domain.jobs import admission, policies
+from jobworker.domain.jobs import definition_validation, policies
 from jobworker.domain.jobs.definition import JobDefinition, JobOwner
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.domain.schedules import schedule
@@ -135,7 +136,7 @@ def _save(connection: sa.Connection, clock: Clock, definition: JobDefinition, ac
         task = lookup.find_task(connection, definition.task)
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
-    admission.raise_for_problems(admission.validate_definition(definition, task.parameters))
+    raise_for_problems(definition_validation.validate_definition(definition, task.parameters))
     lookup.check_queue(connection, definition.queue, "/queue")
     trigger_rules.check_triggers(connection, definition)
     if definition.schedule is not None:

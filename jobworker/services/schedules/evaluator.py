@@ -15,6 +15,7 @@ from jobworker.domain.errors import Conflict
 from jobworker.domain.schedules import evaluation
 from jobworker.domain.schedules.evaluation import Decision, EvaluationContext, OccurrenceOutcome, UnfinishedRuns
 from jobworker.domain.schedules.schedule import OverlapPolicy, ScheduleOwner, ScheduleState
+from jobworker.domain.schedules.state import has_reached_max_runs
 from jobworker.domain.schedules.timetable import find_next_time, iterate_occurrences
 from jobworker.services.schedules import compiler, execution_factory, occurrence_writer
 from jobworker.services.schedules.compiler import CompiledSchedule
@@ -258,6 +259,5 @@ def _compute_state(row: DueSchedule, compiled: CompiledSchedule, runs: int, foll
     """
     if row.state == ScheduleState.RETIRED:
         return row.state
-    most = compiled.schedule.max_runs
-    over = following is None or (most is not None and runs >= most)
+    over = following is None or has_reached_max_runs(compiled.schedule, runs)
     return ScheduleState.EXHAUSTED.value if over else row.state

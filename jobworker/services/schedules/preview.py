@@ -10,10 +10,9 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain.calendars import calendar_parser
 from jobworker.domain.calendars.calendars import BusinessCalendar, Calendar
-from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer, raise_for_problems
 from jobworker.domain.executions import comparison
 from jobworker.domain.executions.comparison import Difference
-from jobworker.domain.jobs import admission
 from jobworker.domain.schedules import description, next_times
 from jobworker.domain.schedules import schedule as schedule_rules
 from jobworker.domain.schedules.rules.calendar_days import BusinessDayRule
@@ -90,7 +89,7 @@ def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) 
         problems = _validate_calendars(connection, schedule, inline)
         if saved or "job" in request.spec:
             problems += validation.validate_job(connection, schedule)
-        admission.raise_for_problems(problems)
+        raise_for_problems(problems)
         lookup.check_queue(connection, schedule.queue, "/queue")
         saved_calendars = calendars.load_calendars(
             connection, [name for name in schedule.calendar_names if name not in inline]
@@ -183,7 +182,7 @@ def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
             parsed_calendars[name] = calendar_parser.parse(spec, format_pointer("calendars", name))
         except InvalidInput as error:
             problems += error.errors
-    admission.raise_for_problems(problems)
+    raise_for_problems(problems)
     return parsed_calendars
 
 

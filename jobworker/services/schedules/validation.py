@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from jobworker.domain.errors import FieldError, InvalidInput, JobNotFound
-from jobworker.domain.jobs import admission
+from jobworker.domain.errors import FieldError, InvalidInput, JobNotFound, raise_for_problems
 from jobworker.domain.schedules.schedule import Schedule
 from jobworker.domain.schedules.timetable import Timetable
 from jobworker.services import lookup
@@ -19,7 +18,7 @@ def check_schedule(connection: sa.Connection, schedule: Schedule) -> Timetable:
 
     The calendars of the schedule are locked until the transaction ends.
     """
-    admission.raise_for_problems(
+    raise_for_problems(
         [*validate_job(connection, schedule), *calendars.validate_schedule_calendars(connection, schedule)]
     )
     lookup.check_queue(connection, schedule.queue, "/queue")

@@ -17,15 +17,21 @@ from jobworker.domain.errors import (
     JobWorkerError,
     TaskNotFound,
     format_pointer,
+    raise_for_problems,
 )
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.jobs import admission, limits, parameters
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.jobs import limits, parameters
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.jobs.limits import ExecutionKeys
 from jobworker.domain.jobs.parameters import Parameter
 from jobworker.domain.submissions import start_deadline
+from jobworker.domain.submissions.submission import (
+    Submission,
+    compute_due_at_and_state,
+    compute_expires,
+    validate_submission,
+)
 from jobworker.domain.workflows import dependency, result_references
 from jobworker.domain.workflows.dependency import Dependency
 from jobworker.services import lookup
@@ -124,12 +130,12 @@ def prepare_execution(
     """
     row = _get_runnable_job(submission.job, catalog, location)
     definition = row.definition
-    admission.raise_for_problems(admission.validate_submission(submission, now, location))
+    raise_for_problems(validate_submission(submission, now, location))
     catalog.queues.check_exists(submission.queue, f"{location}/queue")
     dependencies = dependency.parse(submission.depends_on, f"{location}/depends_on")
-    due_at, state = admission.compute_due_at_and_state(submission, now)
+    due_at, state = compute_due_at_and_state(submission, now)
     overrides = submission.compute_overrides() or {}
-    expires = admission.compute_expires(submission, due_at)
+    expires = compute_expires(submission, due_at)
     if expires is not None:
         overrides["expires"] = expires
     new_id = make_id(now)
@@ -222,7 +228,7 @@ def _merge_parameters(
     accepted = _get_accepted_parameters(row, catalog)
     merged_parameters = {**row.definition.defaults, **submission.parameters}
     if sources:
-        admission.raise_for_problems(result_references.validate(merged_parameters, sources, location))
+        raise_for_problems(result_references.validate(merged_parameters, sources, location))
         accepted = parameters.accept_any_value(accepted, result_references.find_referring_parameters(merged_parameters))
     return check_parameters(accepted, merged_parameters, location, tagged)
 

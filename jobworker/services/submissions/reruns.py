@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.errors import JobWorkerError, UniqueKeyConflict
-from jobworker.domain.jobs.admission import Submission
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.domain.json import merge_patch
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.bulk.actions import BulkFailure
 from jobworker.services.submissions import preparation, uniqueness
 from jobworker.services.submissions.preparation import JobCatalog

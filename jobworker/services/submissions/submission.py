@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.submissions import commit, preparation
 from jobworker.services.submissions.commit import IdempotencyKey, SubmissionContext, SubmissionResult
 from jobworker.services.workflows import batch_completion

@@ -43,12 +43,12 @@ def acquire_keys(
     # In the order of the keys, to avoid deadlocks of two transactions.
     for key in sorted(chosen):
         policy = read[chosen[key].job]
-        claim = _build_key_request(key, chosen[key].id, policy, now)
-        holder = unique_keys.acquire(connection, claim)
+        key_request = _build_key_request(key, chosen[key].id, policy, now)
+        holder = unique_keys.acquire(connection, key_request)
         if holder is not None and policy.on_conflict is OnConflict.RETURN:
-            stands_for[claim.execution_id] = holder.id
+            stands_for[key_request.execution_id] = holder.id
         elif holder is not None:
-            cancelled += _replace_holder(connection, claim, holder, policy)
+            cancelled += _replace_holder(connection, key_request, holder, policy)
     ids = [stands_for.get(execution.id, execution.id) for execution in new_executions]
     return UniquenessResult(
         [execution for execution in new_executions if execution.id not in stands_for],
@@ -65,13 +65,13 @@ def acquire_key(
     Raises `UniqueKeyConflict` if another execution keeps the key.
     """
     read = limits.parse_unique(policy)
-    claim = _build_key_request(key, execution_id, read, now)
-    holder = unique_keys.acquire(connection, claim)
+    key_request = _build_key_request(key, execution_id, read, now)
+    holder = unique_keys.acquire(connection, key_request)
     if holder is None:
         return ()
     if read.on_conflict is OnConflict.RETURN:
         raise UniqueKeyConflict(f"execution {holder.id} has the unique key {key}")
-    return _replace_holder(connection, claim, holder, read)
+    return _replace_holder(connection, key_request, holder, read)
 
 
 def _deduplicate(
@@ -108,23 +108,23 @@ def _build_key_request(key: str, execution_id: str, policy: UniquePolicy, now: d
 
 
 def _replace_holder(
-    connection: sa.Connection, claim: UniqueKeyRequest, holder: UniqueKeyHolder, policy: UniquePolicy
+    connection: sa.Connection, key_request: UniqueKeyRequest, holder: UniqueKeyHolder, policy: UniquePolicy
 ) -> Sequence[str]:
     """Cancel the execution that holds the key and transfer the key. Raises `UniqueKeyConflict`.
 
     A conflict is an execution that has started, or a policy that does not replace. Return the executions that have
     ended by this: for a queued one a cancellation is only requested.
     """
-    actor = f"execution:{claim.execution_id}"
+    actor = f"execution:{key_request.execution_id}"
     if policy.on_conflict is OnConflict.REPLACE and not holder.started:
-        reason = f"replaced by execution {claim.execution_id}"
+        reason = f"replaced by execution {key_request.execution_id}"
         if holder.state is ExecutionState.QUEUED:
-            gone, ended = executions.request_cancel(connection, holder.id, actor, claim.taken_at), False
+            gone, ended = executions.request_cancel(connection, holder.id, actor, key_request.taken_at), False
         else:
-            gone = ended = executions.cancel_waiting(connection, holder.id, actor, reason, claim.taken_at)
+            gone = ended = executions.cancel_waiting(connection, holder.id, actor, reason, key_request.taken_at)
         if gone:
-            unique_keys.transfer(connection, claim)
+            unique_keys.transfer(connection, key_request)
             return [holder.id] if ended else []
     started = " and has started" if holder.started and policy.on_conflict is OnConflict.REPLACE else ""
-    message = f"execution {holder.id} has the unique key {claim.key}{started}; it is {holder.state}"
+    message = f"execution {holder.id} has the unique key {key_request.key}{started}; it is {holder.state}"
     raise UniqueKeyConflict(message, [FieldError("", "not_unique", message)])

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import FieldError, InvalidInput, JobWorkerError
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.jobs.admission import MAX_CORRELATION_ID_LENGTH, Submission
+from jobworker.domain.submissions.submission import MAX_CORRELATION_ID_LENGTH, Submission
 from jobworker.domain.workflows import result_references
 from jobworker.domain.workflows.result_references import UnresolvedParameter
 from jobworker.services.submissions import preparation, uniqueness

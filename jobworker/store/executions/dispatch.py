@@ -12,11 +12,9 @@ from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.store import unreadable_rows
 from jobworker.store.database.bulk_statements import BulkStatement
 from jobworker.store.database.columns import UNREADABLE_TIME
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.executions.limit_usage import QueueBacklog
 from jobworker.store.tables.core import PUBLISHED, READY, READY_UNLIMITED, RUNNING, executions
-
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 _READY = sa.text(READY)
 _FREE = sa.text(READY_UNLIMITED)
@@ -160,8 +158,8 @@ def _build_parameters(backlog: QueueBacklog) -> dict[str, Any]:
 def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ReadyExecution]:
     """Return these executions, in no order."""
     rows: list[ReadyExecution] = []
-    for start in range(0, len(ids), _CHUNK_SIZE):
-        query = _READY_ROWS.where(executions.c.id.in_(ids[start : start + _CHUNK_SIZE]))
+    for chunk in split_ids(ids):
+        query = _READY_ROWS.where(executions.c.id.in_(chunk))
         rows += [ReadyExecution(*row) for row in connection.execute(query)]
     return rows
 

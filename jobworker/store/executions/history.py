@@ -13,17 +13,14 @@ from jobworker.domain.executions import events
 from jobworker.domain.executions.dead_letter import DeadLetterStatus
 from jobworker.domain.executions.execution import (
     FINAL_STATES,
-    AttemptState,
     ExecutionState,
     MergedExecution,
     StateTransition,
 )
 from jobworker.store import unreadable_rows
 from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables.core import attempts, executions, transitions
-
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,9 @@ class StoredExecution:
 
 def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
     """Return the executions with these ids, by id, without unknown and unreadable ones."""
-    execution_ids = list(ids)
     stored: dict[str, StoredExecution] = {}
-    for start in range(0, len(execution_ids), _CHUNK_SIZE):
-        query = sa.select(*_COLUMNS).where(executions.c.id.in_(execution_ids[start : start + _CHUNK_SIZE]))
+    for chunk in split_ids(ids):
+        query = sa.select(*_COLUMNS).where(executions.c.id.in_(chunk))
         stored.update(
             (row.id, row) for row in unreadable_rows.read_all(connection.execute(query), _read_stored_execution)
         )
@@ -172,20 +168,10 @@ def insert_transitions(connection: sa.Connection, moves: Sequence[StateTransitio
     _ADD_TRANSITION.run(
         connection,
         (
-            (move.execution, move.attempt, move.state.value, move.at, move.actor, _describe_reason(move))
+            (move.execution, move.attempt, move.state.value, move.at, move.actor, move.describe_reason())
             for move in moves
         ),
     )
-
-
-_DEFAULT_REASONS = {ExecutionState.RUNNING: "claimed by a worker", ExecutionState.SUCCEEDED: "the job returned"}
-_MAX_REASON_LENGTH = 200
-
-
-def _describe_reason(move: StateTransition) -> str | None:
-    if move.reason is None and move.error is not None:
-        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON_LENGTH]
-    return move.reason or _DEFAULT_REASONS.get(move.state)
 
 
 _TRANSITION_COLUMNS = ("execution_id", "attempt", "state", "at", "actor", "reason")
@@ -243,25 +229,13 @@ def _to_end_values(move: StateTransition) -> tuple[Any, ...]:
     return (
         move.execution,
         move.attempt,
-        _get_attempt_state(move).value,
+        move.get_attempt_state().value,
         move.reason,
         move.worker,
         move.at,
         move.runtime,
         move.error,
     )
-
-
-def _get_attempt_state(move: StateTransition) -> AttemptState:
-    if move.lost:
-        return AttemptState.LOST
-    if move.interrupted:
-        return AttemptState.INTERRUPTED
-    if move.snoozed:
-        return AttemptState.SNOOZED
-    if move.timed_out:
-        return AttemptState.TIMED_OUT
-    return AttemptState.FAILED if move.state is ExecutionState.RETRYING else AttemptState(move.state.value)
 
 
 def build_insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobworker.domain.executions.execution import PRIORITIES
 from jobworker.domain.jobs import limits
 from jobworker.store import unreadable_rows
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables.core import HOLDING_SLOT, PUBLISHED_RATE_LIMITED, READY_LIMITED, executions, rate_buckets
 
 _LIMITED = sa.text(READY_LIMITED)
@@ -22,9 +23,6 @@ _AHEAD = sa.text(PUBLISHED_RATE_LIMITED)
 
 #: Revision key of the job of an execution, in the format of `format_revision_key`.
 _REVISION: sa.ColumnElement[str] = sa.literal_column("job || ' ' || job_revision", sa.String)
-
-#: Maximum number of keys in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +167,9 @@ def count_published(connection: sa.Connection, keys: Collection[str]) -> dict[st
 
 def get_rate_buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
     """Return the time when each of these rate buckets is full again, without buckets that have no row."""
-    bucket_keys, full_times = list(keys), dict[str, dt.datetime]()
-    for start in range(0, len(bucket_keys), _CHUNK_SIZE):
-        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(bucket_keys[start : start + _CHUNK_SIZE]))
+    full_times: dict[str, dt.datetime] = {}
+    for chunk in split_ids(keys):
+        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(chunk))
         full_times.update((row.key, row.full_at) for row in connection.execute(query))
     return full_times
 

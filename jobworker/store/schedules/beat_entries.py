@@ -1,17 +1,15 @@
 """Columns of schedules for beat, read from SQL in bounded chunks."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.schedules.schedule import ScheduleState
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables.schedules import calendars, job_schedules, schedule_calendars
-
-#: Maximum number of ids in one statement.
-_CHUNK_SIZE = 500
 
 _RETIRED = ScheduleState.RETIRED.value
 
@@ -59,7 +57,7 @@ def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatSchedu
     statement = sa.select(*_columns)
     return [
         plan
-        for chunk in _chunks(ids)
+        for chunk in split_ids(ids)
         for plan in _read_rows(connection, statement.where(job_schedules.c.id.in_(chunk)))
     ]
 
@@ -67,13 +65,10 @@ def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatSchedu
 def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
     """Return the existing schedules with these ids, with their specifications (`domain.schedules.schedule`)."""
     statement = sa.select(*_columns, job_schedules.c.spec)
-    rows = (row for chunk in _chunks(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(chunk))))
+    rows = (
+        row for chunk in split_ids(ids) for row in connection.execute(statement.where(job_schedules.c.id.in_(chunk)))
+    )
     return [(_to_row(row), row.spec) for row in rows]
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _CHUNK_SIZE):
-        yield ids[start : start + _CHUNK_SIZE]
 
 
 def _read_rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[BeatScheduleRow]:

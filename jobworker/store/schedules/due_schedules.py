@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store import unreadable_rows
 from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import HAS_NEXT_DUE, HAS_PAUSE_END, job_schedules
 
 _executions = core.executions
 
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
+#: Maximum number of unfinished executions of a schedule that are read for one evaluation.
+_MAX_UNFINISHED = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class ScheduleProgress:
 def get_many(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -> list[DueSchedule]:
     """Return these schedules, ordered by id; `lock` excludes evaluation by other transactions until this one ends."""
     schedules: list[DueSchedule] = []
-    for start in range(0, len(ids), _CHUNK_SIZE):
-        query = _DUE.where(job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])).order_by(job_schedules.c.id)
+    for chunk in split_ids(ids):
+        query = _DUE.where(job_schedules.c.id.in_(chunk)).order_by(job_schedules.c.id)
         schedules += [DueSchedule(*row) for row in connection.execute(query.with_for_update() if lock else query)]
     return schedules
 
@@ -77,16 +78,14 @@ def get_many(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -
 def get_specs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
     """Return the stored specifications of these schedules, by id."""
     specs: dict[str, Any] = {}
-    for start in range(0, len(ids), _CHUNK_SIZE):
-        query = sa.select(job_schedules.c.id, job_schedules.c.spec).where(
-            job_schedules.c.id.in_(ids[start : start + _CHUNK_SIZE])
-        )
+    for chunk in split_ids(ids):
+        query = sa.select(job_schedules.c.id, job_schedules.c.spec).where(job_schedules.c.id.in_(chunk))
         specs.update((row.id, row.spec) for row in connection.execute(query))
     return specs
 
 
 def list_unfinished_executions(connection: sa.Connection, schedule_id: str) -> list[tuple[str, ExecutionState]]:
-    """Return (id, state) of up to `_CHUNK_SIZE` executions of a schedule that have not ended, oldest first."""
+    """Return (id, state) of up to `_MAX_UNFINISHED` executions of a schedule that have not ended, oldest first."""
     rows = connection.execute(_UNFINISHED, {"id": schedule_id})
     return list(unreadable_rows.read_all(rows, _read_unfinished))
 
@@ -177,7 +176,7 @@ _UNFINISHED = (
     sa.select(_executions.c.id, _executions.c.state)
     .where(_executions.c.schedule_id == sa.bindparam("id"), _UNFINISHED_NOT_IN_BATCH)
     .order_by(_executions.c.id)
-    .limit(_CHUNK_SIZE)
+    .limit(_MAX_UNFINISHED)
 )
 _DUE: sa.Select[Any] = sa.select(
     *(job_schedules.c[item.name] for item in fields(DueSchedule) if item.name != "oldest"), _OLDEST.label("oldest")

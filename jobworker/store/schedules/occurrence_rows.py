@@ -11,11 +11,9 @@ from jobworker.domain.schedules.evaluation import OccurrenceOutcome
 from jobworker.store import unreadable_rows
 from jobworker.store.database import bulk_statements
 from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_time_key
 from jobworker.store.tables.schedules import occurrences
-
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +48,9 @@ def insert(connection: sa.Connection, rows: Sequence[OccurrenceRow]) -> set[str]
     redundant_ids = {row.execution_id for row in rows if row.execution_id}
     schedules = sorted({row.schedule_id for row in rows})
     between = min(row.scheduled_for for row in rows), max(row.scheduled_for for row in rows)
-    for start in range(0, len(schedules), _CHUNK_SIZE):
+    for chunk in split_ids(schedules):
         query = sa.select(occurrences.c.execution_id).where(
-            occurrences.c.schedule_id.in_(schedules[start : start + _CHUNK_SIZE]),
+            occurrences.c.schedule_id.in_(chunk),
             occurrences.c.scheduled_for.between(*between),
         )
         redundant_ids -= set(connection.scalars(query))

@@ -181,16 +181,13 @@ def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.date
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
-def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
-    """Write the next occurrences of schedules (by id) after a change of one of their calendars at `now`."""
+def update_next_due(
+    connection: sa.Connection, changes: Mapping[str, tuple[dt.datetime | None, ScheduleState]], now: dt.datetime
+) -> None:
+    """Write the next occurrences and states of schedules (by id) after a change of one of their calendars at `now`."""
     rows = [
-        {
-            "key": key,
-            "following": following,
-            "then": (ScheduleState.ACTIVE if following else ScheduleState.EXHAUSTED).value,
-            "at": now,
-        }
-        for key, following in next_due.items()
+        {"key": key, "following": next_at, "then": new_state.value, "at": now}
+        for key, (next_at, new_state) in changes.items()
     ]
     if rows:
         connection.execute(_UPDATE_NEXT_DUE, rows)

@@ -19,13 +19,11 @@ from jobworker.domain.workflows.dependency import (
 from jobworker.store import unreadable_rows
 from jobworker.store.database import bulk_statements
 from jobworker.store.database.bulk_statements import BulkStatement
+from jobworker.store.database.id_chunks import split_ids
 from jobworker.store.pagination import DEFAULT_LIMIT, Page, Paginator, parse_id_key
 from jobworker.store.queues import build_insert_or_ignore
 from jobworker.store.tables.core import executions, transitions
 from jobworker.store.tables.dependencies import dependencies
-
-#: Maximum number of ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ def _select_parents(
     connection: sa.Connection, ids: Iterable[str], condition: sa.ColumnElement[bool], lock: bool = False
 ) -> Iterable[ParentExecution]:
     columns = [executions.c[name] for name in ParentExecution.__dataclass_fields__]
-    for chunk in _chunks(sorted(set(ids))):
+    for chunk in split_ids(sorted(set(ids))):
         query = sa.select(*columns).where(executions.c.id.in_(chunk), condition).order_by(executions.c.id)
         rows = connection.execute(query.with_for_update(read=True) if lock else query)
         # An execution must not depend on an unreadable parent (raise); resolution after an end skips unreadable rows.
@@ -184,7 +182,7 @@ def _select_parents(
 def list_unresolved(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[DependencyEdge]:
     """Return up to `limit` unresolved dependencies on these parents."""
     edges: list[DependencyEdge] = []
-    for chunk in _chunks(parents):
+    for chunk in split_ids(parents):
         rows = connection.execute(_UNRESOLVED, {"parents": chunk, "most": limit - len(edges)})
         edges.extend(unreadable_rows.read_all(rows, _read_edge))
         if len(edges) >= limit:
@@ -196,7 +194,7 @@ def list_unresolved_by_child(connection: sa.Connection, ids: Sequence[str]) -> l
     """Return the unresolved dependencies of these executions."""
     return [
         edge
-        for chunk in _chunks(ids)
+        for chunk in split_ids(ids)
         for edge in unreadable_rows.read_all(
             connection.execute(_EDGES.where(dependencies.c.execution_id.in_(chunk))), _read_edge
         )
@@ -207,7 +205,7 @@ def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Wai
     """Lock the Waiting executions among `ids` until this transaction ends; return them by id."""
     waiting: dict[str, WaitingExecution] = {}
     columns = [executions.c[name] for name in WaitingExecution.__dataclass_fields__]
-    for chunk in _chunks(ids):
+    for chunk in split_ids(ids):
         query = sa.select(*columns).where(executions.c.id.in_(chunk), executions.c.state == ExecutionState.WAITING)
         rows = connection.execute(query.order_by(executions.c.id).with_for_update())
         waiting.update((row.id, WaitingExecution(*row)) for row in rows)
@@ -251,7 +249,7 @@ def update_resolved(connection: sa.Connection, changed: Sequence[ResolvedExecuti
 def get_result_sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[ResultSource]]:
     """Return the parents to whose results these executions may refer, by the id of the dependent."""
     sources: dict[str, list[ResultSource]] = {execution_id: [] for execution_id in ids}
-    for chunk in _chunks(ids):
+    for chunk in split_ids(ids):
         for child, *names in connection.execute(_SOURCES, {"children": chunk}):
             sources[child].append(ResultSource(*names))
     return sources
@@ -344,7 +342,3 @@ def _describe_row(row: Any) -> str:
 _read_ended = unreadable_rows.build_reader(lambda row: f"state of execution {row.id}", _to_parent)
 _read_edge = unreadable_rows.build_reader(_describe_row, _to_edge)
 _read_parent = unreadable_rows.build_reader(_describe_row, _to_parent_row, dependencies)
-
-
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _CHUNK_SIZE] for start in range(0, len(ids), _CHUNK_SIZE))

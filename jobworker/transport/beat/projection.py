@@ -124,8 +124,8 @@ class Projection:
         """
         answer = ProjectionDifference([], [], [])
         bounds = [entry_format.to_score(now), entry_format.to_score(now - _LOST_EVENT_AFTER), events_offset]
-        for chunk in _chunks(expected):
-            arguments = [text for entry in chunk for text in _to_compare_arguments(entry)]
+        for batch in _split_into_batches(expected):
+            arguments = [text for entry in batch for text in _to_compare_arguments(entry)]
             answers: Any = self._compare(
                 keys=[entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
                 args=[entry_format.KEY_PREFIX, *bounds, *arguments],
@@ -137,20 +137,20 @@ class Projection:
 
     def write(self, schedules: Sequence[ProjectedSchedule]) -> None:
         """Write these entries anew. Each starts with its next occurrence, even if that is long past."""
-        for chunk in _chunks(schedules):
-            arguments = [text for schedule in chunk for text in _to_write_arguments(schedule)]
+        for batch in _split_into_batches(schedules):
+            arguments = [text for schedule in batch for text in _to_write_arguments(schedule)]
             names = [entry_format.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
             self._write(keys=names, args=[entry_format.KEY_PREFIX, *arguments])
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove every trace of these schedules."""
-        for chunk in _chunks(ids):
-            entry_keys = [entry_format.build_entry_key(schedule_id) for schedule_id in chunk]
+        for batch in _split_into_batches(ids):
+            entry_keys = [entry_format.build_entry_key(schedule_id) for schedule_id in batch]
             pipeline = self._client.pipeline()
             pipeline.zrem(entry_format.SCHEDULE_KEY, *entry_keys)
             pipeline.delete(*entry_keys)
             pipeline.hdel(keys.BEAT_QUARANTINE, *entry_keys)
-            pipeline.hdel(keys.BEAT_PROJECTION, *chunk)
+            pipeline.hdel(keys.BEAT_PROJECTION, *batch)
             pipeline.execute()
 
     def count(self) -> int:
@@ -179,6 +179,6 @@ def _to_write_arguments(schedule: ProjectedSchedule) -> tuple[str, str, str, str
     )
 
 
-def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+def _split_into_batches(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     for start in range(0, len(items), _BATCH_SIZE):
         yield items[start : start + _BATCH_SIZE]

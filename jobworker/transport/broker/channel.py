@@ -293,7 +293,7 @@ class Channel(kombu_redis.Channel):
         self.pause_polling(_RETRY_SECONDS)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        """Publish a message and notify a worker; direct calls by jobs (Celery's `.delay()`) are published here.
+        """Publish a message and push a wake-up token; direct calls by jobs (Celery's `.delay()`) are published here.
 
         Replies to remote control get an expiry, because only a waiting program reads them; they are pushed in one
         transaction with it, so that no reply stays for ever when its worker dies in between.

@@ -65,7 +65,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     engine = _find_container_engine(settings)
     name = f"jobworker-{context.execution_id}-{context.attempt}"
     log = ProgramLog()
-    with _temporary_folder(settings.home, name) as folder:
+    with _make_temporary_folder(settings.home, name) as folder:
         program = Program(
             _build_command(engine, [*_build_options(policy, context, name, folder), *settings.container_args], policy),
             stdin=json.dumps(parameters).encode(),
@@ -123,7 +123,7 @@ def _build_options(policy: ContainerIsolation, context: Context, name: str, fold
 
 
 @contextlib.contextmanager
-def _temporary_folder(home: Path, name: str) -> Iterator[Path]:
+def _make_temporary_folder(home: Path, name: str) -> Iterator[Path]:
     """Yield a folder that any user inside of the container can write to, and no other user outside can reach."""
     parent = home.absolute() / "containers"
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)

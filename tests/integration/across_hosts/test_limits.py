@@ -5,12 +5,12 @@ import datetime as dt
 import signal
 
 from jobworker.domain.executions.execution import ExecutionState
-from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_activity, list_started, start_two_workers
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
-def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: Engine) -> None:
+def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: SystemDriver) -> None:
     engine = any_engine
     relay = engine.start_relay()
     start_two_workers(engine)
@@ -34,7 +34,7 @@ def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: 
     assert {engine.get(execution).attempt for execution in owner} == {1}
 
 
-def test_small_tenant_does_not_wait_for_a_large_backlog(engine: Engine) -> None:
+def test_small_tenant_does_not_wait_for_a_large_backlog(engine: SystemDriver) -> None:
     engine.start_relay()
     start_two_workers(engine)
     engine.wait_until_ready("shared")
@@ -48,7 +48,7 @@ def test_small_tenant_does_not_wait_for_a_large_backlog(engine: Engine) -> None:
     assert after > 30, "what came first is far from done"
 
 
-def test_rate_limit_holds_on_two_workers(engine: Engine) -> None:
+def test_rate_limit_holds_on_two_workers(engine: SystemDriver) -> None:
     engine.start_relay()
     start_two_workers(engine)
     engine.wait_until_ready("paced")

@@ -3,19 +3,19 @@
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
-from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_started
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 SMALL_FEED_SETTINGS = {"JOBWORKER_FEED": "20"}
 
 
-def submit_executions(engine: Engine, count: int, priority: int) -> list[str]:
+def submit_executions(engine: SystemDriver, count: int, priority: int) -> list[str]:
     """Submit `count` executions that take a moment each."""
     return [engine.submit_one("hold", parameters={"seconds": 0.02}, priority=priority) for _ in range(count)]
 
 
-def test_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
+def test_urgent_execution_overtakes_a_backlog(engine: SystemDriver) -> None:
     engine.start_relay(**SMALL_FEED_SETTINGS)
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
@@ -29,7 +29,7 @@ def test_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
     assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: len(backlog) + 1}
 
 
-def test_overtaken_execution_starts_before_the_backlog_is_done(engine: Engine) -> None:
+def test_overtaken_execution_starts_before_the_backlog_is_done(engine: SystemDriver) -> None:
     engine.start_relay(**SMALL_FEED_SETTINGS, JOBWORKER_AGEING="1")
     paused = queues.pause(engine.database, SystemClock(), "default", "tester", None)
     assert paused.row.paused_at is not None
@@ -44,7 +44,7 @@ def test_overtaken_execution_starts_before_the_backlog_is_done(engine: Engine) -
     assert order.index(slow) < len(crowd) - 20, "long before the crowd was gone"
 
 
-def test_paused_queue_starts_nothing_while_another_queue_runs(any_engine: Engine) -> None:
+def test_paused_queue_starts_nothing_while_another_queue_runs(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start()
     engine.wait_until_final(engine.submit_one("noop"))
@@ -60,7 +60,7 @@ def test_paused_queue_starts_nothing_while_another_queue_runs(any_engine: Engine
     assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: 11}
 
 
-def test_pause_withdraws_messages_from_redis(engine: Engine) -> None:
+def test_pause_withdraws_messages_from_redis(engine: SystemDriver) -> None:
     engine.start_relay()
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")

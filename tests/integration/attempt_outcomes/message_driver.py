@@ -15,9 +15,9 @@ from jobworker.transport import keys
 from jobworker.transport.claims import ClaimResult, Claims
 from jobworker.transport.publisher import Message, Publisher, get_list_names
 from jobworker.transport.worker_registry import WorkerRegistry
-from tests.engine import LEASE_SECONDS, Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess, run_server
+from tests.system_driver import LEASE_SECONDS, SystemDriver
 
 
 class MessageDriver:
@@ -26,7 +26,7 @@ class MessageDriver:
     def __init__(self, folder: Path, server: RedisServer) -> None:
         self.client: redis.Redis = server.create_client()
         database = f"sqlite:///{folder / 'unused.db'}"
-        self.engine = Engine(folder, Database(database), database, server.url)
+        self.engine = SystemDriver(folder, Database(database), database, server.url)
         self.control = Celery(broker=server.url, set_as_current=False).control
         self._publisher = Publisher(self.client)
         self._registry = WorkerRegistry(self.client, LEASE_SECONDS)

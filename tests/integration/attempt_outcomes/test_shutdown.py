@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import LEASE_SECONDS
 from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerKind
 from tests.integration.attempt_outcomes.message_driver import MessageDriver, run_message_driver
 from tests.polling import wait_until
 from tests.servers import ServerProcess
+from tests.system_driver import LEASE_SECONDS
 
 #: Longer than a lease, so a worker without heartbeats is given up.
 _LONG_JOB_SECONDS = LEASE_SECONDS + 2

@@ -14,9 +14,9 @@ from celery import Celery
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store.database.database import Database
 from jobworker.transport.publisher import get_list_name
-from tests.engine import Engine, run_engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver, run_system
 
 _LIST = get_list_name("default", 5)
 
@@ -35,14 +35,14 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, server: RedisServer) -> Iterator[Engine]:
+def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, server: RedisServer) -> Iterator[SystemDriver]:
     """Engine without processes, on SQLite."""
-    with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
+    with run_system(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
         yield engine
 
 
 def _submit_and_change_message(
-    engine: Engine, client: redis.Redis, change: Callable[[dict[str, Any]], Any], **fields: Any
+    engine: SystemDriver, client: redis.Redis, change: Callable[[dict[str, Any]], Any], **fields: Any
 ) -> str:
     """Submit an execution while all slots are busy, and change its queued message."""
     execution = engine.submit_one("noop", **fields)
@@ -58,7 +58,7 @@ def _submit_and_change_message(
 
 
 def test_cancelled_expired_and_interrupted_executions_reach_their_states(
-    engine: Engine, client: redis.Redis, server: RedisServer, tmp_path: Path
+    engine: SystemDriver, client: redis.Redis, server: RedisServer, tmp_path: Path
 ) -> None:
     control = Celery(broker=server.url, set_as_current=False).control
     engine.start_relay()
@@ -101,7 +101,7 @@ def test_cancelled_expired_and_interrupted_executions_reach_their_states(
     assert not engine.count_ends()[held, 1]
 
 
-def test_task_declined_by_one_worker_runs_on_another(engine: Engine, client: redis.Redis, tmp_path: Path) -> None:
+def test_task_declined_by_one_worker_runs_on_another(engine: SystemDriver, client: redis.Redis, tmp_path: Path) -> None:
     relay = engine.start_relay()
     engine.start_worker("-c", "1", "-n", "has@here")
     engine.wait_until_ready()

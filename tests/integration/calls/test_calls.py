@@ -7,31 +7,31 @@ import pytest
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 _PREAMBLE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
 
 
-def call_task(engine: Engine, expression: str) -> str:
+def call_task(engine: SystemDriver, expression: str) -> str:
     """Evaluate a call in a separate program and return the task's id."""
     return engine.run_python(f"{_PREAMBLE}print(({expression}).id)")
 
 
-def list_attempt_states(engine: Engine, row: ExecutionRow) -> list[str]:
+def list_attempt_states(engine: SystemDriver, row: ExecutionRow) -> list[str]:
     """Return the states of the attempts of an execution."""
     return [attempt.state.value for attempt in executions.list_attempts(engine.database, row.id).items]
 
 
 @pytest.fixture
-def called_engine(any_engine: Engine) -> Engine:
+def called_engine(any_engine: SystemDriver) -> SystemDriver:
     """Engine with a relay and a worker, on both databases."""
     any_engine.start()
     any_engine.wait_until_ready("called")
     return any_engine
 
 
-def test_direct_call_creates_a_complete_execution(called_engine: Engine) -> None:
+def test_direct_call_creates_a_complete_execution(called_engine: SystemDriver) -> None:
     engine = called_engine
     execution = call_task(engine, "calls.called.delay(4, good_attempt=2)")
     row = engine.wait_until_known_and_final(execution)
@@ -50,7 +50,7 @@ def test_direct_call_creates_a_complete_execution(called_engine: Engine) -> None
     assert engine.count_starts() == {(execution, 1): 1, (execution, 2): 1}
 
 
-def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> None:
+def test_direct_calls_of_every_kind_create_executions(called_engine: SystemDriver) -> None:
     engine = called_engine
     own = "01a22dc7-fd10-7000-8000-000000000001"
     assert (
@@ -71,7 +71,7 @@ def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> 
     assert engine.wait_until_known_and_final(later).result == 5
 
 
-def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: Engine) -> None:
+def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: SystemDriver) -> None:
     engine = called_engine
     parent = engine.submit_one("caller", correlation_id="order-17")
     assert engine.wait_until_final(parent).state is ExecutionState.SUCCEEDED
@@ -84,7 +84,7 @@ def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: Engin
     assert [row.created_by for row in steps] == [f"execution:{key}" for key in (parent, steps[0].id, steps[1].id)]
 
 
-def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
+def test_direct_call_survives_the_death_of_its_process(engine: SystemDriver) -> None:
     engine.start()
     execution = call_task(engine, "calls.die_once.delay()")
     row = engine.wait_until_known_and_final(execution)
@@ -92,7 +92,7 @@ def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
     assert list_attempt_states(engine, row) == ["Lost", "Succeeded"]
 
 
-def test_direct_call_runs_on_a_worker_that_has_the_task(engine: Engine) -> None:
+def test_direct_call_runs_on_a_worker_that_has_the_task(engine: SystemDriver) -> None:
     engine.start_relay()
     docs_worker = engine.start_worker(JOBWORKER_TASKS="tests.docs")
     wait_until(lambda: "ready" in engine.read_log(docs_worker))
@@ -102,7 +102,7 @@ def test_direct_call_runs_on_a_worker_that_has_the_task(engine: Engine) -> None:
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_direct_call_in_a_thread_is_recorded_after_a_relay_outage(engine: Engine) -> None:
+def test_direct_call_in_a_thread_is_recorded_after_a_relay_outage(engine: SystemDriver) -> None:
     relay = engine.start_relay()
     engine.start_worker("--pool", "threads")
     engine.wait_until_ready("called")
@@ -113,7 +113,7 @@ def test_direct_call_in_a_thread_is_recorded_after_a_relay_outage(engine: Engine
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_direct_call_with_unstorable_arguments_raises_value_error(engine: Engine) -> None:
+def test_direct_call_with_unstorable_arguments_raises_value_error(engine: SystemDriver) -> None:
     code = (
         "for arguments in (range(20000), ['\\ud800'], [float('nan')]):\n"
         "    try: calls.summed.delay(*arguments)\n"
@@ -124,7 +124,7 @@ def test_direct_call_with_unstorable_arguments_raises_value_error(engine: Engine
     assert all(line.startswith("task summed cannot be called like this: its ") for line in lines)
 
 
-def test_results_of_direct_calls_are_read_from_history(called_engine: Engine) -> None:
+def test_results_of_direct_calls_are_read_from_history(called_engine: SystemDriver) -> None:
     """Results are read as Celery's users do: get, state, successful, and the exception of a failure."""
     code = """
 made = calls.called.delay(4)
@@ -159,7 +159,7 @@ except NotImplementedError as error:
     ]
 
 
-def test_direct_call_accepts_any_queue_name_up_to_64_characters(engine: Engine) -> None:
+def test_direct_call_accepts_any_queue_name_up_to_64_characters(engine: SystemDriver) -> None:
     engine.start_relay()
     long = "x" * 65
     engine.start_worker("-Q", f"default,Mail,{long}")
@@ -177,7 +177,7 @@ except ValueError as error:
     assert "cannot be called like this: the name of its queue has more than 64 characters" in output
 
 
-def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> None:
+def test_direct_calls_into_a_queue_without_worker_are_logged(engine: SystemDriver) -> None:
     relay = engine.start_relay()
     engine.start_worker()
     engine.wait_until_ready("called")
@@ -188,7 +188,7 @@ def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> 
     assert engine.wait_until_known_and_final(execution).result == 40
 
 
-def test_direct_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
+def test_direct_call_is_revoked_by_either_of_its_ids(engine: SystemDriver) -> None:
     engine.start_relay()
     worker = engine.start_worker()
     engine.wait_until_ready("called")

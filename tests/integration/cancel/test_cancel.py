@@ -6,15 +6,15 @@ from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 #: Guaranteed maximum time from the request to Cancelled (s).
 _MAX_CANCEL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def prefork(persistent_engine: Engine) -> Engine:
+def prefork(persistent_engine: SystemDriver) -> SystemDriver:
     """Engine with a relay and a worker with two processes."""
     persistent_engine.start_relay()
     persistent_engine.start_worker()
@@ -22,7 +22,7 @@ def prefork(persistent_engine: Engine) -> Engine:
     return persistent_engine
 
 
-def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -> str:
+def _submit_and_wait_until_running(engine: SystemDriver, job: str, **fields: object) -> str:
     execution = engine.submit_one(job, **fields)
     wait_until(
         lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
@@ -31,7 +31,7 @@ def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -
     return execution
 
 
-def _wait_until_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
+def _wait_until_cancelled(engine: SystemDriver, execution: str, reason: str) -> ExecutionRow:
     """Wait for the cancellation within the guaranteed time; check its actor and reason."""
     row = engine.wait_until_final(execution)
     assert (row.state, row.reason) == (ExecutionState.CANCELLED, reason)
@@ -45,7 +45,7 @@ def _wait_until_cancelled(engine: Engine, execution: str, reason: str) -> Execut
     return row
 
 
-def test_job_that_checks_for_cancellation_stops_by_itself(prefork: Engine) -> None:
+def test_job_that_checks_for_cancellation_stops_by_itself(prefork: SystemDriver) -> None:
     engine = prefork
     raising, saying = (
         _submit_and_wait_until_running(engine, "raise_if_job_cancelled"),
@@ -58,7 +58,7 @@ def test_job_that_checks_for_cancellation_stops_by_itself(prefork: Engine) -> No
     _wait_until_cancelled(engine, saying, "put everything back")
 
 
-def test_job_that_ignores_cancellation_is_ended_by_sigterm(prefork: Engine) -> None:
+def test_job_that_ignores_cancellation_is_ended_by_sigterm(prefork: SystemDriver) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "ignore_termination", parameters={"ignore_signals": False})
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
@@ -67,7 +67,7 @@ def test_job_that_ignores_cancellation_is_ended_by_sigterm(prefork: Engine) -> N
     wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
-def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: Engine) -> None:
+def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: SystemDriver) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "ignore_termination")
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
@@ -78,7 +78,7 @@ def test_job_that_ignores_sigterm_is_killed_with_its_processes(prefork: Engine) 
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_job_that_finishes_despite_cancellation_succeeds(prefork: Engine) -> None:
+def test_job_that_finishes_despite_cancellation_succeeds(prefork: SystemDriver) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "finish_when_cancelled")
     engine.cancel(execution)
@@ -86,7 +86,7 @@ def test_job_that_finishes_despite_cancellation_succeeds(prefork: Engine) -> Non
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "what there was")
 
 
-def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: Engine, tmp_path: object) -> None:
+def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: SystemDriver, tmp_path: object) -> None:
     engine = prefork
     gate = engine.folder / "gate"
     held = [_submit_and_wait_until_running(engine, "finish_when_cancelled") for _ in range(2)]
@@ -98,7 +98,7 @@ def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: Engine, 
     assert [engine.wait_until_final(execution).result for execution in after] == [False, False]
 
 
-def test_job_that_raises_job_cancelled_itself_is_cancelled(prefork: Engine) -> None:
+def test_job_that_raises_job_cancelled_itself_is_cancelled(prefork: SystemDriver) -> None:
     engine = prefork
     row = engine.wait_until_final(engine.submit_one("raise_cancelled_without_request"))
     assert (row.state, row.reason) == (ExecutionState.CANCELLED, "the job stopped by itself")
@@ -106,7 +106,7 @@ def test_job_that_raises_job_cancelled_itself_is_cancelled(prefork: Engine) -> N
     assert last.actor == f"worker:{row.worker}"
 
 
-def test_job_with_time_limits_is_cancelled_before_they_pass(prefork: Engine) -> None:
+def test_job_with_time_limits_is_cancelled_before_they_pass(prefork: SystemDriver) -> None:
     engine = prefork
     execution = _submit_and_wait_until_running(engine, "ignore_termination", soft_time_limit=50, time_limit=60)
     engine.cancel(execution)
@@ -114,7 +114,7 @@ def test_job_with_time_limits_is_cancelled_before_they_pass(prefork: Engine) -> 
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_job_in_a_pool_without_processes_must_check_for_cancellation(engine: Engine, pool: str) -> None:
+def test_job_in_a_pool_without_processes_must_check_for_cancellation(engine: SystemDriver, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool, "-c", "2")
     engine.wait_until_ready()

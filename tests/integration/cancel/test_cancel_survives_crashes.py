@@ -8,12 +8,12 @@ from jobworker.domain.errors import ExecutionNotCancellable
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
 from jobworker.services.executions import executions
 from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
-def _submit_and_wait_until_running(engine: Engine, job: str, **parameters: object) -> str:
+def _submit_and_wait_until_running(engine: SystemDriver, job: str, **parameters: object) -> str:
     execution = engine.submit_one(job, parameters=parameters)
     wait_until(
         lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution),
@@ -22,11 +22,11 @@ def _submit_and_wait_until_running(engine: Engine, job: str, **parameters: objec
     return execution
 
 
-def _get_cancel_requester(engine: Engine, execution: str) -> str:
+def _get_cancel_requester(engine: SystemDriver, execution: str) -> str:
     return executions.list_transitions(engine.database, execution).items[-1].actor
 
 
-def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
+def test_cancel_request_survives_loss_of_relay_and_redis(engine: SystemDriver, own_server: RedisServer) -> None:
     relay, _ = engine.start()
     engine.wait_until_ready("ignore_termination")
     execution = _submit_and_wait_until_running(engine, "raise_if_job_cancelled")
@@ -47,7 +47,7 @@ def test_cancel_request_survives_loss_of_relay_and_redis(engine: Engine, own_ser
     )
 
 
-def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: RedisServer) -> None:
+def test_stop_request_lost_by_redis_is_repeated(engine: SystemDriver, own_server: RedisServer) -> None:
     engine.start()
     engine.wait_until_ready("ignore_termination")
     execution = _submit_and_wait_until_running(engine, "wait_for_file", path=str(engine.folder / "never"))
@@ -60,7 +60,7 @@ def test_stop_request_lost_by_redis_is_repeated(engine: Engine, own_server: Redi
     wait_until(lambda: not filter_alive([pid]))
 
 
-def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine) -> None:
+def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: SystemDriver) -> None:
     _, worker = engine.start()
     engine.wait_until_ready("ignore_termination")
     execution = _submit_and_wait_until_running(engine, "ignore_termination")
@@ -78,7 +78,7 @@ def test_cancelled_execution_that_loses_its_worker_is_not_retried(engine: Engine
     kill_processes(apart, *list_descendants(apart))
 
 
-def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> None:
+def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: SystemDriver) -> None:
     _, worker = engine.start()
     engine.wait_until_ready("ignore_termination")
     looks, ignores = (
@@ -95,7 +95,7 @@ def test_worker_in_warm_shutdown_still_stops_cancelled_jobs(engine: Engine) -> N
     wait_until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
-def test_job_ending_during_cancellation_has_one_end(engine: Engine) -> None:
+def test_job_ending_during_cancellation_has_one_end(engine: SystemDriver) -> None:
     """A stop request takes about a second: these jobs end before it, with it, or after it."""
     engine.start_relay()
     engine.start_worker("-c", "8")

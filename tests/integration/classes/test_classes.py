@@ -7,11 +7,11 @@ import pytest
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.services.jobs import jobs
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
-def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
+def wait_for_log(engine: SystemDriver, execution: str, last: str) -> list[str]:
     """Return the log of an execution, once it contains `last`."""
 
     def lines() -> list[str]:
@@ -21,7 +21,7 @@ def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
     return wait_until(lines, what=f"{last!r} in the log of {execution}; logs in {engine.folder}")
 
 
-def test_class_job_takes_its_options_from_attributes(running_engine: Engine) -> None:
+def test_class_job_takes_its_options_from_attributes(running_engine: SystemDriver) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one("Export", parameters={"month": "May", "rows": 5}))
     assert row.result == {"month": "May", "format": "csv", "rows": 5, "heard": ["before_start"]}
     assert (row.priority, row.max_attempts, row.metadata) == (7, 2, {"heard": "before_start on_success after_return"})
@@ -69,7 +69,7 @@ def test_class_job_takes_its_options_from_attributes(running_engine: Engine) -> 
     ],
 )
 def test_class_job_end_calls_its_hooks(
-    running_engine: Engine, how: str, state: ExecutionState, hooks: list[str]
+    running_engine: SystemDriver, how: str, state: ExecutionState, hooks: list[str]
 ) -> None:
     parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
     row = running_engine.wait_until_final(running_engine.submit_one("end_in_given_way", parameters=parameters))
@@ -78,7 +78,7 @@ def test_class_job_end_calls_its_hooks(
     assert max(running_engine.count_starts().values()) == 1
 
 
-def test_cancelled_class_job_calls_on_cancel(running_engine: Engine) -> None:
+def test_cancelled_class_job_calls_on_cancel(running_engine: SystemDriver) -> None:
     waits = running_engine.submit_one("WaitingJob")
     wait_until(lambda: running_engine.is_running(waits))
     running_engine.cancel(waits)
@@ -88,7 +88,7 @@ def test_cancelled_class_job_calls_on_cancel(running_engine: Engine) -> None:
     assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
 
 
-def test_isolated_class_job_calls_the_same_hooks(running_engine: Engine) -> None:
+def test_isolated_class_job_calls_the_same_hooks(running_engine: SystemDriver) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one("IsolatedJob"))
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
     assert wait_for_log(running_engine, row.id, "after_return Succeeded") == [
@@ -97,14 +97,14 @@ def test_isolated_class_job_calls_the_same_hooks(running_engine: Engine) -> None
     ]
 
 
-def test_class_job_with_unstorable_result_fails(running_engine: Engine) -> None:
+def test_class_job_with_unstorable_result_fails(running_engine: SystemDriver) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one("end_in_given_way", parameters={"how": "rubbish"}))
     assert row.state is ExecutionState.FAILED
     heard = wait_for_log(running_engine, row.id, "after_return Failed")
     assert heard[1].startswith("on_failure ResultRefused: ")
 
 
-def test_failing_hooks_are_logged_and_change_nothing(running_engine: Engine) -> None:
+def test_failing_hooks_are_logged_and_change_nothing(running_engine: SystemDriver) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one("FailingHooksJob", parameters={"good": True}))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "good")
     lines = wait_for_log(running_engine, row.id, "after_return() failed")
@@ -118,7 +118,7 @@ def test_failing_hooks_are_logged_and_change_nothing(running_engine: Engine) -> 
     assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
 
 
-def test_class_job_called_as_a_function_calls_no_end_hooks(running_engine: Engine) -> None:
+def test_class_job_called_as_a_function_calls_no_end_hooks(running_engine: SystemDriver) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one("CallingJob"))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "May")
     [line] = [line.message for line in executions.list_log_lines(running_engine.database, row.id).items]

@@ -76,13 +76,13 @@ def report(sqlite_database: Database) -> StateReporter:
         at = dt.datetime.now(dt.UTC)
         move = StateTransition(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
         with sqlite_database.write() as connection:
-            standing = merge_transition(history.get_many(connection, [execution])[execution].merged, move)
+            merged = merge_transition(history.get_many(connection, [execution])[execution].merged, move)
             dead = (
-                {execution: failure_fingerprint.compute_fingerprint(standing.error, "clean")}
-                if standing.state in DEAD_LETTER_STATES
+                {execution: failure_fingerprint.compute_fingerprint(merged.error, "clean")}
+                if merged.state in DEAD_LETTER_STATES
                 else {}
             )
-            history.update_merged_executions(connection, {execution: standing}, dead)
+            history.update_merged_executions(connection, {execution: merged}, dead)
             history.insert_transitions(connection, [move])
 
     return record

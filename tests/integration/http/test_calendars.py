@@ -86,7 +86,7 @@ def test_duplicate_calendar_name_is_rejected(api: ApiDriver) -> None:
 def test_unknown_calendar_returns_404_with_suggestions(api: ApiDriver) -> None:
     response = api.client.get(f"{ROOT}/ofice")
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
-    assert "nor any other yet" in response.json["detail"]
+    assert "and no other yet" in response.json["detail"]
     create_calendar(api)
     for path in ("ofice", "ofice/days?from=2026-01-01&to=2026-01-02", "ofice/revisions", "ofice/revisions/1"):
         response = api.client.get(f"{ROOT}/{path}")
@@ -247,6 +247,18 @@ def test_calendar_change_updates_next_at_of_its_schedules(any_api: ApiDriver) ->
     assert after["changed_at"] > first["changed_at"]
     # Dates that a calendar only forbids are evaluated at the occurrence.
     assert any_api.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
+
+
+def test_calendar_change_keeps_schedule_with_max_runs_reached_exhausted(any_api: ApiDriver) -> None:
+    create_calendar(any_api, holidays=[])
+    rule = {"kind": "business_day", "n": 1, "time": "06:00"}
+    schedule = create_schedule(any_api, "once", rule, calendar="office", max_runs=1)
+    with any_api.database.write() as connection:
+        ended = {"runs": 1, "state": "exhausted", "next_at": None}
+        connection.execute(sa.update(job_schedules).where(job_schedules.c.id == schedule["id"]).values(ended))
+    assert replace_calendar(any_api, {"kind": "business", "weekend": []}).status_code == 200
+    after = any_api.client.get("/api/v1/schedules/once").json
+    assert (after["state"], after["next_at"]) == ("exhausted", None)
 
 
 def test_due_occurrences_are_evaluated_with_the_previous_calendar(any_api: ApiDriver) -> None:

@@ -12,29 +12,29 @@ from jobworker.store import migrate
 from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import LogRow
-from tests.engine import Engine, run_engine
 from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess, run_server
+from tests.system_driver import SystemDriver, run_system
 
 #: Pools on which isolated jobs are tested.
 POOLS = ["prefork", "threads"]
 
 
 @contextlib.contextmanager
-def run_engine_in(folder: Path) -> Iterator[Engine]:
+def run_engine_in(folder: Path) -> Iterator[SystemDriver]:
     """Yield an engine with its own Redis and SQLite database, without processes."""
     server, url = RedisServer(folder / "redis"), f"sqlite:///{folder / 'jobworker.db'}"
     migrate.upgrade(url)
     database = Database(url)
     with run_server(server), contextlib.closing(contextlib.ExitStack()) as stack:
         stack.callback(database.dispose)
-        yield stack.enter_context(run_engine(folder, database, url, server.url))
+        yield stack.enter_context(run_system(folder, database, url, server.url))
 
 
 @pytest.fixture(scope="module", params=POOLS)
 def running_engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Engine, ServerProcess]]:
+) -> Iterator[tuple[SystemDriver, ServerProcess]]:
     """Engine with a relay and a worker with four slots, with the `SETTINGS` of the module."""
     with run_engine_in(tmp_path_factory.mktemp(request.param)) as engine:
         engine.start_relay()
@@ -45,36 +45,36 @@ def running_engine(
 
 
 @pytest.fixture
-def engine(running_engine: tuple[Engine, ServerProcess]) -> Engine:
+def engine(running_engine: tuple[SystemDriver, ServerProcess]) -> SystemDriver:
     """Engine that the tests of a module share."""
     return running_engine[0]
 
 
 @pytest.fixture
-def worker(running_engine: tuple[Engine, ServerProcess]) -> ServerProcess:
+def worker(running_engine: tuple[SystemDriver, ServerProcess]) -> ServerProcess:
     """Worker of the engine."""
     return running_engine[1]
 
 
-def list_start_pids(engine: Engine, execution: str) -> list[int]:
+def list_start_pids(engine: SystemDriver, execution: str) -> list[int]:
     """Return the ids of the processes that recorded a start of this execution."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     words = [line.split() for line in lines]
     return [int(pid) for execution_id, _, activity, pid in words if (execution_id, activity) == (execution, "start")]
 
 
-def wait_until_started(engine: Engine, execution: str) -> list[int]:
+def wait_until_started(engine: SystemDriver, execution: str) -> list[int]:
     """Wait for the start of an execution and return the ids of its processes."""
     wait_until(lambda: engine.is_running(execution), what=f"{execution} to begin; logs in {engine.folder}")
     return list_start_pids(engine, execution)
 
 
-def list_log_lines(engine: Engine, execution: str) -> list[LogRow]:
+def list_log_lines(engine: SystemDriver, execution: str) -> list[LogRow]:
     """Return the latest lines of an execution's log."""
     return list(executions.list_log_lines(engine.database, execution, limit=200).items)
 
 
-def wait_for_log_line(engine: Engine, execution: str, text: str) -> LogRow:
+def wait_for_log_line(engine: SystemDriver, execution: str, text: str) -> LogRow:
     """Wait for the log line with this text and return it."""
 
     def found() -> LogRow | None:

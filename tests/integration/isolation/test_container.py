@@ -17,10 +17,10 @@ from jobworker.domain.jobs import policies
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
-from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
 from tests.polling import wait_until
 from tests.servers import ServerProcess
+from tests.system_driver import SystemDriver
 
 MIB = 1024**2
 CONTAINER_ENGINE = next((path for path in map(shutil.which, ("podman", "docker")) if path), None)
@@ -84,7 +84,7 @@ def _pack_image(archive: Path) -> None:
 
 
 @pytest.fixture
-def define(engine: Engine, image: str) -> Any:
+def define(engine: SystemDriver, image: str) -> Any:
     """Function that defines a container job that runs a script, and submits it once."""
     names = iter(f"container-{number}" for number in range(100))
 
@@ -101,7 +101,7 @@ def define(engine: Engine, image: str) -> Any:
     return submit
 
 
-def _list_known_containers(engine: Engine) -> bool:
+def _list_known_containers(engine: SystemDriver) -> bool:
     return any(task.name == "container.run" for task in jobs.list_tasks(engine.database, 200).items)
 
 
@@ -109,13 +109,13 @@ def list_container_names() -> str:
     return run_container_engine("ps", "--all", "--format", "{{.Names}}").stdout
 
 
-def expect_failure(engine: Engine, execution: str) -> tuple[str, str, ExecutionRow]:
+def expect_failure(engine: SystemDriver, execution: str) -> tuple[str, str, ExecutionRow]:
     row = engine.wait_until_final(execution)
     assert row.state is ExecutionState.FAILED
     return get_error(row)["type"], get_error(row)["message"], row
 
 
-def test_container_runs_the_job(engine: Engine, define: Any) -> None:
+def test_container_runs_the_job(engine: SystemDriver, define: Any) -> None:
     script = """
     cat > /tmp/given
     echo printed; echo complained >&2
@@ -140,7 +140,7 @@ def test_container_runs_the_job(engine: Engine, define: Any) -> None:
     assert execution not in list_container_names()
 
 
-def test_failures_are_recorded_with_their_reason(engine: Engine, define: Any) -> None:
+def test_failures_are_recorded_with_their_reason(engine: SystemDriver, define: Any) -> None:
     executions = {
         "code": define("echo last words; exit 7"),
         "no image": define("true", image="localhost/there-is-no:such-image"),
@@ -165,7 +165,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine, define: Any) ->
     assert "mode container" in ends["undefined"][1]
 
 
-def test_container_ends_at_its_time_limit_and_on_cancellation(engine: Engine, define: Any) -> None:
+def test_container_ends_at_its_time_limit_and_on_cancellation(engine: SystemDriver, define: Any) -> None:
     stubborn = "trap '' TERM; echo begun; while :; do sleep 1; done"
     late = define(stubborn, time_limit=3)
     unwanted = define(stubborn)
@@ -179,7 +179,7 @@ def test_container_ends_at_its_time_limit_and_on_cancellation(engine: Engine, de
     assert not [execution for execution in (late, unwanted) if execution in names]
 
 
-def test_container_ends_with_its_worker(define: Any, running_engine: tuple[Engine, ServerProcess]) -> None:
+def test_container_ends_with_its_worker(define: Any, running_engine: tuple[SystemDriver, ServerProcess]) -> None:
     engine, worker = running_engine
     execution = define("trap '' TERM; echo begun; while :; do sleep 1; done")
     wait_for_log_line(engine, execution, "begun")

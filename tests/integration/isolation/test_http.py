@@ -17,10 +17,10 @@ from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services.executions import executions
 from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
-from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, wait_for_log_line
 from tests.polling import wait_until
 from tests.servers import find_free_port
+from tests.system_driver import SystemDriver
 
 SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
 
@@ -107,19 +107,21 @@ def site() -> Iterator[HttpTestServer]:
         thread.join()
 
 
-def submit_request(engine: Engine, url: str, attempts: int = 1, job: str = "http.request", **parameters: Any) -> str:
+def submit_request(
+    engine: SystemDriver, url: str, attempts: int = 1, job: str = "http.request", **parameters: Any
+) -> str:
     """Submit a request."""
     return engine.submit_one(job, parameters={"url": url, **parameters}, retry={"max_attempts": attempts})
 
 
-def wait_for_result(engine: Engine, execution: str) -> dict[str, Any]:
+def wait_for_result(engine: SystemDriver, execution: str) -> dict[str, Any]:
     row = engine.wait_until_final(execution)
     assert row.state is ExecutionState.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
     return dict(row.result)
 
 
-def test_builtin_tasks_are_in_the_catalog(engine: Engine) -> None:
+def test_builtin_tasks_are_in_the_catalog(engine: SystemDriver) -> None:
     tasks = {name: jobs.get_task(engine.database, name) for name in ("http.request", "shell.run", "container.run")}
     assert [parameter.name for parameter in tasks["shell.run"].parameters] == ["command", "input"]
     assert [parameter.name for parameter in tasks["container.run"].parameters] == ["**"]
@@ -129,7 +131,7 @@ def test_builtin_tasks_are_in_the_catalog(engine: Engine) -> None:
     assert (shown["timeout"].type, shown["timeout"].default) == ("number", 30.0)
 
 
-def test_request_sends_its_body_and_returns_the_response(engine: Engine, site: HttpTestServer) -> None:
+def test_request_sends_its_body_and_returns_the_response(engine: SystemDriver, site: HttpTestServer) -> None:
     as_json = submit_request(
         engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"}
     )
@@ -157,7 +159,7 @@ def test_request_sends_its_body_and_returns_the_response(engine: Engine, site: H
     assert result["body"].startswith("é\N{REPLACEMENT CHARACTER}é")
 
 
-def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestServer) -> None:
+def test_failures_are_recorded_with_their_reason(engine: SystemDriver, site: HttpTestServer) -> None:
     nobody = f"http://127.0.0.1:{find_free_port()}"
     execution_ids = {
         "status": submit_request(engine, f"{site.url}/missing"),
@@ -193,7 +195,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine, site: HttpTestS
     assert ends["drip"]["message"] == f"GET {site.url}: timed out: the response was incomplete after 0.5 s"
 
 
-def test_retry_after_header_delays_the_retry(engine: Engine, site: HttpTestServer) -> None:
+def test_retry_after_header_delays_the_retry(engine: SystemDriver, site: HttpTestServer) -> None:
     again = submit_request(engine, f"{site.url}/later", attempts=2)
     row = engine.wait_until_final(again)
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), row.error
@@ -201,7 +203,7 @@ def test_retry_after_header_delays_the_retry(engine: Engine, site: HttpTestServe
     assert first.reason == f"{site.url} responded with 503 and requests a retry after 1 s"
 
 
-def test_circuit_opens_snoozes_and_closes(engine: Engine, site: HttpTestServer) -> None:
+def test_circuit_opens_snoozes_and_closes(engine: SystemDriver, site: HttpTestServer) -> None:
     site.is_broken = True
     circuit = {**policies.DEFAULTS, "circuit": {"failures": 3, "pause": 4}}
     jobs.create(engine.database, SystemClock(), JobDefinition("careful", "http.request", policies=circuit), "test")

@@ -12,7 +12,6 @@ from jobworker.services.executions import executions
 from jobworker.store.executions import timeline
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.worker.isolation.subreaper import find_descendants
-from tests.engine import Engine
 from tests.integration.isolation.conftest import (
     POOLS,
     get_error,
@@ -25,6 +24,7 @@ from tests.integration.isolation.conftest import (
 from tests.integration.isolation.test_program import is_alive
 from tests.polling import wait_until
 from tests.servers import ServerProcess
+from tests.system_driver import SystemDriver
 
 MIB = 1024**2
 
@@ -36,7 +36,7 @@ def get_resident_bytes(pid: int) -> int:
     return 0
 
 
-def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
+def test_isolated_job_has_full_context_and_log(engine: SystemDriver) -> None:
     secret = "in nobody's list of processes"
     execution = engine.submit_one("describe_process", parameters={"secret": secret}, correlation_id="c-1")
     row = engine.wait_until_final(execution)
@@ -70,7 +70,7 @@ def test_isolated_job_has_full_context_and_log(engine: Engine) -> None:
     assert len(list_log_lines(engine, execution)) == 5
 
 
-def test_isolated_job_outcomes_are_recorded(engine: Engine) -> None:
+def test_isolated_job_outcomes_are_recorded(engine: SystemDriver) -> None:
     ways = ["segfault", "leave", "exit", "kill", "raise", "not json", "forge", "lie", "nest"]
     execution_ids = {how: engine.submit_one("end_badly", parameters={"how": how}) for how in ways}
     rows = {how: engine.wait_until_final(execution) for how, execution in execution_ids.items()}
@@ -94,7 +94,7 @@ def test_isolated_job_outcomes_are_recorded(engine: Engine) -> None:
     assert all(engine.count_starts()[(execution, 1)] == 1 for execution in execution_ids.values())
 
 
-def test_resource_limits_end_only_the_isolated_job(engine: Engine) -> None:
+def test_resource_limits_end_only_the_isolated_job(engine: SystemDriver) -> None:
     fits = engine.submit_one("allocate_memory", parameters={"mib": 50})
     much = engine.submit_one("allocate_memory", parameters={"mib": 1000})
     long = engine.submit_one("use_cpu")
@@ -107,7 +107,7 @@ def test_resource_limits_end_only_the_isolated_job(engine: Engine) -> None:
     assert get_error(row)["message"] == "the job's process used up its 3 s of CPU time"
 
 
-def test_isolated_job_follows_retry_rules(engine: Engine) -> None:
+def test_isolated_job_follows_retry_rules(engine: SystemDriver) -> None:
     by_celery = engine.submit_one("succeed_at_attempt")
     by_itself = engine.submit_one("request_retry")
     after_a_crash = engine.submit_one("crash_once")
@@ -122,7 +122,7 @@ def test_isolated_job_follows_retry_rules(engine: Engine) -> None:
     assert "SIGABRT" in attempts[0].error["message"]
 
 
-def test_hard_limit_ends_all_processes_of_the_job(engine: Engine) -> None:
+def test_hard_limit_ends_all_processes_of_the_job(engine: SystemDriver) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2}
     execution = engine.submit_one("ignore_sigterm", retry=policy)
     row = engine.wait_until_final(execution)
@@ -135,7 +135,7 @@ def test_hard_limit_ends_all_processes_of_the_job(engine: Engine) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_soft_limits_and_extensions_apply_to_isolated_jobs(engine: Engine) -> None:
+def test_soft_limits_and_extensions_apply_to_isolated_jobs(engine: SystemDriver) -> None:
     minds = engine.submit_one("wait_for_soft_limit", parameters={"minds": True})
     does_not = engine.submit_one("wait_for_soft_limit", parameters={"minds": False})
     longer = engine.submit_one("extend_time_limit")
@@ -150,7 +150,7 @@ def test_soft_limits_and_extensions_apply_to_isolated_jobs(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("minds", [True, False])
-def test_running_isolated_job_is_cancelled(engine: Engine, minds: bool) -> None:
+def test_running_isolated_job_is_cancelled(engine: SystemDriver, minds: bool) -> None:
     execution = engine.submit_one("wait_for_cancellation", parameters={"minds": minds})
     pids = wait_until_started(engine, execution)
     engine.cancel(execution)
@@ -161,7 +161,7 @@ def test_running_isolated_job_is_cancelled(engine: Engine, minds: bool) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_hooks_run_in_the_isolated_process(engine: Engine) -> None:
+def test_hooks_run_in_the_isolated_process(engine: SystemDriver) -> None:
     good = engine.submit_one("LogHookProcesses")
     bad = engine.submit_one("LogHookProcesses", parameters={"fails": True})
     assert engine.wait_until_final(good).result == "done"
@@ -175,7 +175,7 @@ def test_hooks_run_in_the_isolated_process(engine: Engine) -> None:
         assert len({pid for *_, pid in noted}) == 1
 
 
-def test_isolated_job_calls_and_is_called_from_python(engine: Engine) -> None:
+def test_isolated_job_calls_and_is_called_from_python(engine: SystemDriver) -> None:
     caller = engine.submit_one("call_isolated_job")
     called = str(engine.wait_until_final(caller).result)
     wait_until(lambda: called in engine.list_succeeded(), within=60, what="the call")
@@ -185,7 +185,7 @@ def test_isolated_job_calls_and_is_called_from_python(engine: Engine) -> None:
     assert row.created_by == f"execution:{caller}"
 
 
-def test_working_folder_change_does_not_affect_the_next_job(engine: Engine) -> None:
+def test_working_folder_change_does_not_affect_the_next_job(engine: SystemDriver) -> None:
     engine.wait_until_final(engine.submit_one("change_working_folder"))
     rows = [
         engine.wait_until_final(engine.submit_one("succeed_at_attempt", parameters={"good_attempt": 1}))
@@ -205,7 +205,7 @@ def test_time_limits_apply_on_the_solo_pool(tmp_path: Path) -> None:
         assert not any(is_alive(pid) for pid in list_start_pids(engine, execution))
 
 
-def test_remaining_thread_does_not_delay_the_end(engine: Engine) -> None:
+def test_remaining_thread_does_not_delay_the_end(engine: SystemDriver) -> None:
     row = engine.wait_until_final(engine.submit_one("leave_thread"))
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "returned")
 
@@ -222,7 +222,7 @@ def test_isolated_job_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_gigabytes_of_output_exhaust_no_memory(engine: Engine, worker: ServerProcess) -> None:
+def test_gigabytes_of_output_exhaust_no_memory(engine: SystemDriver, worker: ServerProcess) -> None:
     execution_ids = [engine.submit_one("print_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")]
     most = 0
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from jobworker.domain.executions.execution import ExecutionState
-from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
+from tests.system_driver import SystemDriver
 
 SH, SLEEP = (shutil.which(name) or name for name in ("sh", "sleep"))
 
@@ -15,13 +15,13 @@ SH, SLEEP = (shutil.which(name) or name for name in ("sh", "sleep"))
 SETTINGS = {"JOBWORKER_SHELL": f"{SH}, {SLEEP}", "SECRET_OF_THE_WORKER": "s3cret"}
 
 
-def submit_command(engine: Engine, *command: str, **fields: Any) -> str:
+def submit_command(engine: SystemDriver, *command: str, **fields: Any) -> str:
     """Submit a command."""
     parameters = {"command": list(command), **fields.pop("parameters", {})}
     return engine.submit_one("shell.run", parameters=parameters, retry={"max_attempts": 1}, **fields)
 
 
-def test_command_output_becomes_the_log(engine: Engine) -> None:
+def test_command_output_becomes_the_log(engine: SystemDriver) -> None:
     script = "cat; echo problem >&2; echo $JOBWORKER_JOB $JOBWORKER_ATTEMPT $SECRET_OF_THE_WORKER.; id -u"
     # The command cannot read the environment of its supervising process either.
     script += "; tr '\\0' '\\n' </proc/$PPID/environ"
@@ -41,7 +41,7 @@ def test_command_output_becomes_the_log(engine: Engine) -> None:
     assert not [line for line in lines if "s3cret" in line or "REDIS" in line]
 
 
-def test_failures_are_recorded_with_their_reason(engine: Engine) -> None:
+def test_failures_are_recorded_with_their_reason(engine: SystemDriver) -> None:
     executions = {
         "fails": submit_command(engine, SH, "-c", "exit 3"),
         "killed": submit_command(engine, SH, "-c", "kill -9 $$"),
@@ -62,7 +62,7 @@ def test_failures_are_recorded_with_their_reason(engine: Engine) -> None:
     }
 
 
-def test_time_limits_apply_on_every_pool(engine: Engine) -> None:
+def test_time_limits_apply_on_every_pool(engine: SystemDriver) -> None:
     hard = submit_command(
         engine, SH, "-c", "trap '' TERM; echo begun; sleep 600 & while :; do sleep 0.1; done", time_limit=1
     )
@@ -80,7 +80,7 @@ def test_time_limits_apply_on_every_pool(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("stubborn", [True, False])
-def test_running_command_is_cancelled(engine: Engine, stubborn: bool) -> None:
+def test_running_command_is_cancelled(engine: SystemDriver, stubborn: bool) -> None:
     trap = "trap '' TERM; " if stubborn else ""
     execution = submit_command(engine, SH, "-c", f"{trap}echo begun; while :; do sleep 0.1; done")
     wait_for_log_line(engine, execution, "begun")

@@ -8,15 +8,15 @@ from celery import Celery
 from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services.executions import executions
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 #: Guaranteed maximum time between the limit and the recorded end (s).
 _MAX_STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def running(persistent_engine: Engine) -> Engine:
+def running(persistent_engine: SystemDriver) -> SystemDriver:
     """Engine with a relay and a worker with one process."""
     persistent_engine.start_relay()
     persistent_engine.start_worker("-c", "1")
@@ -24,12 +24,12 @@ def running(persistent_engine: Engine) -> Engine:
     return persistent_engine
 
 
-def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
+def _list_log_lines(engine: SystemDriver, execution: str) -> list[tuple[str, str]]:
     return [(line.level, line.message) for line in executions.list_log_lines(engine.database, execution).items]
 
 
 @pytest.mark.parametrize("stubborn", [True, False], ids=["ignores SIGTERM", "minds SIGTERM"])
-def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bool) -> None:
+def test_hard_limit_ends_the_job_and_its_processes(running: SystemDriver, stubborn: bool) -> None:
     engine = running
     execution = engine.submit_one("ignore_termination", parameters={"ignore_signals": stubborn}, time_limit=1.0)
     wait_until(lambda: engine.is_running(execution))
@@ -51,14 +51,14 @@ def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bo
     )
 
 
-def test_job_that_suppresses_its_hard_limit_is_timed_out(running: Engine) -> None:
+def test_job_that_suppresses_its_hard_limit_is_timed_out(running: SystemDriver) -> None:
     engine = running
     execution = engine.submit_one("suppress_all_exceptions", parameters={"seconds": 2.0}, time_limit=0.5)
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
+def test_suppressed_soft_limit_is_recorded(running: SystemDriver) -> None:
     engine = running
     execution = engine.submit_one("suppress_soft_limit", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     row = engine.wait_until_final(execution)
@@ -71,7 +71,7 @@ def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
     )
 
 
-def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> None:
+def test_extended_job_ends_in_time_or_at_its_extended_limit(running: SystemDriver) -> None:
     engine = running
     limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
     row = engine.wait_until_final(engine.submit_one("extend_limit", parameters={"seconds": 1.5, "by": 5}, **limits))
@@ -90,13 +90,13 @@ def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> 
     assert row.error["message"] == "the soft time limit of 1 s passed"
 
 
-def test_invalid_extension_raises_with_a_reason(running: Engine) -> None:
+def test_invalid_extension_raises_with_a_reason(running: SystemDriver) -> None:
     messages = running.wait_until_final(running.submit_one("extend_with_invalid_time", time_limit=60)).result
     assert messages[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
     assert [message.partition(":")[0] for message in messages] == [*["ValueError"] * 4, *["TypeError"] * 2]
 
 
-def test_extension_ends_with_its_attempt(running: Engine) -> None:
+def test_extension_ends_with_its_attempt(running: SystemDriver) -> None:
     engine = running
     limits = {"time_limit": 1.0}
     first = engine.submit_one("extend_limit", parameters={"seconds": 0.1, "by": 1000}, **limits)
@@ -105,13 +105,13 @@ def test_extension_ends_with_its_attempt(running: Engine) -> None:
     assert engine.wait_until_final(second).state is ExecutionState.TIMED_OUT
 
 
-def test_pool_process_leads_its_own_group_and_session(running: Engine) -> None:
+def test_pool_process_leads_its_own_group_and_session(running: SystemDriver) -> None:
     identity = running.wait_until_final(running.submit_one("return_process_ids")).result
     assert identity["pid"] == identity["group"] == identity["session"]
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool: str) -> None:
+def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: SystemDriver, pool: str) -> None:
     engine.start_relay()
     worker = engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready("ignore_termination")
@@ -139,7 +139,7 @@ def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool
     )
 
 
-def test_job_with_limit_on_a_custom_pool_fails(engine: Engine) -> None:
+def test_job_with_limit_on_a_custom_pool_fails(engine: SystemDriver) -> None:
     engine.start_relay()
     engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:OtherTaskPool")
     engine.wait_until_ready()
@@ -156,7 +156,7 @@ def test_job_with_limit_on_a_custom_pool_fails(engine: Engine) -> None:
     )
 
 
-def test_worker_time_limits_apply_to_jobs_without_limits(engine: Engine) -> None:
+def test_worker_time_limits_apply_to_jobs_without_limits(engine: SystemDriver) -> None:
     engine.start_relay()
     engine.start_worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
     engine.wait_until_ready()
@@ -165,7 +165,7 @@ def test_worker_time_limits_apply_to_jobs_without_limits(engine: Engine) -> None
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
-def test_retry_policy_covers_time_limits(running: Engine, limit: str) -> None:
+def test_retry_policy_covers_time_limits(running: SystemDriver, limit: str) -> None:
     engine = running
     names = {"time_limit": "TimeLimitExceeded", "soft_time_limit": "celery.exceptions.SoftTimeLimitExceeded"}
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2, "retry_on": [names[limit]]}
@@ -183,14 +183,14 @@ def test_retry_policy_covers_time_limits(running: Engine, limit: str) -> None:
     assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 2)
 
 
-def test_retry_policy_for_other_errors_leaves_a_timeout_final(running: Engine) -> None:
+def test_retry_policy_for_other_errors_leaves_a_timeout_final(running: SystemDriver) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
     row = running.wait_until_final(running.submit_one("ignore_termination", retry=policy, time_limit=0.5))
     assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 1)
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
-def test_plain_celery_task_has_time_limits(running: Engine, limit: str) -> None:
+def test_plain_celery_task_has_time_limits(running: SystemDriver, limit: str) -> None:
     engine = running
     path = engine.folder / limit
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}

@@ -9,15 +9,15 @@ import pytest
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.transport import keys
 from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
+from tests.system_driver import SystemDriver
 
 
 class OrphanProcessDriver:
     """Worker with a job that ignores signals, and all processes that belong to it."""
 
-    def __init__(self, engine: Engine, *options: str) -> None:
+    def __init__(self, engine: SystemDriver, *options: str) -> None:
         self.engine = engine
         engine.start_relay()
         self.worker: ServerProcess = engine.start_worker(*options)
@@ -39,7 +39,7 @@ class OrphanProcessDriver:
 
 
 @pytest.fixture
-def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
+def driver(engine: SystemDriver) -> Iterator[OrphanProcessDriver]:
     orphan_driver = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
     yield orphan_driver
     kill_processes(orphan_driver.detached_pid, *list_descendants(orphan_driver.detached_pid))

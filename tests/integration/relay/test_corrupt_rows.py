@@ -15,7 +15,7 @@ from jobworker.domain.executions import events
 from jobworker.domain.executions.events import EventKind
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs import policies
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.schedules import sync
 from jobworker.store import queues, relay_state
 from jobworker.store.queues import QueueRow

@@ -13,10 +13,10 @@ from jobworker.relay.loop import Relay
 from jobworker.store import relay_state
 from jobworker.store.database.database import Database
 from jobworker.transport import keys
-from tests.engine import Engine
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_unpublished_messages_are_published_when_redis_has_room(own_driver: Disp
     assert sorted(own_driver.list_queued()) == sorted(executions)
 
 
-def test_jobs_that_need_more_memory_than_redis_has_all_run_once(engine: Engine, own_server: RedisServer) -> None:
+def test_jobs_that_need_more_memory_than_redis_has_all_run_once(engine: SystemDriver, own_server: RedisServer) -> None:
     """Messages and results need many times the memory of Redis."""
     engine.start()
     with own_server.create_client() as client:

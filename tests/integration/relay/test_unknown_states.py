@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.store import unreadable_rows
 from jobworker.store.executions import execution_filters, history, progress, timeline, unique_keys
 from jobworker.store.executions.unique_keys import UniqueKeyRequest

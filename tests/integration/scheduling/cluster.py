@@ -23,11 +23,11 @@ from jobworker.store.schedules import schedule_rows
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
-from tests.engine import Engine
 from tests.integration.transport.proxy import RedisProxy
 from tests.polling import wait_until
 from tests.schedule_oracle import NO_DISCREPANCIES, Discrepancies, OccurrenceKey, compare_database, list_nominal_times
 from tests.servers import RedisServer, ServerProcess
+from tests.system_driver import SystemDriver
 
 #: Lifetime of the leader's lock with `FAST_BEAT_APP` (s).
 LEADER_LOCK_SECONDS = 2.0
@@ -70,7 +70,7 @@ class BeatProcess:
 class ScheduleCluster:
     """Processes of a test, and their expected effects."""
 
-    def __init__(self, engine: Engine, server: RedisServer, provider: str) -> None:
+    def __init__(self, engine: SystemDriver, server: RedisServer, provider: str) -> None:
         self.engine = engine
         self.has_beats = provider == "redbeat"
         self._provider = provider

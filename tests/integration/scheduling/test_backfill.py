@@ -4,13 +4,13 @@ import datetime as dt
 
 from jobworker.services.schedules import backfill, schedules
 from jobworker.services.schedules.backfill import BackfillOrder, BackfillRequest, BackfillResult
-from tests.engine import Engine
+from tests.system_driver import SystemDriver
 
 BEGIN = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 DAYS = 10
 
 
-def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> BackfillResult:
+def run_backfill(engine: SystemDriver, order: BackfillOrder, concurrency: int) -> BackfillResult:
     """Run a backfill of ten days on more processes than it may use, and return its result."""
     engine.start_relay()
     engine.start_worker("-c", "4")
@@ -24,7 +24,7 @@ def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> Back
     return done
 
 
-def compute_max_concurrency(engine: Engine) -> int:
+def compute_max_concurrency(engine: SystemDriver) -> int:
     """Return the maximum number of concurrent executions; the jobs' records are in chronological order."""
     running = most = 0
     for line in engine.activity_log.read_text().splitlines():
@@ -33,13 +33,13 @@ def compute_max_concurrency(engine: Engine) -> int:
     return most
 
 
-def list_started(engine: Engine) -> list[str]:
+def list_started(engine: SystemDriver) -> list[str]:
     """Return the executions in the order of their starts."""
     lines = [line.split() for line in engine.activity_log.read_text().splitlines()]
     return [execution for execution, _, activity, _ in lines if activity == "start"]
 
 
-def test_backfill_with_one_lane_runs_oldest_first(engine: Engine) -> None:
+def test_backfill_with_one_lane_runs_oldest_first(engine: SystemDriver) -> None:
     done = run_backfill(engine, BackfillOrder.OLDEST_FIRST, 1)
     ids = [item.execution_id for item in done.items]
     assert (list_started(engine), compute_max_concurrency(engine)) == (ids, 1)
@@ -47,7 +47,7 @@ def test_backfill_with_one_lane_runs_oldest_first(engine: Engine) -> None:
     assert results == [(BEGIN + dt.timedelta(days=day, hours=6)).isoformat() for day in range(DAYS)]
 
 
-def test_backfill_runs_as_many_executions_as_lanes(engine: Engine) -> None:
+def test_backfill_runs_as_many_executions_as_lanes(engine: SystemDriver) -> None:
     lanes = 3
     done = run_backfill(engine, BackfillOrder.NEWEST_FIRST, lanes)
     ids = [str(item.execution_id) for item in done.items]

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from jobworker.store.database.database import Database
 from jobworker.transport.beat import entry_format
-from tests.engine import run_engine
 from tests.integration.scheduling.cluster import DEFAULT_BEAT_APP, FAST_BEAT_APP, LEADER_LOCK_SECONDS, ScheduleCluster
 from tests.polling import wait_until
 from tests.servers import PostgresServer, RedisServer, run_server
+from tests.system_driver import run_system
 
 #: Pairs of database and scheduling provider.
 SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
@@ -41,7 +41,7 @@ def shared_cluster(
         postgres.create_database("cluster", TEMPLATE_DATABASE)
         url = postgres.get_url("cluster")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
-    with run_server(server), run_engine(folder, database, url, server.url) as engine:
+    with run_server(server), run_system(folder, database, url, server.url) as engine:
         cluster = ScheduleCluster(engine, server, provider)
         engine.start_worker()
         engine.wait_until_ready()

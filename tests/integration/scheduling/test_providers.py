@@ -20,9 +20,9 @@ from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tables.schedules import occurrences
-from tests.engine import Engine, run_engine
 from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
+from tests.system_driver import SystemDriver, run_system
 
 _FIRING_TIMEOUT_SECONDS = 60.0
 
@@ -32,7 +32,7 @@ RedisFactory = Callable[..., RedisServer]
 class SchedulingProviderDriver:
     """Engine with schedules, and a provider that reports due ones."""
 
-    def __init__(self, engine: Engine, provider: str) -> None:
+    def __init__(self, engine: SystemDriver, provider: str) -> None:
         self.engine = engine
         self._settings = {"JOBWORKER_SCHEDULING_PROVIDER": provider}
         self._beats = provider == "redbeat"
@@ -98,7 +98,7 @@ def driver(
 ) -> Iterator[SchedulingProviderDriver]:
     """Driver with a relay, a worker, and a beat if the provider needs one, on SQLite."""
     server = own_redis()
-    with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
+    with run_system(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
         yield SchedulingProviderDriver(engine, provider)
 
 
@@ -108,7 +108,7 @@ def any_driver(
 ) -> Iterator[SchedulingProviderDriver]:
     """Driver with a relay, a worker, and a beat if the provider needs one, on SQLite, then on PostgreSQL."""
     server = own_redis()
-    with run_engine(tmp_path, database, database_url, server.url) as engine:
+    with run_system(tmp_path, database, database_url, server.url) as engine:
         yield SchedulingProviderDriver(engine, provider)
 
 

@@ -12,12 +12,14 @@ from jobworker.services.schedules import schedules
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
-def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine, own_server: RedisServer) -> None:
+def test_invalid_due_reports_are_skipped_and_create_no_occurrence(
+    engine: SystemDriver, own_server: RedisServer
+) -> None:
     engine.start_relay()
     engine.start_worker()
     engine.wait_until_ready()
@@ -47,7 +49,7 @@ def _report_due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
     return events.encode(EventKind.DUE, "", 0, {"schedule": schedule_id, "at": at.isoformat()})
 
 
-def _count_unread(server: RedisServer, engine: Engine) -> bool:
+def _count_unread(server: RedisServer, engine: SystemDriver) -> bool:
     with engine.database.read() as connection:
         read = connection.scalar(sa.select(core.relay_state.c.events_offset))
     with contextlib.closing(server.create_client()) as client:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine import Engine
 from tests.integration.transport.proxy import RedisProxy
 from tests.integration.transport.transport_driver import TransportDriver
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
 @pytest.fixture
-def driver(engine: Engine, own_server: RedisServer) -> Iterator[TransportDriver]:
+def driver(engine: SystemDriver, own_server: RedisServer) -> Iterator[TransportDriver]:
     """Driver with a Redis and without workers."""
     with contextlib.closing(TransportDriver(engine, own_server)) as driver:
         yield driver

@@ -7,31 +7,33 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from tests.engine import Engine
-from tests.integration.engine import test_faults as faults
-from tests.integration.engine import test_outcomes as outcomes
+from tests.integration.execution import test_faults as faults
+from tests.integration.execution import test_outcomes as outcomes
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
 @pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Engine:
+def stock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> SystemDriver:
     """Engine whose workers use kombu's own transport."""
     monkeypatch.setenv("JOBWORKER_TRANSPORT", "stock")
-    engine: Engine = request.getfixturevalue("engine")
+    engine: SystemDriver = request.getfixturevalue("engine")
     return engine
 
 
-def test_kombu_transport_records_every_outcome(stock: Engine) -> None:
+def test_kombu_transport_records_every_outcome(stock: SystemDriver) -> None:
     outcomes.test_worker_records_every_outcome(stock)
 
 
-def test_kombu_transport_recovers_from_a_killed_worker(stock: Engine, tmp_path: Path) -> None:
+def test_kombu_transport_recovers_from_a_killed_worker(stock: SystemDriver, tmp_path: Path) -> None:
     faults.test_killed_worker_is_detected_and_its_executions_run_again(stock, tmp_path)
 
 
-def test_kombu_transport_runs_duplicated_messages_once(stock: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_kombu_transport_runs_duplicated_messages_once(
+    stock: SystemDriver, own_server: RedisServer, tmp_path: Path
+) -> None:
     faults.test_duplicated_messages_run_once(stock, own_server, tmp_path)
 
 

@@ -14,9 +14,9 @@ from jobworker.transport.publisher import get_list_name
 from jobworker.transport.stop_requests import StopRequest, StopRequests
 from jobworker.transport.worker_registry import HeartbeatStatus, UnreadableKey, WorkerAnnouncement, WorkerRegistry
 from tests.conftest import NOW
-from tests.engine import LEASE_SECONDS
 from tests.integration.transport.transport_driver import TransportDriver
 from tests.polling import wait_until
+from tests.system_driver import LEASE_SECONDS
 
 pytestmark = pytest.mark.every_redis
 

@@ -11,9 +11,9 @@ from jobworker.domain.ids import IdFactory
 from jobworker.transport import keys
 from jobworker.transport.publisher import Message, Publisher, get_list_names
 from jobworker.transport.worker_registry import WorkerRegistry
-from tests.engine import LEASE_SECONDS, Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
+from tests.system_driver import LEASE_SECONDS, SystemDriver
 
 #: Messages in flight of one worker: tag → message.
 InFlightMessages = dict[str, str]
@@ -22,7 +22,7 @@ InFlightMessages = dict[str, str]
 class TransportDriver:
     """Driver that publishes as the relay does, and reads from Redis."""
 
-    def __init__(self, engine: Engine, server: RedisServer) -> None:
+    def __init__(self, engine: SystemDriver, server: RedisServer) -> None:
         self.engine = engine
         self.server = server
         self.client: redis.Redis = server.create_client()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from jobworker.store.database.database import Database
-from tests.engine import run_engine
 from tests.integration.workflows.workflow_driver import WorkflowDriver
 from tests.servers import PostgresServer, RedisServer, run_server
+from tests.system_driver import run_system
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -24,7 +24,7 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         postgres.create_database("workflows", "jobworker_template")
         url = postgres.get_url("workflows")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
-    with run_server(server), run_engine(folder, database, url, server.url) as engine:
+    with run_server(server), run_system(folder, database, url, server.url) as engine:
         engine.start()
         yield WorkflowDriver(engine)
     database.dispose()
@@ -37,5 +37,5 @@ def own_driver(
     tmp_path: Path, database: Database, database_url: str, own_server: RedisServer
 ) -> Iterator[WorkflowDriver]:
     """Driver without processes, for one test."""
-    with run_engine(tmp_path, database, database_url, own_server.url) as engine:
+    with run_system(tmp_path, database, database_url, own_server.url) as engine:
         yield WorkflowDriver(engine)

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
 from tests.polling import wait_until
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.domain.workflows.workflow import Workflow, WorkflowStep
 from jobworker.services.submissions import submission
 from jobworker.services.workflows import batches, workflows
@@ -14,8 +14,8 @@ from jobworker.services.workflows.batches import BatchStatus
 from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
 def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> WorkflowStep:
@@ -27,7 +27,7 @@ def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: An
 class WorkflowDriver:
     """Driver for workflows and batches on an engine."""
 
-    engine: Engine
+    engine: SystemDriver
 
     def submit_workflow(self, **steps: WorkflowStep) -> tuple[str, dict[str, str]]:
         """Submit a workflow and return its id and the ids of its executions by step."""

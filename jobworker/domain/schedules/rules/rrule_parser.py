@@ -143,7 +143,7 @@ def _parse_week_start(name: str, text: str) -> int:
     return WEEKDAY_CODES.index(text)
 
 
-def _number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
+def _build_number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
     """Return a parser of one number; where it may be negative, it may not be zero."""
 
     def number(name: str, text: str) -> int:
@@ -156,24 +156,24 @@ def _number_parser(lowest: int, highest: int) -> Callable[[str, str], int]:
     return number
 
 
-def _list_parser(parse_item: Callable[[str, str], Any]) -> Callable[[str, str], tuple[Any, ...]]:
+def _build_list_parser(parse_item: Callable[[str, str], Any]) -> Callable[[str, str], tuple[Any, ...]]:
     return lambda name, text: tuple(dict.fromkeys(parse_item(name, item) for item in text.split(",")))
 
 
 #: Each part: its field of `RRuleParts`, and its parser.
 _PART_PARSERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "FREQ": ("frequency", _parse_frequency),
-    "INTERVAL": ("interval", _number_parser(1, _MAX_INTERVAL)),
-    "COUNT": ("count", _number_parser(1, MAX_COUNT)),
+    "INTERVAL": ("interval", _build_number_parser(1, _MAX_INTERVAL)),
+    "COUNT": ("count", _build_number_parser(1, MAX_COUNT)),
     "UNTIL": ("until", _parse_until),
     "WKST": ("week_start", _parse_week_start),
-    "BYMONTH": ("months", _list_parser(_number_parser(1, 12))),
-    "BYWEEKNO": ("weeks", _list_parser(_number_parser(-53, 53))),
-    "BYYEARDAY": ("year_days", _list_parser(_number_parser(-366, 366))),
-    "BYMONTHDAY": ("month_days", _list_parser(_number_parser(-31, 31))),
-    "BYDAY": ("days", _list_parser(_parse_day)),
-    "BYHOUR": ("hours", _list_parser(_number_parser(0, 23))),
-    "BYMINUTE": ("minutes", _list_parser(_number_parser(0, 59))),
-    "BYSECOND": ("seconds", _list_parser(_number_parser(0, 59))),
-    "BYSETPOS": ("positions", _list_parser(_number_parser(-366, 366))),
+    "BYMONTH": ("months", _build_list_parser(_build_number_parser(1, 12))),
+    "BYWEEKNO": ("weeks", _build_list_parser(_build_number_parser(-53, 53))),
+    "BYYEARDAY": ("year_days", _build_list_parser(_build_number_parser(-366, 366))),
+    "BYMONTHDAY": ("month_days", _build_list_parser(_build_number_parser(-31, 31))),
+    "BYDAY": ("days", _build_list_parser(_parse_day)),
+    "BYHOUR": ("hours", _build_list_parser(_build_number_parser(0, 23))),
+    "BYMINUTE": ("minutes", _build_list_parser(_build_number_parser(0, 59))),
+    "BYSECOND": ("seconds", _build_list_parser(_build_number_parser(0, 59))),
+    "BYSETPOS": ("positions", _build_list_parser(_build_number_parser(-366, 366))),
 }

@@ -1,25 +1,15 @@
-"""Validation of submissions and definitions, and the due times of executions. Single fields are tested over HTTP."""
+"""Validation of submissions, and the due times of executions. Single fields are tested over HTTP."""
 
 import datetime as dt
 
 import pytest
 
-from jobworker.domain.errors import InvalidInput
+from jobworker.domain.errors import InvalidInput, raise_for_problems
 from jobworker.domain.executions.execution import ExecutionState
-from jobworker.domain.jobs import admission, policies
-from jobworker.domain.jobs.admission import (
-    Submission,
-    compute_due_at_and_state,
-    validate_definition,
-    validate_submission,
-)
-from jobworker.domain.jobs.definition import JobDefinition
-from jobworker.domain.jobs.parameters import Parameter
-from jobworker.domain.json.json_reader import check_note
+from jobworker.domain.submissions.submission import Submission, compute_due_at_and_state, validate_submission
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
-USER = Parameter("user_id", "string")
 
 
 @pytest.mark.parametrize(
@@ -74,13 +64,6 @@ def test_start_deadline_validated(submission: Submission, expected_problems: lis
     assert [(problem.pointer, problem.code) for problem in validate_submission(submission, NOW)] == expected_problems
 
 
-@pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
-def test_definition_with_invalid_expires_rejected(expires: float) -> None:
-    assert [problem.pointer for problem in validate_definition(JobDefinition("j", "t", expires=expires), [])] == [
-        "/expires"
-    ]
-
-
 def test_batch_problem_pointers_contain_item_index() -> None:
     wrong = Submission(job="j", queue="No", priority=12, correlation_id="", delay=-1)
     pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
@@ -90,68 +73,6 @@ def test_batch_problem_pointers_contain_item_index() -> None:
 def test_nan_delay_rejected() -> None:
     [problem] = validate_submission(Submission(job="j", delay=float("nan")), NOW)
     assert problem.code == "not_allowed"
-
-
-def test_incomplete_defaults_rejected_only_for_scheduled_job() -> None:
-    assert validate_definition(JobDefinition("j", "t"), [USER]) == []
-    scheduled = JobDefinition("j", "t", schedule={"kind": "interval", "every": 5})
-    assert [problem.pointer for problem in validate_definition(scheduled, [USER])] == ["/defaults/user_id"]
-
-
-@pytest.mark.parametrize("character", ["\x1b", "\r", "\x85", "\u202e", "\u2028"])
-def test_text_with_control_character_rejected(character: str) -> None:
-    of_job = JobDefinition("j", "t", description=f"a{character}", tags=(f"a{character}",))
-    assert [problem.pointer for problem in validate_definition(of_job, [])] == ["/description", "/tags"]
-    with pytest.raises(InvalidInput, match=f"there is U\\+{ord(character):04X} at index 1") as refused:
-        check_note(f"a{character}")
-    assert [problem.pointer for problem in refused.value.errors] == ["/note"]
-
-
-def test_multiline_text_accepted() -> None:
-    text = "Grüße\n\t👩\u200d💻"
-    assert validate_definition(JobDefinition("j", "t", description=text), []) == []
-    check_note(text)
-    check_note(None)
-
-
-def test_definition_problems_all_reported() -> None:
-    wrong = JobDefinition(
-        name="no spaces",
-        task="t",
-        description="x" * 10_001,
-        queue="No",
-        priority=-1,
-        defaults={"colour": 1},
-        time_limit=-1,
-        soft_time_limit=10**9,
-        schedule={"kind": "lunar"},
-        tags=("",),
-        policies={"retry": {"max_attempts": 0}},
-    )
-    assert {problem.pointer for problem in validate_definition(wrong, [USER])} == {
-        "/name", "/description", "/queue", "/priority", "/defaults/colour", "/defaults/user_id", "/retry/max_attempts",
-        "/time_limit", "/soft_time_limit", "/schedule/kind", "/tags",
-    }  # fmt: skip
-
-
-def test_circuit_policy_accepted_only_for_http_request() -> None:
-    policy = {"circuit": {"failures": 3, "pause": "PT10M"}}
-    normalized, problems = policies.normalize(policy)
-    assert (normalized["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
-    assert not validate_definition(JobDefinition("a", "http.request", policies=normalized), ())
-    [problem] = validate_definition(JobDefinition("a", "tasks.any", policies=normalized), ())
-    assert problem.pointer == "/circuit"
-    for wrong in ({"failures": 0}, {"failures": 1001}, {"pause": 0}, {"pause": 86401}, {"target": "all"}):
-        _, [problem] = policies.normalize({"circuit": wrong})
-        assert problem.pointer == f"/circuit/{next(iter(wrong))}"
-
-
-def test_raise_for_problems_reports_all_problems() -> None:
-    admission.raise_for_problems([])
-    problems = validate_submission(Submission(job="j", queue="No", priority=12), NOW)
-    with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
-        admission.raise_for_problems(problems)
-    assert list(caught.value.errors) == problems
 
 
 def test_overrides_contain_only_submitted_fields() -> None:
@@ -170,3 +91,11 @@ def test_submission_policy_problems_have_pointers() -> None:
     wrong = Submission(job="j", time_limit=0, soft_time_limit=5.0, retry={"delays": []})
     pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
     assert pointers == [f"/executions/3/{name}" for name in ("time_limit", "soft_time_limit", "retry/delays")]
+
+
+def test_raise_for_problems_reports_all_problems() -> None:
+    raise_for_problems([])
+    problems = validate_submission(Submission(job="j", queue="No", priority=12), NOW)
+    with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
+        raise_for_problems(problems)
+    assert list(caught.value.errors) == problems

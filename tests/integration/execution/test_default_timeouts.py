@@ -8,9 +8,9 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.settings import Settings
 from jobworker.transport.publisher import get_list_name
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 #: Guaranteed maximum times until a lost worker and a lost message are detected (s).
 _WORKER_LOSS_SECONDS, _MESSAGE_LOSS_SECONDS = 45, 60
@@ -19,7 +19,7 @@ _LIST = get_list_name("default", 5)
 
 
 def test_default_timeouts_detect_killed_worker_and_lost_messages_in_time(
-    engine: Engine, own_server: RedisServer, tmp_path: Path
+    engine: SystemDriver, own_server: RedisServer, tmp_path: Path
 ) -> None:
     usual = Settings.from_environment({})
     settings = {

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.executions.execution import FINAL_STATES, ExecutionState
-from jobworker.domain.jobs.admission import Submission
+from jobworker.domain.submissions.submission import Submission
 from jobworker.services.executions import executions
 from jobworker.services.submissions import submission
 from jobworker.store import jobs, workers
@@ -30,7 +30,7 @@ from tests.servers import ServerProcess
 LEASE_SECONDS = 3.0
 
 
-class Engine:
+class SystemDriver:
     """Relays and workers that share one home, submissions as the API makes them, and the log of what really ran."""
 
     def __init__(self, folder: Path, database: Database, database_url: str, redis_url: str) -> None:
@@ -234,9 +234,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def run_engine(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[Engine]:
+def run_system(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[SystemDriver]:
     """Yield an engine, and stop all its processes at the end of the block."""
-    engine = Engine(folder, database, database_url, redis_url)
+    engine = SystemDriver(folder, database, database_url, redis_url)
     try:
         yield engine
     finally:

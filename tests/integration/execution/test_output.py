@@ -11,11 +11,11 @@ import redis
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.transport.beat import beat_keys
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
-def test_processes_run_with_their_output_on_a_full_disk(engine: Engine) -> None:
+def test_processes_run_with_their_output_on_a_full_disk(engine: SystemDriver) -> None:
     engine.output = Path("/dev/full")
     processes = [engine.start_beat(), *engine.start()]
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED

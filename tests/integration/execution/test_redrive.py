@@ -8,11 +8,11 @@ from jobworker.services.bulk.actions import Selection
 from jobworker.services.executions import dead_letters, executions
 from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.store.executions.execution_filters import ExecutionFilters
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
-def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine, tmp_path: Path) -> None:
+def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: SystemDriver, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
@@ -45,7 +45,7 @@ def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine
     assert [row.id for row in dead_letters.list_page(engine.database, ExecutionFilters()).items] == [other_execution]
 
 
-def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine, tmp_path: Path) -> None:
+def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: SystemDriver, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"

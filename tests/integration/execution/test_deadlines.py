@@ -4,11 +4,11 @@ from pathlib import Path
 
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 
-def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: Engine, tmp_path: Path) -> None:
+def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: SystemDriver, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"
@@ -43,7 +43,7 @@ def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: 
     assert not {key for key, _ in engine.count_starts()} & {in_sql, due_later, in_redis}
 
 
-def test_deadline_applies_to_the_first_attempt_only(engine: Engine) -> None:
+def test_deadline_applies_to_the_first_attempt_only(engine: SystemDriver) -> None:
     engine.start()
     retry = {"max_attempts": 3, "strategy": "fixed", "delay": 1.5}
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 3}, expires=2, retry=retry)

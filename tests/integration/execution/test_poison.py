@@ -6,16 +6,16 @@ from pathlib import Path
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import dead_letters, executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import ServerProcess
+from tests.system_driver import SystemDriver
 
 
-def _start_solo_workers(engine: Engine, count: int) -> list[ServerProcess]:
+def _start_solo_workers(engine: SystemDriver, count: int) -> list[ServerProcess]:
     return [engine.start_worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
 
 
-def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine: Engine) -> None:
+def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start_relay()
     workers = _start_solo_workers(engine, 4)
@@ -39,7 +39,7 @@ def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine:
     assert len([worker for worker in workers if worker.is_alive()]) == 2
 
 
-def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, tmp_path: Path) -> None:
+def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: SystemDriver, tmp_path: Path) -> None:
     engine.start_relay()
     workers = [engine.start_worker("--pool", "threads", "-c", "16", "-n", f"w{number}@%h") for number in range(3)]
     engine.wait_until_ready("poison")
@@ -55,7 +55,7 @@ def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, 
     assert len([worker for worker in workers if worker.is_alive()]) == 1
 
 
-def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: Engine, tmp_path: Path) -> None:
+def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: SystemDriver, tmp_path: Path) -> None:
     engine.start_relay()
     [dead] = _start_solo_workers(engine, 1)
     engine.wait_until_ready("run_once")

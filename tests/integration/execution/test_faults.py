@@ -16,15 +16,15 @@ from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.publisher import get_list_name
 from tests.child_processes import filter_alive, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 #: Redis list of the default queue at the default priority.
 _LIST = get_list_name("default", 5)
 
 
-def test_killed_worker_is_detected_and_its_executions_run_again(any_engine: Engine, tmp_path: Path) -> None:
+def test_killed_worker_is_detected_and_its_executions_run_again(any_engine: SystemDriver, tmp_path: Path) -> None:
     engine = any_engine
     _, worker = engine.start()
     gate = tmp_path / "gate"
@@ -44,7 +44,7 @@ def test_killed_worker_is_detected_and_its_executions_run_again(any_engine: Engi
 
 
 def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(
-    engine: Engine, own_server: RedisServer, tmp_path: Path
+    engine: SystemDriver, own_server: RedisServer, tmp_path: Path
 ) -> None:
     _, sleeper = engine.start()
     gate = tmp_path / "gate"
@@ -68,7 +68,7 @@ def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(
 
 
 @contextlib.contextmanager
-def _occupy_pool(engine: Engine, gate: Path) -> Iterator[None]:
+def _occupy_pool(engine: SystemDriver, gate: Path) -> Iterator[None]:
     """Occupy both processes of the worker with a job until the block ends, so that the worker fetches no message."""
     held = engine.submit("wait_for_file", count=2, path=str(gate))
     wait_until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
@@ -76,7 +76,7 @@ def _occupy_pool(engine: Engine, gate: Path) -> Iterator[None]:
     gate.touch()
 
 
-def test_duplicated_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_duplicated_messages_run_once(engine: SystemDriver, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
     with contextlib.closing(own_server.create_client()) as client:
         with _occupy_pool(engine, tmp_path / "gate"):
@@ -92,7 +92,7 @@ def test_duplicated_messages_run_once(engine: Engine, own_server: RedisServer, t
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_lost_messages_are_published_again(engine: SystemDriver, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
     with contextlib.closing(own_server.create_client()) as client, _occupy_pool(engine, tmp_path / "gate"):
         engine.submit("noop", count=50)
@@ -103,7 +103,9 @@ def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServ
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_executions_finish_after_redis_is_emptied(any_engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+def test_executions_finish_after_redis_is_emptied(
+    any_engine: SystemDriver, own_server: RedisServer, tmp_path: Path
+) -> None:
     engine = any_engine
     engine.start()
     gate = tmp_path / "gate"
@@ -128,7 +130,7 @@ def test_executions_finish_after_redis_is_emptied(any_engine: Engine, own_server
 
 
 def test_attempt_whose_end_report_is_lost_with_redis_runs_again(
-    engine: Engine, own_server: RedisServer, tmp_path: Path
+    engine: SystemDriver, own_server: RedisServer, tmp_path: Path
 ) -> None:
     relay, _ = engine.start()
     gate = tmp_path / "gate"
@@ -149,7 +151,7 @@ def test_attempt_whose_end_report_is_lost_with_redis_runs_again(
 
 
 @pytest.mark.parametrize("down", [2.0, 5.0])
-def test_busy_workers_survive_a_redis_restart(engine: Engine, own_server: RedisServer, down: float) -> None:
+def test_busy_workers_survive_a_redis_restart(engine: SystemDriver, own_server: RedisServer, down: float) -> None:
     _, worker = engine.start()
     held = engine.submit("hold", count=2, seconds=4)
     wait_until(lambda: all(engine.is_running(key) for key in held))
@@ -165,7 +167,7 @@ def test_busy_workers_survive_a_redis_restart(engine: Engine, own_server: RedisS
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_repeated_relay_kills_lose_and_duplicate_nothing(engine: Engine) -> None:
+def test_repeated_relay_kills_lose_and_duplicate_nothing(engine: SystemDriver) -> None:
     relay, _ = engine.start()
     for _ in range(4):
         engine.submit("noop", count=100)
@@ -182,7 +184,7 @@ def test_repeated_relay_kills_lose_and_duplicate_nothing(engine: Engine) -> None
     assert (attempts, transitions) == (400, 1200)
 
 
-def test_several_relays_and_workers_run_each_execution_once(any_engine: Engine) -> None:
+def test_several_relays_and_workers_run_each_execution_once(any_engine: SystemDriver) -> None:
     engine = any_engine
     first, _ = engine.start()
     engine.start_relay()
@@ -196,7 +198,7 @@ def test_several_relays_and_workers_run_each_execution_once(any_engine: Engine) 
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: Engine, own_server: RedisServer) -> None:
+def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: SystemDriver, own_server: RedisServer) -> None:
     relay, _ = engine.start()
     engine.submit("noop", count=100)
     engine.wait_until_all_final()
@@ -214,7 +216,7 @@ def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: Engine, own_se
     assert unread >= 1
 
 
-def test_worker_that_shuts_down_cleanly_loses_nothing(engine: Engine) -> None:
+def test_worker_that_shuts_down_cleanly_loses_nothing(engine: SystemDriver) -> None:
     _, worker = engine.start()
     engine.submit("noop", count=200)
     wait_until(lambda: engine.count_states().get("Succeeded", 0) > 20)
@@ -225,7 +227,7 @@ def test_worker_that_shuts_down_cleanly_loses_nothing(engine: Engine) -> None:
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_worker_and_beat_reject_a_redis_that_evicts(engine: Engine, own_server: RedisServer) -> None:
+def test_worker_and_beat_reject_a_redis_that_evicts(engine: SystemDriver, own_server: RedisServer) -> None:
     with contextlib.closing(own_server.create_client()) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
     for process in (engine.start_worker(), engine.start_beat()):
@@ -235,12 +237,12 @@ def test_worker_and_beat_reject_a_redis_that_evicts(engine: Engine, own_server: 
         assert "Traceback" not in said
 
 
-def _list_live_workers(engine: Engine) -> list[WorkerRow]:
+def _list_live_workers(engine: SystemDriver) -> list[WorkerRow]:
     with engine.database.read() as connection:
         return workers.list_live(connection)
 
 
-def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path: Path) -> None:
+def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: SystemDriver, tmp_path: Path) -> None:
     engine = any_engine
     engine.start_relay()
     sleeper = engine.start_worker("--pool", "threads")

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.executions.execution import ExecutionState
 from tests.child_processes import filter_alive, kill_processes, list_started_pids
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 _SQUARES = {"process": 0, "pool": [0, 1, 4], "executor": [0, 1, 4]}
 
@@ -22,20 +22,20 @@ def started() -> Iterator[list[int]]:
     kill_processes(*pids)
 
 
-def _list_log_lines(engine: Engine, execution: str) -> list[str]:
+def _list_log_lines(engine: SystemDriver, execution: str) -> list[str]:
     with engine.database.read() as connection:
         query = sa.text("SELECT message FROM execution_logs WHERE execution_id = :id ORDER BY seq")
         return list(connection.scalars(query, {"id": execution}))
 
 
 @pytest.mark.parametrize("job", ["compute_in_processes", "compute_in_isolated_processes"])
-def test_processes_work_with_every_start_method(running_engine: Engine, job: str) -> None:
+def test_processes_work_with_every_start_method(running_engine: SystemDriver, job: str) -> None:
     row = running_engine.wait_until_final(running_engine.submit_one(job), within=120.0)
     assert row.result == {"fork": _SQUARES, "spawn": _SQUARES, "forkserver": _SQUARES}, row.error
 
 
 @pytest.mark.parametrize("job", ["log_in_child", "log_in_isolated_child"])
-def test_lines_of_a_forked_process_are_logged_once(running_engine: Engine, job: str) -> None:
+def test_lines_of_a_forked_process_are_logged_once(running_engine: SystemDriver, job: str) -> None:
     execution = running_engine.submit_one(job, parameters={"lines": 50})
     running_engine.wait_until_final(execution)
     lines = [f"line {number}" for number in range(50)]
@@ -49,7 +49,7 @@ def test_lines_of_a_forked_process_are_logged_once(running_engine: Engine, job: 
 @pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
 @pytest.mark.parametrize("job", ["fork", "fork_isolated"])
 def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
-    running_engine: Engine, job: str, how: str, status: int
+    running_engine: SystemDriver, job: str, how: str, status: int
 ) -> None:
     execution = running_engine.submit_one(job, parameters={"how": how})
     row = running_engine.wait_until_final(execution)
@@ -64,7 +64,7 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
     assert raised == (how == "raise")
 
 
-def test_cancelled_job_is_ended_with_its_processes(engine: Engine, started: list[int]) -> None:
+def test_cancelled_job_is_ended_with_its_processes(engine: SystemDriver, started: list[int]) -> None:
     engine.start()
     execution = engine.submit_one("leave_processes", parameters={"stays": True})
     wait_until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution))
@@ -75,7 +75,7 @@ def test_cancelled_job_is_ended_with_its_processes(engine: Engine, started: list
     wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
-def test_stopped_threads_worker_ends_processes_left_by_its_jobs(engine: Engine, started: list[int]) -> None:
+def test_stopped_threads_worker_ends_processes_left_by_its_jobs(engine: SystemDriver, started: list[int]) -> None:
     engine.start_relay()
     worker = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()

@@ -8,12 +8,12 @@ import pytest
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.transport import keys
-from tests.engine import Engine
 from tests.polling import wait_until
 from tests.servers import RedisServer
+from tests.system_driver import SystemDriver
 
 
-def test_worker_records_every_outcome(any_engine: Engine) -> None:
+def test_worker_records_every_outcome(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start()
     execution_ids = {
@@ -75,7 +75,7 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
     assert max(engine.count_starts().values()) == 1
 
 
-def test_time_limits_end_the_job_and_are_recorded(engine: Engine) -> None:
+def test_time_limits_end_the_job_and_are_recorded(engine: SystemDriver) -> None:
     engine.start()
     hard, soft = engine.submit_one("exceed_hard_limit"), engine.submit_one("exceed_soft_limit")
     minded = engine.submit_one("return_on_soft_limit")
@@ -88,7 +88,7 @@ def test_time_limits_end_the_job_and_are_recorded(engine: Engine) -> None:
     assert max(engine.count_starts().values()) == 1
 
 
-def test_job_that_kills_its_process_fails_after_three_attempts(engine: Engine) -> None:
+def test_job_that_kills_its_process_fails_after_three_attempts(engine: SystemDriver) -> None:
     engine.start()
     poison, once, leaves = (
         engine.submit_one(job) for job in ("kill_own_process", "kill_own_process_once", "exit_with_code")
@@ -107,7 +107,7 @@ def test_job_that_kills_its_process_fails_after_three_attempts(engine: Engine) -
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: Engine, pool: str) -> None:
+def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: SystemDriver, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool)
     engine.wait_until_ready()
@@ -122,7 +122,7 @@ def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: Engine, p
     assert max(engine.count_starts().values()) == 1
 
 
-def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: Engine) -> None:
+def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: SystemDriver) -> None:
     engine.start()
     blockers = engine.submit("hold", count=2, seconds=3)
     wait_until(lambda: all(engine.is_running(key) for key in blockers))
@@ -142,7 +142,9 @@ def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: E
     assert not engine.is_running(later)
 
 
-def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engine, own_server: RedisServer) -> None:
+def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(
+    any_engine: SystemDriver, own_server: RedisServer
+) -> None:
     engine = any_engine
     engine.start()
     why = {"nul": "NUL", "half": "surrogate", "large": "64 bits", "deep": "100 levels", "tagged": "__type__"}
@@ -170,7 +172,7 @@ def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engi
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
-def test_transitions_record_actor_and_reason(engine: Engine) -> None:
+def test_transitions_record_actor_and_reason(engine: SystemDriver) -> None:
     engine.start()
     execution_ids = [engine.submit_one("noop"), engine.submit_one("fail", parameters={"message": "as told"})]
     for execution in execution_ids:

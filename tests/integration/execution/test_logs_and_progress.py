@@ -13,18 +13,18 @@ from jobworker.domain.executions.log_limits import MAX_LOG_BYTES
 from jobworker.services.executions import execution_stream, executions
 from jobworker.store.executions import log_lines, timeline
 from jobworker.store.executions.timeline import LogRow, TransitionRow
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 _LINE_COUNT_PATTERN = re.compile(r"([\d,]+) lines? \(")
 
 
-def _list_log_lines(engine: Engine, execution: str) -> list[LogRow]:
+def _list_log_lines(engine: SystemDriver, execution: str) -> list[LogRow]:
     with engine.database.read() as connection:
         return list(timeline.list_logs_after(connection, execution, "", 100_000))
 
 
-def _list_log_messages(engine: Engine, execution: str) -> list[str]:
+def _list_log_messages(engine: SystemDriver, execution: str) -> list[str]:
     return [line.message for line in _list_log_lines(engine, execution)]
 
 
@@ -36,7 +36,7 @@ def _sum_line_counts(messages: list[str], mark: str) -> int:
     )
 
 
-def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engine) -> None:
+def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start_relay()
     worker = engine.start_worker()
@@ -62,7 +62,7 @@ def test_endless_output_of_a_job_is_cut_and_delays_no_other_job(any_engine: Engi
     assert "x" * 900 in engine.read_log(worker), "the worker shows what its jobs print"
 
 
-def test_reader_that_reconnects_misses_no_event(any_engine: Engine) -> None:
+def test_reader_that_reconnects_misses_no_event(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start()
     execution = engine.submit_one("flood_log_in_attempts", parameters={"lines": 1_500, "length": 60})
@@ -88,7 +88,7 @@ def test_reader_that_reconnects_misses_no_event(any_engine: Engine) -> None:
     assert all(state in transitions for state in states), "in chronological order, and each once"
 
 
-def test_attempts_share_one_log(engine: Engine) -> None:
+def test_attempts_share_one_log(engine: SystemDriver) -> None:
     engine.start()
     execution = engine.submit_one("flood_log_in_attempts", parameters={"lines": 4_500, "length": 1_000})
     assert engine.wait_until_final(execution).attempt == 3
@@ -105,7 +105,7 @@ def test_attempts_share_one_log(engine: Engine) -> None:
     wait_until(marked, what=f"all lines of {execution}, which may arrive after its end")
 
 
-def test_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> None:
+def test_last_progress_arrives_however_fast_a_job_reports(engine: SystemDriver) -> None:
     engine.start()
     fast = engine.submit_one("report_each_step", parameters={"until": 30_000})
     wrong = engine.submit_one("report_invalid_progress")
@@ -122,7 +122,7 @@ def test_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> Non
     ]
 
 
-def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
+def test_metadata_outlives_its_attempt(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start()
     resumed, refused = (
@@ -137,7 +137,7 @@ def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
     assert [text.partition(" is a ")[0].partition(" does ")[0] for text in row.result] == ["metadata 'bad'"] * 3
 
 
-def test_progress_and_metadata_are_readable_while_the_job_runs(engine: Engine, tmp_path: Path) -> None:
+def test_progress_and_metadata_are_readable_while_the_job_runs(engine: SystemDriver, tmp_path: Path) -> None:
     engine.start()
     execution = engine.submit_one("wait_with_metadata", parameters={"path": str(tmp_path / "go")})
     wait_until(lambda: engine.get(execution).metadata == {"phase": "waiting"})
@@ -148,7 +148,7 @@ def test_progress_and_metadata_are_readable_while_the_job_runs(engine: Engine, t
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
 
 
-def test_log_lines_of_threads_and_coroutines_belong_to_their_job(engine: Engine) -> None:
+def test_log_lines_of_threads_and_coroutines_belong_to_their_job(engine: SystemDriver) -> None:
     engine.start()
     execution = engine.submit_one("log_from_threads", parameters={"name": "a"})
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
@@ -156,7 +156,7 @@ def test_log_lines_of_threads_and_coroutines_belong_to_their_job(engine: Engine)
     assert _list_log_messages(engine, execution) == spoken
 
 
-def test_jobs_that_share_a_process_have_separate_logs(engine: Engine) -> None:
+def test_jobs_that_share_a_process_have_separate_logs(engine: SystemDriver) -> None:
     engine.start_relay()
     engine.start_worker("--pool", "threads", "-c", "4")
     engine.wait_until_ready()
@@ -169,7 +169,7 @@ def test_jobs_that_share_a_process_have_separate_logs(engine: Engine) -> None:
         ]
 
 
-def test_printed_text_becomes_one_log_line_per_line(engine: Engine) -> None:
+def test_printed_text_becomes_one_log_line_per_line(engine: SystemDriver) -> None:
     engine.start()
     execution = engine.submit_one("print_parts")
     assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
@@ -186,7 +186,7 @@ def test_printed_text_becomes_one_log_line_per_line(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_changes_to_logging_and_streams_end_with_their_job(engine: Engine, pool: str) -> None:
+def test_changes_to_logging_and_streams_end_with_their_job(engine: SystemDriver, pool: str) -> None:
     engine.start_relay()
     engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready()
@@ -216,7 +216,7 @@ def test_changes_to_logging_and_streams_end_with_their_job(engine: Engine, pool:
 
 
 @pytest.mark.parametrize("level", ["ERROR", "DEBUG"])
-def test_worker_log_level_does_not_affect_the_job_log(engine: Engine, level: str) -> None:
+def test_worker_log_level_does_not_affect_the_job_log(engine: SystemDriver, level: str) -> None:
     engine.start_relay()
     worker = engine.start_worker("--loglevel", level)
     engine.wait_until_ready()
@@ -226,7 +226,7 @@ def test_worker_log_level_does_not_affect_the_job_log(engine: Engine, level: str
     assert ("a info" in engine.read_log(worker)) == (level == "DEBUG")
 
 
-def test_long_result_is_written_to_a_file(any_engine: Engine) -> None:
+def test_long_result_is_written_to_a_file(any_engine: SystemDriver) -> None:
     engine = any_engine
     engine.start()
     inline, long = (engine.submit_one("return_size", parameters={"size": 65_534 + more}) for more in (0, 1))

@@ -7,8 +7,8 @@ import pytest
 
 from jobworker.domain.errors import JobRemoved
 from jobworker.domain.executions.execution import ExecutionState
-from tests.engine import Engine
 from tests.polling import wait_until
+from tests.system_driver import SystemDriver
 
 _JOB = """
 from jobworker import job
@@ -20,7 +20,7 @@ def {name}() -> str:
 
 
 def test_job_of_a_removed_module_rejects_submissions_after_the_restart(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: SystemDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "site_jobs"
     package.mkdir()
