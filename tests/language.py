@@ -69,10 +69,15 @@ def python_files(root: Path, *folders: str) -> list[Path]:
     return [path for path in paths if "migrations" not in path.parts]
 
 
+@functools.cache
+def parse_module(path: Path) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse(path.read_text())
+
+
 def read_docstrings(path: Path, root: Path) -> Iterator[Text]:
     """Yield the docstrings of a module; test functions and properties, which are nouns, count as classes do."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in ast.walk(parse_module(path)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         text = ast.get_docstring(node)
@@ -111,7 +116,7 @@ def read_comments(path: Path, root: Path) -> Iterator[Text]:
 
 def read_messages(path: Path, root: Path) -> Iterator[Text]:
     """Yield the texts given to loggers, and to `help=` and `description=`."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse_module(path)):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -121,6 +126,45 @@ def read_messages(path: Path, root: Path) -> Iterator[Text]:
         for value in arguments:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 yield Text("message", f"{path.relative_to(root)}:{value.lineno}", value.value.replace("_", " "))
+
+
+#: Names of errors and of variables that hold the text of an error, a reason or a blocker.
+_ERROR_TYPES = re.compile(
+    r"(?:Error|Exception|Invalid\w*|Conflict|Busy|Disabled|Removed|NotFound|Problem|Finding|Blocker|Message|echo)$"
+)
+_ERROR_VARIABLES = frozenset(("message", "reason", "why", "detail", "problem", "remedy", "hint"))
+
+
+def read_errors(path: Path, root: Path) -> Iterator[Text]:
+    """Yield the texts of errors, reasons and blockers: with two spaces or more, as names and codes have none."""
+    seen = set()
+    for node in ast.walk(parse_module(path)):
+        if isinstance(node, ast.Call):
+            is_error = _ERROR_TYPES.search(ast.unparse(node.func)) is not None
+        elif isinstance(node, ast.Assign):
+            is_error = any(isinstance(target, ast.Name) and target.id in _ERROR_VARIABLES for target in node.targets)
+        else:
+            is_error = isinstance(node, ast.Raise | ast.Yield | ast.Return)
+        for part in ast.walk(node) if is_error else ():
+            if not isinstance(part, ast.Constant) or not isinstance(part.value, str) or part.value.count(" ") < 2:
+                continue
+            place = f"{path.relative_to(root)}:{part.lineno}"
+            if place not in seen:
+                seen.add(place)
+                yield Text("error", place, part.value)
+
+
+def read_pages(root: Path) -> Iterator[Text]:
+    """Yield the paragraphs, table rows and comments of code of README, CONTRIBUTING, the docs and the Makefile."""
+    pages = [root / "README.md", root / "CONTRIBUTING.md", root / "Makefile", *sorted((root / "docs").rglob("*.md"))]
+    for page in pages:
+        is_code = page.name == "Makefile"
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if line.startswith("```"):
+                is_code = not is_code
+                continue
+            text = line.partition("#")[2] if is_code else line
+            yield Text("page", f"{page.relative_to(root)}:{number}", text)
 
 
 def read_descriptions(root: Path) -> Iterator[Text]:
@@ -145,23 +189,29 @@ def find_banned(text: str) -> list[str]:
     return BANNED.findall(re.sub(r"`[^`]*`|\"[^\"]*\"", "x", " ".join(text.split())))
 
 
+def find_banned_in_page(text: str) -> list[str]:
+    """List the banned words in a line of a page, whose beginning may be in the line before it."""
+    sentence = f"x {text.strip()}"
+    return [word for word in find_banned(sentence) if word.lower() != "the same"]
+
+
 @functools.cache
 def read_texts(root: Path, *folders: str) -> list[Text]:
     """List every text of the modules in these folders."""
     return [
         text
         for path in python_files(root, *folders)
-        for read in (read_docstrings, read_comments, read_messages)
+        for read in (read_docstrings, read_comments, read_messages, read_errors)
         for text in read(path, root)
     ]
 
 
 def count_class_names(root: Path) -> dict[str, int]:
-    """Count the public classes of each name that several modules of the package define."""
+    """Count the public classes of each name that several modules define."""
     names = collections.Counter(
         node.name
-        for path in python_files(root, "jobworker", "bench")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in python_files(root, "jobworker", "bench", "tests")
+        for node in ast.walk(parse_module(path))
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name != "Meta"  # marshmallow's
     )
     return {name: count for name, count in names.items() if count > 1}
@@ -187,6 +237,11 @@ def main() -> None:
             for text in texts:
                 if words := find_banned(text.text):
                     print(f"  {text.place}: {', '.join(words)}: {' '.join(text.text.split())[:160]}")
+    pages = [(text, words) for text in read_pages(root) if (words := find_banned_in_page(text.text))]
+    print(f"docs: {len(pages)} lines with banned words")
+    if "-v" in sys.argv:
+        for text, words in pages:
+            print(f"  {text.place}: {', '.join(words)}: {text.text[:160]}")
     described = list(read_descriptions(root))
     print(f"OpenAPI: {len(described)} texts, {sum(len(find_banned(text.text)) for text in described)} banned words")
     twice = count_class_names(root)

@@ -63,7 +63,7 @@ def suppress_soft_limit(seconds: float) -> str:
         except Exception:  # noqa: BLE001 - the purpose of the job
             pass
     log_activity("end")
-    return "done all the same"
+    return "completed"
 
 
 @job
@@ -77,7 +77,7 @@ def suppress_all_exceptions(seconds: float) -> str:
         except BaseException:  # noqa: BLE001
             pass
     log_activity("end")
-    return "done all the same"
+    return "completed"
 
 
 @job
@@ -121,7 +121,7 @@ def finish_when_cancelled() -> str:
     while not current().cancelled:
         time.sleep(0.02)
     log_activity("end")
-    return "what there was"
+    return "partial result"
 
 
 @job

@@ -53,7 +53,7 @@ def retry_at_time(context: Context) -> int:
     """Raise Retry with a delay that overrides the policy."""
     log_activity("start")
     if context.attempt < 2:
-        raise Retry(delay=dt.timedelta(seconds=0.05), reason="the other side said so")
+        raise Retry(delay=dt.timedelta(seconds=0.05), reason="the service asked for it")
     return context.attempt
 
 

@@ -7,14 +7,14 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs import parameters
 
 
-class Base(Job, abstract=True):
+class BaseJob(Job, abstract=True):
     """Options that several jobs share."""
 
     queue = "background"
     max_retries = 7
 
 
-class SendingJob(Base):
+class SendingJob(BaseJob):
     """Send a mail."""
 
     name = "sends-mail"

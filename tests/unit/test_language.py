@@ -1,4 +1,4 @@
-"""Language of docstrings, comments, log messages, command help and OpenAPI descriptions."""
+"""Language of docstrings, comments, log and error messages, command help, OpenAPI descriptions and pages."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests import language
 MAX_HEADLESS_SHARE = 0.02
 
 #: Number of banned words in each folder. It may only decrease.
-BANNED_WORDS = {"jobworker": 0, "bench": 0}
+BANNED_WORDS = {"jobworker": 0, "bench": 0, "tests": 0}
 
 
 @pytest.mark.parametrize("folder", ["jobworker", "bench", "tests"])
@@ -28,6 +28,11 @@ def test_texts_contain_no_banned_words(folder: str) -> None:
 def test_openapi_descriptions_contain_no_banned_words() -> None:
     texts = language.read_descriptions(language.ROOT)
     assert [f"{text.place}: {text.text}" for text in texts if language.find_banned(text.text)] == []
+
+
+def test_pages_contain_no_banned_words() -> None:
+    texts = language.read_pages(language.ROOT)
+    assert [f"{text.place}: {text.text}" for text in texts if language.find_banned_in_page(text.text)] == []
 
 
 def test_public_class_names_are_unique() -> None:

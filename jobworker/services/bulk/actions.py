@@ -52,7 +52,7 @@ class Selection:
             message = f"give one of {', '.join(selectors)}, not several"
             raise InvalidInput(message, [FieldError(f"/{selectors[1]}", "ambiguous", message)])
         if not selectors:
-            message = 'say which: ids, or a filter that names something; {"all": true} means every one'
+            message = 'give ids or a filter; {"all": true} selects every execution'
             raise InvalidInput(message, [FieldError("/filter", "missing", message)])
         if self.ids is not None:
             _check_ids(self.ids)

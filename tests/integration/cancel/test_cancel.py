@@ -83,7 +83,7 @@ def test_job_that_finishes_despite_cancellation_succeeds(prefork: SystemDriver) 
     execution = _submit_and_wait_until_running(engine, "finish_when_cancelled")
     engine.cancel(execution)
     row = engine.wait_until_final(execution)
-    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "what there was")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "partial result")
 
 
 def test_cancellation_does_not_reach_other_jobs_of_the_process(prefork: SystemDriver, tmp_path: object) -> None:

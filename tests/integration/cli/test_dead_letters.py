@@ -94,9 +94,9 @@ def test_discard_and_cancel_print_their_counts(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["dead-letters", "redrive"], "say which: ids, or a filter"),
-        (["dead-letters", "discard"], "say which: ids, or a filter"),
-        (["executions", "cancel"], "say which: ids, or a filter"),
+        (["dead-letters", "redrive"], "give ids or a filter"),
+        (["dead-letters", "discard"], "give ids or a filter"),
+        (["executions", "cancel"], "give ids or a filter"),
         (["executions", "cancel", "nonsense"], "ids must hold ids"),
         (["executions", "cancel", "--all", "--job", "x"], "give one of filter, all"),
         (["executions", "--job", "x", "cancel", "--all"], "put options after cancel"),

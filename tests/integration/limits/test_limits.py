@@ -62,7 +62,7 @@ def test_suppressed_soft_limit_is_recorded(running: SystemDriver) -> None:
     engine = running
     execution = engine.submit_one("suppress_soft_limit", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     row = engine.wait_until_final(execution)
-    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "completed")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     warning = ("WARNING", "its soft time limit of 0.5 s has passed")
     wait_until(

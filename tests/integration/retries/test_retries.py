@@ -73,7 +73,7 @@ def test_retry_raised_by_the_job_overrides_the_policy(running_engine: SystemDriv
     row = submit_and_wait(running_engine, job)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
     assert list_retry_reasons(running_engine, row.id) == [
-        "the other side said so" if job == "retry_at_time" else "the job asked for a retry"
+        "the service asked for it" if job == "retry_at_time" else "the job asked for a retry"
     ]
 
 

@@ -212,8 +212,8 @@ def _choose_zone(
     if len(used) == 1:
         return used.popitem()
     message = (
-        "zone is needed: the file has times in UTC or in several zones, and does not say on which wall clock they are "
-        "meant; give an IANA time zone such as Europe/Berlin"
+        "zone is needed: the file has times in UTC or in several zones, and names no time zone for them; "
+        "give an IANA time zone such as Europe/Berlin"
     )
     raise InvalidInput(message, [FieldError("zone", "missing", message)])
 
