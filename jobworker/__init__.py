@@ -1,4 +1,4 @@
-"""JobWorker: submit work over HTTP, keep its history for ever, and let Celery workers run it.
+"""JobWorker: submit work over HTTP, keep its history forever, and let Celery workers run it.
 
 A job module begins with `from jobworker import Context, job`, a module of schedules with `from jobworker import
 schedule`.

@@ -300,7 +300,7 @@ class Dispatcher:
         return messages
 
     def _fail_unreadable_executions(self) -> None:
-        """Report, as a worker would, that the next attempts cannot run; otherwise they would be selected for ever."""
+        """Report, as a worker would, that the next attempts cannot run; otherwise they would be selected forever."""
         refused, self._unreadable_executions = self._unreadable_executions, []
         for row, why in refused:
             self.problems.report("execution_unreadable", f"execution {row.id}", why)

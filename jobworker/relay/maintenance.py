@@ -214,7 +214,7 @@ class Maintenance:
         self._suspects = suspects - self._suspects
 
     def rename_foreign_keys(self) -> None:
-        """Rename JobWorker's keys with a value of another type, because every command on them would fail for ever."""
+        """Rename JobWorker's keys with a value of another type, because every command on them would fail forever."""
         for key, key_type, name in rename_foreign_keys(self._client):
             subject = f"redis key {key}"
             self._problems.report("redis_key_set_aside", subject, f"it held a {key_type} and was renamed to {name}")

@@ -9,7 +9,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.jobs.definition import BUILTIN_QUEUES, DEFAULT_QUEUE
 from jobworker.settings import Settings
 
-#: Timeout of a Redis connection (s); kombu alone waits for ever.
+#: Timeout of a Redis connection (s); kombu alone waits forever.
 _SOCKET_TIMEOUT_SECONDS = 5
 
 #: Interval between beat's ticks (s), and lifetime of its lock without a tick (s).

@@ -1,4 +1,4 @@
-"""Connections to Redis with timeouts; by default redis-py and kombu wait for ever."""
+"""Connections to Redis with timeouts; by default redis-py and kombu wait forever."""
 
 import re
 

@@ -77,13 +77,13 @@ def test_error_classes_have_distinct_codes() -> None:
 
 
 def test_field_error_codes_are_documented() -> None:
-    listed = set(parse_table(get_section(DOCS / "errors.md", "Codes of places")))
+    listed = set(parse_table(get_section(DOCS / "errors.md", "Codes of field errors")))
     passed_on = {"job_not_found", "job_disabled", "job_removed", "task_not_found"}
     assert listed == set(_list_field_codes()) | passed_on
 
 
 def test_blockers_are_documented() -> None:
-    listed = set(parse_table(get_section(DOCS / "http.md", "Why it does not run")))
+    listed = set(parse_table(get_section(DOCS / "http.md", "Blockers")))
     nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/executions/blockers.py").read_text()))
     calls = [
         node for node in nodes if isinstance(node, ast.Call) and _get_called_name(node) in ("Blocker", "_detect_full")

@@ -70,7 +70,7 @@ def flaky(context: Context, good_attempt: int) -> int:
 
 @job(bind=True, max_retries=1)
 def request_manual_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-def]
-    """Ask for a retry by hand, for ever."""
+    """Ask for a retry by hand, forever."""
     log_activity("start")
     raise self.retry(countdown=countdown, exc=RuntimeError("never good"))
 

@@ -284,7 +284,7 @@ def _build_view(
 
 
 def _describe_move(move: ScheduleMove) -> str:
-    return f"time zone data have changed: {move.describe()}, as soon as a relay with {DATA_VERSION} leads"
+    return f"time zone data has changed: {move.describe()} once a relay with {DATA_VERSION} is the leader"
 
 
 def _list_warnings(

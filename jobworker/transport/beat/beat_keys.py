@@ -33,7 +33,7 @@ return discarded
 def discard_foreign_keys(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
     """Delete those of these keys that have another type; return their names.
 
-    Another program wrote them, and every command on them fails for ever. The correct values are written again.
+    Another program wrote them, and every command on them fails forever. The correct values are written again.
     """
     names = client.eval(_DISCARD, len(types), *types, *types.values())
     return [key.decode() if isinstance(key, bytes) else key for key in names]

@@ -117,7 +117,7 @@ class Scheduler(RedBeatScheduler):
         except ConfigurationError as error:
             raise SystemExit(f"error: {error}") from None
         self.leader_key = conf.lock_key or f"{entry_format.KEY_PREFIX}:lock"
-        # RedBeat acquires its lock once, when beat starts, waits for it there for ever, and exits when it is lost.
+        # RedBeat acquires its lock once, when beat starts, waits for it there forever, and exits when it is lost.
         # Without a `lock_key` it leaves the lock to this class.
         self.lock_key = None
         self.name = f"{socket.gethostname()}:{os.getpid()}"

@@ -296,7 +296,7 @@ class Channel(kombu_redis.Channel):
         """Publish a message and push a wake-up token; direct calls by jobs (Celery's `.delay()`) are published here.
 
         Replies to remote control get an expiry, because only a waiting program reads them; they are pushed in one
-        transaction with it, so that no reply stays for ever when its worker dies in between.
+        transaction with it, so that no reply stays forever when its worker dies in between.
         """
         if queue.endswith(_PIDBOX_SUFFIX):
             with self._create_client().pipeline() as pipe:

@@ -47,7 +47,7 @@ class ContainerNotStarted(Exception):
     """The engine could not start the container, for example because the image is missing."""
 
 
-class ContainerEngineMissing(Exception):
+class EngineMissing(Exception):
     """The worker has neither docker nor podman."""
 
 
@@ -97,9 +97,7 @@ def _find_container_engine(settings: Settings) -> str:
     for name in engines:
         if path := shutil.which(name):
             return path
-    raise ContainerEngineMissing(
-        f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH"
-    )
+    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(engines)} on its PATH")
 
 
 def _build_command(engine: str, options: list[str], policy: ContainerIsolation) -> list[str]:
