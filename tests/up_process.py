@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import find_free_port
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,7 @@ class UpProcess:
             return False
 
         try:
-            until(said, within, what=f"{text!r} from jobworker up")
+            wait_until(said, within, what=f"{text!r} from jobworker up")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output}") from None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.polling import until
+from tests.polling import wait_until
 from tests.up_process import ROOT, UpProcess, list_group_members
 
 pytestmark = pytest.mark.timeout(300)
@@ -62,7 +62,7 @@ class UpSystem(UpProcess):
             _, body = self.get_json(f"{self.api}/api/v1/executions/{execution}")
             return body if isinstance(body, dict) and body.get("finished_at") else {}
 
-        ended_execution = until(ended, within=90, every=0.2, what=f"the end of {execution}")
+        ended_execution = wait_until(ended, within=90, every=0.2, what=f"the end of {execution}")
         assert ended_execution["state"] == "Succeeded", ended_execution
         return ended_execution
 
@@ -168,7 +168,7 @@ def test_flower_requires_password_and_shows_jobs(system: UpSystem) -> None:
     assert system.get_json(system.flower)[0] == 401
     assert credentials.partition(":")[2] not in system.output
     # Flower enables the workers' events within seconds of its start, and does not see earlier executions.
-    until(lambda: "enabled by remote" in system.read_log("worker"), what="events")
+    wait_until(lambda: "enabled by remote" in system.read_log("worker"), what="events")
 
     execution = system.submit_job("generate_entity_statistics")["id"]
     system.wait_until_succeeded(execution)
@@ -178,13 +178,13 @@ def test_flower_requires_password_and_shows_jobs(system: UpSystem) -> None:
         assert status == 200
         return {task["name"] for task in tasks.values()}
 
-    until(lambda: "generate_entity_statistics" in names(), what="the job in Flower")
+    wait_until(lambda: "generate_entity_statistics" in names(), what="the job in Flower")
     status, queues = system.get_json(f"{system.flower}/api/queues/length", credentials)
     assert status == 200
     assert "default" in {queue["name"] for queue in queues["active_queues"]}
 
 
-def test_flower_refuses_changes(system: UpSystem) -> None:
+def test_flower_rejects_changes(system: UpSystem) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     token = base64.b64encode(credentials.encode()).decode()
     url = f"{system.flower}/api/task/async-apply/generate_entity_statistics"
@@ -242,7 +242,7 @@ def test_broken_module_reported_once_and_second_ctrl_c_interrupts_jobs(tmp_path:
         assert len(running.startup_output) <= _MAX_LINES, running.startup_output
 
         execution = running.submit_job("wait_for_ever")["id"]
-        until((tmp_path / "begun").exists, within=60, what="the job")
+        wait_until((tmp_path / "begun").exists, within=60, what="the job")
         running.send_signal(signal.SIGINT)
         running.wait_for_output("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
         running.wait_for_output("stopping worker")
@@ -309,7 +309,7 @@ def test_killed_supervisor_leaves_no_process(own: UpSystem) -> None:
 
     own.kill()
 
-    until(lambda: not list_group_members(*groups), what="the end of every process")
+    wait_until(lambda: not list_group_members(*groups), what="the end of every process")
 
 
 def _list_ports(system: UpSystem) -> dict[str, str]:

@@ -28,23 +28,23 @@ def audited(database: Database) -> Database:
         "DELETE FROM audit WHERE id = 1",
     ],
 )
-def test_audit_entry_rejects_update_and_delete(audited: Database, statement: str) -> None:
+def test_audit_entry_refuses_update_and_delete(audited: Database, statement: str) -> None:
     is_refused(audited, statement)
 
 
-def test_audit_table_rejects_truncate_on_postgresql(postgres_url: str) -> None:
+def test_audit_table_refuses_truncate_on_postgresql(postgres_url: str) -> None:
     database = write_entry(Database(postgres_url))
     is_refused(database, "TRUNCATE audit")
     database.dispose()
 
 
-def test_audit_entry_rejects_insert_or_replace_on_sqlite(sqlite_database: Database) -> None:
+def test_audit_entry_refuses_insert_or_replace_on_sqlite(sqlite_database: Database) -> None:
     columns = "(id, at, actor, action, subject)"
     write_entry(sqlite_database)
     is_refused(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
 
 
-def test_transition_rejects_update(database: Database) -> None:
+def test_transition_refuses_update(database: Database) -> None:
     execution = NewExecution(
         id="01890000-0000-7000-8000-000000000000", job="export", job_revision=1, task="export", max_attempts=1,
         queue="default", priority=5, parameters={}, correlation_id="c", batch_id=None, schedule_id=None,

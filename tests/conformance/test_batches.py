@@ -20,7 +20,7 @@ from jobworker.store.executions import cancellation, dispatch
 from jobworker.store.executions.limit_usage import QueueBacklog
 from tests.conformance.execution_driver import FAILED, ExecutionDriver
 from tests.conformance.test_dependencies import UNKNOWN_ID
-from tests.polling import until
+from tests.polling import wait_until
 
 LOAD = Submission(job="load")
 REPORT = Submission(job="report", parameters={"failed": {"$from": "batch", "path": "/counts/Failed"}, "n": 1})
@@ -73,7 +73,7 @@ def test_batch_completes_once_when_last_two_executions_end_together(driver: Exec
     with driver.database.write() as connection:
         driver.record_report(connection, ids[0])
         thread.start()
-        until(lambda: driver.database.is_sqlite or _is_waiting_for_lock(driver), what="the other end to wait")
+        wait_until(lambda: driver.database.is_sqlite or _is_waiting_for_lock(driver), what="the other end to wait")
     thread.join(timeout=30)
     assert len(driver.list_executions("report")) == 1
     assert batches.get(driver.database, batch).row.completed_at

@@ -16,7 +16,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store.database.database import MIGRATION_TIMEOUTS, Database, DatabaseTimeouts
 from jobworker.store.database.file_lock import FileLock
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _get_setting(database: Database, name: str) -> str:
@@ -85,13 +85,13 @@ def test_file_lock_wait_is_passed_to_next_caller(tmp_path: Path) -> None:
         assert sum(thread.name == "file-lock" for thread in threading.enumerate()) == 1
         assert lock.timeout_seconds == 0.2
     # The waiting thread acquires the lock, finds that its caller has given up, and releases the lock.
-    until(lambda: not _is_locked_for_others(tmp_path / "lock"), what="the lock to be given back")
+    wait_until(lambda: not _is_locked_for_others(tmp_path / "lock"), what="the lock to be given back")
     with lock.hold(clock.monotonic() + 30.0):
         assert _is_locked_for_others(tmp_path / "lock")
     assert not _is_locked_for_others(tmp_path / "lock")
     del lock
     gc.collect()
-    until(lambda: all(thread.name != "file-lock" for thread in threading.enumerate()), what="the thread to end")
+    wait_until(lambda: all(thread.name != "file-lock" for thread in threading.enumerate()), what="the thread to end")
 
 
 def test_file_lock_goes_to_the_waiting_caller(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_file_lock_goes_to_the_waiting_caller(tmp_path: Path) -> None:
     waiter = threading.Thread(target=wait)
     with holder.hold(clock.monotonic()):
         waiter.start()
-        until(lambda: any(thread.name == "file-lock" for thread in threading.enumerate()), what="the waiter")
+        wait_until(lambda: any(thread.name == "file-lock" for thread in threading.enumerate()), what="the waiter")
         order.append("holder")
     waiter.join(30)
     assert order == ["holder", "waiter"]

@@ -21,7 +21,7 @@ from jobworker.store.tables import core
 from jobworker.store.workflows import dependency_rows
 from tests.conformance.execution_driver import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ExecutionDriver
 from tests.conformance.factories import NOW
-from tests.polling import until
+from tests.polling import wait_until
 
 UNKNOWN_ID = "01980000-0000-7000-8000-000000000000"
 
@@ -284,7 +284,7 @@ def _run_during_transaction(driver: ExecutionDriver, first: Callable[[], None], 
         if threading.current_thread() is not thread and not started.is_set():
             started.set()
             thread.start()
-            until(lambda: not thread.is_alive() or _is_blocked(driver), what="the other transaction to wait")
+            wait_until(lambda: not thread.is_alive() or _is_blocked(driver), what="the other transaction to wait")
 
     sa.event.listen(engine, "commit", before_commit)
     try:
@@ -317,7 +317,7 @@ def test_unresolved_dependent_is_resolved_by_the_sweep(driver: ExecutionDriver) 
     assert driver.get_state(child) is ExecutionState.QUEUED
 
 
-def test_unique_key_that_depends_on_a_result_is_claimed_on_release(driver: ExecutionDriver) -> None:
+def test_unique_key_that_depends_on_a_result_is_acquired_on_release(driver: ExecutionDriver) -> None:
     for name, conflict in (("load", "return"), ("report", "replace")):
         driver.define_job(
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}

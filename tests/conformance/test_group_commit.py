@@ -20,7 +20,7 @@ from jobworker.store.database.database import Database, DatabaseTimeouts
 from jobworker.store.database.file_lock import FileLock
 from jobworker.store.tables import core
 from tests.conftest import NOW
-from tests.polling import until
+from tests.polling import wait_until
 
 Work = Callable[[sa.Connection], Any]
 
@@ -101,7 +101,7 @@ def commit_together(database: Database, works: Sequence[Work]) -> list[Any]:
         if number == 0:
             busy.wait(30)
         else:
-            until(lambda: len(database._group._waiting) == number, what="the work to wait")
+            wait_until(lambda: len(database._group._waiting) == number, what="the work to wait")
         if number == len(works):
             go_on.set()
 

@@ -18,7 +18,7 @@ from jobworker.store.database import lock_waits
 from jobworker.store.database.database import Database, DatabaseTimeouts
 from jobworker.store.tables import core
 from tests.conftest import NOW
-from tests.polling import until
+from tests.polling import wait_until
 
 #: Number of concurrent callers: more than may wait for a lock at a time.
 _CALLER_COUNT = 16
@@ -123,7 +123,7 @@ def test_full_lock_timeout_is_restored_after_a_held_lock(postgres_url: str) -> N
     with hold_lock(database), pytest.raises(DatabaseBusy):
         submit_job(database)
     assert database._limiter.is_brief
-    until(lambda: not database._limiter.is_brief, what="the full patience")
+    wait_until(lambda: not database._limiter.is_brief, what="the full patience")
     database.dispose()
 
 

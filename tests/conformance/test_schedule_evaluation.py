@@ -290,7 +290,7 @@ def test_run_at_start_is_skipped_while_paused(driver: ScheduleDriver) -> None:
     assert driver.list_outcomes(tick) == [(0.5, "skipped_paused")]
 
 
-def test_evaluate_now_settles_due_occurrences(driver: ScheduleDriver) -> None:
+def test_evaluate_now_evaluates_due_occurrences(driver: ScheduleDriver) -> None:
     tick = driver.put_schedule()
     with driver.database.write() as connection:
         row = evaluator.evaluate_now(connection, tick, at_minute(2.5))

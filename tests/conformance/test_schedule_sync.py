@@ -222,7 +222,7 @@ def test_schedules_of_other_owners_are_left_unchanged(driver: ScheduleSyncDriver
     assert (driver.get_schedule("theirs"), driver.get_schedule("report")) == before
 
 
-def test_refused_declaration_is_applied_once_it_is_valid(driver: ScheduleSyncDriver) -> None:
+def test_rejected_declaration_is_applied_once_it_is_valid(driver: ScheduleSyncDriver) -> None:
     driver.declare("early", job="later")
     driver.declare("wrong", job="strict", parameters={"rows": "many"})
     driver.declare("mine")

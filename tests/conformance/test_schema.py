@@ -69,7 +69,7 @@ def test_alembic_finds_no_difference(database: Database) -> None:
         assert compare_metadata(context, core.metadata) == []
 
 
-def test_alembic_finds_a_removed_column(database: Database) -> None:
+def test_comparison_with_alembic_reports_removed_column(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.text("ALTER TABLE queues ADD COLUMN paused INTEGER"))
     with database.read() as connection:

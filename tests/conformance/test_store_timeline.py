@@ -1,4 +1,4 @@
-"""Attempts, transitions and log lines of one execution, and its pulse."""
+"""Attempts, transitions and log lines of one execution, and its snapshot."""
 
 import datetime as dt
 import itertools
@@ -106,7 +106,7 @@ def test_cursor_is_valid_only_for_its_execution(database: Database, execution: s
             timeline.list_attempts(connection, execution, 1, cursor)
 
 
-def test_pulse_changes_with_every_change_of_the_execution(database: Database, execution: str) -> None:
+def test_snapshot_changes_with_every_change_of_the_execution(database: Database, execution: str) -> None:
     table = core.executions
     steps = [
         sa.update(table).where(table.c.id == execution).values(progress={"done": 1}),

@@ -41,7 +41,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def database_before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Database at revision 0002 with two rules of definitions and occurrence rows."""
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
@@ -77,10 +77,10 @@ def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], ena
     connection.execute(table.insert().values(**values, created_at=CHANGED_AT - DAY, changed_at=CHANGED_AT))
 
 
-def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(before_schedules: Database) -> None:
-    url = before_schedules.url.render_as_string(hide_password=False)
+def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(database_before_schedules: Database) -> None:
+    url = database_before_schedules.url.render_as_string(hide_password=False)
     migrate.upgrade(url)
-    with before_schedules.read() as connection:
+    with database_before_schedules.read() as connection:
         row = schedule_rows.get_by_name(connection, "nightly")
     assert row is not None
     assert (row.id, row.job, row.owner, row.state, row.enabled) == (
@@ -95,7 +95,7 @@ def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(before_schedules
     assert row.spec == parse({**expected_fields, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
     assert row.settled_until == FIRED_AT
     now = FIRED_AT + DAY + dt.timedelta(hours=3)
-    with before_schedules.write() as connection:
+    with database_before_schedules.write() as connection:
         evaluator.evaluate_due(connection, {row.id: now}, now)
         ledger = sa.select(occurrences.c.scheduled_for).where(occurrences.c.schedule_id == row.id)
         times = sorted(connection.scalars(ledger))
@@ -103,9 +103,9 @@ def test_upgrade_turns_the_rule_of_a_definition_into_a_schedule(before_schedules
     assert times == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
 
 
-def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(before_schedules: Database) -> None:
-    migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
-    with before_schedules.read() as connection:
+def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(database_before_schedules: Database) -> None:
+    migrate.upgrade(database_before_schedules.url.render_as_string(hide_password=False))
+    with database_before_schedules.read() as connection:
         row = schedule_rows.get_by_name(connection, "stopped")
     now = dt.datetime.now(dt.UTC)
     assert row is not None
@@ -113,9 +113,9 @@ def test_upgrade_does_not_catch_up_occurrences_of_a_disabled_job(before_schedule
     assert dt.timedelta(0) <= now - row.settled_until < dt.timedelta(minutes=5)
 
 
-def test_upgrade_creates_revisions_for_existing_schedules(before_schedules: Database) -> None:
-    migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
-    with before_schedules.read() as connection:
+def test_upgrade_creates_revisions_for_existing_schedules(database_before_schedules: Database) -> None:
+    migrate.upgrade(database_before_schedules.url.render_as_string(hide_password=False))
+    with database_before_schedules.read() as connection:
         revisions = connection.execute(sa.select(schedule_revisions)).all()
     assert {(row.schedule_id, row.revision, row.actor) for row in revisions} == {
         ("id-nightly", 1, "migration"),
@@ -125,13 +125,13 @@ def test_upgrade_creates_revisions_for_existing_schedules(before_schedules: Data
 
 
 def test_interrupted_upgrade_leaves_database_unchanged(
-    before_schedules: Database, monkeypatch: pytest.MonkeyPatch
+    database_before_schedules: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, rows = (
-        before_schedules.url.render_as_string(hide_password=False),
+        database_before_schedules.url.render_as_string(hide_password=False),
         "SELECT id, job FROM job_schedules ORDER BY id",
     )
-    with before_schedules.read() as connection:
+    with database_before_schedules.read() as connection:
         before = connection.exec_driver_sql(rows).all()
     # The table has been dropped and created anew by then; the failing statement copies a row.
     with monkeypatch.context() as patched:
@@ -139,26 +139,26 @@ def test_interrupted_upgrade_leaves_database_unchanged(
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
     assert migrate.get_revision(url) == "0002"
-    with before_schedules.read() as connection:
+    with database_before_schedules.read() as connection:
         assert connection.exec_driver_sql(rows).all() == before
     migrate.upgrade(url)
-    migrate.check_revision(before_schedules)
+    migrate.check_revision(database_before_schedules)
 
 
 def test_upgrade_interrupted_before_its_commit_leaves_database_unchanged(
-    before_schedules: Database, monkeypatch: pytest.MonkeyPatch
+    database_before_schedules: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = before_schedules.url.render_as_string(hide_password=False)
-    before = sa.inspect(before_schedules._reader).get_table_names()
+    url = database_before_schedules.url.render_as_string(hide_password=False)
+    before = sa.inspect(database_before_schedules._reader).get_table_names()
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
         patched.setattr(migrate, "_steps_to_head", lambda *arguments: _kill_after(steps(*arguments)))
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
     assert migrate.get_revision(url) == "0002"
-    assert sa.inspect(before_schedules._reader).get_table_names() == before
+    assert sa.inspect(database_before_schedules._reader).get_table_names() == before
     migrate.upgrade(url)
-    migrate.check_revision(before_schedules)
+    migrate.check_revision(database_before_schedules)
 
 
 def _kill_after(steps: list[Any]) -> Iterator[Any]:

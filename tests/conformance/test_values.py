@@ -129,7 +129,7 @@ def test_dependent_with_unacceptable_parameters_fails_alone(
 
 
 @pytest.fixture
-def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
+def failing_driver(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
     """Driver whose store raises an unforeseen error for parameters that contain "bad"."""
     check = preparation.check_parameters
 
@@ -142,8 +142,8 @@ def fragile(driver: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> Executi
     return driver
 
 
-def test_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) -> None:
-    driver = fragile
+def test_dependent_that_cannot_be_written_fails_alone(failing_driver: ExecutionDriver) -> None:
+    driver = failing_driver
     parent = driver.submit("extract")
     children = [driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
     plain = driver.submit("load", depends_on=[parent])
@@ -161,8 +161,8 @@ def test_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) 
     )
 
 
-def test_sweep_passes_dependent_that_cannot_be_written(fragile: ExecutionDriver) -> None:
-    driver = fragile
+def test_sweep_passes_dependent_that_cannot_be_written(failing_driver: ExecutionDriver) -> None:
+    driver = failing_driver
     parent = driver.submit("extract")
     child = driver.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
     with driver.database.write() as connection:

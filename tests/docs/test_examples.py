@@ -23,7 +23,7 @@ from jobworker.up.redis_server import EmbeddedRedis
 from tests.acceptance.test_up import UpSystem
 from tests.docs.json_patterns import check_match
 from tests.docs.markdown import DOCS, PAGES, ROOT, CodeBlock, get_page_name, get_section, list_code_blocks, parse_table
-from tests.polling import until
+from tests.polling import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -163,7 +163,7 @@ def test_documented_schedule_starts_its_job(system: UpSystem) -> None:
         _, page = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
         return [execution["result"] for execution in page["items"]]
 
-    until(lambda: len(ticked()) >= 2, what="the second occurrence")
+    wait_until(lambda: len(ticked()) >= 2, what="the second occurrence")
     assert len(set(ticked())) == len(ticked())
 
 
@@ -174,7 +174,7 @@ def test_documented_retry_limit_ends_attempts(system: UpSystem) -> None:
         _, execution = system.get_json(f"{system.api}/api/v1/executions/{accepted}")
         return execution if execution["finished_at"] else {}
 
-    execution = until(ended, what="the end of its attempts")
+    execution = wait_until(ended, what="the end of its attempts")
     assert (execution["state"], execution["attempt"]) == ("Failed", 3)
 
 

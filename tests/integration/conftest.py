@@ -37,7 +37,7 @@ def any_engine(tmp_path: Path, database: Database, database_url: str, own_server
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
-def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def running_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Engine with a relay and a worker of each kind, ready to run every job."""
     folder = tmp_path_factory.mktemp(request.param)
     url = f"sqlite:///{folder / 'jobworker.db'}"
@@ -53,7 +53,7 @@ def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def lasting_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Engine]:
+def persistent_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Engine]:
     """Engine without processes, on SQLite, for all tests of a module: a test finds the processes of earlier ones."""
     folder = tmp_path_factory.mktemp("engine")
     url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"

@@ -15,7 +15,7 @@ import redis
 from jobworker.transport import keys
 from jobworker.transport.beat import entry_format
 from tests.integration.test_beat import BeatSchedule
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def get_leader_pid(schedule: BeatSchedule) -> int:
 def wait_for_occurrences(schedule: BeatSchedule, by: int = 3 * SCHEDULE_COUNT) -> None:
     """Wait until this many further occurrences were reported."""
     expected_length = schedule.client.xlen(keys.EVENTS) + by
-    until(lambda: schedule.client.xlen(keys.EVENTS) >= expected_length, what="more due events")
+    wait_until(lambda: schedule.client.xlen(keys.EVENTS) >= expected_length, what="more due events")
 
 
 def check_no_duplicates(schedule: BeatSchedule) -> None:
@@ -113,11 +113,11 @@ def check_no_duplicates(schedule: BeatSchedule) -> None:
 
 def test_second_beat_takes_over_from_a_killed_leader(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
-    first = until(lambda: get_leader_pid(schedule), what="a leader")
+    first = wait_until(lambda: get_leader_pid(schedule), what="a leader")
     wait_for_occurrences(schedule)
     beats.send_signal(first, signal.SIGKILL)
     (second,) = pids - {first}
-    until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
+    wait_until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)
     assert beats.is_alive(second)
@@ -125,11 +125,11 @@ def test_second_beat_takes_over_from_a_killed_leader(beats: BeatProcesses, sched
 
 def test_frozen_leader_that_resumes_reports_nothing_twice(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
-    first = until(lambda: get_leader_pid(schedule), what="a leader")
+    first = wait_until(lambda: get_leader_pid(schedule), what="a leader")
     (second,) = pids - {first}
     wait_for_occurrences(schedule)
     beats.send_signal(first, signal.SIGSTOP)
-    until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
+    wait_until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
     beats.send_signal(first, signal.SIGCONT)
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)
@@ -137,14 +137,14 @@ def test_frozen_leader_that_resumes_reports_nothing_twice(beats: BeatProcesses, 
     # The beat leads again after the other one ended, so it was on standby.
     beats.send_signal(second, signal.SIGTERM)
     assert beats.wait_for_exit(second) == 0
-    until(lambda: get_leader_pid(schedule) == first, what="the first beat to lead again")
+    wait_until(lambda: get_leader_pid(schedule) == first, what="the first beat to lead again")
 
 
 def test_beat_survives_a_redis_restart(beats: BeatProcesses, schedule: BeatSchedule, server: RedisServer) -> None:
     pid = beats.start_beat()
     wait_for_occurrences(schedule)
     server.stop()
-    until(lambda: "redis_does_not_answer" in beats.read_logs(), what="beat to notice")
+    wait_until(lambda: "redis_does_not_answer" in beats.read_logs(), what="beat to notice")
     server.start()
     wait_for_occurrences(schedule)
     check_no_duplicates(schedule)

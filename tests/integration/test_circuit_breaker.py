@@ -8,7 +8,7 @@ import redis
 
 from jobworker.transport import keys
 from jobworker.transport.circuit_breaker import CircuitBreaker
-from tests.polling import until
+from tests.polling import wait_until
 
 pytestmark = pytest.mark.every_redis
 
@@ -45,7 +45,7 @@ def test_success_resets_the_failure_count(circuits: CircuitBreaker, client: redi
 
 def test_half_open_circuit_permits_one_trial(circuits: CircuitBreaker) -> None:
     circuits.record_failure(TARGET, 1, 0.05)
-    until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the pause")
+    wait_until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the pause")
     assert circuits.acquire_permission(TARGET, 600) == 2
     circuits.record_failure(TARGET, 1, 60)
     assert circuits.acquire_permission(TARGET, 600) > 2
@@ -55,9 +55,9 @@ def test_half_open_circuit_permits_one_trial(circuits: CircuitBreaker) -> None:
 
 def test_trial_without_result_expires(circuits: CircuitBreaker) -> None:
     circuits.record_failure(TARGET, 1, 0.05)
-    until(lambda: circuits.acquire_permission(TARGET, 0.2) == 0)
+    wait_until(lambda: circuits.acquire_permission(TARGET, 0.2) == 0)
     assert circuits.acquire_permission(TARGET, 0.2) == 2
-    until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the trial")
+    wait_until(lambda: circuits.acquire_permission(TARGET, 600) == 0, what="the end of the trial")
 
 
 def test_failure_count_expires(circuits: CircuitBreaker, client: redis.Redis) -> None:

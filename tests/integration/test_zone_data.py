@@ -21,7 +21,7 @@ from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from tests import zone_data
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.zone_data import EXPECTED_UTC_TIMES
 
 _WRONG_ZONES = dict.fromkeys(EXPECTED_UTC_TIMES, "Asia/Tokyo")
@@ -123,7 +123,7 @@ def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_pat
     def followed() -> bool:
         return all(_get_schedule(engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
 
-    until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
+    wait_until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
     for row in rows:
         assert row.next_at is not None
         expected = find_next_time(row.schedule.build_timetable({}), row.next_at)
@@ -134,7 +134,7 @@ def test_processes_report_and_use_the_packaged_zone_data(engine: Engine, tmp_pat
     assert re.search(moved, engine.read_log(relay)), relay.log
     for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
         assert re.search(rf"process_starts.*{re.escape(version)}", engine.read_log(process)), process.log
-    until(lambda: "time_zone_data_differ" in engine.read_log(relay), within=60.0, what=f"a warning in {relay.log}")
+    wait_until(lambda: "time_zone_data_differ" in engine.read_log(relay), within=60.0, what=f"a warning in {relay.log}")
     assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.read_log(relay)
 
 

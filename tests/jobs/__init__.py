@@ -69,28 +69,28 @@ def flaky(context: Context, good_attempt: int) -> int:
 
 
 @job(bind=True, max_retries=1)
-def asks_for_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-def]
+def request_manual_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-def]
     """Ask for a retry by hand, for ever."""
     log_activity("start")
     raise self.retry(countdown=countdown, exc=RuntimeError("never good"))
 
 
 @job(autoretry_for=(ValueError,), retry_kwargs={"max_retries": 1, "countdown": 0})
-def says_its_limit_with_the_call() -> None:
+def retry_with_limit_in_call() -> None:
     """Fail, with a retry limit in Celery's retry_kwargs."""
     log_activity("start")
     raise ValueError("again")
 
 
 @job(max_retries=0)
-def fails(message: str = "broken") -> None:
+def fail(message: str = "broken") -> None:
     """Fail without retries."""
     log_activity("start")
     raise RuntimeError(message)
 
 
 @job(time_limit=1)
-def overruns() -> None:
+def exceed_hard_limit() -> None:
     """Ignore the hard limit."""
     log_activity("start")
     while True:
@@ -98,14 +98,14 @@ def overruns() -> None:
 
 
 @job(soft_time_limit=1, time_limit=20)
-def overruns_softly() -> None:
+def exceed_soft_limit() -> None:
     """Run until the soft limit ends the attempt."""
     log_activity("start")
     time.sleep(15)
 
 
 @job(soft_time_limit=1, time_limit=20)
-def minds_soft_limit() -> str:
+def return_on_soft_limit() -> str:
     """Clean up when the soft limit raises."""
     try:
         time.sleep(15)
@@ -115,40 +115,40 @@ def minds_soft_limit() -> str:
 
 
 @job
-def kills_itself() -> None:
+def kill_own_process() -> None:
     """Kill the own process in every attempt."""
     log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job(on_worker_lost="fail")
-def kills_itself_once() -> None:
+def kill_own_process_once() -> None:
     """Kill the own process; the policy forbids another attempt."""
     log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job
-def exits() -> None:
+def exit_with_code() -> None:
     """Raise SystemExit."""
     log_activity("start")
     sys.exit(3)
 
 
 @job
-def returns_rubbish() -> object:
+def return_unserializable() -> object:
     """Return a value that JSON cannot represent."""
     return {"when": object()}
 
 
 @job
-def returns_much() -> str:
+def return_large_result() -> str:
     """Return a result that is too large to store in the database."""
     return "x" * 100_000
 
 
 @job
-def talks(lines: int) -> None:
+def print_lines(lines: int) -> None:
     """Log lines by a logger, print one, and start a program."""
     for number in range(lines):
         logging.getLogger("elsewhere").warning("line %d", number)
@@ -157,7 +157,7 @@ def talks(lines: int) -> None:
 
 
 @job
-def saves_file(context: Context) -> str:
+def save_file(context: Context) -> str:
     """Save a file."""
     return context.files.save("out.txt", "hello").path
 
@@ -169,7 +169,7 @@ def plain(left: int, right: int = 1) -> int:
 
 
 @job(retry={"strategy": "fixed", "delay": 0, "max_attempts": 3})
-def returns(kind: str) -> object:
+def return_json(kind: str) -> object:
     """Return JSON that some databases cannot store."""
     log_activity("start")
     deep: list[object] = []
@@ -184,7 +184,7 @@ def returns(kind: str) -> object:
 
 
 @job(max_retries=0)
-def says_strange_things(context: Context) -> None:
+def log_control_characters(context: Context) -> None:
     """Log, report and raise texts that cannot be stored unchanged."""
     context.log.info("nul \x00 half \ud800")
     context.progress(2**70, None, "nul \x00 half \ud800")

@@ -35,14 +35,14 @@ def plain_step(self: Any, before: int, add: int, good_attempt: int = 1) -> int:
     return before + add
 
 
-@shared_task(name="tells_weekday")
-def tells_weekday(day: dt.datetime) -> int:
+@shared_task(name="return_weekday")
+def return_weekday(day: dt.datetime) -> int:
     """Return the weekday of a value that only Celery's JSON can carry."""
     return day.isoweekday()
 
 
-@shared_task(name="dies_once")
-def dies_once() -> int:
+@shared_task(name="die_once")
+def die_once() -> int:
     """Kill the own process in the first attempt."""
     import os
     import signal

@@ -57,10 +57,10 @@ class Export(_HookRecorder):
         return {"month": month, "format": format, "rows": self.parameters["rows"], "heard": list(self.called_hooks)}
 
 
-class Ends(_HookRecorder):
+class EndingJob(_HookRecorder):
     """End in many ways."""
 
-    name = "ends"
+    name = "end_in_given_way"
     retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
 
     def run(self, how: str, **more: int) -> object:
@@ -76,7 +76,7 @@ class Ends(_HookRecorder):
         return {object} if how == "rubbish" else sum(more.values())
 
 
-class BadHooks(Job):
+class FailingHooksJob(Job):
     """A job whose hooks raise."""
 
     autoretry_for = (KeyError,)
@@ -104,14 +104,14 @@ class BadHooks(Job):
         raise RuntimeError(f"after {state}")
 
 
-class Caller(Job):
+class CallingJob(Job):
     """A job that calls another class job as a function."""
 
     def run(self) -> Any:
         return Export.task(month="May", context=self.context)["month"]
 
 
-class Waits(_HookRecorder):
+class WaitingJob(_HookRecorder):
     """A job that runs until it is cancelled."""
 
     def run(self) -> None:
@@ -121,7 +121,7 @@ class Waits(_HookRecorder):
             time.sleep(0.05)
 
 
-class Isolated(_HookRecorder):
+class IsolatedJob(_HookRecorder):
     """A job that runs in a process of its own."""
 
     isolation: ClassVar = {"mode": "process"}

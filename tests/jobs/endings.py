@@ -12,42 +12,42 @@ from tests.jobs import log_activity
 
 
 @job
-def rejects(requeue: bool) -> None:
+def raise_reject(requeue: bool) -> None:
     """Raise Celery's Reject."""
     log_activity("start")
     raise Reject("not me", requeue=requeue)
 
 
 @job
-def ignores() -> None:
+def raise_ignore() -> None:
     """Raise Celery's Ignore."""
     log_activity("start")
     raise Ignore
 
 
 @job
-def leaves_at_once() -> None:
+def exit_process() -> None:
     """End the process without a signal."""
     log_activity("start")
     os._exit(7)
 
 
 @job
-def runs_out_of_memory() -> None:
+def raise_memory_error() -> None:
     """Raise MemoryError, which Celery treats as an error of the worker."""
     log_activity("start")
     raise MemoryError("no room")
 
 
 @job
-def is_interrupted() -> None:
+def raise_keyboard_interrupt() -> None:
     """Raise KeyboardInterrupt, as Ctrl-C does."""
     log_activity("start")
     raise KeyboardInterrupt
 
 
 @job
-def cancels_itself() -> None:
+def raise_cancelled_error() -> None:
     """Raise asyncio's CancelledError, which is not an `Exception`."""
     log_activity("start")
     raise asyncio.CancelledError
@@ -65,7 +65,7 @@ class NotPicklable(Exception):
 
 
 @job
-def raises_what_cannot_be_pickled() -> None:
+def raise_unpicklable() -> None:
     """Fail with it."""
     log_activity("start")
     raise NotPicklable(1, 2)
@@ -80,7 +80,7 @@ class NoException(BaseException):
 
 
 @job
-def raises_no_exception() -> None:
+def raise_base_exception() -> None:
     """Fail with it."""
     log_activity("start")
     raise NoException("one", "two")
@@ -96,20 +96,20 @@ class _UnstartableTask(Task):
 
 
 @job(base=_UnstartableTask)
-def is_never_ready() -> None:
+def fail_before_start() -> None:
     """Fail before the job starts."""
     log_activity("start")
 
 
 @job(rate_limit="30/m")
-def rarely() -> str:
+def run_twice_a_minute() -> str:
     """Run under Celery's rate limit, which holds the second execution back for two seconds."""
     log_activity("start")
     return "rare"
 
 
 @job(rate_limit="1/h")
-def hourly() -> str:
+def run_hourly() -> str:
     """Run under Celery's rate limit, which holds the second execution back for an hour."""
     log_activity("start")
     return "very rare"

@@ -14,11 +14,11 @@ from kombu.asynchronous import get_event_loop
 from jobworker.transport.broker.channel import Channel
 
 
-@shared_task(name="kills_worker")
-def kills_worker() -> None:
+@shared_task(name="kill_worker")
+def kill_worker() -> None:
     """Kill the whole worker (on a pool without processes)."""
     descriptor = os.open(os.environ["JOB_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, f"kills_worker 1 start {os.getpid()}\n".encode())
+    os.write(descriptor, f"kill_worker 1 start {os.getpid()}\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 

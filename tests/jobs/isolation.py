@@ -22,7 +22,7 @@ PROCESS = {"mode": "process"}
 
 
 @job(isolation=PROCESS)
-def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
+def describe_process(context: Context, secret: str = "") -> dict[str, Any]:
     """Log, print and report in every way, and return facts about the process."""
     log_activity("start")
     context.log.info("by its logger")
@@ -47,7 +47,7 @@ def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
 
 
 @job(isolation=PROCESS, max_retries=0)
-def ends_badly(how: str) -> str:
+def end_badly(how: str) -> str:
     """End in the given way."""
     log_activity("start")
     if how == "segfault":
@@ -73,20 +73,20 @@ def ends_badly(how: str) -> str:
 
 
 @job(isolation={"mode": "process", "memory": 200 * MIB}, max_retries=0)
-def takes_memory(mib: int) -> int:
+def allocate_memory(mib: int) -> int:
     """Allocate this much memory (MiB)."""
     return len(bytearray(mib * MIB)) // MIB
 
 
 @job(isolation={"mode": "process", "cpu": 3}, max_retries=0)
-def takes_time() -> None:
+def use_cpu() -> None:
     """Use the CPU without end."""
     while True:
         pass
 
 
 @job(isolation=PROCESS, autoretry_for=(ValueError,), max_retries=2, retry_backoff=0.1, retry_jitter=False)
-def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
+def succeed_at_attempt(context: Context, good_attempt: int = 2) -> int:
     """Fail until a given attempt."""
     log_activity("start")
     if context.attempt < good_attempt:
@@ -95,7 +95,7 @@ def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
 
 
 @job(isolation=PROCESS, max_retries=2)
-def asks_to_come_back(context: Context) -> int:
+def request_retry(context: Context) -> int:
     """Raise Retry with a delay in the first attempt."""
     if context.attempt == 1:
         raise Retry(0.1, "not today")
@@ -103,7 +103,7 @@ def asks_to_come_back(context: Context) -> int:
 
 
 @job(isolation=PROCESS, retry={"strategy": "fixed", "delay": 0.1, "max_attempts": 2})
-def crashes_once(context: Context) -> int:
+def crash_once(context: Context) -> int:
     """Abort the process in the first attempt."""
     if context.attempt == 1:
         os.abort()
@@ -111,7 +111,7 @@ def crashes_once(context: Context) -> int:
 
 
 @job(isolation=PROCESS, time_limit=2, max_retries=0)
-def will_not_go() -> None:
+def ignore_sigterm() -> None:
     """Ignore SIGTERM, fork into the group and out of it, and never end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for leave in (False, True):
@@ -126,7 +126,7 @@ def will_not_go() -> None:
 
 
 @job(isolation=PROCESS, soft_time_limit=1, time_limit=60, max_retries=0)
-def is_warned(minds: bool) -> str:
+def wait_for_soft_limit(minds: bool) -> str:
     """Sleep through the soft limit."""
     try:
         time.sleep(50)
@@ -137,7 +137,7 @@ def is_warned(minds: bool) -> str:
 
 
 @job(isolation=PROCESS, time_limit=3, max_retries=0)
-def takes_its_time(context: Context) -> str:
+def extend_time_limit(context: Context) -> str:
     """Extend the limit, and run longer than the original one."""
     context.extend(60)
     time.sleep(5)
@@ -145,7 +145,7 @@ def takes_its_time(context: Context) -> str:
 
 
 @job(isolation=PROCESS, max_retries=0)
-def can_be_stopped(context: Context, minds: bool) -> str:
+def wait_for_cancellation(context: Context, minds: bool) -> str:
     """Run until cancelled; only with `minds` end without being killed."""
     if not minds:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -157,7 +157,7 @@ def can_be_stopped(context: Context, minds: bool) -> str:
 
 
 @job(isolation=PROCESS, max_retries=0)
-def prints_a_gigabyte(how: str) -> str:
+def print_gigabyte(how: str) -> str:
     """Print 1 GB, in one line or in many, or log a third of it."""
     log_activity("start")
     if how == "log":
@@ -170,7 +170,7 @@ def prints_a_gigabyte(how: str) -> str:
     return "said"
 
 
-class TellsOfItsHooks(Job):
+class LogHookProcesses(Job):
     """A job that logs the process of each hook."""
 
     isolation: ClassVar = PROCESS
@@ -196,21 +196,21 @@ class TellsOfItsHooks(Job):
 
 
 @job(isolation=PROCESS)
-def calls_another() -> str:
+def call_isolated_job() -> str:
     """Call an isolated job from an isolated job."""
-    called: str = tells_of_itself.delay(secret="called").id
+    called: str = describe_process.delay(secret="called").id
     return called
 
 
 @job
-def goes_elsewhere() -> str:
+def change_working_folder() -> str:
     """Leave the folder in which the worker was started, for good."""
     os.chdir("/")
     return str(Path.cwd())
 
 
 @job(isolation=PROCESS)
-def leaves_a_thread() -> str:
+def leave_thread() -> str:
     """Return while a thread still runs."""
     threading.Thread(target=time.sleep, args=(600,)).start()
     return "returned"

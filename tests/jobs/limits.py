@@ -33,7 +33,7 @@ def _start_children() -> None:
 
 
 @job
-def clings(ignore_signals: bool = True) -> None:
+def ignore_termination(ignore_signals: bool = True) -> None:
     """Start children, and run until killed."""
     if ignore_signals:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -43,8 +43,8 @@ def clings(ignore_signals: bool = True) -> None:
         time.sleep(0.1)
 
 
-@shared_task(name="plain_and_slow", soft_time_limit=0.5)
-def plain_and_slow(path: str) -> None:
+@shared_task(name="plain_slow", soft_time_limit=0.5)
+def plain_slow(path: str) -> None:
     """Write a file when the soft limit raises, as a plain Celery task."""
     try:
         time.sleep(60)
@@ -53,7 +53,7 @@ def plain_and_slow(path: str) -> None:
 
 
 @job
-def swallows(seconds: float) -> str:
+def suppress_soft_limit(seconds: float) -> str:
     """Suppress every `Exception`."""
     log_activity("start")
     end = time.monotonic() + seconds
@@ -67,7 +67,7 @@ def swallows(seconds: float) -> str:
 
 
 @job
-def swallows_everything(seconds: float) -> str:
+def suppress_all_exceptions(seconds: float) -> str:
     """Suppress every `BaseException`."""
     log_activity("start")
     end = time.monotonic() + seconds
@@ -81,7 +81,7 @@ def swallows_everything(seconds: float) -> str:
 
 
 @job
-def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
+def extend_limit(context: Context, seconds: float, by: float, times: int = 1) -> str:
     """Extend the limit, and run longer than the original one."""
     log_activity("start")
     for _ in range(times):
@@ -92,7 +92,7 @@ def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
 
 
 @job
-def extends_wrongly(context: Context) -> list[str]:
+def extend_with_invalid_time(context: Context) -> list[str]:
     """Extend the limit by invalid values."""
     messages = []
     for wrong in (0, -1, float("nan"), float("inf"), True, "5"):
@@ -104,7 +104,7 @@ def extends_wrongly(context: Context) -> list[str]:
 
 
 @job
-def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None:
+def raise_if_job_cancelled(context: Context, in_its_own_words: bool = False) -> None:
     """Check for cancellation often, and end when cancelled."""
     log_activity("start")
     while True:
@@ -115,7 +115,7 @@ def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None
 
 
 @job
-def finishes_when_cancelled() -> str:
+def finish_when_cancelled() -> str:
     """Check for cancellation, and succeed when cancelled."""
     log_activity("start")
     while not current().cancelled:
@@ -125,14 +125,14 @@ def finishes_when_cancelled() -> str:
 
 
 @job
-def cancels_itself_for_no_reason() -> None:
+def raise_cancelled_without_request() -> None:
     """Raise JobCancelled without a cancellation request."""
     log_activity("start")
     raise JobCancelled
 
 
 @job
-def waits_and_looks(path: str) -> bool:
+def poll_cancellation(path: str) -> bool:
     """Run until a file appears, and return whether the attempt was cancelled."""
     log_activity("start")
     while not Path(path).exists():
@@ -141,13 +141,13 @@ def waits_and_looks(path: str) -> bool:
 
 
 @job
-def says_who_it_is() -> dict[str, int]:
+def return_process_ids() -> dict[str, int]:
     """Return the ids of the process, its group and its session."""
     return {"pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0)}
 
 
 @job
-def overruns_until(context: Context, good_attempt: int, softly: bool = False) -> int:
+def exceed_limit_until(context: Context, good_attempt: int, softly: bool = False) -> int:
     """Exceed the time limit until a given attempt."""
     log_activity("start")
     if context.attempt < good_attempt:
@@ -156,7 +156,7 @@ def overruns_until(context: Context, good_attempt: int, softly: bool = False) ->
 
 
 @job
-def holds_politely(context: Context, seconds: float) -> str:
+def hold_until_cancelled(context: Context, seconds: float) -> str:
     """Keep a slot busy, and check for cancellation."""
     log_activity("start")
     end = time.monotonic() + seconds

@@ -15,7 +15,7 @@ _library_logger = logging.getLogger("a.library")
 
 
 @job
-def floods(lines: int, length: int) -> int:
+def flood_output(lines: int, length: int) -> int:
     """Print lines as fast as possible."""
     log_activity("start")
     for number in range(lines):
@@ -24,7 +24,7 @@ def floods(lines: int, length: int) -> int:
 
 
 @job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=2)
-def floods_again(context: Context, lines: int, length: int) -> None:
+def flood_log_in_attempts(context: Context, lines: int, length: int) -> None:
     """Log many lines in each of three attempts."""
     for number in range(lines):
         context.log.info("%s", f"{context.attempt} {number:06d} " + "x" * (length - 9))
@@ -32,14 +32,14 @@ def floods_again(context: Context, lines: int, length: int) -> None:
 
 
 @job
-def counts(context: Context, until: int) -> None:
+def report_each_step(context: Context, until: int) -> None:
     """Report progress at each step."""
     for number in range(until):
         context.progress(number + 1, until, f"step {number + 1}")
 
 
 @job
-def misreports(context: Context) -> str:
+def report_invalid_progress(context: Context) -> str:
     """Report invalid progress, and then valid progress."""
     for nonsense in (float("nan"), "half", None, object(), -1):
         context.progress(nonsense)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def misreports(context: Context) -> str:
 
 
 @job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=3)
-def resumes(context: Context, pages: int) -> dict[str, Any]:
+def process_page(context: Context, pages: int) -> dict[str, Any]:
     """Process one page in each attempt, and store its number in the metadata."""
     page = context.metadata.get("page", 0) + 1
     context.metadata["page"] = page
@@ -62,7 +62,7 @@ def resumes(context: Context, pages: int) -> dict[str, Any]:
 
 
 @job
-def keeps_too_much(context: Context) -> list[str]:
+def exceed_metadata_limit(context: Context) -> list[str]:
     """Store values that metadata refuses, and return the errors."""
     refused = []
     for value in (object(), float("nan"), "x" * 20_000):
@@ -75,7 +75,7 @@ def keeps_too_much(context: Context) -> list[str]:
 
 
 @job
-def waits_with_metadata(context: Context, path: str) -> None:
+def wait_with_metadata(context: Context, path: str) -> None:
     """Report metadata and progress, and then run until a file appears."""
     context.metadata["phase"] = "waiting"
     context.progress(1, 2, "waiting")
@@ -84,7 +84,7 @@ def waits_with_metadata(context: Context, path: str) -> None:
 
 
 @job
-def speaks_from_threads(name: str) -> None:
+def log_from_threads(name: str) -> None:
     """Log from threads, with and without the job's context."""
     thread = threading.Thread(target=_library_logger.info, args=("%s: plain thread", name))
     thread.start()
@@ -98,26 +98,26 @@ async def _log_from_thread(name: str) -> None:
 
 
 @job
-def misfits() -> None:
+def log_unformattable_record() -> None:
     """Log with arguments that do not match the format."""
     _library_logger.warning("%d things", "many")
 
 
 @job
-def whispers() -> None:
+def log_below_level() -> None:
     """Log at every level."""
     for level in ("debug", "info", "warning"):
         getattr(_library_logger, level)("a %s", level)
 
 
 @job
-def returns_size(size: int) -> str:
+def return_size(size: int) -> str:
     """Return `size` bytes of JSON, plus two for the quotes."""
     return "x" * size
 
 
 @job
-def prints_parts() -> None:
+def print_parts() -> None:
     """Print lines piece by piece, and bytes."""
     print("user", 5, "logged in")
     print("no end", end="")
@@ -130,7 +130,7 @@ def prints_parts() -> None:
 
 
 @job
-def spoils_output(how: str) -> None:
+def replace_streams(how: str) -> None:
     """Change logging and the standard streams as programs with a process of their own do."""
     if how == "force":
         logging.basicConfig(force=True, level="ERROR")

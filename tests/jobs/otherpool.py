@@ -3,5 +3,5 @@
 from celery.concurrency import thread
 
 
-class TaskPool(thread.TaskPool):
+class OtherTaskPool(thread.TaskPool):
     """A pool of threads with another module name."""

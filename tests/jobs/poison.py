@@ -19,7 +19,7 @@ def poison() -> None:
 
 
 @job(max_retries=0)
-def breaks_without(path: str) -> str:
+def crash_without_file(path: str) -> str:
     """Fail unless a file exists."""
     log_activity("start")
     if not Path(path).exists():
@@ -28,7 +28,7 @@ def breaks_without(path: str) -> str:
 
 
 @job(on_worker_lost="fail")
-def once() -> str:
+def run_once() -> str:
     """Run at most once."""
     log_activity("start")
     log_activity("end")
@@ -36,7 +36,7 @@ def once() -> str:
 
 
 @job(on_worker_lost="fail")
-def once_until(path: str) -> str:
+def run_once_until_file(path: str) -> str:
     """Run until a file appears, at most once."""
     log_activity("start")
     while not Path(path).exists():

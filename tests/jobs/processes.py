@@ -43,25 +43,25 @@ def _compute_squares(start: Any) -> dict[str, Any]:
 
 
 @job(max_retries=0)
-def computes_in_processes() -> dict[str, Any]:
+def compute_in_processes() -> dict[str, Any]:
     """Compute in processes of every start method."""
     return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job(isolation={"mode": "process"}, max_retries=0)
-def computes_in_processes_apart() -> dict[str, Any]:
+def compute_in_isolated_processes() -> dict[str, Any]:
     """Compute in processes of every start method, in an isolated job."""
     return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job
-def talks_in_a_child(context: Context, lines: int) -> None:
+def log_in_child(context: Context, lines: int) -> None:
     """Log in this process and in a forked child."""
     _log_with_child(context, lines)
 
 
 @job(isolation={"mode": "process"})
-def talks_in_a_child_apart(context: Context, lines: int) -> None:
+def log_in_isolated_child(context: Context, lines: int) -> None:
     """Log in this process and in a forked child, in an isolated job."""
     _log_with_child(context, lines)
 
@@ -75,7 +75,7 @@ def _log_with_child(context: Context, lines: int) -> None:
 
 
 @job
-def leaves_processes(stays: bool) -> None:
+def leave_processes(stays: bool) -> None:
     """Start a process by each start method, and return at once, or never."""
     for method in _START_METHODS:
         process: Any = multiprocessing.get_context(method).Process(target=_sleep)  # type: ignore[attr-defined]
@@ -87,13 +87,13 @@ def leaves_processes(stays: bool) -> None:
 
 
 @job(max_retries=0)
-def forks(how: str) -> int:
+def fork(how: str) -> int:
     """Fork a child that also leaves the job's function, and return its exit status."""
     return _fork(how)
 
 
 @job(isolation={"mode": "process"}, max_retries=0)
-def forks_apart(how: str) -> int:
+def fork_isolated(how: str) -> int:
     """Fork a child that also leaves the job's function, in an isolated job."""
     return _fork(how)
 

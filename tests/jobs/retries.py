@@ -12,35 +12,35 @@ from tests.jobs import log_activity
 _QUICK_RETRY = {"strategy": "fixed", "delay": 0.05, "max_attempts": 3}
 
 
-class NotYet(ConnectionError):
+class ExcludedError(ConnectionError):
     """An error that is worth another attempt."""
 
 
 @job(retry=_QUICK_RETRY)
-def fails_until(context: Context, good_attempt: int = 99) -> int:
+def fail_until(context: Context, good_attempt: int = 99) -> int:
     """Fail until a given attempt, under a retry policy."""
     log_activity("start")
     if context.attempt < good_attempt:
-        raise NotYet(f"attempt {context.attempt}")
+        raise ExcludedError(f"attempt {context.attempt}")
     return context.attempt
 
 
-@job(retry={**_QUICK_RETRY, "retry_on": ["OSError"], "not_on": ["tests.jobs.retries.NotYet"]})
-def fails_with(kind: str) -> None:
+@job(retry={**_QUICK_RETRY, "retry_on": ["OSError"], "not_on": ["tests.jobs.retries.ExcludedError"]})
+def fail_with(kind: str) -> None:
     """Fail with an exception that the policy may or may not cover."""
     log_activity("start")
-    raise {"NotYet": NotYet, "FileNotFoundError": FileNotFoundError, "ValueError": ValueError}[kind](kind)
+    raise {"ExcludedError": ExcludedError, "FileNotFoundError": FileNotFoundError, "ValueError": ValueError}[kind](kind)
 
 
 @job(autoretry_for=(Exception,), retry_kwargs={"countdown": 3600}, max_retries=9)
-def fails_as_celery_says() -> None:
+def fail_with_celery_autoretry() -> None:
     """Fail with Celery's options, which would wait for an hour."""
     log_activity("start")
     raise ValueError("no")
 
 
 @job(bind=True, retry={**_QUICK_RETRY, "delay": 3600})
-def asks_in_spite_of_its_policy(self: Task, good_attempt: int = 2) -> int:
+def raise_retry_over_policy(self: Task, good_attempt: int = 2) -> int:
     """Retry by Celery's `retry`, whose countdown overrides the policy."""
     log_activity("start")
     if current().attempt < good_attempt:
@@ -49,7 +49,7 @@ def asks_in_spite_of_its_policy(self: Task, good_attempt: int = 2) -> int:
 
 
 @job(retry={**_QUICK_RETRY, "delay": 3600})
-def says_when(context: Context) -> int:
+def retry_at_time(context: Context) -> int:
     """Raise Retry with a delay that overrides the policy."""
     log_activity("start")
     if context.attempt < 2:
@@ -57,8 +57,8 @@ def says_when(context: Context) -> int:
     return context.attempt
 
 
-@shared_task(name="plain_says_when", max_retries=1)
-def plain_says_when(why: str = "") -> None:
+@shared_task(name="plain_retry_at_time", max_retries=1)
+def plain_retry_at_time(why: str = "") -> None:
     """Raise Retry in every attempt, as a plain task."""
     log_activity("start")
     if why:
@@ -67,7 +67,7 @@ def plain_says_when(why: str = "") -> None:
 
 
 @job(autoretry_for=(Exception,), max_retries=0)
-def puts_itself_off(context: Context, times: int) -> int:
+def snooze(context: Context, times: int) -> int:
     """Snooze a number of times, and then succeed."""
     log_activity("start")
     if context.attempt <= times:
@@ -76,7 +76,7 @@ def puts_itself_off(context: Context, times: int) -> int:
 
 
 @job(retry={**_QUICK_RETRY, "max_attempts": 2})
-def puts_itself_off_and_fails(context: Context) -> None:
+def snooze_then_fail(context: Context) -> None:
     """Snooze twice, and then fail."""
     log_activity("start")
     if context.attempt <= 2:
@@ -85,35 +85,35 @@ def puts_itself_off_and_fails(context: Context) -> None:
 
 
 @job(bind=True, autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
-def gives_up(self: Task) -> None:
+def abort(self: Task) -> None:
     """Abort, in spite of Celery's autoretry."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
-@shared_task(name="plain_gives_up", autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
-def plain_gives_up() -> None:
+@shared_task(name="plain_abort", autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
+def plain_abort() -> None:
     """Abort, as a plain task with autoretry."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
 @job(retry=_QUICK_RETRY)
-def gives_up_with_a_policy() -> None:
+def abort_over_policy() -> None:
     """Abort, in spite of a retry policy."""
     log_activity("start")
     raise Abort("the account is closed")
 
 
 @job(retry=_QUICK_RETRY)
-def is_put_off_wrongly() -> None:
+def snooze_with_invalid_delay() -> None:
     """Snooze with an invalid delay."""
     log_activity("start")
     raise Snooze(-1)
 
 
 @job(retry=_QUICK_RETRY, max_retries=1)
-def raises_what_celery_raises(good_attempt: int = 2) -> int:
+def raise_celery_retry(good_attempt: int = 2) -> int:
     """Raise Celery's Retry with a time instead of a delay."""
     log_activity("start")
     if current().attempt < good_attempt:
@@ -122,7 +122,7 @@ def raises_what_celery_raises(good_attempt: int = 2) -> int:
 
 
 @job(retry={**_QUICK_RETRY, "max_attempts": 2})
-def is_too_slow() -> None:
+def raise_soft_limit() -> None:
     """Raise SoftTimeLimitExceeded."""
     log_activity("start")
     raise SoftTimeLimitExceeded

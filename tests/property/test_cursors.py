@@ -14,13 +14,13 @@ listings = st.builds(
 
 
 @given(listings, texts)
-def test_cursor_round_trip(listing: Paginator[str], key: str) -> None:
+def test_parsed_cursor_equals_the_formatted_one(listing: Paginator[str], key: str) -> None:
     assert listing.parse_cursor(listing.build_cursor(key)) == key
     assert listing.parse_cursor(None) is None
 
 
 @given(listings, listings, texts)
-def test_cursor_of_another_list_refused(listing: Paginator[str], other_listing: Paginator[str], key: str) -> None:
+def test_cursor_of_another_list_rejected(listing: Paginator[str], other_listing: Paginator[str], key: str) -> None:
     def essence(paginator: Paginator[str]) -> object:
         return paginator.name, {name: value for name, value in paginator.filters.items() if value is not None}
 
@@ -30,7 +30,7 @@ def test_cursor_of_another_list_refused(listing: Paginator[str], other_listing: 
 
 
 @given(listings, texts, st.data())
-def test_changed_cursor_refused(listing: Paginator[str], key: str, data: st.DataObject) -> None:
+def test_changed_cursor_rejected(listing: Paginator[str], key: str, data: st.DataObject) -> None:
     cursor = listing.build_cursor(key)
     at = data.draw(st.integers(0, len(cursor) - 1))
     changed = cursor[:at] + data.draw(st.characters(codec="utf-8")) + cursor[at + 1 :]
@@ -40,6 +40,6 @@ def test_changed_cursor_refused(listing: Paginator[str], key: str, data: st.Data
 
 
 @given(listings, st.text())
-def test_arbitrary_text_refused_as_cursor(listing: Paginator[str], text: str) -> None:
+def test_arbitrary_text_rejected_as_cursor(listing: Paginator[str], text: str) -> None:
     with pytest.raises(InvalidCursor):
         listing.parse_cursor(text)

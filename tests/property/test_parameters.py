@@ -40,7 +40,7 @@ def get_verdict(accepted: list[Parameter], offered: dict[str, Any]) -> dict[str,
 
 
 @given(st.lists(PARAMETERS, unique_by=lambda parameter: parameter.name), st.dictionaries(NAMES, JSON))
-def test_parameters_accepted_or_refused_with_pointer(accepted: list[Parameter], offered: dict[str, Any]) -> None:
+def test_parameters_accepted_or_rejected_with_pointer(accepted: list[Parameter], offered: dict[str, Any]) -> None:
     verdict = get_verdict(accepted, offered)
     if isinstance(verdict, InvalidParameters):
         assert verdict.errors

@@ -43,7 +43,7 @@ def test_submission_due_time_and_initial_state(
 @pytest.mark.parametrize(
     ("seconds", "codes"), [(-60, []), (-61, ["past_time"]), (3653 * 86400, []), (3653 * 86400 + 1, ["too_far"])]
 )
-def test_due_at_outside_limits_refused(seconds: int, codes: list[str]) -> None:
+def test_due_at_outside_limits_rejected(seconds: int, codes: list[str]) -> None:
     submission = Submission(job="j", due_at=NOW + seconds * SECOND)
     assert [problem.code for problem in validate_submission(submission, NOW)] == codes
 
@@ -75,7 +75,7 @@ def test_start_deadline_validated(submission: Submission, expected_problems: lis
 
 
 @pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
-def test_definition_with_invalid_expires_refused(expires: float) -> None:
+def test_definition_with_invalid_expires_rejected(expires: float) -> None:
     assert [problem.pointer for problem in validate_definition(JobDefinition("j", "t", expires=expires), [])] == [
         "/expires"
     ]
@@ -87,19 +87,19 @@ def test_batch_problem_pointers_contain_item_index() -> None:
     assert pointers == [f"/executions/3/{name}" for name in ("queue", "priority", "correlation_id", "delay")]
 
 
-def test_nan_delay_refused() -> None:
+def test_nan_delay_rejected() -> None:
     [problem] = validate_submission(Submission(job="j", delay=float("nan")), NOW)
     assert problem.code == "not_allowed"
 
 
-def test_incomplete_defaults_refused_only_for_scheduled_job() -> None:
+def test_incomplete_defaults_rejected_only_for_scheduled_job() -> None:
     assert validate_definition(JobDefinition("j", "t"), [USER]) == []
     scheduled = JobDefinition("j", "t", schedule={"kind": "interval", "every": 5})
     assert [problem.pointer for problem in validate_definition(scheduled, [USER])] == ["/defaults/user_id"]
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\r", "\x85", "\u202e", "\u2028"])
-def test_text_with_control_character_refused(character: str) -> None:
+def test_text_with_control_character_rejected(character: str) -> None:
     of_job = JobDefinition("j", "t", description=f"a{character}", tags=(f"a{character}",))
     assert [problem.pointer for problem in validate_definition(of_job, [])] == ["/description", "/tags"]
     with pytest.raises(InvalidInput, match=f"there is U\\+{ord(character):04X} at index 1") as refused:

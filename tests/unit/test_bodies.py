@@ -29,14 +29,14 @@ def test_body_chunks_joined() -> None:
     assert _receive_all(bodies, "4", b"ab", b"cd") == (b"abcd", None)
 
 
-def test_too_large_and_incomplete_bodies_refused() -> None:
+def test_too_large_and_incomplete_bodies_rejected() -> None:
     bodies = BodyReceiver(BodyLimits(max_body_bytes=3))
     assert isinstance(_receive_all(bodies, "4")[1], RequestEntityTooLarge)
     assert isinstance(_receive_all(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
     assert isinstance(_receive_all(bodies, "3", b"ab")[1], MalformedBody)
 
 
-def test_truncated_chunked_body_refused() -> None:
+def test_truncated_chunked_body_rejected() -> None:
     bodies = BodyReceiver(BodyLimits(max_body_bytes=10))
     assert _receive_all(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
     for chunks in ((b"ab", b"", b""), (b"", b"")):
@@ -68,7 +68,7 @@ async def _queue_chunks(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def test_slow_body_refused_at_deadline() -> None:
+def test_slow_body_rejected_at_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
         return await BodyReceiver(BodyLimits(max_body_bytes=10, timeout_seconds=0.01)).receive(
             "5", _make_chunks(b"a", then=asyncio.Event())
@@ -96,6 +96,6 @@ def test_oldest_incomplete_body_evicted(limits: BodyLimits) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[" + b"[]," * 5_000_000 + b"[]]", b'{"a":' + b"[1," * 600_000])
-def test_body_with_too_many_values_refused_before_parsing(raw: bytes) -> None:
+def test_body_with_too_many_values_rejected_before_parsing(raw: bytes) -> None:
     with pytest.raises(MalformedBody, match="500,000"):
         json_body.parse(raw)

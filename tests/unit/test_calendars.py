@@ -151,7 +151,7 @@ def test_business_days_of_december_9999_listed() -> None:
     assert make_business().list_business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
 
 
-def test_blackout_window_over_midnight() -> None:
+def test_blackout_window_over_midnight_ends_on_the_later_day() -> None:
     calendar = parse(DATES)
     held = ["2026-12-31T22:00", "2026-12-31T23:59:59", "2027-01-01T00:00", "2027-02-01T00:00:30", "2027-02-02T12:00"]
     others = ["2026-12-31T21:59:59", "2027-01-02T00:00", "2027-02-01T00:00:29", "2027-02-03T00:00"]

@@ -39,7 +39,7 @@ def test_transport_options_merged_by_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["broker_url", "redbeat_redis_url", "timezone", "beat_scheduler", "accept_content"])
-def test_reserved_setting_refused_with_its_replacement(name: str) -> None:
+def test_reserved_setting_rejected_with_its_replacement(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"celeryconfig.py: {name} cannot be set there; "):
         merge_settings(DEFAULT_SETTINGS, {name: "x"})
 

@@ -14,7 +14,7 @@ class Base(Job, abstract=True):
     max_retries = 7
 
 
-class Sends(Base):
+class SendingJob(Base):
     """Send a mail."""
 
     name = "sends-mail"
@@ -25,22 +25,22 @@ class Sends(Base):
         return f"{self.parameters}"
 
 
-class Derived(Sends):  # noqa: D101
+class Derived(SendingJob):  # noqa: D101
     def run(self) -> str:  # type: ignore[override]
         """Do nothing."""
         return "nothing"
 
 
 def test_job_class_inherits_options_but_not_name() -> None:
-    assert (Sends.task.name, Derived.task.name) == ("sends-mail", "Derived")
-    for job_class in (Sends, Derived):
+    assert (SendingJob.task.name, Derived.task.name) == ("sends-mail", "Derived")
+    for job_class in (SendingJob, Derived):
         assert job_class.task.job_options.queue == "background"
         assert (job_class.task.max_retries, job_class.task.time_limit, job_class.task.job_class) == (7, 60, job_class)
-    assert (Sends.task.run.__doc__, Derived.task.run.__doc__) == ("Send a mail.", "Do nothing.")
+    assert (SendingJob.task.run.__doc__, Derived.task.run.__doc__) == ("Send a mail.", "Do nothing.")
 
 
 def test_job_class_parameters_come_from_run() -> None:
-    accepted = parameters.from_signature(Sends.task.run, injected_types=(Context,))
+    accepted = parameters.from_signature(SendingJob.task.run, injected_types=(Context,))
     assert [parameter.name for parameter in accepted] == ["to", "urgent", "**"]
 
 
@@ -53,7 +53,7 @@ def test_context_outside_attempt_raises_lookup_error() -> None:
         _ = Derived().context
 
 
-def test_job_class_without_run_refused() -> None:
+def test_job_class_without_run_rejected() -> None:
     with pytest.raises(ConfigurationError, match=r"job Lazy: a class that is a job needs a method run\(\)"):
         type("Lazy", (Job,), {})
 

@@ -25,7 +25,7 @@ def _check_server(server: FakeServerInfo) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.2.14", "6"])
-def test_old_redis_refused_with_its_version(version: str) -> None:
+def test_old_redis_rejected_with_its_version(version: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"Redis {version} is too old: JobWorker needs Redis 7\.0 or newer"):
         _check_server(FakeServerInfo(redis_version=version))
 
@@ -40,7 +40,7 @@ def test_valkey_accepted_by_its_redis_version() -> None:
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
-def test_evicting_redis_refused_with_setting_to_change(policy: str) -> None:
+def test_evicting_redis_rejected_with_setting_to_change(policy: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
         _check_server(FakeServerInfo(policy, redis_version="7.0.15"))
 

@@ -18,7 +18,7 @@ def test_containers_disabled_until_images_listed() -> None:
         check_policy("busybox")
 
 
-def test_unlisted_images_and_networks_refused() -> None:
+def test_unlisted_images_and_networks_rejected() -> None:
     listed = "busybox registry.example/jobs/*"
     for image in ("busybox", "registry.example/jobs/resize:1.4"):
         check_policy(image, images=listed)

@@ -47,6 +47,6 @@ def test_explicit_context_kept_at_its_position(context: Context) -> None:
     assert first(context, 1) == first(a=1, context=context) == ("j", 1, 2)
 
 
-def test_surplus_positional_arguments_refused(context: Context) -> None:
+def test_surplus_positional_arguments_rejected(context: Context) -> None:
     with pytest.raises(TypeError):
         first(1, 2, 3)

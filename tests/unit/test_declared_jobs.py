@@ -55,7 +55,7 @@ def work(x: int = 1) -> int:
         ({"on_worker_lost": "ignore"}, "/on_worker_lost: on_worker_lost must be 'retry' or 'fail', not 'ignore'"),
     ],
 )
-def test_invalid_job_options_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_job_options_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         job(**options)(work)
     assert message in str(caught.value)
@@ -92,13 +92,13 @@ def test_options_of_celery_and_base_classes_accepted() -> None:
         (job(work, name="declared-once"), "@job: this is a job, or a task of Celery, already"),
     ],
 )
-def test_non_function_refused_as_job(value: Any, message: str) -> None:
+def test_non_function_rejected_as_job(value: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         job(value)
     assert message in str(caught.value)
 
 
-def test_generator_refused_as_job() -> None:
+def test_generator_rejected_as_job() -> None:
     def rows() -> Any:
         yield 1
 
@@ -106,7 +106,7 @@ def test_generator_refused_as_job() -> None:
         job(rows)
 
 
-def test_positional_only_parameters_refused() -> None:
+def test_positional_only_parameters_rejected() -> None:
     def divide(left: int, right: int, /) -> float:
         return left / right
 
@@ -114,7 +114,7 @@ def test_positional_only_parameters_refused() -> None:
         job(divide)
 
 
-def test_scheduled_job_without_default_refused() -> None:
+def test_scheduled_job_without_default_rejected() -> None:
     def nightly(month: str, context: Context) -> str:
         return month
 
@@ -157,7 +157,7 @@ class _Export(Job, abstract=True):
     """An abstract base class, which is not a job."""
 
 
-def test_job_class_options_refused_like_function_options() -> None:
+def test_job_class_options_rejected_like_function_options() -> None:
     with pytest.raises(ConfigurationError, match="@job Wrong: /tags: tags must be a list of texts"):
 
         class Wrong(_Export):

@@ -20,7 +20,7 @@ from jobworker.files.local import LocalFiles
         ({"time_limit": float("inf")}, "/time_limit: time_limit must be more than 0 and at most 30 days"),
     ],
 )
-def test_invalid_time_limits_refused(limits: dict[str, Any], complaint: str) -> None:
+def test_invalid_time_limits_rejected(limits: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"@job never: {complaint}"):
         job(_nothing, name="never", **limits)
 

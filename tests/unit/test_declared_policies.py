@@ -35,7 +35,7 @@ def work() -> None:
         ({"soft_time_limit": True}, "/soft_time_limit: soft_time_limit must be a number of seconds"),
     ],
 )
-def test_invalid_policy_option_refused_with_pointer(options: dict[str, Any], message: str) -> None:
+def test_invalid_policy_option_rejected_with_pointer(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match="@job refused-work") as refused:
         job(work, name="refused-work", **options)
     assert message in str(refused.value)
@@ -68,7 +68,7 @@ def test_celery_options_kept_unchanged(options: dict[str, Any]) -> None:
     assert {name: getattr(task, name) for name in options} == options
 
 
-def test_coroutine_refused_as_job() -> None:
+def test_coroutine_rejected_as_job() -> None:
     async def wait() -> None:
         """Never run."""
 

@@ -124,14 +124,14 @@ def test_invalid_declaration_reported_with_file_and_line(write: Write, code: str
         assert text in broken.traceback.splitlines()[-1]
 
 
-def test_duplicate_schedule_name_refused_with_first_place(write: Write) -> None:
+def test_duplicate_schedule_name_rejected_with_first_place(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
     loaded = declarations.load_declarations("planned")
     assert loaded.schedules["s"].place == "planned/one.py:2"
     assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in loaded.broken_modules[0].traceback
 
 
-def test_repeated_line_with_duplicate_name_refused(write: Write) -> None:
+def test_repeated_line_with_duplicate_name_rejected(write: Write) -> None:
     write(
         one="def declare(name):\n    schedule(name, job='j', rule=daily('06:00'))\n"
         "declare('a')\ndeclare('b')\ndeclare('b')"
@@ -174,7 +174,7 @@ def test_stale_bytecode_ignored_by_load(write: Write, tmp_path: Path, monkeypatc
         )
 
 
-def test_missing_schedules_package_refused() -> None:
+def test_missing_schedules_package_rejected() -> None:
     with pytest.raises(ConfigurationError, match=r"no package 'nowhere' with schedules here.*JOBWORKER_SCHEDULES"):
         declarations.load_declarations("nowhere")
 

@@ -58,12 +58,12 @@ def test_future_call_time_replaced_by_record_time() -> None:
         {"embedded": {"chain": [{"args": [float("nan")]}]}},
     ],
 )
-def test_invalid_direct_call_data_refused(change: dict[str, Any]) -> None:
+def test_invalid_direct_call_data_rejected(change: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         direct_call.parse(EXECUTION, {**CALL_DATA, **change}, NOON)
 
 
-def test_direct_call_with_invalid_execution_id_refused() -> None:
+def test_direct_call_with_invalid_execution_id_rejected() -> None:
     with pytest.raises(ValueError, match="not a direct call"):
         direct_call.parse("1", CALL_DATA, NOON)
 
@@ -112,7 +112,7 @@ def _make_deep(levels: int) -> list[Any]:
         ((float("inf"),), {}, "Infinity is not JSON"),
     ],
 )
-def test_unstorable_arguments_refused_and_left_out_of_history(args: Any, kwargs: Any, why: str) -> None:
+def test_unstorable_arguments_rejected_and_left_out_of_history(args: Any, kwargs: Any, why: str) -> None:
     with pytest.raises(ValueError, match="task send cannot be called like this: its arguments contain") as refused:
         direct_calls.build_options(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
     assert why in str(refused.value)
@@ -131,7 +131,7 @@ def test_unstorable_arguments_refused_and_left_out_of_history(args: Any, kwargs:
         ("send", {"routing_key": "x", "exchange": "y"}, "name a queue, not an exchange or a routing_key"),
     ],
 )
-def test_calls_that_bypass_history_refused(name: str, options: dict[str, Any], message: str) -> None:
+def test_calls_that_bypass_history_rejected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         direct_calls.build_options(ManualClock(NOON), name, (), {}, options, None, None, routed=False)
 

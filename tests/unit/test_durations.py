@@ -35,7 +35,7 @@ def test_duration_parsed_to_seconds(given_: Any, seconds: float) -> None:
     [None, True, [], {}, "", "5", "P", "PT", "P1Y", "P1M", "P1DT", "-PT1S", "pt1s", "PT1S ", "PT1,5S", "PT٣S",
      "PT" + "1" * 99 + "S", math.nan, math.inf],
 )  # fmt: skip
-def test_invalid_duration_refused(given_: Any) -> None:
+def test_invalid_duration_rejected(given_: Any) -> None:
     with pytest.raises(ValueError, match="PT1H30M"):
         durations.parse(given_)
 

@@ -45,7 +45,7 @@ def test_public_addresses_allowed(address: str) -> None:
         "100::1",
     ],
 )
-def test_non_public_addresses_refused_unless_host_listed(address: str) -> None:
+def test_non_public_addresses_rejected_unless_host_listed(address: str) -> None:
     assert not EgressPolicy([]).is_allowed("example.com", 80, address)
     assert EgressPolicy(["example.com"]).is_allowed("EXAMPLE.com.", 80, address)
 
@@ -80,7 +80,7 @@ def test_listed_entries_allow_matching_targets(listed: str, host: str, port: int
     "entry",
     ["https://intranet", "10.0.0.0/99", "a:b", "a:0", "a:65536", "*", "2130706433", "a b", "[::1", "[::1]x", ""],
 )
-def test_invalid_egress_entry_refused(entry: str) -> None:
+def test_invalid_egress_entry_rejected(entry: str) -> None:
     with pytest.raises(ConfigurationError, match=r"JOBWORKER_EGRESS=.* must be a network"):
         EgressPolicy([entry])
 

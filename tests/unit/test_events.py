@@ -46,7 +46,7 @@ def test_stream_ids_ordered_numerically() -> None:
         {"kind": "running", "execution": "0199", "attempt": "1", "data": "[]"},
     ],
 )
-def test_unreadable_entry_refused_with_its_id(fields: dict[str, str]) -> None:
+def test_unreadable_entry_rejected_with_its_id(fields: dict[str, str]) -> None:
     with pytest.raises(UnreadableEvent, match=r"5-0"):
         events.decode("5-0", fields)
 

@@ -143,7 +143,7 @@ def test_interrupted_cleanup_keeps_finished_batches(context: Context, monkeypatc
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"inactive_days": -1}])
-def test_cleanup_refuses_invalid_parameters(context: Context, wrong: dict[str, Any]) -> None:
+def test_cleanup_rejects_invalid_parameters(context: Context, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         entities.cleanup_inactive_entities(context, **wrong)
 

@@ -17,7 +17,7 @@ def test_retry_delay_accepts_seconds_and_timedelta(delay: Any, seconds: float | 
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True, dt.timedelta(days=-1), 1e12])
-def test_invalid_snooze_delay_refused(delay: Any) -> None:
+def test_invalid_snooze_delay_rejected(delay: Any) -> None:
     with pytest.raises(ValueError, match="delay must be"):
         Snooze(delay)
 

@@ -50,7 +50,7 @@ def test_allowed_host_accepted_in_any_spelling(host: str) -> None:
         "localhost,evil",
     ],
 )
-def test_unknown_host_refused_except_for_healthz(host: str) -> None:
+def test_unknown_host_rejected_except_for_healthz(host: str) -> None:
     with pytest.raises(UnknownHost, match="JOBWORKER_HOSTS"):
         check_request(host=host)
     check_request(host=host, path="/healthz")
@@ -58,7 +58,7 @@ def test_unknown_host_refused_except_for_healthz(host: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "INVENTED"])
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
-def test_cross_site_request_refused(method: str, site: str) -> None:
+def test_cross_site_request_rejected(method: str, site: str) -> None:
     with pytest.raises(CrossSiteRequest):
         check_request(method, sec_fetch_site=site, sec_fetch_mode="cors")
 
@@ -72,7 +72,7 @@ def test_cross_site_navigation_allowed_only_for_get() -> None:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://localhost:3000", "http://localhost", "evil://localhost:8000", ""]
 )
-def test_foreign_origin_refused_without_fetch_metadata(origin: str) -> None:
+def test_foreign_origin_rejected_without_fetch_metadata(origin: str) -> None:
     with pytest.raises(CrossSiteRequest):
         check_request(origin=origin)
     check_request("GET", origin=origin)
@@ -87,6 +87,6 @@ def test_same_origin_and_non_browser_requests_allowed() -> None:
     check_request("OPTIONS", sec_fetch_site="cross-site", origin="https://evil.example")
 
 
-def test_request_without_host_refused() -> None:
+def test_request_without_host_rejected() -> None:
     with pytest.raises(UnknownHost, match="the request has no Host header"):
         check_request(host="")

@@ -14,7 +14,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.jobs.egress import EgressPolicy
 from jobworker.worker.builtin import http_exchange
 from jobworker.worker.builtin.http_exchange import HttpRequest, HttpResponse, RequestNotAllowed
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import find_free_port
 
 _LOOPBACK = EgressPolicy(["127.0.0.1"])
@@ -51,7 +51,7 @@ def test_slow_response_ends_at_deadline(answer: Callable[[], Iterator[bytes]]) -
         with pytest.raises(TimeoutError, match=r"incomplete after 0\.5 s"):
             send_request(url, 0.5)
         assert clock.monotonic() - began < 5.0
-    until(lambda: all(thread.name != "http.request" for thread in threading.enumerate()), what="its thread to end")
+    wait_until(lambda: all(thread.name != "http.request" for thread in threading.enumerate()), what="its thread to end")
 
 
 def test_redirects_share_the_deadline() -> None:
@@ -100,7 +100,7 @@ def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
-def test_loopback_refused_in_every_spelling(host: str) -> None:
+def test_loopback_rejected_in_every_spelling(host: str) -> None:
     with pytest.raises(
         RequestNotAllowed, match="is not a public address, and JOBWORKER_EGRESS of this worker does not list it"
     ):
@@ -108,7 +108,7 @@ def test_loopback_refused_in_every_spelling(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0", "127.1", "0x7f.1", "0x7f000001", "0177.0.0.1"])
-def test_nonstandard_address_spellings_refused(host: str) -> None:
+def test_nonstandard_address_spellings_rejected(host: str) -> None:
     with pytest.raises(RequestNotAllowed, match="unusual spelling of an address"):
         send_request(f"http://{host}:{find_free_port()}/")
 
@@ -145,7 +145,7 @@ def test_redirect_target_checked_by_egress_policy() -> None:
             send_request(url, egress=EgressPolicy([only]))
 
 
-def test_endless_redirects_refused() -> None:
+def test_endless_redirects_rejected() -> None:
     with _run_server(_make_redirect("/again")) as url, pytest.raises(OSError, match="more than 5 redirects"):
         send_request(url)
 
@@ -164,7 +164,7 @@ def test_same_origin_redirect_keeps_headers_and_body() -> None:
 
 
 @pytest.mark.parametrize("location", ["https://b.example/", "https://a.example:8443/", "//b.example/"])
-def test_cross_origin_redirect_drops_headers_and_refuses_body(location: str) -> None:
+def test_cross_origin_redirect_drops_headers_and_rejects_body(location: str) -> None:
     request = replace(_FIRST_REQUEST, method="GET", body=None)
     assert request.follow_redirect(307, location).headers == {}
     assert _FIRST_REQUEST.follow_redirect(303, location).headers == {}
@@ -191,7 +191,7 @@ def test_cross_origin_redirect_drops_headers_and_refuses_body(location: str) -> 
         "https://a.example:b/",
     ],
 )
-def test_redirect_to_invalid_or_unencrypted_url_refused(location: str) -> None:
+def test_redirect_to_invalid_or_unencrypted_url_rejected(location: str) -> None:
     with pytest.raises(RequestNotAllowed, match=r"not encrypted|an invalid URL"):
         replace(_FIRST_REQUEST, method="GET", body=None).follow_redirect(302, location)
 

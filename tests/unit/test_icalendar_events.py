@@ -193,7 +193,7 @@ def test_event_parsed_to_days_and_windows(lines: str, expected: list[str]) -> No
         ),
     ],
 )
-def test_invalid_event_refused_by_name(lines: str, says: str) -> None:
+def test_invalid_event_rejected_by_name(lines: str, says: str) -> None:
     [message] = list_refused(make_event(lines, name="Freeze"), make_event(DAY, "v", "good"))
     assert message.startswith("event 'Freeze' (UID u): ")
     assert says in message
@@ -267,7 +267,7 @@ def test_several_thisandfuture_events_applied_in_order() -> None:
     assert format_contents(free) == ["03-16 12:00-14:00", "03-23 12:00-14:00"]
 
 
-def test_occurrence_without_recurring_event() -> None:
+def test_occurrence_without_recurring_event_read_as_single_event() -> None:
     assert format_contents(read_contents(make_event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == [
         "03-02 09:00-10:00"
     ]

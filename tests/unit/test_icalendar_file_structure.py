@@ -92,7 +92,7 @@ def test_several_calendars_in_file_merged() -> None:
         (make_calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
     ],
 )
-def test_invalid_file_refused(file: bytes, says: str) -> None:
+def test_invalid_file_rejected(file: bytes, says: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         parse(file, None, FIRST, END)
     assert says in str(raised.value)

@@ -238,13 +238,13 @@ def test_event_cut_at_range_ends() -> None:
         ),
     ],
 )
-def test_malformed_file_refused_with_reason(text: str, says: str) -> None:
+def test_malformed_file_rejected_with_reason(text: str, says: str) -> None:
     [problem] = list_problems(text)
     assert (problem.pointer, problem.code) == ("", "bad_icalendar")
     assert says in problem.message
 
 
-def test_binary_file_refused() -> None:
+def test_binary_file_rejected() -> None:
     with pytest.raises(InvalidInput, match="not UTF-8 text"):
         parse(b"BEGIN:VCALENDAR\xff", None, FIRST, END)
 
@@ -277,7 +277,7 @@ def test_file_sizes_bounded() -> None:
         (["DTSTART;VALUE=DATE:20260301", "DURATION:P3660D", "RRULE:FREQ=WEEKLY"], "look at more than 24000 days"),
     ],
 )
-def test_expensive_recurrences_refused_before_expansion(lines: list[str], says: str) -> None:
+def test_expensive_recurrences_rejected_before_expansion(lines: list[str], says: str) -> None:
     event = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
     with pytest.raises(InvalidInput) as raised:
         read_contents(f"BEGIN:VCALENDAR\n{event * 500}END:VCALENDAR\n", end=dt.date(2037, 1, 1))

@@ -44,14 +44,14 @@ def test_vtimezone_matches_iana_zone() -> None:
         assert local.replace(tzinfo=own).utcoffset() == local.replace(tzinfo=real).utcoffset()
 
 
-def test_vtimezone_with_ended_summer_time() -> None:
+def test_vtimezone_with_ended_summer_time_keeps_winter_offset() -> None:
     ended = BERLIN.format("Own").replace("BYMONTH=10", "BYMONTH=10;UNTIL=20251026T010000Z")
     own = read_file(ended.replace("BYMONTH=3\n", "BYMONTH=3;UNTIL=20250330T010000Z\n"))
     assert {dt.datetime(2030, month, 1, tzinfo=own).utcoffset() for month in range(1, 13)} == {dt.timedelta(hours=1)}
     assert dt.datetime(2025, 7, 1, tzinfo=own).utcoffset() == dt.timedelta(hours=2)
 
 
-def test_vtimezone_with_rdate_onsets() -> None:
+def test_vtimezone_with_rdate_onsets_changes_offset_at_each() -> None:
     part = "BEGIN:{0}\nDTSTART:{1}\nTZOFFSETFROM:{2}\nTZOFFSETTO:{3}\nRDATE:{4}\nEND:{0}\n"
     summer = part.format("DAYLIGHT", "20250330T020000", "+0100", "+0200", "20260329T020000")
     winter = part.format("STANDARD", "20251026T030000", "+0200", "+0100", "20261025T030000")
@@ -84,7 +84,7 @@ def test_vtimezone_onset_in_19th_century_accepted() -> None:
     assert offsets == [-dt.timedelta(hours=4, minutes=56, seconds=2), -dt.timedelta(hours=5)]
 
 
-def test_vtimezone_onset_in_year_one_refused() -> None:
+def test_vtimezone_onset_in_year_one_rejected() -> None:
     zone = BERLIN.format("Own").replace("16010101T03", "00010101T00")
     [message] = list_refused(zone.replace("RRULE:", "X-A:"), make_event("DTSTART;TZID=Own:20260302T090000"))
     assert "the VTIMEZONE of 'Own' cannot be read" in message
@@ -94,7 +94,7 @@ def test_vtimezone_onset_in_year_one_refused() -> None:
 
 
 @pytest.mark.parametrize("count", [101, 2001])
-def test_vtimezone_with_too_many_observances_refused(count: int) -> None:
+def test_vtimezone_with_too_many_observances_rejected(count: int) -> None:
     part = "BEGIN:STANDARD\nDTSTART:20200101T000000\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\nEND:STANDARD\n"
     zone = f"BEGIN:VTIMEZONE\nTZID:Own\n{part * count}END:VTIMEZONE\n"
     [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000"))
@@ -118,7 +118,7 @@ def test_vtimezone_onsets_limited_per_file() -> None:
         ("DTSTART:16010101T030000\n", "", "DTSTART is missing"),
     ],
 )
-def test_unreadable_vtimezone_refused_only_where_used(old: str, new: str, says: str) -> None:
+def test_unreadable_vtimezone_rejected_only_where_used(old: str, new: str, says: str) -> None:
     zone = BERLIN.format("Own").replace(old, new)
     [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000", name="Freeze"))
     assert message.startswith("event 'Freeze' (UID u): DTSTART: the VTIMEZONE of 'Own' cannot be read: ")

@@ -68,7 +68,7 @@ def test_isolation_modes_parsed_with_defaults(described: dict[str, Any], shown: 
         ({"mode": "container", "image": "x", "cpus": 0}, [("/isolation/cpus", "not_allowed")]),
     ],
 )
-def test_invalid_isolation_refused(described: Any, places: list[tuple[str, str]]) -> None:
+def test_invalid_isolation_rejected(described: Any, places: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidInput) as refused:
         isolation.parse(described)
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == places

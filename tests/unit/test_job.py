@@ -52,12 +52,12 @@ def test_valid_job_names_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "naïve", "a\n", "A" * 129])
-def test_invalid_job_names_refused(name: str) -> None:
+def test_invalid_job_names_rejected(name: str) -> None:
     assert not NAME_PATTERN.match(name)
 
 
 @pytest.mark.parametrize("name", ["", "Default", "a/b", "a\n", "a" * 65])
-def test_invalid_queue_names_refused(name: str) -> None:
+def test_invalid_queue_names_rejected(name: str) -> None:
     assert not QUEUE_NAME_PATTERN.match(name)
 
 

@@ -49,7 +49,7 @@ class Color(enum.StrEnum):
         ({"a": make_nested(MAX_DEPTH)}, "/a" + "/0" * (MAX_DEPTH - 1), "100 levels"),
     ],
 )
-def test_unacceptable_value_refused_with_pointer(value: object, place: str, why: str) -> None:
+def test_unacceptable_value_rejected_with_pointer(value: object, place: str, why: str) -> None:
     with pytest.raises(UnacceptableValue) as refused:
         json_values.check(value)
     assert refused.value.pointer == place
@@ -75,7 +75,7 @@ def test_acceptable_value_passes_check(value: object) -> None:
     json_values.check(value)
 
 
-def test_deep_nesting_refused_without_recursion_error() -> None:
+def test_deep_nesting_rejected_without_recursion_error() -> None:
     deep = {"a": make_nested(100_000)}
     with pytest.raises(UnacceptableValue, match="100 levels") as refused:
         json_values.check(deep)
@@ -104,7 +104,7 @@ def test_kombu_tagged_value_accepted_with_allow_tagged() -> None:
         ("[1e999]", "/0", "not a finite number"),
     ],
 )
-def test_parse_refuses_unacceptable_json(text: str, place: str, why: str) -> None:
+def test_parse_rejects_unacceptable_json(text: str, place: str, why: str) -> None:
     with pytest.raises(UnacceptableValue) as refused:
         json_values.parse(text)
     assert (refused.value.pointer, why in str(refused.value)) == (place, True)
@@ -134,6 +134,6 @@ def test_parse_sanitized_replaces_unacceptable_parts(text: str, value: object) -
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "{", ""])
 @pytest.mark.parametrize("reads", [json_values.parse_sanitized, json_values.parse])
-def test_invalid_json_refused(reads: Any, text: str) -> None:
+def test_invalid_json_rejected(reads: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         reads(text)

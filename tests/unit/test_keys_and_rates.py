@@ -148,7 +148,7 @@ def test_permit_available_at_computed_next_start() -> None:
         ({"unique": {"on_conflict": "shrug"}}, {("/unique/on_conflict", "not_allowed")}),
     ],
 )  # fmt: skip
-def test_invalid_limit_policy_refused(fields: dict[str, Any], problems: set[tuple[str, str]]) -> None:
+def test_invalid_limit_policy_rejected(fields: dict[str, Any], problems: set[tuple[str, str]]) -> None:
     _, reported = policies.normalize(fields)
     assert {(problem.pointer, problem.code) for problem in reported} == problems
 
@@ -168,7 +168,7 @@ def test_normalized_limit_policy_stays_unchanged(fields: dict[str, Any]) -> None
     assert policies.normalize(normalized) == (normalized, [])
 
 
-def test_limit_key_with_unknown_parameter_refused() -> None:
+def test_limit_key_with_unknown_parameter_rejected() -> None:
     normalized, _ = policies.normalize(
         {"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}}
     )

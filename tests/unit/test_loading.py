@@ -97,7 +97,7 @@ def test_folders_without_init_loaded_and_failing_package_reported_once(folder: P
     assert [f"work.{name}" for name in names] == sys.modules["work.order"].SEEN
 
 
-def test_duplicate_job_name_refused_with_first_place(folder: Path) -> None:
+def test_duplicate_job_name_rejected_with_first_place(folder: Path) -> None:
     code = "from jobworker import job\n\n\n@job(name='loading-twice')\ndef {}():\n    pass\n"
     (folder / "b.py").write_text(code.format("second"))
     (folder / "a.py").write_text(code.format("first"))
@@ -107,7 +107,7 @@ def test_duplicate_job_name_refused_with_first_place(folder: Path) -> None:
     assert message in broken.error
 
 
-def test_name_of_builtin_job_refused(folder: Path) -> None:
+def test_name_of_builtin_job_rejected(folder: Path) -> None:
     (folder / "a.py").write_text("from jobworker import job\n\n\n@job(name='http.request')\ndef mine():\n    pass\n")
     import jobworker.worker.builtin.http  # noqa: F401
 
@@ -115,7 +115,7 @@ def test_name_of_builtin_job_refused(folder: Path) -> None:
     assert "http_request in " in broken.error
 
 
-def test_duplicate_shared_task_name_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicate_shared_task_name_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from celery import shared_task\n\n\n@shared_task(name='loading-shared')\ndef {}():\n    pass\n"
     (folder / "a.py").write_text(code.format("first"))
     (folder / "b.py").write_text(code.format("second"))
@@ -129,7 +129,7 @@ def test_duplicate_shared_task_name_refused(folder: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "two\nlines"])
-def test_invalid_plain_task_name_refused(name: str) -> None:
+def test_invalid_plain_task_name_rejected(name: str) -> None:
     app = JobApp("test", set_as_current=False)
     app.finalize()
     with pytest.raises(ConfigurationError, match="a name has 1 to 255 printable characters"):

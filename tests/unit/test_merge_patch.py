@@ -28,7 +28,7 @@ from jobworker.domain.json import merge_patch
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_merge_patch_of_rfc_7396_appendix_a(target: Any, patch: Any, result: Any) -> None:
+def test_rfc_7396_appendix_a_examples_pass(target: Any, patch: Any, result: Any) -> None:
     before = copy.deepcopy((target, patch))
     assert merge_patch.apply(target, patch) == result
     assert (target, patch) == before

@@ -75,14 +75,14 @@ def test_metadata_values_are_copies(mapping: Metadata) -> None:
         _DEEP,
     ],
 )
-def test_unstorable_metadata_value_refused(mapping: Metadata, value: Any) -> None:
+def test_unstorable_metadata_value_rejected(mapping: Metadata, value: Any) -> None:
     with pytest.raises(ValueError, match="metadata 'bad'"):
         mapping["bad"] = value
     assert (dict(mapping), mapping.take_changes()) == ({"page": 3, "done": ["a"]}, {})
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 7, None])
-def test_invalid_metadata_name_refused(mapping: Metadata, name: Any) -> None:
+def test_invalid_metadata_name_rejected(mapping: Metadata, name: Any) -> None:
     with pytest.raises(ValueError, match="named by text"):
         mapping[name] = 1
 

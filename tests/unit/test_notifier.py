@@ -5,7 +5,7 @@ import redis
 
 from jobworker.transport import notifier
 from jobworker.transport.notifier import Notifier
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_notifier_survives_unexpected_error() -> None:
@@ -19,7 +19,7 @@ def test_notifier_survives_unexpected_error() -> None:
     notifier_thread = Notifier("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
         notifier_thread.notify_soon(cancelled=True)
-        until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]
+        wait_until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]
 
 
 def test_notifier_pauses_after_a_failed_notification(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,11 +32,11 @@ def test_notifier_pauses_after_a_failed_notification(monkeypatch: pytest.MonkeyP
 
     subject = Notifier("redis://127.0.0.1:1/0", revoke)
     subject.notify_soon(cancelled=True)
-    until(lambda: len(calls) == 1, within=10)
+    wait_until(lambda: len(calls) == 1, within=10)
     # One waits in the queue, and the thread does not take it.
     subject.notify_soon()
     assert not subject._pause_over.wait(0.05)
     assert (len(calls), subject._pending.full()) == (1, True)
 
     subject._pause_over.set()
-    until(lambda: len(calls) == 2, within=10)  # The next notification revokes the message.
+    wait_until(lambda: len(calls) == 2, within=10)  # The next notification revokes the message.

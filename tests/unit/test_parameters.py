@@ -19,16 +19,16 @@ class Format(enum.Enum):
     JSON = "json"
 
 
-class Tool:
+class InjectedTool:
     """The type of a parameter that the worker injects."""
 
 
-def export(tool: Tool, user_id: str, format: Literal["csv", "json"] = "csv", email: str | None = None) -> None:
+def export(tool: InjectedTool, user_id: str, format: Literal["csv", "json"] = "csv", email: str | None = None) -> None:
     """Do nothing, with a signature as users write them."""
 
 
 def test_parameters_derived_from_signature() -> None:
-    assert parameters.from_signature(export, injected_types=[Tool]) == (
+    assert parameters.from_signature(export, injected_types=[InjectedTool]) == (
         Parameter("user_id", "string"),
         Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
         Parameter("email", "string", required=False, default=None, nullable=True),
@@ -75,7 +75,7 @@ def test_unannotated_parameters_accept_any_type() -> None:
 
 
 def test_parameter_json_round_trip() -> None:
-    for parameter in (*parameters.from_signature(export, [Tool]), VARIADIC):
+    for parameter in (*parameters.from_signature(export, [InjectedTool]), VARIADIC):
         assert Parameter.from_json(json.loads(json.dumps(parameter.to_json()))) == parameter
 
 
@@ -126,7 +126,7 @@ def test_valid_parameters_pass_unchanged(values: dict[str, Any]) -> None:
         ({"user_id": "u", "a/b": 1}, "/parameters/a~1b", "unknown_parameter"),
     ],
 )
-def test_invalid_parameter_refused_with_pointer(values: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_parameter_rejected_with_pointer(values: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidParameters) as caught:
         parameters.check(ACCEPTED, values)
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
@@ -148,7 +148,7 @@ def test_variadic_task_accepts_unlisted_names() -> None:
     assert parameters.check([Parameter("a"), VARIADIC], {"a": 1, "b": 2}) == {"a": 1, "b": 2}
 
 
-def test_very_deep_parameter_refused_without_recursion_error() -> None:
+def test_very_deep_parameter_rejected_without_recursion_error() -> None:
     deep: Any = float("nan")
     for _ in range(5_000):
         deep = [deep]
@@ -159,7 +159,7 @@ def test_very_deep_parameter_refused_without_recursion_error() -> None:
 DAY = dt.date(2026, 1, 1)
 
 
-class Unshown(enum.Enum):
+class UnprintableValue(enum.Enum):
     """An enumeration whose member JSON cannot represent."""
 
     POINT = (1, object())
@@ -167,7 +167,10 @@ class Unshown(enum.Enum):
 
 def test_non_json_defaults_and_choices_omitted() -> None:
     def run(
-        day: Any = dt.date(2026, 1, 1), large: int = 2**70, point: Unshown = Unshown.POINT, rows: Any = (1,)
+        day: Any = dt.date(2026, 1, 1),
+        large: int = 2**70,
+        point: UnprintableValue = UnprintableValue.POINT,
+        rows: Any = (1,),
     ) -> None:
         """Do nothing, with defaults that JSON does not have."""
 

@@ -54,7 +54,7 @@ def test_strict_order_offers_all_to_each_queue() -> None:
 
 
 @pytest.mark.parametrize("text", ["critical", "critical=", "=3", "critical=0", "critical=1001", "critical=x", "a=1 b"])
-def test_invalid_queue_weights_refused(text: str) -> None:
+def test_invalid_queue_weights_rejected(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"should look like critical=6"):
         parse_weights(text)
 

@@ -9,7 +9,7 @@ from jobworker.domain.errors import ConfigurationError
 from jobworker.services import probe
 from jobworker.services.probe import Probe
 from tests.conftest import NOW
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_probe_result_reused_for_a_second() -> None:
@@ -61,4 +61,4 @@ def test_hanging_probe_run_once_without_blocking_callers(monkeypatch: pytest.Mon
             return False
         return True
 
-    until(has_passed, what="the attempt to end")
+    wait_until(has_passed, what="the attempt to end")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobworker.worker.control import process_tree as processes
-from tests.polling import until
+from tests.polling import wait_until
 
 #: A leader with a child in its group, a child with its own session and an orphan; the script prints their pids.
 _PROCESS_TREE_SCRIPT = """
@@ -61,15 +61,15 @@ def test_process_tree_members_found_in_other_sessions(process_tree: ProcessTree)
 
 def test_kill_tree_ends_all_members(process_tree: ProcessTree) -> None:
     processes.kill_tree(process_tree.pid)
-    until(lambda: process_tree.has_leader_ended() and not process_tree.list_alive())
+    wait_until(lambda: process_tree.has_leader_ended() and not process_tree.list_alive())
 
 
 def test_known_members_killed_after_leader_ended(process_tree: ProcessTree) -> None:
     members = processes.terminate_tree(process_tree.pid)
     os.kill(process_tree.pid, 9)
-    until(process_tree.has_leader_ended)
+    wait_until(process_tree.has_leader_ended)
     processes.kill_tree(process_tree.pid, members)
-    until(lambda: not process_tree.list_alive())
+    wait_until(lambda: not process_tree.list_alive())
 
 
 def test_reused_pid_not_killed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from jobworker.domain.executions import progress
 
 
-class Number:
+class FloatLikeValue:
     """A number type of a library."""
 
     def __float__(self) -> float:
@@ -25,7 +25,7 @@ class Number:
         (2**70, float(2**70)),
         (decimal.Decimal("1.5"), 1.5),
         (fractions.Fraction(1, 4), 0.25),
-        (Number(), 2.5),
+        (FloatLikeValue(), 2.5),
     ],
 )
 def test_progress_accepts_any_number_type(done: Any, kept: float) -> None:
@@ -37,7 +37,7 @@ def test_progress_total_and_message_optional() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, "7", True, [], 10**400])
-def test_invalid_progress_value_refused(value: Any) -> None:
+def test_invalid_progress_value_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match="done "):
         progress.normalize(value)
     with pytest.raises(ValueError, match="total "):

@@ -27,7 +27,7 @@ def test_result_reference_resolved_by_pointer(path: str | None, value: Any) -> N
 
 
 @pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
-def test_dangling_reference_refused_unless_default(path: str) -> None:
+def test_dangling_reference_rejected_unless_default(path: str) -> None:
     with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
         result_references.substitute_references({"x": _make_reference(path)}, {"extract": RESULT})
     assert result_references.substitute_references({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {
@@ -35,7 +35,7 @@ def test_dangling_reference_refused_unless_default(path: str) -> None:
     }
 
 
-def test_reference_to_missing_result_refused() -> None:
+def test_reference_to_missing_result_rejected() -> None:
     with pytest.raises(UnresolvedParameter, match="nothing at its root"):
         result_references.substitute_references({"x": _make_reference()}, {})
     with pytest.raises(UnresolvedParameter):
@@ -52,12 +52,12 @@ def test_nested_references_resolved_only_once() -> None:
 def test_referenced_value_looked_up_once_and_size_counted_each_time() -> None:
     names: list[str] = []
 
-    class Asked(dict[str, Any]):
+    class CountingSources(dict[str, Any]):
         def __getitem__(self, name: str) -> Any:
             names.append(name)
             return super().__getitem__(name)
 
-    sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
+    sources = CountingSources(a={"text": "x" * 998, "n": 1}, b=2)
     parameters = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
     assert result_references.list_sources(parameters) == ["a", "b"]
     assert len(result_references.substitute_references(parameters, sources)["x"]) == 65

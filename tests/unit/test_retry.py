@@ -83,7 +83,7 @@ def test_retryable_exceptions_selected_by_name(described: dict[str, Any], names:
         ({"strategy": "fixed", "forever": True}, "/retry/forever", "unknown_field"),
     ],
 )
-def test_invalid_retry_policy_refused(described: Any, pointer: str, code: str) -> None:
+def test_invalid_retry_policy_rejected(described: Any, pointer: str, code: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         retry.parse(described)
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [(pointer, code)]
@@ -125,7 +125,7 @@ def test_planned_attempts_accumulate_waits() -> None:
 
 
 @pytest.mark.parametrize("when", [float("inf"), float("nan"), 1e300, 367 * 86400])
-def test_unreachable_celery_retry_countdown_refused(when: float) -> None:
+def test_unreachable_celery_retry_countdown_rejected(when: float) -> None:
     with pytest.raises(ValueError, match="at most 366 days away"):
         retries.to_seconds(when, Task())
     assert (retries.to_seconds(None, Task()), retries.to_seconds(5, Task())) == (0.0, 5.0)

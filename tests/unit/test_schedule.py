@@ -144,7 +144,7 @@ def test_stored_schedule_may_omit_defaults() -> None:
         ({"cron": "* * * * *"}, "/cron", "unknown_field"),
     ],
 )
-def test_invalid_schedule_field_refused_with_pointer(change: dict[str, Any], pointer: str, code: str) -> None:
+def test_invalid_schedule_field_rejected_with_pointer(change: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         schedule.parse({**MINIMAL_SCHEDULE, **change})
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
@@ -209,7 +209,7 @@ def test_job_schedule_parsed_with_zone(fields: dict[str, Any]) -> None:
         ({"kind": "daily", "time": "06:00", "jitter": 5}, ["/schedule/jitter"]),
     ],
 )
-def test_invalid_job_schedule_refused_with_pointer(fields: Any, places: list[str]) -> None:
+def test_invalid_job_schedule_rejected_with_pointer(fields: Any, places: list[str]) -> None:
     with pytest.raises(InvalidInput) as caught:
         schedule.parse_job_schedule("clean", fields)
     assert [error.pointer for error in caught.value.errors] == places

@@ -17,14 +17,14 @@ def test_default_settings_use_var_folder_and_loopback() -> None:
 
 
 @pytest.mark.parametrize("place", ["", "below"])
-def test_home_that_is_a_file_refused(tmp_path: Path, place: str) -> None:
+def test_home_that_is_a_file_rejected(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "file" / place)})
     with pytest.raises(ConfigurationError, match="there is a file in its place"):
         settings.require_home()
 
 
-def test_unwritable_home_refused(tmp_path: Path) -> None:
+def test_unwritable_home_rejected(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "var")})
     user = os.geteuid()
@@ -91,12 +91,12 @@ def test_heartbeat_interval_is_third_of_lease() -> None:
         ("JOBWORKER_DATABASE_URL", "jobs.db"),
     ],
 )
-def test_invalid_setting_refused_with_variable_name(variable: str, value: str) -> None:
+def test_invalid_setting_rejected_with_variable_name(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable}=.* must"):
         Settings.from_environment({variable: value})
 
 
-def test_refused_url_hides_password() -> None:
+def test_rejected_url_hides_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_environment({"JOBWORKER_DATABASE_URL": "mysql://u:hush@db/jobs"})
     assert "hush" not in str(caught.value)

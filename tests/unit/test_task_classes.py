@@ -45,13 +45,13 @@ def test_function_task_without_base_is_job_task(app: JobApp) -> None:
 
 @pytest.mark.parametrize("as_class", [True, False])
 def test_class_task_is_job_task(app: JobApp, as_class: bool) -> None:
-    class Triple(Counting):
+    class TriplingTask(Counting):
         name = "triple"
 
         def run(self, number: int) -> int:
             return 3 * number
 
-    task = app.register_task(Triple if as_class else Triple())
+    task = app.register_task(TriplingTask if as_class else TriplingTask())
     assert isinstance(task, JobTask)
     assert app.tasks["triple"] is task
     assert (task(4), task.calls) == (12, 1)

@@ -53,6 +53,6 @@ def test_outage_spans_parsed(text: str, zone: zoneinfo.ZoneInfo, spans: list[str
         ("2026-03-29/tomorrow", "'tomorrow' must be a date such as"),
     ],
 )
-def test_invalid_outage_refused(text: str, message: str) -> None:
+def test_invalid_outage_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         time_windows.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), UTC)

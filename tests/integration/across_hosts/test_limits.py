@@ -7,7 +7,7 @@ import signal
 from jobworker.domain.executions.execution import ExecutionState
 from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_activity, list_started, start_two_workers
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: Engine) -> None:
@@ -18,7 +18,7 @@ def test_concurrency_limit_holds_on_two_workers_after_a_relay_crash(any_engine: 
     owner = {
         execution: tenant for tenant in ("a", "b", "c") for execution in engine.submit("shared", 12, tenant=tenant)
     }
-    until(lambda: len(list_started(engine)) >= 8)
+    wait_until(lambda: len(list_started(engine)) >= 8)
     relay.terminate(signal.SIGKILL)
     engine.start_relay()
     assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: 36}
@@ -39,7 +39,7 @@ def test_small_tenant_does_not_wait_for_a_large_backlog(engine: Engine) -> None:
     start_two_workers(engine)
     engine.wait_until_ready("shared")
     much = set(engine.submit("shared", 60, tenant="much"))
-    until(lambda: len(list_started(engine)) >= 4)
+    wait_until(lambda: len(list_started(engine)) >= 4)
     little = set(engine.submit("shared", 4, tenant="little"))
     engine.wait_until_all_final()
     order = list_started(engine)

@@ -5,7 +5,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
 from tests.integration.across_hosts.conftest import list_started
-from tests.polling import until
+from tests.polling import wait_until
 
 SMALL_FEED_SETTINGS = {"JOBWORKER_FEED": "20"}
 
@@ -20,7 +20,7 @@ def test_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 400, seconds=0.02)
-    until(lambda: len(list_started(engine)) > 5)
+    wait_until(lambda: len(list_started(engine)) > 5)
     urgent = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=9)
     before = len(list_started(engine))
     engine.wait_until_final(urgent)
@@ -37,7 +37,7 @@ def test_overtaken_execution_starts_before_the_backlog_is_done(engine: Engine) -
     engine.wait_until_ready("hold")
     slow = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=0)
     crowd = submit_executions(engine, 200, 9)
-    until(lambda: SystemClock().now().timestamp() > engine.get(slow).due_at.timestamp() + 1, what="its second")
+    wait_until(lambda: SystemClock().now().timestamp() > engine.get(slow).due_at.timestamp() + 1, what="its second")
     queues.resume(engine.database, SystemClock(), "default", "tester")
     engine.wait_until_all_final()
     order = list_started(engine)
@@ -65,9 +65,11 @@ def test_pause_withdraws_messages_from_redis(engine: Engine) -> None:
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 300, seconds=0.05)
-    until(lambda: len(list_started(engine)) > 5)
+    wait_until(lambda: len(list_started(engine)) > 5)
     queues.pause(engine.database, SystemClock(), "default", "tester", None)
-    shown = until(lambda: (default_queue := queues.get(engine.database, "default")).published < 20 and default_queue)
+    shown = wait_until(
+        lambda: (default_queue := queues.get(engine.database, "default")).published < 20 and default_queue
+    )
     assert shown
     assert shown.ready > 200
     queues.resume(engine.database, SystemClock(), "default", "tester")

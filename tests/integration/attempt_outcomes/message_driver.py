@@ -16,7 +16,7 @@ from jobworker.transport.claims import ClaimResult, Claims
 from jobworker.transport.publisher import Message, Publisher, get_list_names
 from jobworker.transport.worker_registry import WorkerRegistry
 from tests.engine import LEASE_SECONDS, Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess, run_server
 
 
@@ -42,7 +42,7 @@ class MessageDriver:
             worker.check_alive()
             return len(self.list_workers()) > len(before)
 
-        until(known, what=f"the worker to be known; its log is {worker.log}")
+        wait_until(known, what=f"the worker to be known; its log is {worker.log}")
         return worker
 
     def list_workers(self) -> set[str]:
@@ -57,7 +57,7 @@ class MessageDriver:
             self._registry.reap_silent_workers()
             return not any(worker.is_alive() for worker in workers)
 
-        until(gone, what=f"the end of the workers; logs: {[worker.log for worker in workers]}")
+        wait_until(gone, what=f"the end of the workers; logs: {[worker.log for worker in workers]}")
 
     def reap_silent_workers(self) -> list[str]:
         """Reap silent workers, as the relay does every second."""
@@ -127,11 +127,11 @@ class MessageDriver:
             return [data for event_kind, data in self.list_events(execution) if event_kind == kind]
 
         description = f"{kind}; told: {self.list_events(execution)}; logs in {self.engine.folder}"
-        return until(found, what=description)[0]
+        return wait_until(found, what=description)[0]
 
     def wait_until_empty(self, queue: str = "default") -> None:
         """Wait until no message is queued or in flight."""
-        until(
+        wait_until(
             lambda: not self.count_queued(queue) and not self.list_in_flight(),
             what=f"no message; {self.list_in_flight()}",
         )

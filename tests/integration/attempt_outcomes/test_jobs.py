@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
-from tests.polling import until
+from tests.polling import wait_until
 
 _EVERY_KIND = pytest.mark.parametrize("worker_under_test", [*BATCHED_KINDS, KOMBU_KIND], indirect=True, ids=str)
 
@@ -15,18 +15,18 @@ _EVERY_KIND = pytest.mark.parametrize("worker_under_test", [*BATCHED_KINDS, KOMB
 _OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
     "noop": ({}, "succeeded"),
     "plain_celery_task": ({"left": 1}, "succeeded"),
-    "fails": ({}, "failed"),
+    "fail": ({}, "failed"),
     "flaky": ({"good_attempt": 2}, "retrying"),
-    "asks_for_retry": ({"countdown": 60}, "retrying"),
-    "ignores": ({}, "succeeded"),
-    "exits": ({}, "failed"),
-    "runs_out_of_memory": ({}, "failed"),
-    "is_interrupted": ({}, "failed"),
-    "cancels_itself": ({}, "failed"),
-    "raises_what_cannot_be_pickled": ({}, "failed"),
-    "raises_no_exception": ({}, "failed"),
-    "is_never_ready": ({}, "failed"),
-    "returns_rubbish": ({}, "failed"),
+    "request_manual_retry": ({"countdown": 60}, "retrying"),
+    "raise_ignore": ({}, "succeeded"),
+    "exit_with_code": ({}, "failed"),
+    "raise_memory_error": ({}, "failed"),
+    "raise_keyboard_interrupt": ({}, "failed"),
+    "raise_cancelled_error": ({}, "failed"),
+    "raise_unpicklable": ({}, "failed"),
+    "raise_base_exception": ({}, "failed"),
+    "fail_before_start": ({}, "failed"),
+    "return_unserializable": ({}, "failed"),
 }
 
 
@@ -52,7 +52,7 @@ def test_job_reports_its_outcome(worker_under_test: WorkerUnderTest, job: str) -
 @pytest.mark.parametrize("requeue", [False, True])
 def test_reject_fails_the_attempt_and_is_not_requeued(worker_under_test: WorkerUnderTest, requeue: bool) -> None:
     report = expect_end(
-        worker_under_test, worker_under_test.driver.publish("rejects", requeue=requeue), "running", "failed"
+        worker_under_test, worker_under_test.driver.publish("raise_reject", requeue=requeue), "running", "failed"
     )
     assert report["reason"] == "the job raised Reject"
 
@@ -75,7 +75,7 @@ _PROCESSES = pytest.mark.parametrize("worker_under_test", [BATCHED_KINDS[0], KOM
 
 
 @_PROCESSES
-@pytest.mark.parametrize("job", ["kills_itself", "leaves_at_once"])
+@pytest.mark.parametrize("job", ["kill_own_process", "exit_process"])
 def test_attempt_whose_process_exits_is_lost(worker_under_test: WorkerUnderTest, job: str) -> None:
     report = expect_end(worker_under_test, worker_under_test.driver.publish(job), "running", "lost")
     assert report["reason"].startswith("the process that ran it ended: ")
@@ -86,7 +86,7 @@ def test_attempt_whose_process_exits_is_lost(worker_under_test: WorkerUnderTest,
 def test_attempt_whose_process_is_killed_is_lost(worker_under_test: WorkerUnderTest, number: signal.Signals) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=20)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     os.kill(driver.get_attempt_pid(execution), number)
     expect_end(worker_under_test, execution, "running", "lost")
 
@@ -96,7 +96,7 @@ def test_attempt_whose_process_is_killed_is_lost(worker_under_test: WorkerUnderT
 def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUnderTest, number: str) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=20)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     driver.control.revoke(execution, terminate=True, signal=number)
     report = expect_end(worker_under_test, execution, "running", "cancelled")
     assert report["reason"] == "terminated through Celery's remote control"
@@ -107,7 +107,7 @@ def test_revoke_with_terminate_cancels_a_running_job(worker_under_test: WorkerUn
 def test_revoke_with_terminate_does_not_end_a_thread(worker_under_test: WorkerUnderTest) -> None:
     driver = worker_under_test.driver
     execution = driver.publish("hold", seconds=1)
-    until(lambda: driver.is_running(execution))
+    wait_until(lambda: driver.is_running(execution))
     driver.control.revoke(execution, terminate=True)
     assert expect_end(worker_under_test, execution, "running", "succeeded")["result"] == "held"
 
@@ -115,9 +115,9 @@ def test_revoke_with_terminate_does_not_end_a_thread(worker_under_test: WorkerUn
 @_EVERY_KIND
 def test_rate_limited_job_is_revoked(worker_under_test: WorkerUnderTest) -> None:
     driver = worker_under_test.driver
-    driver.wait_for_event("succeeded", driver.publish("rarely"))
-    execution = driver.publish("rarely")
-    until(driver.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
+    driver.wait_for_event("succeeded", driver.publish("run_twice_a_minute"))
+    execution = driver.publish("run_twice_a_minute")
+    wait_until(driver.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
     assert driver.control.revoke(execution, reply=True, limit=1)
     assert expect_end(worker_under_test, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
     assert not driver.count_starts(execution)

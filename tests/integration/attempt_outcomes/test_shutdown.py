@@ -9,7 +9,7 @@ import pytest
 from tests.engine import LEASE_SECONDS
 from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerKind
 from tests.integration.attempt_outcomes.message_driver import MessageDriver, run_message_driver
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 #: Longer than a lease, so a worker without heartbeats is given up.
@@ -36,7 +36,7 @@ def _start_worker(driver: MessageDriver, kind: WorkerKind, soft: float = 0, slot
 
 def _start_long_job(driver: MessageDriver, kind: WorkerKind, seconds: float) -> str:
     execution = driver.publish("hold", str(kind), seconds=seconds)
-    until(lambda: driver.is_running(execution), what=f"a job on {kind}")
+    wait_until(lambda: driver.is_running(execution), what=f"a job on {kind}")
     return execution
 
 
@@ -84,7 +84,7 @@ def test_second_signal_makes_soft_shutdown_cold(driver: MessageDriver) -> None:
     worker = _start_worker(driver, kind, soft=60)
     held = _start_long_job(driver, kind, 60)
     worker.send_signal(signal.SIGQUIT)
-    until(lambda: "worker_stops_softly" in worker.log.read_text())
+    wait_until(lambda: "worker_stops_softly" in worker.log.read_text())
     worker.send_signal(signal.SIGQUIT)
     _expect_clean_shutdown(driver, worker)
     assert driver.list_event_kinds(held) == ["running", "interrupted"]
@@ -97,7 +97,7 @@ def test_cold_shutdown_interrupts_running_jobs(driver: MessageDriver, first: tup
     for worker in workers:
         for number in first:
             worker.send_signal(number)
-    until(lambda: all("Warm shutdown" in worker.log.read_text() for worker in workers) or not first)
+    wait_until(lambda: all("Warm shutdown" in worker.log.read_text() for worker in workers) or not first)
     for worker in workers:
         worker.send_signal(signal.SIGQUIT)
     _expect_clean_shutdown(driver, *workers)
@@ -114,7 +114,7 @@ def test_cold_shutdown_waits_for_threads(driver: MessageDriver) -> None:
         workers[kind].send_signal(signal.SIGQUIT)
     for kind in by_keyboard:
         workers[kind].send_signal(signal.SIGINT)
-        until(lambda kind=kind: "Warm shutdown" in workers[kind].log.read_text())  # type: ignore[misc]
+        wait_until(lambda kind=kind: "Warm shutdown" in workers[kind].log.read_text())  # type: ignore[misc]
         workers[kind].send_signal(signal.SIGINT)
     _expect_clean_shutdown(driver, *workers.values())
     assert [driver.list_event_kinds(execution) for execution in held] == [["running", "succeeded"]] * 4
@@ -125,9 +125,9 @@ def test_shutdown_returns_rate_limited_messages_unstarted(driver: MessageDriver)
     workers = {kind: _start_worker(driver, kind) for kind in BATCHED_KINDS}
     held = []
     for kind in BATCHED_KINDS:
-        driver.wait_for_event("succeeded", driver.publish("hourly", str(kind)))
-        held.append(driver.publish("hourly", str(kind)))
-    until(lambda: len(driver.list_in_flight()) == len(held), what="the second ones to be fetched")
+        driver.wait_for_event("succeeded", driver.publish("run_hourly", str(kind)))
+        held.append(driver.publish("run_hourly", str(kind)))
+    wait_until(lambda: len(driver.list_in_flight()) == len(held), what="the second ones to be fetched")
     for worker in workers.values():
         worker.send_signal(signal.SIGTERM)
     _expect_clean_shutdown(driver, *workers.values())
@@ -142,7 +142,7 @@ def test_killed_worker_loses_started_attempts_only(driver: MessageDriver) -> Non
     held = {kind: _start_long_job(driver, kind, 60) for kind in kinds}
     for worker in workers.values():
         worker.terminate(signal.SIGKILL)
-    until(lambda: driver.reap_silent_workers() and not driver.list_workers(), what="all of them to be given up")
+    wait_until(lambda: driver.reap_silent_workers() and not driver.list_workers(), what="all of them to be given up")
     assert driver.list_event_kinds() == ["worker_lost"] * len(kinds)
     assert [driver.list_event_kinds(held[kind]) for kind in BATCHED_KINDS] == [["running", "lost"]] * 3
 

@@ -15,7 +15,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.store.database.database import Database
 from jobworker.transport.publisher import get_list_name
 from tests.engine import Engine, run_engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 _LIST = get_list_name("default", 5)
@@ -47,7 +47,7 @@ def _submit_and_change_message(
     """Submit an execution while all slots are busy, and change its queued message."""
     execution = engine.submit_one("noop", **fields)
     waiting: Any = client.lrange
-    [message] = until(lambda: [text for text in waiting(_LIST, 0, -1) if execution in text], what="the message")
+    [message] = wait_until(lambda: [text for text in waiting(_LIST, 0, -1) if execution in text], what="the message")
     envelope = json.loads(message)
     change(envelope)
     with client.pipeline() as pipe:
@@ -66,13 +66,13 @@ def test_cancelled_expired_and_interrupted_executions_reach_their_states(
     engine.wait_until_ready()
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(blocker))
+    wait_until(lambda: engine.is_running(blocker))
     late = _submit_and_change_message(
         engine, client, lambda envelope: envelope["headers"].update(expires="2020-01-01T00:00:00+00:00")
     )
     unreadable = _submit_and_change_message(engine, client, lambda envelope: envelope.update(body="%%%"))
     cancelled = engine.submit_one("noop")
-    until(lambda: engine.get(cancelled).dispatched_at)
+    wait_until(lambda: engine.get(cancelled).dispatched_at)
     engine.cancel(cancelled)
     assert engine.wait_until_final(cancelled).state is ExecutionState.CANCELLED
     gate.touch()
@@ -84,16 +84,16 @@ def test_cancelled_expired_and_interrupted_executions_reach_their_states(
     assert error["type"] == "MessageRejected"
     assert error["message"].startswith("the message cannot be read: ")
     running = engine.submit_one("hold", parameters={"seconds": 60})
-    until(lambda: engine.is_running(running))
+    wait_until(lambda: engine.is_running(running))
     control.revoke(running, terminate=True)
     assert engine.wait_until_final(running).state is ExecutionState.CANCELLED
     assert engine.list_transitions(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
     assert set(engine.count_starts()) == {(blocker, 1), (running, 1)}
 
     held = engine.submit_one("hold", parameters={"seconds": 2})
-    until(lambda: engine.is_running(held))
+    wait_until(lambda: engine.is_running(held))
     worker.send_signal(signal.SIGQUIT)
-    until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not ExecutionState.RUNNING)
+    wait_until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not ExecutionState.RUNNING)
     engine.start_worker()
     row = engine.wait_until_final(held)
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), "an interrupted attempt burns no retry"
@@ -107,11 +107,11 @@ def test_task_declined_by_one_worker_runs_on_another(engine: Engine, client: red
     engine.wait_until_ready()
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(blocker))
+    wait_until(lambda: engine.is_running(blocker))
     engine.start_worker("-c", "1", "-n", "lacks@here", JOBWORKER_TASKS="tasks")
     engine.wait_until_ready("process_data_export")
     executions = [engine.submit_one("noop"), engine.submit_one("noop")]
-    until(lambda: "task_declined" in engine.read_log(relay), what="the other worker to decline")
+    wait_until(lambda: "task_declined" in engine.read_log(relay), what="the other worker to decline")
     gate.touch()
 
     for execution in executions:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.attempt_outcomes.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
-from tests.polling import until
+from tests.polling import wait_until
 
 _EVERY_KIND = pytest.mark.parametrize("worker_under_test", BATCHED_KINDS, indirect=True, ids=str)
 
@@ -105,7 +105,7 @@ def test_unreadable_foreign_message_is_reported_and_dropped(
     driver = worker_under_test.driver
     before = len(driver.list_events())
     driver.push_raw(_FOREIGN[message_name])
-    until(lambda: len(driver.list_events()) > before, what="a report")
+    wait_until(lambda: len(driver.list_events()) > before, what="a report")
     driver.wait_until_reported()
     [(kind, report)] = driver.list_events()[before:]
     assert kind == "rejected"
@@ -118,7 +118,7 @@ def test_expired_foreign_message_is_reported(worker_under_test: WorkerUnderTest)
     driver = worker_under_test.driver
     before = len(driver.list_events())
     driver.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
-    until(lambda: len(driver.list_events()) > before, what="a report")
+    wait_until(lambda: len(driver.list_events()) > before, what="a report")
     driver.wait_until_reported()
     [(kind, report)] = driver.list_events()[before:]
     assert kind == "expired"

@@ -8,7 +8,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 _PREAMBLE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
 
@@ -45,7 +45,7 @@ def test_direct_call_creates_a_complete_execution(called_engine: Engine) -> None
         *[(2, "Running"), (2, "Succeeded")],
     ]
     assert list_attempt_states(engine, row) == ["Failed", "Succeeded"]
-    lines = until(lambda: executions.list_log_lines(engine.database, execution).items)
+    lines = wait_until(lambda: executions.list_log_lines(engine.database, execution).items)
     assert [line.message for line in lines] == ["called with 4"] * 2
     assert engine.count_starts() == {(execution, 1): 1, (execution, 2): 1}
 
@@ -58,7 +58,7 @@ def test_direct_calls_of_every_kind_create_executions(called_engine: Engine) -> 
     )
     by_name = call_task(engine, "app.send_task('called', (2,), priority=1)")
     many = call_task(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
-    dated = call_task(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
+    dated = call_task(engine, "calls.return_weekday.delay(dt.datetime(2026, 3, 2))")
     later = call_task(engine, "calls.summed.apply_async((5,), countdown=1)")
 
     [first, second] = engine.wait_for_executions("called", 2)
@@ -86,7 +86,7 @@ def test_direct_call_from_a_job_inherits_its_correlation_id(called_engine: Engin
 
 def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
     engine.start()
-    execution = call_task(engine, "calls.dies_once.delay()")
+    execution = call_task(engine, "calls.die_once.delay()")
     row = engine.wait_until_known_and_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
     assert list_attempt_states(engine, row) == ["Lost", "Succeeded"]
@@ -95,9 +95,9 @@ def test_direct_call_survives_the_death_of_its_process(engine: Engine) -> None:
 def test_direct_call_runs_on_a_worker_that_has_the_task(engine: Engine) -> None:
     engine.start_relay()
     docs_worker = engine.start_worker(JOBWORKER_TASKS="tests.docs")
-    until(lambda: "ready" in engine.read_log(docs_worker))
+    wait_until(lambda: "ready" in engine.read_log(docs_worker))
     execution = call_task(engine, "calls.called.delay(4)")
-    until(lambda: engine.has_execution(execution))
+    wait_until(lambda: engine.has_execution(execution))
     engine.start_worker()
     assert engine.wait_until_known_and_final(execution).result == 40
 
@@ -108,7 +108,7 @@ def test_direct_call_in_a_thread_is_recorded_after_a_relay_outage(engine: Engine
     engine.wait_until_ready("called")
     relay.terminate(signal.SIGKILL)
     execution = call_task(engine, "calls.called.delay(4, good_attempt=2)")
-    until(lambda: engine.is_running(execution))
+    wait_until(lambda: engine.is_running(execution))
     engine.start_relay()
     assert engine.wait_until_known_and_final(execution).result == 40
 
@@ -129,7 +129,7 @@ def test_results_of_direct_calls_are_read_from_history(called_engine: Engine) ->
     code = """
 made = calls.called.delay(4)
 print(made.get(timeout=30), made.state, made.successful(), made.ready())
-failed = app.send_task("fails", ("badly",))
+failed = app.send_task("fail", ("badly",))
 try:
     failed.get(timeout=30)
 except RuntimeError as error:
@@ -183,7 +183,7 @@ def test_direct_calls_into_a_queue_without_worker_are_logged(engine: Engine) -> 
     engine.wait_until_ready("called")
     execution = call_task(engine, "calls.called.apply_async((4,), queue='nobody')")
     warning = "waiting messages: 1; no worker takes from this queue: start one with -Q nobody"
-    until(lambda: warning in engine.read_log(relay), 30)
+    wait_until(lambda: warning in engine.read_log(relay), 30)
     engine.start_worker("-Q", "nobody")
     assert engine.wait_until_known_and_final(execution).result == 40
 

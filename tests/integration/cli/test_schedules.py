@@ -61,7 +61,7 @@ def test_plan_prints_the_difference_and_apply_writes_it(jobworker: CommandRunner
     assert (retired["step"], retired["name"], retired["place"]) == ("retired", "nightly", None)
 
 
-def test_apply_prints_refused_schedules(jobworker: CommandRunner, folder: Path) -> None:
+def test_apply_prints_rejected_schedules(jobworker: CommandRunner, folder: Path) -> None:
     write_schedules(folder, _NIGHTLY, "schedule('wrong', job='clean', rule=daily('02:00'))")
     done = jobworker("schedules", "apply")
     assert done.exit_code == 1

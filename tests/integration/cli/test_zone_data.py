@@ -22,7 +22,7 @@ _DAILY_SIX = {"kind": "daily", "time": "06:00"}
 
 
 @pytest.fixture
-def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
+def moved_schedule(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
     """Schedule that was computed by a relay with earlier data: by those, 06:00 in Vancouver is 14:00 in UTC."""
     earlier = zone_data.create_tzdata_package(tmp_path / "earlier", OLD, {"America/Vancouver": "America/Los_Angeles"})
     with zone_data.use_tzdata(earlier, OLD):
@@ -33,7 +33,7 @@ def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
 
 
 def test_doctor_reports_schedules_that_new_zone_data_will_move(
-    moved: ScheduleRow, sqlite_database: Database, run: CommandRunner
+    moved_schedule: ScheduleRow, sqlite_database: Database, run: CommandRunner
 ) -> None:
     message = "office (America/Vancouver): next at 2036-12-01T13:00:00+00:00 instead of 2036-12-01T14:00:00+00:00"
     doctor = run("doctor").stdout
@@ -53,7 +53,7 @@ def test_doctor_reports_schedules_that_new_zone_data_will_move(
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)
 
 
-def test_unreadable_zone_data_do_not_stop_the_relay(moved: ScheduleRow, sqlite_database: Database) -> None:
+def test_unreadable_zone_data_do_not_stop_the_relay(moved_schedule: ScheduleRow, sqlite_database: Database) -> None:
     with sqlite_database.write() as connection:
         connection.exec_driver_sql("UPDATE zone_data SET zones = x'00'")
     time_zone_updates.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)

@@ -5,7 +5,7 @@ from pathlib import Path
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: Engine, tmp_path: Path) -> None:
@@ -13,9 +13,9 @@ def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: 
     engine.start()
     gate = tmp_path / "gate"
     blockers = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: all(engine.is_running(key) for key in blockers), what="both slots to be busy")
+    wait_until(lambda: all(engine.is_running(key) for key in blockers), what="both slots to be busy")
     in_redis = engine.submit_one("noop", expires=2)
-    until(lambda: engine.get(in_redis).dispatched_at, what="the message in Redis")
+    wait_until(lambda: engine.get(in_redis).dispatched_at, what="the message in Redis")
     queues.create(engine.database, engine.clock, "nobody", "tester")
     in_sql = engine.submit_one("noop", queue="nobody", expires=0.5)
     due_later = engine.submit_one("noop", delay=0.2, queue="nobody", expires=0.5)
@@ -31,7 +31,7 @@ def test_execution_past_its_deadline_is_skipped_in_sql_and_in_redis(any_engine: 
     assert engine.list_transitions(due_later)[-1] == (0, "Skipped")
     deadline = engine.get(in_redis).expires_at
     assert deadline is not None
-    until(lambda: engine.clock.now() > deadline)
+    wait_until(lambda: engine.clock.now() > deadline)
     assert engine.get(in_redis).state is ExecutionState.QUEUED
     gate.touch()
     row = engine.wait_until_final(in_redis)

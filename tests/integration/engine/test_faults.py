@@ -17,7 +17,7 @@ from jobworker.transport import keys
 from jobworker.transport.publisher import get_list_name
 from tests.child_processes import filter_alive, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 #: Redis list of the default queue at the default priority.
@@ -29,10 +29,10 @@ def test_killed_worker_is_detected_and_its_executions_run_again(any_engine: Engi
     _, worker = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(held))
+    wait_until(lambda: engine.is_running(held))
     worker.terminate(signal.SIGKILL)
     engine.start_worker()
-    until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
+    wait_until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
     gate.touch()
 
     row = engine.wait_until_final(held)
@@ -49,16 +49,16 @@ def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(
     _, sleeper = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(held))
+    wait_until(lambda: engine.is_running(held))
     sleeper.send_signal(signal.SIGSTOP)  # Only the parent is stopped: it sends no heartbeat, and its child continues.
     engine.start_worker()
-    until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
+    wait_until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
     gate.touch()
 
     row = engine.wait_until_final(held)
-    until(lambda: engine.count_ends()[held, 1], what="the frozen worker's job to come to its own end")
+    wait_until(lambda: engine.count_ends()[held, 1], what="the frozen worker's job to come to its own end")
     sleeper.send_signal(signal.SIGCONT)
-    until(
+    wait_until(
         lambda: "worker_was_given_up" in engine.read_log(sleeper) and not sleeper.is_alive(),
         what="the fenced worker to end",
     )
@@ -68,10 +68,10 @@ def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(
 
 
 @contextlib.contextmanager
-def _occupy_all_slots(engine: Engine, gate: Path) -> Iterator[None]:
+def _occupy_pool(engine: Engine, gate: Path) -> Iterator[None]:
     """Occupy both processes of the worker with a job until the block ends, so that the worker fetches no message."""
     held = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
+    wait_until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
     yield
     gate.touch()
 
@@ -79,24 +79,24 @@ def _occupy_all_slots(engine: Engine, gate: Path) -> Iterator[None]:
 def test_duplicated_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
     with contextlib.closing(own_server.create_client()) as client:
-        with _occupy_all_slots(engine, tmp_path / "gate"):
+        with _occupy_pool(engine, tmp_path / "gate"):
             engine.submit("noop", count=50)
-            until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
+            wait_until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
             messages = client.lrange(_LIST, 0, -1)
             for _ in range(4):
                 client.lpush(_LIST, *messages)
 
         assert engine.wait_until_all_final() == {"Succeeded": 52}
-        until(lambda: client.llen(_LIST) == 0, what="every copy to be taken")
+        wait_until(lambda: client.llen(_LIST) == 0, what="every copy to be taken")
     engine.wait_until_final(engine.submit_one("noop"))
     assert set(engine.count_starts().values()) == {1}
 
 
 def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
-    with contextlib.closing(own_server.create_client()) as client, _occupy_all_slots(engine, tmp_path / "gate"):
+    with contextlib.closing(own_server.create_client()) as client, _occupy_pool(engine, tmp_path / "gate"):
         engine.submit("noop", count=50)
-        until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
+        wait_until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
         client.delete(_LIST)
 
     assert engine.wait_until_all_final() == {"Succeeded": 52}
@@ -108,10 +108,10 @@ def test_executions_finish_after_redis_is_emptied(any_engine: Engine, own_server
     engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(held) and engine.get(held).state is ExecutionState.RUNNING)
+    wait_until(lambda: engine.is_running(held) and engine.get(held).state is ExecutionState.RUNNING)
     engine.submit("noop", count=300)
     with contextlib.closing(own_server.create_client()) as client:
-        until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+        wait_until(lambda: engine.count_states().get("Succeeded", 0) > 20)
         recorded = engine.list_succeeded()
         client.flushall()
     later = engine.submit_one("noop")
@@ -133,12 +133,12 @@ def test_attempt_whose_end_report_is_lost_with_redis_runs_again(
     relay, _ = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.get(held).state is ExecutionState.RUNNING)
+    wait_until(lambda: engine.get(held).state is ExecutionState.RUNNING)
     relay.terminate(signal.SIGKILL)
     gate.touch()
     with contextlib.closing(own_server.create_client()) as client:
         run = keys.RUN.format(execution=held)
-        until(lambda: " finished " in str(client.get(run)), what="the report")
+        wait_until(lambda: " finished " in str(client.get(run)), what="the report")
         client.flushall()
     engine.start_relay()
 
@@ -152,7 +152,7 @@ def test_attempt_whose_end_report_is_lost_with_redis_runs_again(
 def test_busy_workers_survive_a_redis_restart(engine: Engine, own_server: RedisServer, down: float) -> None:
     _, worker = engine.start()
     held = engine.submit("hold", count=2, seconds=4)
-    until(lambda: all(engine.is_running(key) for key in held))
+    wait_until(lambda: all(engine.is_running(key) for key in held))
     engine.submit("noop", count=50)
     own_server.stop()
     accepted = engine.submit("noop", count=50)  # Submissions do not need Redis.
@@ -170,7 +170,7 @@ def test_repeated_relay_kills_lose_and_duplicate_nothing(engine: Engine) -> None
     for _ in range(4):
         engine.submit("noop", count=100)
         done = len(engine.list_succeeded())
-        until(lambda done=done: len(engine.list_succeeded()) > done, every=0.001)  # type: ignore[misc]
+        wait_until(lambda done=done: len(engine.list_succeeded()) > done, every=0.001)  # type: ignore[misc]
         relay.terminate(signal.SIGKILL)
         relay = engine.start_relay()
 
@@ -188,7 +188,7 @@ def test_several_relays_and_workers_run_each_execution_once(any_engine: Engine) 
     engine.start_relay()
     engine.start_worker()
     engine.submit("noop", count=200)
-    until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+    wait_until(lambda: engine.count_states().get("Succeeded", 0) > 20)
     first.terminate(signal.SIGKILL)
     engine.submit("noop", count=200)
 
@@ -201,12 +201,12 @@ def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: Engine, own_se
     engine.submit("noop", count=100)
     engine.wait_until_all_final()
     with contextlib.closing(own_server.create_client()) as client:
-        until(lambda: client.xlen(keys.EVENTS) <= 1, what="the stream to be trimmed")
+        wait_until(lambda: client.xlen(keys.EVENTS) <= 1, what="the stream to be trimmed")
         relay.terminate(signal.SIGKILL)
         engine.start_relay().terminate(signal.SIGKILL)
         later = engine.submit("noop", count=20)
         relay = engine.start_relay()
-        until(lambda: all(engine.is_running(key) for key in later))
+        wait_until(lambda: all(engine.is_running(key) for key in later))
         relay.send_signal(signal.SIGSTOP)
         unread = client.xlen(keys.EVENTS)
         relay.send_signal(signal.SIGCONT)
@@ -217,7 +217,7 @@ def test_stream_is_trimmed_only_up_to_the_recorded_offset(engine: Engine, own_se
 def test_worker_that_shuts_down_cleanly_loses_nothing(engine: Engine) -> None:
     _, worker = engine.start()
     engine.submit("noop", count=200)
-    until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+    wait_until(lambda: engine.count_states().get("Succeeded", 0) > 20)
     worker.terminate(signal.SIGTERM)
     engine.start_worker()
 
@@ -225,11 +225,11 @@ def test_worker_that_shuts_down_cleanly_loses_nothing(engine: Engine) -> None:
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_worker_and_beat_refuse_a_redis_that_evicts(engine: Engine, own_server: RedisServer) -> None:
+def test_worker_and_beat_reject_a_redis_that_evicts(engine: Engine, own_server: RedisServer) -> None:
     with contextlib.closing(own_server.create_client()) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
     for process in (engine.start_worker(), engine.start_beat()):
-        until(lambda process=process: not process.is_alive(), what="the process to end")  # type: ignore[misc]
+        wait_until(lambda process=process: not process.is_alive(), what="the process to end")  # type: ignore[misc]
         said = engine.read_log(process)
         assert "error: Redis evicts keys when it is full" in said
         assert "Traceback" not in said
@@ -245,20 +245,20 @@ def test_jobs_of_a_lost_threads_worker_hold_no_slot(any_engine: Engine, tmp_path
     engine.start_relay()
     sleeper = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()
-    leaving = engine.submit_one("leaves_processes", parameters={"stays": False})
+    leaving = engine.submit_one("leave_processes", parameters={"stays": False})
     engine.wait_until_final(leaving)
     started_pids = list_started_pids(engine, leaving)
     gate = tmp_path / "gate"
     held = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: engine.count_states() == {"Running": 2, "Succeeded": 1}, what="both to run")
+    wait_until(lambda: engine.count_states() == {"Running": 2, "Succeeded": 1}, what="both to run")
     sleeper.send_signal(signal.SIGSTOP)
-    until(lambda: not _list_live_workers(engine), what="the worker to be given up")
-    until(lambda: engine.count_states().get("Queued") == 2, within=2.0, what="both to be taken from it")
+    wait_until(lambda: not _list_live_workers(engine), what="the worker to be given up")
+    wait_until(lambda: engine.count_states().get("Queued") == 2, within=2.0, what="both to be taken from it")
     assert sum(queue.running for queue in queues.list_page(engine.database).items) == 0
     sleeper.send_signal(signal.SIGCONT)
-    until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
+    wait_until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
     assert engine.count_states() == {"Queued": 2, "Succeeded": 1}
-    until(lambda: not filter_alive(started_pids), what="the end of what its jobs have left")
+    wait_until(lambda: not filter_alive(started_pids), what="the end of what its jobs have left")
     gate.touch()
     engine.start_worker("--pool", "threads")
     assert [engine.wait_until_final(execution).attempt for execution in held] == [2, 2]

@@ -9,7 +9,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import executions
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
@@ -20,14 +20,14 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
         "noop": engine.submit_one("noop", parameters={"number": 7}),
         "flaky": engine.submit_one("flaky", parameters={"good_attempt": 3}),
         "exhausted": engine.submit_one("flaky", parameters={"good_attempt": 9}),
-        "by hand": engine.submit_one("asks_for_retry", parameters={"countdown": 0.1}),
-        "by call": engine.submit_one("says_its_limit_with_the_call"),
-        "fails": engine.submit_one("fails", parameters={"message": "as told"}),
+        "by hand": engine.submit_one("request_manual_retry", parameters={"countdown": 0.1}),
+        "by call": engine.submit_one("retry_with_limit_in_call"),
+        "fail": engine.submit_one("fail", parameters={"message": "as told"}),
         "plain": engine.submit_one("plain_celery_task", parameters={"left": 2}),
-        "rubbish": engine.submit_one("returns_rubbish"),
-        "much": engine.submit_one("returns_much"),
-        "file": engine.submit_one("saves_file"),
-        "talks": engine.submit_one("talks", parameters={"lines": 3}),
+        "rubbish": engine.submit_one("return_unserializable"),
+        "much": engine.submit_one("return_large_result"),
+        "file": engine.submit_one("save_file"),
+        "print_lines": engine.submit_one("print_lines", parameters={"lines": 3}),
     }
     rows = {name: engine.wait_until_final(key) for name, key in execution_ids.items()}
 
@@ -51,7 +51,7 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
         "not yet: 2",
         None,
     ]
-    lines = until(lambda: executions.list_log_lines(engine.database, execution_ids["flaky"]).items)
+    lines = wait_until(lambda: executions.list_log_lines(engine.database, execution_ids["flaky"]).items)
     assert [line.message for line in lines] == ["attempt 1", "attempt 2", "attempt 3"]
     progress = engine.get(execution_ids["flaky"]).progress
     assert progress == {"done": 3, "total": 3, "message": "trying", "attempt": 3}
@@ -62,23 +62,23 @@ def test_worker_records_every_outcome(any_engine: Engine) -> None:
     assert "raise ValueError" in rows["exhausted"].error["traceback"]
     assert (rows["by hand"].state, rows["by hand"].attempt) == (ExecutionState.FAILED, 2)
     assert (rows["by call"].state, rows["by call"].attempt) == (ExecutionState.FAILED, 2)
-    assert rows["fails"].error is not None
-    assert rows["fails"].error["message"] == "as told"
+    assert rows["fail"].error is not None
+    assert rows["fail"].error["message"] == "as told"
     assert rows["plain"].result == 3
     assert rows["rubbish"].state is ExecutionState.FAILED
     assert "not JSON" in rows["rubbish"].error["message"]  # type: ignore[index]
     kept = rows["much"].result_file
     assert (rows["much"].state, rows["much"].result, kept["size"]) == (ExecutionState.SUCCEEDED, None, 100_002)  # type: ignore[index]
     assert Path(rows["file"].result).read_text() == "hello"
-    said = [line.message for line in executions.list_log_lines(engine.database, execution_ids["talks"]).items]
+    said = [line.message for line in executions.list_log_lines(engine.database, execution_ids["print_lines"]).items]
     assert said == ["line 0", "line 1", "line 2", "printed"]
     assert max(engine.count_starts().values()) == 1
 
 
 def test_time_limits_end_the_job_and_are_recorded(engine: Engine) -> None:
     engine.start()
-    hard, soft = engine.submit_one("overruns"), engine.submit_one("overruns_softly")
-    minded = engine.submit_one("minds_soft_limit")
+    hard, soft = engine.submit_one("exceed_hard_limit"), engine.submit_one("exceed_soft_limit")
+    minded = engine.submit_one("return_on_soft_limit")
 
     assert engine.wait_until_final(hard).state is ExecutionState.TIMED_OUT
     assert engine.get(hard).reason == "hard time limit exceeded"
@@ -90,7 +90,9 @@ def test_time_limits_end_the_job_and_are_recorded(engine: Engine) -> None:
 
 def test_job_that_kills_its_process_fails_after_three_attempts(engine: Engine) -> None:
     engine.start()
-    poison, once, leaves = (engine.submit_one(job) for job in ("kills_itself", "kills_itself_once", "exits"))
+    poison, once, leaves = (
+        engine.submit_one(job) for job in ("kill_own_process", "kill_own_process_once", "exit_with_code")
+    )
     others = engine.submit("noop", count=20)
 
     row = engine.wait_until_final(poison)
@@ -123,9 +125,9 @@ def test_threads_and_solo_pools_run_report_and_send_heartbeats(engine: Engine, p
 def test_delayed_and_queued_executions_are_cancelled_before_they_start(engine: Engine) -> None:
     engine.start()
     blockers = engine.submit("hold", count=2, seconds=3)
-    until(lambda: all(engine.is_running(key) for key in blockers))
+    wait_until(lambda: all(engine.is_running(key) for key in blockers))
     published = engine.submit_one("noop")
-    until(lambda: engine.get(published).dispatched_at)
+    wait_until(lambda: engine.get(published).dispatched_at)
     later = engine.submit_one("noop", delay=3600)
 
     assert engine.cancel(later).state is ExecutionState.CANCELLED
@@ -144,9 +146,9 @@ def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engi
     engine = any_engine
     engine.start()
     why = {"nul": "NUL", "half": "surrogate", "large": "64 bits", "deep": "100 levels", "tagged": "__type__"}
-    refused = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in why}
-    kept = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in ("just deep", "numbered")}
-    strange = engine.submit_one("says_strange_things")
+    refused = {kind: engine.submit_one("return_json", parameters={"kind": kind}) for kind in why}
+    kept = {kind: engine.submit_one("return_json", parameters={"kind": kind}) for kind in ("just deep", "numbered")}
+    strange = engine.submit_one("log_control_characters")
     with contextlib.closing(own_server.create_client()) as client:
         # A report that fits no column is skipped with a log line, and blocks no other report.
         event = {"kind": "running", "execution": strange, "attempt": "9" * 30, "data": '{"worker": "x"}'}
@@ -163,14 +165,14 @@ def test_unstorable_text_and_numbers_fail_the_job_with_a_reason(any_engine: Engi
     row = engine.wait_until_final(strange)
     assert row.state is ExecutionState.FAILED
     assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]
-    line = until(lambda: executions.list_log_lines(engine.database, strange).items)[0]
+    line = wait_until(lambda: executions.list_log_lines(engine.database, strange).items)[0]
     assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
 def test_transitions_record_actor_and_reason(engine: Engine) -> None:
     engine.start()
-    execution_ids = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
+    execution_ids = [engine.submit_one("noop"), engine.submit_one("fail", parameters={"message": "as told"})]
     for execution in execution_ids:
         engine.wait_until_final(execution)
     transitions = [

@@ -12,7 +12,7 @@ import redis
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.transport.beat import beat_keys
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_processes_run_with_their_output_on_a_full_disk(engine: Engine) -> None:
@@ -20,7 +20,7 @@ def test_processes_run_with_their_output_on_a_full_disk(engine: Engine) -> None:
     processes = [engine.start_beat(), *engine.start()]
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     with redis.Redis.from_url(engine.redis_url, decode_responses=True) as client:
-        until(lambda: beat_keys.get_last_tick(client), what="beat to tick")
+        wait_until(lambda: beat_keys.get_last_tick(client), what="beat to tick")
     assert all(process.is_alive() for process in processes)
 
 

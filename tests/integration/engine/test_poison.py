@@ -7,7 +7,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.services.executions import dead_letters, executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 
@@ -23,7 +23,7 @@ def test_job_that_kills_its_worker_three_times_becomes_a_dead_letter(any_engine:
     before = engine.submit("noop", count=30)
     poison = engine.submit_one("poison")
     after = engine.submit("noop", count=30)
-    single = engine.submit("once", count=10)
+    single = engine.submit("run_once", count=10)
 
     row = engine.wait_until_final(poison, within=120)
     assert (row.state, row.attempt, row.dead_letter) == (ExecutionState.FAILED, 3, "open")
@@ -45,7 +45,7 @@ def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, 
     engine.wait_until_ready("poison")
     gate = tmp_path / "gate"
     innocent = engine.submit("wait_for_file", count=10, path=str(gate))
-    until(lambda: all(engine.is_running(key) for key in innocent), what="all to run beside each other")
+    wait_until(lambda: all(engine.is_running(key) for key in innocent), what="all to run beside each other")
     poison = engine.submit_one("poison", priority=9)
 
     row = engine.wait_until_final(poison, within=120)
@@ -58,12 +58,12 @@ def test_jobs_that_share_a_process_with_a_poisonous_job_succeed(engine: Engine, 
 def test_marked_but_unstarted_executions_of_a_dead_worker_count_no_loss(engine: Engine, tmp_path: Path) -> None:
     engine.start_relay()
     [dead] = _start_solo_workers(engine, 1)
-    engine.wait_until_ready("once")
+    engine.wait_until_ready("run_once")
     # The jobs are short, so the worker marks several messages ahead of the one that starts.
-    execution_ids = engine.submit("once", count=900)
-    until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
-    held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
-    until(lambda: engine.is_running(held))
+    execution_ids = engine.submit("run_once", count=900)
+    wait_until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
+    held = engine.submit_one("run_once_until_file", parameters={"path": str(tmp_path / "gate")}, priority=9)
+    wait_until(lambda: engine.is_running(held))
     dead.terminate(signal.SIGKILL)
     _start_solo_workers(engine, 1)
 

@@ -9,19 +9,19 @@ from jobworker.services.executions import dead_letters, executions
 from jobworker.services.executions.dead_letters import RedriveOptions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_redriven_dead_letter_runs_again_and_names_its_origin(any_engine: Engine, tmp_path: Path) -> None:
     engine = any_engine
     engine.start()
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
-    broken = engine.submit("breaks_without", count=3, path=str(missing))
-    other_execution = engine.submit_one("fails", parameters={"message": "for good"})
+    broken = engine.submit("crash_without_file", count=3, path=str(missing))
+    other_execution = engine.submit_one("fail", parameters={"message": "for good"})
     assert {engine.wait_until_final(key).dead_letter for key in [*broken, other_execution]} == {"open"}
     first, second = dead_letters.list_groups(engine.database)
     assert (first.count, second.count) == (3, 1)
-    assert (first.example.job, second.example.job) == ("breaks_without", "fails")
+    assert (first.example.job, second.example.job) == ("crash_without_file", "fail")
 
     repaired.touch()
     alike = Selection(filters=ExecutionFilters(fingerprint=first.fingerprint))
@@ -50,11 +50,13 @@ def test_cancel_by_filter_stops_running_and_queued_executions(any_engine: Engine
     engine.start()
     gate = tmp_path / "gate"
     running = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: all(engine.get(key).state is ExecutionState.RUNNING for key in running), what="both slots to be busy")
+    wait_until(
+        lambda: all(engine.get(key).state is ExecutionState.RUNNING for key in running), what="both slots to be busy"
+    )
     queued = engine.submit("wait_for_file", count=30, path=str(gate))
     later = [engine.submit_one("wait_for_file", parameters={"path": str(gate)}, delay=60) for _ in range(3)]
     kept = engine.submit("noop", count=5)
-    until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
+    wait_until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
 
     selection = Selection(filters=ExecutionFilters(job="wait_for_file"))
     done = cancellation.cancel_executions(engine.database, engine.clock, selection, "tester")

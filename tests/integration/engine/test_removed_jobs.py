@@ -8,7 +8,7 @@ import pytest
 from jobworker.domain.errors import JobRemoved
 from jobworker.domain.executions.execution import ExecutionState
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 _JOB = """
 from jobworker import job
@@ -44,7 +44,7 @@ def test_job_of_a_removed_module_rejects_submissions_after_the_restart(
             return "no worker declares its task goes" in error.detail
         return False
 
-    until(refused, what="the job to be refused")
+    wait_until(refused, what="the job to be refused")
     assert engine.wait_until_final(engine.submit_one("stays")).result == "done"
     called = engine.run_python("from jobworker.celery import app; print(app.send_task('goes').id)")
     row = engine.wait_until_known_and_final(called)

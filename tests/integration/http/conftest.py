@@ -27,7 +27,7 @@ from jobworker.store.tables import core
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app
 from tests.integration.http.openapi_client import OpenApiTestClient
-from tests.polling import TIMEOUT_SECONDS, until
+from tests.polling import TIMEOUT_SECONDS, wait_until
 from tests.servers import ServerProcess, find_free_port
 
 EXPORT_TASK = TaskRow(
@@ -210,6 +210,6 @@ def run_web_process(folder: Path, database_url: str, **overrides: str) -> Iterat
             except httpx.TransportError:
                 return False
 
-        until(answers, what="the service")
+        wait_until(answers, what="the service")
         yield client, process
     process.terminate(signal.SIGTERM)

@@ -90,9 +90,9 @@ class _CountedIds(IdFactory):
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[ApiDriver, Path]]:
+def populated_api(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[ApiDriver, Path]]:
     """Driver for the application with a row for each of its resources, and a copy of its database."""
-    home = tmp_path_factory.mktemp("furnished")
+    home = tmp_path_factory.mktemp("populated_api")
     file = Path(shutil.copy(_sqlite_template, home / "jobworker.db"))
     database = Database(f"sqlite:///{file}")
     with pytest.MonkeyPatch.context() as patch:
@@ -137,9 +137,9 @@ def _close_engines(api: ApiDriver) -> None:
 
 
 @pytest.fixture
-def api(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
+def api(populated_api: tuple[ApiDriver, Path]) -> ApiDriver:
     """Driver for the application in the state before other operations changed rows."""
-    api, copy = furnished
+    api, copy = populated_api
     _close_engines(api)
     shutil.copy(copy, copy.with_name("jobworker.db"))
     return api

@@ -15,7 +15,7 @@ from jobworker.store.database.columns import Json
 from jobworker.store.tables import core
 from jobworker.store.tables.schedules import job_schedules
 from tests.integration.http.conftest import ApiDriver
-from tests.polling import until
+from tests.polling import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_wait_for_late_lines")
 
@@ -232,5 +232,5 @@ def test_unreadable_row_is_logged_once_and_reported_by_readyz(any_api: ApiDriver
     assert "job bad" in any_api.client.get("/readyz").json["checks"]["content"]["detail"]
     with any_api.database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition=good))
-    assert "unreadable" not in until(lambda: any_api.client.get("/api/v1/jobs").json, what="the list")
+    assert "unreadable" not in wait_until(lambda: any_api.client.get("/api/v1/jobs").json, what="the list")
     assert "job bad" not in any_api.client.get("/readyz").json["checks"]["content"]["detail"]

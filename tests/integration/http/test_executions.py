@@ -93,7 +93,7 @@ class TestReason:
         assert api.client.get(_get_file_folder(execution)).json["reason"] is None
 
 
-class TestList:
+class TestExecutionList:
     """Lists with their filters and pages."""
 
     def test_pages_keep_their_filter(self, any_api: ApiDriver) -> None:

@@ -17,7 +17,7 @@ from jobworker.store.database.database import Database
 from tests.conftest import skip_or_fail
 from tests.integration.http.conftest import create_api_driver, insert_export_job, make_settings
 from tests.integration.http.test_operations import _list_failed_checks, _record_activity
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, run_server
 
 #: Size of the file system (MiB): the database, Redis's data, and some free space.
@@ -64,7 +64,7 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         with server.create_client() as client:
             client.set("anything", os.urandom(10_000))
         assert api.submit().status_code == 503
-        until(
+        wait_until(
             lambda: {"database", "disk", "redis"} <= _list_failed_checks(api.client.get("/readyz")),
             what="all to be noticed",
         )
@@ -82,6 +82,6 @@ def test_full_disk_is_reported_and_service_recovers(disk: Path) -> None:
         }
 
         (disk / "filling").unlink()
-        until(lambda: not _list_failed_checks(api.client.get("/readyz")) - {"relay"}, what="all to be well again")
+        wait_until(lambda: not _list_failed_checks(api.client.get("/readyz")) - {"relay"}, what="all to be well again")
         assert api.submit().status_code == 202
     database.dispose()

@@ -12,7 +12,7 @@ import pytest
 from jobworker.api.context import MAX_STREAMS_PER_CLIENT
 from jobworker.store.database.database import Database
 from tests.integration.http.conftest import insert_export_job, run_web_client
-from tests.polling import TIMEOUT_SECONDS, until
+from tests.polling import TIMEOUT_SECONDS, wait_until
 
 _SUBMIT_PATH = "/api/v1/jobs/export/executions"
 
@@ -130,7 +130,7 @@ def test_incomplete_chunked_body_submits_nothing(server: httpx.Client, chunks: b
     head = "\r\n".join([f"POST {_SUBMIT_PATH} HTTP/1.1", *fields, "", ""]).encode()
     before = server.get("/metrics").text
     assert b" 202 " not in _read_response(server, head + chunks, ends=True)
-    until(lambda: _count_submissions(server.get("/metrics").text, 400) == _count_submissions(before, 400) + 1)
+    wait_until(lambda: _count_submissions(server.get("/metrics").text, 400) == _count_submissions(before, 400) + 1)
     body = b'{"parameters":{"user_id":"u"}}'
     assert b" 202 " in _read_response(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 

@@ -95,7 +95,7 @@ def test_duplicate_job_name_is_rejected(api: ApiDriver) -> None:
     assert (response.status_code, response.json["code"]) == (409, "job_exists")
 
 
-class TestChange:
+class TestJobChange:
     """PUT with If-Match."""
 
     def _put_job(self, api: ApiDriver, match: str | None, **changes: Any) -> Any:

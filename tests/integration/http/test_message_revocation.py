@@ -7,7 +7,7 @@ import redis
 from jobworker.store.database.database import Database
 from jobworker.transport import keys
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _create_published(api: ApiDriver) -> str:
@@ -28,12 +28,12 @@ def test_cancelled_execution_is_revoked_by_the_api(database: Database, redis_url
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         first, second, kept = (_create_published(api) for _ in range(3))
         assert api.client.post(f"/api/v1/executions/{first}/cancel").status_code == 202
-        until(
+        wait_until(
             lambda: (_get_run_record(client, first) or "").startswith("1 revoked "),
             what="its first attempt to be revoked",
         )
         assert api.client.post("/api/v1/executions/cancel", json={"ids": [second]}).status_code == 200
-        until(
+        wait_until(
             lambda: (_get_run_record(client, second) or "").startswith("1 revoked "), what="the other one to be revoked"
         )
         assert _get_run_record(client, kept) is None
@@ -49,7 +49,7 @@ def test_cancelled_batch_members_are_revoked_by_the_api(database: Database, redi
         api.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert api.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
-        until(
+        wait_until(
             lambda: all(
                 (_get_run_record(client, execution) or "").startswith("1 revoked ") for execution in batch["ids"]
             )

@@ -49,7 +49,7 @@ _INVALID_QUERIES = [
 ]
 
 
-class TestPast:
+class TestRecordedOccurrences:
     """Requests to GET …/occurrences."""
 
     def test_occurrences_are_listed_newest_first_in_pages(self, any_api: ApiDriver) -> None:
@@ -107,7 +107,7 @@ def test_executions_are_filtered_by_schedule(any_api: ApiDriver) -> None:
     assert any_api.client.get(f"{url}morning").json["code"] == "schedule_not_found"
 
 
-class TestAhead:
+class TestUpcomingOccurrences:
     """Requests to GET …/occurrences?upcoming=n."""
 
     def test_upcoming_occurrences_are_listed_soonest_first(self, any_api: ApiDriver) -> None:

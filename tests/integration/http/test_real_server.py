@@ -19,7 +19,7 @@ from tests.integration.http.conftest import (
     run_web_process,
 )
 from tests.integration.http.sse_client import parse_events
-from tests.polling import TIMEOUT_SECONDS, until
+from tests.polling import TIMEOUT_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_submission_with_wait_returns_the_result(server: httpx.Client, api: ApiD
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
     thread.start()
-    [execution] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
+    [execution] = wait_until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
     api.enter_state(execution["id"], 1, "Succeeded", result={"n": 1})
     thread.join(TIMEOUT_SECONDS)
     assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
@@ -83,7 +83,7 @@ def test_disconnected_client_releases_its_stream(server: httpx.Client, api: ApiD
     # The server notices the disconnection at the next write, so the test causes one.
     api.insert_log_line(execution, 1, "anybody there?")
     api.enter_state(execution, 1, "Running")
-    until(lambda: _count_open_streams(server) == 0, what="the place to be free")
+    wait_until(lambda: _count_open_streams(server) == 0, what="the place to be free")
 
 
 def test_chunked_body_is_read_and_limited(server: httpx.Client) -> None:
@@ -124,4 +124,4 @@ def test_port_is_released_when_the_main_process_is_killed(tmp_path: Path, sqlite
                 return False
             return True
 
-        until(is_free, what="the port to be free")
+        wait_until(is_free, what="the port to be free")

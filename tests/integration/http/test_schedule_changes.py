@@ -13,7 +13,7 @@ from tests.integration.http.conftest import ApiDriver
 from tests.integration.http.test_schedules import SCHEDULE, URL, create_schedule, insert_declared_schedule, set_due
 
 
-class TestChange:
+class TestScheduleChange:
     """PUT and DELETE with If-Match."""
 
     def _put_schedule(self, api: ApiDriver, match: str | None = '"1"', **changes: Any) -> Any:

@@ -230,11 +230,11 @@ class TestCalendars:
         assert "did you mean office?" in problem["message"]
 
 
-class TestList:
+class TestScheduleList:
     """Requests to GET /api/v1/schedules."""
 
     @pytest.fixture
-    def several(self, any_api: ApiDriver) -> ApiDriver:
+    def several_schedules(self, any_api: ApiDriver) -> ApiDriver:
         """Driver with four different schedules."""
         with any_api.database.write() as connection:
             definition = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
@@ -250,11 +250,11 @@ class TestList:
         assert response.status_code == 200, response.json
         return [schedule["name"] for schedule in response.json["items"]]
 
-    def test_schedules_are_listed_by_name_in_pages(self, several: ApiDriver) -> None:
-        first = several.client.get("/api/v1/schedules?limit=3").json
+    def test_schedules_are_listed_by_name_in_pages(self, several_schedules: ApiDriver) -> None:
+        first = several_schedules.client.get("/api/v1/schedules?limit=3").json
         assert [schedule["name"] for schedule in first["items"]] == ["a", "b", "c"]
-        assert self._list_names(several, f"?limit=3&cursor={first['next']}") == ["d"]
-        assert several.client.get(f"/api/v1/schedules?job=other&cursor={first['next']}").status_code == 422
+        assert self._list_names(several_schedules, f"?limit=3&cursor={first['next']}") == ["d"]
+        assert several_schedules.client.get(f"/api/v1/schedules?job=other&cursor={first['next']}").status_code == 422
 
     @pytest.mark.parametrize(
         ("query", "names"),
@@ -269,15 +269,15 @@ class TestList:
             ("?calendar=holidays", []),
         ],
     )
-    def test_filters_are_combined(self, several: ApiDriver, query: str, names: list[str]) -> None:
-        assert self._list_names(several, query) == names
+    def test_filters_are_combined(self, several_schedules: ApiDriver, query: str, names: list[str]) -> None:
+        assert self._list_names(several_schedules, query) == names
 
-    def test_unevaluated_schedule_is_overdue(self, several: ApiDriver) -> None:
+    def test_unevaluated_schedule_is_overdue(self, several_schedules: ApiDriver) -> None:
         now = SystemClock().now()
         for name, late in (("a", 61), ("b", 600), ("d", 30)):
-            set_due(several, name, now - dt.timedelta(seconds=late))
-        assert self._list_names(several, "?overdue=true") == ["a"]
-        shown = several.client.get("/api/v1/schedules/a").json
+            set_due(several_schedules, name, now - dt.timedelta(seconds=late))
+        assert self._list_names(several_schedules, "?overdue=true") == ["a"]
+        shown = several_schedules.client.get("/api/v1/schedules/a").json
         assert shown["overdue"] is True
 
     @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])

@@ -16,7 +16,7 @@ from jobworker.clock import SystemClock
 from jobworker.store.database.database import Database
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
 from tests.integration.http.test_real_server import server
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 #: Number of clients: as many as the server has threads.
@@ -55,7 +55,7 @@ __all__ = ["server"]
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[StopHolder]:
+def stop_holder(tmp_path: Path) -> Iterator[StopHolder]:
     """Function that starts a program, waits until it holds a lock, and stops it."""
     with contextlib.ExitStack() as started:
 
@@ -67,7 +67,7 @@ def stopped(tmp_path: Path) -> Iterator[StopHolder]:
                 process.check_alive()
                 return "held" in process.log.read_text()
 
-            until(holds, what="the lock to be taken")
+            wait_until(holds, what="the lock to be taken")
             process.send_signal(signal.SIGSTOP)
             return process
 
@@ -84,8 +84,8 @@ def _measure_seconds(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), clock.monotonic() - began
 
 
-def test_submission_returns_503_while_file_lock_holder_is_stopped(api: ApiDriver, stopped: StopHolder) -> None:
-    holder = stopped(_HOLD_FILE_LOCK, _get_file(api.database))
+def test_submission_returns_503_while_file_lock_holder_is_stopped(api: ApiDriver, stop_holder: StopHolder) -> None:
+    holder = stop_holder(_HOLD_FILE_LOCK, _get_file(api.database))
     first, waited = _measure_seconds(api.submit)
     assert (first.status_code, first.json["code"]) == (503, "database_busy")
     assert "nothing was changed" in first.json["detail"]
@@ -98,12 +98,12 @@ def test_submission_returns_503_while_file_lock_holder_is_stopped(api: ApiDriver
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
     holder.terminate()
-    until(lambda: api.submit().status_code == 202, what="work to be accepted again")
+    wait_until(lambda: api.submit().status_code == 202, what="work to be accepted again")
     assert api.count_rows("executions") == 1
 
 
-def test_submission_returns_503_while_transaction_holder_is_stopped(api: ApiDriver, stopped: StopHolder) -> None:
-    holder = stopped(_HOLD_TRANSACTION, _get_file(api.database))
+def test_submission_returns_503_while_transaction_holder_is_stopped(api: ApiDriver, stop_holder: StopHolder) -> None:
+    holder = stop_holder(_HOLD_TRANSACTION, _get_file(api.database))
     answer, waited = _measure_seconds(api.submit)
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _MAX_RESPONSE_SECONDS
@@ -112,12 +112,12 @@ def test_submission_returns_503_while_transaction_holder_is_stopped(api: ApiDriv
     api.submit_accepted()
 
 
-def test_cancel_returns_503_while_row_lock_holder_is_stopped(postgres_url: str, stopped: StopHolder) -> None:
+def test_cancel_returns_503_while_row_lock_holder_is_stopped(postgres_url: str, stop_holder: StopHolder) -> None:
     database = Database(postgres_url)
     insert_export_job(database)
     api = create_api_driver(database)
     execution = api.submit_accepted()["id"]
-    stopped(_HOLD_ROW_LOCKS, postgres_url.replace("+psycopg", ""))
+    stop_holder(_HOLD_ROW_LOCKS, postgres_url.replace("+psycopg", ""))
     answer, waited = _measure_seconds(lambda: api.client.post(f"/api/v1/executions/{execution}/cancel"))
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _MAX_RESPONSE_SECONDS
@@ -126,13 +126,13 @@ def test_cancel_returns_503_while_row_lock_holder_is_stopped(postgres_url: str, 
 
 
 def test_requests_without_the_lock_are_served_meanwhile(
-    server: httpx.Client, api: ApiDriver, stopped: StopHolder
+    server: httpx.Client, api: ApiDriver, stop_holder: StopHolder
 ) -> None:
     def submit(_: int) -> tuple[int, str]:
         answer = server.post("/api/v1/jobs/export/executions", json={"parameters": {"user_id": "u"}})
         return answer.status_code, answer.json()["code"]
 
-    stopped(_HOLD_FILE_LOCK, _get_file(api.database))
+    stop_holder(_HOLD_FILE_LOCK, _get_file(api.database))
     with concurrent.futures.ThreadPoolExecutor(_CLIENT_COUNT) as clients:
         for _ in range(2):
             waiting = [clients.submit(submit, number) for number in range(_CLIENT_COUNT)]

@@ -7,7 +7,7 @@ import pytest
 from jobworker.store.database.database import Database
 from jobworker.transport import keys, notifier
 from tests.integration.http.conftest import ApiDriver, create_api_driver, insert_export_job
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 ITEM = {"job": "export", "parameters": {"user_id": "u"}}
@@ -46,5 +46,5 @@ def test_submission_wakes_the_relay(sqlite_database: Database, redis_server: Red
     api = create_api_driver(sqlite_database, REDIS_URL=redis_url)
     api.submit_accepted()
     client = redis_server.create_client()
-    until(lambda: client.xlen(keys.WAKE), what="the relay to be notified")
+    wait_until(lambda: client.xlen(keys.WAKE), what="the relay to be notified")
     client.close()

@@ -13,7 +13,7 @@ from jobworker.store.database.database import Database
 from jobworker.store.executions.executions import ExecutionRow
 from jobworker.store.executions.timeline import LogRow
 from tests.engine import Engine, run_engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess, run_server
 
 #: Pools on which isolated jobs are tested.
@@ -40,7 +40,7 @@ def running_engine(
         engine.start_relay()
         settings = getattr(request.module, "SETTINGS", {})
         worker = engine.start_worker("--pool", request.param, "-c", "4", **settings)
-        engine.wait_until_ready("tells_of_itself")
+        engine.wait_until_ready("describe_process")
         yield engine, worker
 
 
@@ -65,7 +65,7 @@ def list_start_pids(engine: Engine, execution: str) -> list[int]:
 
 def wait_until_started(engine: Engine, execution: str) -> list[int]:
     """Wait for the start of an execution and return the ids of its processes."""
-    until(lambda: engine.is_running(execution), what=f"{execution} to begin; logs in {engine.folder}")
+    wait_until(lambda: engine.is_running(execution), what=f"{execution} to begin; logs in {engine.folder}")
     return list_start_pids(engine, execution)
 
 
@@ -80,7 +80,7 @@ def wait_for_log_line(engine: Engine, execution: str, text: str) -> LogRow:
     def found() -> LogRow | None:
         return next((line for line in list_log_lines(engine, execution) if text in line.message), None)
 
-    line = until(found, what=f"{text!r} in the log")
+    line = wait_until(found, what=f"{text!r} in the log")
     assert line is not None
     return line
 

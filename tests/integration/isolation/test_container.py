@@ -19,7 +19,7 @@ from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 MIB = 1024**2
@@ -94,7 +94,7 @@ def define(engine: Engine, image: str) -> Any:
         name = f"{next(names)}-{os.urandom(4).hex()}"
         isolation = {**policies.DEFAULTS, "isolation": described, "retry": {"max_attempts": 1}}
         definition = JobDefinition(name, "container.run", policies=isolation, **limits)
-        until(lambda: _list_known_containers(engine), what="container.run")
+        wait_until(lambda: _list_known_containers(engine), what="container.run")
         jobs.create(engine.database, SystemClock(), definition, "test")
         return engine.submit_one(name, parameters=parameters or {})
 
@@ -185,5 +185,5 @@ def test_container_ends_with_its_worker(define: Any, running_engine: tuple[Engin
     wait_for_log_line(engine, execution, "begun")
     assert execution in list_container_names()
     worker.terminate()
-    until(lambda: execution not in list_container_names(), every=0.3, what="the end of the container")
+    wait_until(lambda: execution not in list_container_names(), every=0.3, what="the end of the container")
     engine.start_worker("--pool", "threads", **SETTINGS)  # Later tests need a worker.

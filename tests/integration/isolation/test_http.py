@@ -19,7 +19,7 @@ from jobworker.services.jobs import jobs
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import get_error, wait_for_log_line
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import find_free_port
 
 SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
@@ -214,7 +214,7 @@ def test_circuit_opens_snoozes_and_closes(engine: Engine, site: HttpTestServer) 
     def all_wait() -> bool:
         return all(engine.get(execution).state is ExecutionState.RETRYING for execution in put_off)
 
-    until(all_wait, what="executions that wait")
+    wait_until(all_wait, what="executions that wait")
     assert wait_for_result(engine, submit_request(engine, f"{site.url}/other"))["status"] == 200, (
         "another job has its own circuit"
     )

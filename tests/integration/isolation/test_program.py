@@ -16,7 +16,7 @@ from jobworker.clock import SystemClock
 from jobworker.worker.isolation.deadlines import ProgramDeadlines, StopReason
 from jobworker.worker.isolation.pipe_reader import MAX_OUTPUT_SIZE
 from jobworker.worker.isolation.program import Program, ProgramEnd, ResourceLimits, run
-from tests.polling import until
+from tests.polling import wait_until
 
 MIB = 1024**2
 CLOCK = SystemClock()
@@ -184,22 +184,22 @@ def test_program_and_descendants_end_with_a_killed_worker(tmp_path: Path) -> Non
             code,
         ]
     )
-    until(lambda: numbers.exists() and numbers.read_text().count("\n") == 2, what="two descendants")
+    wait_until(lambda: numbers.exists() and numbers.read_text().count("\n") == 2, what="two descendants")
     family = [int(line) for line in numbers.read_text().split()]
     assert all(is_alive(pid) for pid in family)
     worker.kill()
     worker.wait()
-    until(lambda: not any(is_alive(pid) for pid in family), what="the end of the family")
+    wait_until(lambda: not any(is_alive(pid) for pid in family), what="the end of the family")
 
 
 def test_program_ends_when_the_worker_is_interrupted() -> None:
-    class Impatient(ProgramRecorder):
+    class SignalingRecorder(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             if len(self.lines) == 2:
                 raise KeyboardInterrupt
 
-    notes = Impatient()
+    notes = SignalingRecorder()
     with pytest.raises(KeyboardInterrupt):
         run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(600)"), notes)
     assert not any(is_alive(int(line)) for _, line in notes.lines)
@@ -208,12 +208,12 @@ def test_program_ends_when_the_worker_is_interrupted() -> None:
 def test_cancelled_program_ends_on_sigterm() -> None:
     cancel_requests: list[bool] = []
 
-    class Watcher(ProgramRecorder):
+    class CancellingRecorder(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             cancel_requests.append(True)
 
-    notes = Watcher()
+    notes = CancellingRecorder()
     program = Program(["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"])
     end = run_program(program, notes, cancelled=lambda: bool(cancel_requests))
     assert (end.exit_code, end.stop_reason) == (5, None)
@@ -243,7 +243,7 @@ def test_program_with_channel_sends_and_receives_messages() -> None:
     "command", ["head -c 1000000000 /dev/zero", "yes | head -c 1000000000"], ids=["one line", "short lines"]
 )
 def test_gigabyte_of_output_is_read_and_truncated(command: str) -> None:
-    class Scales:
+    class OutputCounter:
         kept = lines = 0
         last = ""
 
@@ -256,7 +256,7 @@ def test_gigabyte_of_output_is_read_and_truncated(command: str) -> None:
 
         def on_soft_limit(self, limit: float) -> None: ...
 
-    scales = Scales()
+    scales = OutputCounter()
     deadlines = ProgramDeadlines(CLOCK)
     deadlines.start()
     assert run(Program(["sh", "-c", command]), deadlines, scales).exit_code == 0
@@ -280,10 +280,10 @@ def test_cleanup_commands_run_after_the_worker_is_killed(tmp_path: Path) -> None
             str(done),
         ]
     )
-    until(ready.exists)
+    wait_until(ready.exists)
     worker.kill()
     worker.wait()
-    until(done.exists, what="what was to be done afterwards")
+    wait_until(done.exists, what="what was to be done afterwards")
 
 
 def test_cleanup_commands_do_not_run_after_success(tmp_path: Path) -> None:

@@ -9,19 +9,19 @@ from jobworker.domain.executions.execution import AttemptState, ExecutionState
 from jobworker.services.executions import executions
 from tests.child_processes import filter_alive, get_attempt_pid, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 #: Guaranteed maximum time between the limit and the recorded end (s).
 _MAX_STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def running(lasting_engine: Engine) -> Engine:
+def running(persistent_engine: Engine) -> Engine:
     """Engine with a relay and a worker with one process."""
-    lasting_engine.start_relay()
-    lasting_engine.start_worker("-c", "1")
-    lasting_engine.wait_until_ready("clings")
-    return lasting_engine
+    persistent_engine.start_relay()
+    persistent_engine.start_worker("-c", "1")
+    persistent_engine.wait_until_ready("ignore_termination")
+    return persistent_engine
 
 
 def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
@@ -31,8 +31,8 @@ def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("stubborn", [True, False], ids=["ignores SIGTERM", "minds SIGTERM"])
 def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bool) -> None:
     engine = running
-    execution = engine.submit_one("clings", parameters={"ignore_signals": stubborn}, time_limit=1.0)
-    until(lambda: engine.is_running(execution))
+    execution = engine.submit_one("ignore_termination", parameters={"ignore_signals": stubborn}, time_limit=1.0)
+    wait_until(lambda: engine.is_running(execution))
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     assert len(filter_alive(started)) == 4
 
@@ -43,7 +43,7 @@ def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bo
     assert row.finished_at is not None
     assert row.started_at is not None
     assert 1.0 <= (row.finished_at - row.started_at).total_seconds() <= 1.0 + _MAX_STOP_SECONDS
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
     [attempt] = executions.list_attempts(engine.database, execution).items
     assert attempt.state is AttemptState.TIMED_OUT
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
@@ -53,19 +53,19 @@ def test_hard_limit_ends_the_job_and_its_processes(running: Engine, stubborn: bo
 
 def test_job_that_suppresses_its_hard_limit_is_timed_out(running: Engine) -> None:
     engine = running
-    execution = engine.submit_one("swallows_everything", parameters={"seconds": 2.0}, time_limit=0.5)
+    execution = engine.submit_one("suppress_all_exceptions", parameters={"seconds": 2.0}, time_limit=0.5)
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
 def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
     engine = running
-    execution = engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5)
+    execution = engine.submit_one("suppress_soft_limit", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     warning = ("WARNING", "its soft time limit of 0.5 s has passed")
-    until(
+    wait_until(
         lambda: warning in _list_log_lines(engine, execution),
         what=f"{warning}; told: {_list_log_lines(engine, execution)}",
     )
@@ -74,14 +74,16 @@ def test_suppressed_soft_limit_is_recorded(running: Engine) -> None:
 def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> None:
     engine = running
     limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
-    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
+    row = engine.wait_until_final(engine.submit_one("extend_limit", parameters={"seconds": 1.5, "by": 5}, **limits))
     assert (row.state, row.reason) == (ExecutionState.SUCCEEDED, None)
-    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5))
+    row = engine.wait_until_final(
+        engine.submit_one("extend_limit", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5)
+    )
     assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed", "what it was extended by counts"
     row = engine.wait_until_final(
-        engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5)
+        engine.submit_one("extend_limit", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5)
     )
     assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
@@ -89,7 +91,7 @@ def test_extended_job_ends_in_time_or_at_its_extended_limit(running: Engine) -> 
 
 
 def test_invalid_extension_raises_with_a_reason(running: Engine) -> None:
-    messages = running.wait_until_final(running.submit_one("extends_wrongly", time_limit=60)).result
+    messages = running.wait_until_final(running.submit_one("extend_with_invalid_time", time_limit=60)).result
     assert messages[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
     assert [message.partition(":")[0] for message in messages] == [*["ValueError"] * 4, *["TypeError"] * 2]
 
@@ -97,14 +99,14 @@ def test_invalid_extension_raises_with_a_reason(running: Engine) -> None:
 def test_extension_ends_with_its_attempt(running: Engine) -> None:
     engine = running
     limits = {"time_limit": 1.0}
-    first = engine.submit_one("extends", parameters={"seconds": 0.1, "by": 1000}, **limits)
-    second = engine.submit_one("clings", **limits)
+    first = engine.submit_one("extend_limit", parameters={"seconds": 0.1, "by": 1000}, **limits)
+    second = engine.submit_one("ignore_termination", **limits)
     assert engine.wait_until_final(first).state is ExecutionState.SUCCEEDED
     assert engine.wait_until_final(second).state is ExecutionState.TIMED_OUT
 
 
 def test_pool_process_leads_its_own_group_and_session(running: Engine) -> None:
-    identity = running.wait_until_final(running.submit_one("says_who_it_is")).result
+    identity = running.wait_until_final(running.submit_one("return_process_ids")).result
     assert identity["pid"] == identity["group"] == identity["session"]
 
 
@@ -112,30 +114,34 @@ def test_pool_process_leads_its_own_group_and_session(running: Engine) -> None:
 def test_job_with_limit_on_threads_or_solo_pool_is_isolated(engine: Engine, pool: str) -> None:
     engine.start_relay()
     worker = engine.start_worker("--pool", pool, "-c", "1")
-    engine.wait_until_ready("clings")
-    row = engine.wait_until_final(engine.submit_one("says_who_it_is", time_limit=60))
+    engine.wait_until_ready("ignore_termination")
+    row = engine.wait_until_final(engine.submit_one("return_process_ids", time_limit=60))
     assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 1)
     assert row.result["pid"] != worker.pid
-    execution = engine.submit_one("clings", time_limit=1.0)
-    until(lambda: engine.is_running(execution))
+    execution = engine.submit_one("ignore_termination", time_limit=1.0)
+    wait_until(lambda: engine.is_running(execution))
     started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
-    until(lambda: not filter_alive(started), what=f"the end of {started}")
-    row = engine.wait_until_final(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
+    wait_until(lambda: not filter_alive(started), what=f"the end of {started}")
+    row = engine.wait_until_final(
+        engine.submit_one("suppress_soft_limit", parameters={"seconds": 1.5}, soft_time_limit=0.5)
+    )
     assert (row.state, row.reason) == (
         ExecutionState.SUCCEEDED,
         "succeeded after its soft time limit of 0.5 s had passed",
     )
-    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
+    row = engine.wait_until_final(
+        engine.submit_one("extend_limit", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0)
+    )
     assert row.state is ExecutionState.SUCCEEDED
-    assert engine.wait_until_final(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, (
+    assert engine.wait_until_final(engine.submit_one("return_process_ids")).result["pid"] == worker.pid, (
         "without a limit as ever"
     )
 
 
 def test_job_with_limit_on_a_custom_pool_fails(engine: Engine) -> None:
     engine.start_relay()
-    engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
+    engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:OtherTaskPool")
     engine.wait_until_ready()
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
     row = engine.wait_until_final(execution)
@@ -165,7 +171,7 @@ def test_retry_policy_covers_time_limits(running: Engine, limit: str) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2, "retry_on": [names[limit]]}
     limits: dict[str, Any] = {limit: 0.5}
     good, bad = (
-        engine.submit_one("overruns_until", parameters={"good_attempt": attempt}, retry=policy, **limits)
+        engine.submit_one("exceed_limit_until", parameters={"good_attempt": attempt}, retry=policy, **limits)
         for attempt in (2, 9)
     )
     row = engine.wait_until_final(good)
@@ -179,7 +185,7 @@ def test_retry_policy_covers_time_limits(running: Engine, limit: str) -> None:
 
 def test_retry_policy_for_other_errors_leaves_a_timeout_final(running: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
-    row = running.wait_until_final(running.submit_one("clings", retry=policy, time_limit=0.5))
+    row = running.wait_until_final(running.submit_one("ignore_termination", retry=policy, time_limit=0.5))
     assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 1)
 
 
@@ -189,7 +195,7 @@ def test_plain_celery_task_has_time_limits(running: Engine, limit: str) -> None:
     path = engine.folder / limit
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}
     sender = Celery(broker=engine.redis_url, set_as_current=False)
-    sender.send_task("plain_and_slow", kwargs={"path": str(path)}, queue="default", **options)
+    sender.send_task("plain_slow", kwargs={"path": str(path)}, queue="default", **options)
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, (
         "the only process is free again"
     )

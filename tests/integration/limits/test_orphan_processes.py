@@ -10,7 +10,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.transport import keys
 from tests.child_processes import filter_alive, get_attempt_pid, kill_processes, list_descendants, list_started_pids
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
 
 
@@ -21,9 +21,11 @@ class OrphanProcessDriver:
         self.engine = engine
         engine.start_relay()
         self.worker: ServerProcess = engine.start_worker(*options)
-        engine.wait_until_ready("clings")
-        self.execution = engine.submit_one("clings")
-        until(lambda: engine.get(self.execution).state is ExecutionState.RUNNING and engine.is_running(self.execution))
+        engine.wait_until_ready("ignore_termination")
+        self.execution = engine.submit_one("ignore_termination")
+        wait_until(
+            lambda: engine.get(self.execution).state is ExecutionState.RUNNING and engine.is_running(self.execution)
+        )
         plain, self.detached_pid, orphan = list_started_pids(engine, self.execution)
         self.pids = [get_attempt_pid(engine, self.execution), plain, orphan, *list_descendants(self.worker.pid)]
         self.pids = [
@@ -46,31 +48,31 @@ def driver(engine: Engine) -> Iterator[OrphanProcessDriver]:
 def test_sigquit_leaves_no_process(driver: OrphanProcessDriver) -> None:
     """The job ignores SIGTERM, for which the worker would wait without end."""
     driver.worker.send_signal(signal.SIGQUIT)
-    until(driver.has_ended, what=f"the end of {driver.pids}")
-    until(lambda: not filter_alive([driver.detached_pid]))
+    wait_until(driver.has_ended, what=f"the end of {driver.pids}")
+    wait_until(lambda: not filter_alive([driver.detached_pid]))
 
 
 def test_second_ctrl_c_leaves_no_process(driver: OrphanProcessDriver) -> None:
     driver.worker.send_signal(signal.SIGINT)
-    until(lambda: "Warm shutdown" in driver.engine.read_log(driver.worker))
+    wait_until(lambda: "Warm shutdown" in driver.engine.read_log(driver.worker))
     driver.worker.send_signal(signal.SIGINT)
-    until(driver.has_ended, what=f"the end of {driver.pids}")
+    wait_until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
 def test_sigkill_leaves_no_process(driver: OrphanProcessDriver) -> None:
     driver.worker.terminate(signal.SIGKILL)
-    until(driver.has_ended, what=f"the end of {driver.pids}")
+    wait_until(driver.has_ended, what=f"the end of {driver.pids}")
 
 
 def test_fenced_worker_leaves_no_process(driver: OrphanProcessDriver, own_server: RedisServer) -> None:
     [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
     own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
-    until(driver.has_ended, what=f"the end of {driver.pids}")
-    until(lambda: not filter_alive([driver.detached_pid]))
+    wait_until(driver.has_ended, what=f"the end of {driver.pids}")
+    wait_until(lambda: not filter_alive([driver.detached_pid]))
 
 
 def test_killed_pool_process_leaves_no_children(driver: OrphanProcessDriver) -> None:
     process, *others = driver.pids[:3]
     os.kill(process, signal.SIGKILL)
-    until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")
+    wait_until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")
     driver.worker.check_alive()

@@ -15,7 +15,7 @@ from jobworker.store.database.database import Database
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
@@ -91,7 +91,7 @@ def test_jobs_that_need_more_memory_than_redis_has_all_run_once(engine: Engine, 
         used = int(client.info("memory")["used_memory"])
         set_memory_limit(client, used / 1024 / 1024 + 3)
         executions = [key for _ in range(6) for key in engine.submit("echo", 50, value="x" * 30_000)]
-        until(
+        wait_until(
             lambda: all(engine.get(key).state is ExecutionState.SUCCEEDED for key in executions), within=100, every=0.5
         )
         assert int(client.info("memory")["used_memory"]) < used + 6 * 1024 * 1024

@@ -54,9 +54,9 @@ class LogFloodDriver:
     def has_complete_lines(self, execution: str) -> bool:
         """Return whether the log is marked as complete up to the end."""
         with self.driver.database.read() as connection:
-            pulse = timeline.get_snapshot(connection, execution)
-        assert pulse is not None
-        return pulse.lines_complete
+            snapshot = timeline.get_snapshot(connection, execution)
+        assert snapshot is not None
+        return snapshot.lines_complete
 
 
 @pytest.fixture

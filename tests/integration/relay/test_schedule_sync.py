@@ -73,7 +73,7 @@ def test_synchronization_runs_once(
     assert list_states(sqlite_database) == {"nightly": ScheduleState.RETIRED}
 
 
-def test_refused_declaration_is_logged_once_and_applied_later(
+def test_rejected_declaration_is_logged_once_and_applied_later(
     start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
 ) -> None:
     write_module(folder, "schedule('early', job='later', rule=daily('02:00'))")

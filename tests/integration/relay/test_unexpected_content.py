@@ -89,7 +89,7 @@ def running(sqlite_driver: DispatchDriver, redis_url: str) -> RelayDriver:
 
 
 @pytest.fixture
-def anywhere(driver: DispatchDriver, redis_url: str) -> RelayDriver:
+def any_driver(driver: DispatchDriver, redis_url: str) -> RelayDriver:
     """Driver on both databases, which do not refuse the same values."""
     return RelayDriver(driver, redis_url)
 
@@ -229,17 +229,17 @@ def test_invalid_running_attempts_of_a_worker_are_skipped(running: RelayDriver) 
     assert len(seen) == len(TEXTS) - 2, "an empty text and an empty object say nothing"
 
 
-def test_worker_with_an_image_digest_as_code_version_is_recorded(anywhere: RelayDriver) -> None:
-    announce_worker(anywhere.client, "default", code_version="sha256:" + "0" * 64)
-    anywhere.run_turns(2)
-    with anywhere.driver.database.read() as connection:
+def test_worker_with_an_image_digest_as_code_version_is_recorded(any_driver: RelayDriver) -> None:
+    announce_worker(any_driver.client, "default", code_version="sha256:" + "0" * 64)
+    any_driver.run_turns(2)
+    with any_driver.driver.database.read() as connection:
         [row] = workers.list_live(connection)
     assert row.code_version == "sha256:" + "0" * 57
 
 
 @pytest.mark.parametrize("kind", [*EventKind, "unheard_of"])
-def test_events_with_values_of_other_types_are_skipped(anywhere: RelayDriver, kind: str, log: LogEntries) -> None:
-    running = anywhere
+def test_events_with_values_of_other_types_are_skipped(any_driver: RelayDriver, kind: str, log: LogEntries) -> None:
+    running = any_driver
     execution = running.driver.submit()
     for name, value in itertools.product(FIELDS, VALUES):
         running.publish_event(execution, kind, attempt=2, **{name: value})
@@ -275,23 +275,23 @@ def test_log_lines_with_values_of_other_types_are_skipped(running: RelayDriver, 
 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
-def test_entries_with_invalid_utf_8_are_skipped(anywhere: RelayDriver, key: str, log: LogEntries) -> None:
+def test_entries_with_invalid_utf_8_are_skipped(any_driver: RelayDriver, key: str, log: LogEntries) -> None:
     line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
-    right: dict[Any, Any] = events.encode(EventKind.LOG, anywhere.driver.submit(), 1, line)
+    right: dict[Any, Any] = events.encode(EventKind.LOG, any_driver.driver.submit(), 1, line)
     data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
     odd = [{**right, "data": data}, {BYTES: BYTES}, *({**right, name: BYTES} for name in right)]
-    ids = [anywhere.client.xadd(key, fields) for fields in odd]
-    assert anywhere.is_recording()
+    ids = [any_driver.client.xadd(key, fields) for fields in odd]
+    assert any_driver.is_recording()
     assert [line["item"] for line in log if line["event"] == "event_unreadable"] == ids
-    assert list(anywhere.read_problems()) == [f"redis key {key}"]
+    assert list(any_driver.read_problems()) == [f"redis key {key}"]
 
 
-def test_end_report_with_invalid_utf_8_fails_the_execution(anywhere: RelayDriver) -> None:
-    execution = anywhere.driver.submit()
+def test_end_report_with_invalid_utf_8_fails_the_execution(any_driver: RelayDriver) -> None:
+    execution = any_driver.driver.submit()
     entry = {"kind": "succeeded", "execution": execution, "attempt": "1", "data": b'{"result":"%b"}' % BYTES}
-    anywhere.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
-    anywhere.run_turns()
-    row = anywhere.driver.get_execution(execution)
+    any_driver.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
+    any_driver.run_turns()
+    row = any_driver.driver.get_execution(execution)
     assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReportRefused")
 
 

@@ -19,7 +19,7 @@ from jobworker.worker.attempt.delivery import Delivery
 from jobworker.worker.attempt.log_sender import LogSender
 from jobworker.worker.attempt.reporter import AttemptReporter
 from jobworker.worker.redis_connection import RedisConnection
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import find_free_port
 
 DELIVERY = Delivery("e1", 1, "talk", None, "c", None, "t", {}, {"page": 1})
@@ -33,7 +33,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def manual_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send delay that the test does not reach: entries leave by `flush` alone."""
     monkeypatch.setattr(log_sender, "_SEND_DELAY_SECONDS", 3600.0)
 
@@ -62,13 +62,13 @@ def test_log_lines_are_sent_in_order_without_flush(client: redis.Redis, redis_ur
     said = [f"line {number}" for number in range(1_500)]
     for line in said:
         attempt.log_line(line, "WARNING", "stderr")
-    until(lambda: len(list_log_lines(client)) == len(said))
+    wait_until(lambda: len(list_log_lines(client)) == len(said))
     assert list_log_lines(client) == said
     kind, data = list_entries(client, keys.LOGS)[0]
     assert (kind, data["level"], data["logger"]) == ("log", "WARNING", "stderr")
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_attempt_end_waits_for_its_last_log_lines(client: redis.Redis, redis_url: str) -> None:
     attempt = create_attempt_reporter(create_reporter(redis_url))
     attempt.log_line("last")
@@ -76,7 +76,7 @@ def test_attempt_end_waits_for_its_last_log_lines(client: redis.Redis, redis_url
     assert list_log_lines(client) == ["last"]
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_dropped_log_lines_are_counted_in_their_place(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ def test_dropped_log_lines_are_counted_in_their_place(
     assert lines[-1].startswith("[lost: 16 lines")
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_log_buffer_is_bounded_in_bytes(redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
@@ -130,11 +130,11 @@ def test_log_lines_wait_in_the_buffer_while_the_relay_is_behind(
         seen.extend(json.loads(fields["data"])["message"] for _, fields in entries)
         return len(seen) >= len(said)
 
-    until(read, every=0.3)
+    wait_until(read, every=0.3)
     assert seen == said
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_unreachable_redis_delays_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_sender, "_RETRY_DELAY_SECONDS", 3600.0)
     reporter = create_reporter(f"redis://127.0.0.1:{find_free_port()}/0")
@@ -157,7 +157,7 @@ def test_unreachable_redis_delays_no_caller(monkeypatch: pytest.MonkeyPatch) -> 
     assert tried == [1, 50]
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_attempt_above_its_log_limit_counts_dropped_lines(client: redis.Redis, redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
@@ -185,7 +185,7 @@ def test_progress_reports_are_throttled_to_the_latest(client: redis.Redis, redis
             attempt.metadata["page"] = number
         return len(list_entries(client, keys.EVENTS)) >= 6
 
-    until(say_more, every=0)
+    wait_until(say_more, every=0)
     ended = attempt.close()
     ticks = list_entries(client, keys.EVENTS)
     assert {kind for kind, _ in ticks} == {"progress", "metadata"}
@@ -194,7 +194,7 @@ def test_progress_reports_are_throttled_to_the_latest(client: redis.Redis, redis
     assert last["done"] == number
 
 
-@pytest.mark.usefixtures("by_hand")
+@pytest.mark.usefixtures("manual_sending")
 def test_unsent_progress_and_metadata_are_returned_by_close(client: redis.Redis, redis_url: str) -> None:
     reporter = create_reporter(redis_url)
     attempt = create_attempt_reporter(reporter)
@@ -215,24 +215,24 @@ def test_progress_waits_while_the_relay_is_behind(
     attempt = create_attempt_reporter(create_reporter(redis_url))
     for number in range(2):
         attempt.report_progress(number)
-        until(lambda: len(list_entries(client, keys.EVENTS)) == number + 1)  # noqa: B023
+        wait_until(lambda: len(list_entries(client, keys.EVENTS)) == number + 1)  # noqa: B023
     attempt.report_progress(2)
     attempt.report_progress(3)
     attempt.log_line("lines have a stream of their own")
-    until(lambda: list_log_lines(client))
+    wait_until(lambda: list_log_lines(client))
     assert len(list_entries(client, keys.EVENTS)) == 2
     client.delete(keys.EVENTS)
-    until(lambda: list_entries(client, keys.EVENTS))
+    wait_until(lambda: list_entries(client, keys.EVENTS))
     assert [data["done"] for _, data in list_entries(client, keys.EVENTS)] == [3]
 
 
 def test_invalid_progress_is_logged_once_and_never_raises(client: redis.Redis, redis_url: str) -> None:
-    class Broken:
+    class UnformattableArgument:
         def __str__(self) -> str:
             raise RuntimeError("cannot be printed")
 
     attempt = create_attempt_reporter(create_reporter(redis_url))
-    attempt.report_progress(1, 2, Broken())
+    attempt.report_progress(1, 2, UnformattableArgument())
     attempt.report_progress("half")
     assert attempt.close() == {}
     assert list_log_lines(client) == ["progress was ignored: cannot be printed"]

@@ -25,7 +25,7 @@ from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.integration.transport.proxy import RedisProxy
-from tests.polling import until
+from tests.polling import wait_until
 from tests.schedule_oracle import NO_DISCREPANCIES, Discrepancies, OccurrenceKey, compare_database, list_nominal_times
 from tests.servers import RedisServer, ServerProcess
 
@@ -113,7 +113,7 @@ class ScheduleCluster:
 
     def wait_for_leader(self) -> BeatProcess:
         """Wait for a leading beat and return it."""
-        answer = until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
+        answer = wait_until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
         assert answer is not None
         return answer
 
@@ -123,11 +123,13 @@ class ScheduleCluster:
 
     def wait_until_leading(self, beat: BeatProcess, within: float = 60.0) -> None:
         """Wait until `beat` leads."""
-        until(lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
+        wait_until(
+            lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}"
+        )
 
     def wait_until_held(self, beat: BeatProcess) -> None:
         """Wait until a report of `beat` is held."""
-        until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
+        wait_until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
 
     def kill_beat(self, beat: BeatProcess) -> None:
         """Kill a beat with SIGKILL."""
@@ -141,7 +143,7 @@ class ScheduleCluster:
     def wait_for(self, seconds: float) -> None:
         """Wait until occurrences of this many seconds have passed."""
         then = self.engine.clock.now() + dt.timedelta(seconds=seconds)
-        until(lambda: self.engine.clock.now() >= then, what="time to pass")
+        wait_until(lambda: self.engine.clock.now() >= then, what="time to pass")
 
     def wait_until_all_fire(self) -> None:
         """Wait until every schedule has fired an occurrence that became due after this call."""
@@ -152,7 +154,7 @@ class ScheduleCluster:
             with self.engine.database.read() as connection:
                 return set(connection.scalars(statement)) == set(self.specs)
 
-        until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
+        wait_until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
 
     @contextlib.contextmanager
     def expect_exactly_once(self, check_starts: bool = True, max_delay: float | None = None) -> Iterator[None]:
@@ -175,8 +177,8 @@ class ScheduleCluster:
             return compare_database(self.engine.database, expected, begin, end, starts, late)
 
         with contextlib.suppress(AssertionError):  # Missing occurrences fail the last assertion.
-            until(lambda: not findings().missing, 60.0, every=0.2)
-        until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
+            wait_until(lambda: not findings().missing, 60.0, every=0.2)
+        wait_until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
         assert len(expected) > len(self.specs)
         assert findings() == NO_DISCREPANCIES
 

@@ -12,7 +12,7 @@ from jobworker.store.database.database import Database
 from jobworker.transport.beat import entry_format
 from tests.engine import run_engine
 from tests.integration.scheduling.cluster import DEFAULT_BEAT_APP, FAST_BEAT_APP, LEADER_LOCK_SECONDS, ScheduleCluster
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import PostgresServer, RedisServer, run_server
 
 #: Pairs of database and scheduling provider.
@@ -117,7 +117,7 @@ def test_schedules_fire_exactly_once_when_a_report_answer_is_lost(cluster: Sched
     with cluster.expect_exactly_once():
         leader = cluster.wait_for_leader()
         leader.drop_answer()
-        until(leader.proxy.has_cut.is_set, what="an answer to be lost")
+        wait_until(leader.proxy.has_cut.is_set, what="an answer to be lost")
         cluster.wait_until_all_fire()
 
 
@@ -157,7 +157,7 @@ def test_schedules_fire_exactly_once_when_redis_loses_its_data(cluster: Schedule
     with cluster.expect_exactly_once(check_starts=False):
         cluster.client.flushall()
         if cluster.has_beats:
-            until(
+            wait_until(
                 lambda: cluster.client.zcard(entry_format.SCHEDULE_KEY) == len(cluster.specs), 60.0, what="all entries"
             )
         cluster.wait_until_all_fire()
@@ -183,7 +183,7 @@ def test_schedules_fire_exactly_once_across_a_database_outage(cluster: ScheduleC
             connection.execute(
                 sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
             )
-            until(lambda: "database_away" in cluster.engine.read_log(cluster.relay), what="the relay to notice")
+            wait_until(lambda: "database_away" in cluster.engine.read_log(cluster.relay), what="the relay to notice")
             cluster.wait_for(2)
             connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'))
         elsewhere.dispose()

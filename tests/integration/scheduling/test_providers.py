@@ -21,7 +21,7 @@ from jobworker.store.schedules import schedule_rows
 from jobworker.store.schedules.schedule_rows import ScheduleRow
 from jobworker.store.tables.schedules import occurrences
 from tests.engine import Engine, run_engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
 
 _FIRING_TIMEOUT_SECONDS = 60.0
@@ -78,7 +78,7 @@ class SchedulingProviderDriver:
 
     def wait_until_fired(self, count: int, name: str = "tick") -> None:
         """Wait until `count` occurrences have fired."""
-        until(
+        wait_until(
             lambda: self.list_outcomes(name).count("fired") >= count,
             _FIRING_TIMEOUT_SECONDS,
             what=f"{count} occurrences of {name}",
@@ -129,7 +129,7 @@ def test_restarted_relay_catches_up_missed_occurrences(driver: SchedulingProvide
     driver.wait_until_fired(1)
     driver.relay.terminate(signal.SIGKILL)
     seen = driver.list_occurrences()[-1].scheduled_for
-    until(lambda: driver.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
+    wait_until(lambda: driver.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
     driver.start_relay()
     driver.wait_until_fired(8)
     nominal = [row.scheduled_for for row in driver.list_occurrences()]
@@ -140,7 +140,7 @@ def test_restarted_relay_catches_up_missed_occurrences(driver: SchedulingProvide
 
 def test_overlap_policy_skips_while_an_execution_runs(driver: SchedulingProviderDriver) -> None:
     driver.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
-    until(
+    wait_until(
         lambda: driver.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"],
         _FIRING_TIMEOUT_SECONDS,
     )
@@ -159,7 +159,7 @@ def test_cancel_running_cancels_the_earlier_execution(driver: SchedulingProvider
     assert driver.engine.wait_until_final(first.id).state is ExecutionState.CANCELLED
     driver.engine.wait_for_state(second.id, ExecutionState.RUNNING)
     driver.engine.cancel(second.id)
-    until(
+    wait_until(
         lambda: "exhausted" in driver.list_outcomes("takes_over"),
         _FIRING_TIMEOUT_SECONDS,
         what="the row after the last run",
@@ -174,7 +174,7 @@ def test_pause_ends_at_its_time_and_fires_once(driver: SchedulingProviderDriver)
     with driver.engine.database.write() as connection:
         until_moment = now + dt.timedelta(seconds=3)
         pauses.pause_schedule(connection, driver.get_schedule(), "a moment", until_moment, "test", now)
-    until(lambda: driver.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
+    wait_until(lambda: driver.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
     held_up = [row for row in driver.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
     assert held_up[-1].reason == "skipped by a pause, and fired when relay ended the pause"
@@ -182,8 +182,10 @@ def test_pause_ends_at_its_time_and_fires_once(driver: SchedulingProviderDriver)
 
 
 def test_consecutive_failures_pause_the_schedule(driver: SchedulingProviderDriver) -> None:
-    driver.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
-    until(lambda: driver.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
+    driver.create_schedule("fails", job="fail", pause_after_failures=2, overlap="queue_all")
+    wait_until(
+        lambda: driver.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures"
+    )
     failed = [row.id for row in driver.list_executions("fails") if row.state is ExecutionState.FAILED]
     assert driver.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
 

@@ -13,7 +13,7 @@ from jobworker.store.tables import core
 from jobworker.store.tables.schedules import occurrences
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
@@ -37,7 +37,7 @@ def test_invalid_due_reports_are_skipped_and_create_no_occurrence(engine: Engine
             client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
     # Reports are read in order: a later one has been read, so these have been read as well.
     assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
-    until(lambda: not _count_unread(own_server, engine), what="every report to be read")
+    wait_until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
         assert list(connection.execute(sa.select(occurrences))) == []
         assert schedules.find(connection, "tick").next_at == schedule.row.next_at

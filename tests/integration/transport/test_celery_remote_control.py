@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess, find_free_port
 
 _QUEUES = ["critical", "default", "background"]
@@ -30,7 +30,7 @@ def test_inspect_and_control_commands_work(driver: TransportDriver, tmp_path: Pa
     worker = driver.start_worker()
     gate = tmp_path / "gate"
     held = driver.publish("wait_for_file", count=2, path=str(gate))
-    until(make_running_check(driver, held))
+    wait_until(make_running_check(driver, held))
     assert _inspect_worker(driver, "ping") == {"ok": "pong"}
     before = set(driver.client.scan_iter())
     assert {request["id"] for request in _inspect_worker(driver, "active")} == set(held)
@@ -38,7 +38,9 @@ def test_inspect_and_control_commands_work(driver: TransportDriver, tmp_path: Pa
     assert _inspect_worker(driver, "stats")["pool"]["max-concurrency"] == 2
     assert "noop" in _inspect_worker(driver, "registered")
     assert sorted(queue["name"] for queue in _inspect_worker(driver, "active_queues")) == sorted(_QUEUES)
-    until(lambda: not [key for key in set(driver.client.scan_iter()) - before if "pidbox" in key], what="no keys left")
+    wait_until(
+        lambda: not [key for key in set(driver.client.scan_iter()) - before if "pidbox" in key], what="no keys left"
+    )
 
     driver.send_control("cancel_consumer", "default")
     gate.touch()
@@ -54,7 +56,7 @@ def test_inspect_and_control_commands_work(driver: TransportDriver, tmp_path: Pa
     driver.expect_only_done(driver.publish(count=6))
 
     driver.send_control("shutdown")
-    until(lambda: not worker.is_alive(), what="the worker to stop")
+    wait_until(lambda: not worker.is_alive(), what="the worker to stop")
     assert driver.list_workers() == []
 
 
@@ -64,7 +66,7 @@ def test_unread_control_reply_expires(driver: TransportDriver) -> None:
         mailbox = app.control.mailbox(connection)
         mailbox._publish("ping", {}, reply_ticket="1", channel=connection.default_channel)
         answers = mailbox.reply_queue.name
-        until(lambda: driver.client.llen(answers), what="the answer")
+        wait_until(lambda: driver.client.llen(answers), what="the answer")
         assert 0 < driver.client.ttl(answers) <= 60
 
 
@@ -73,7 +75,7 @@ def test_control_replies_events_and_logs_omit_parameters_and_results(driver: Tra
     gate = tmp_path / "hush-parameter"
     with _capture_events(driver) as events:
         held = driver.publish("wait_for_file", count=3, path=str(gate))
-        until(make_running_check(driver, held[:2]))
+        wait_until(make_running_check(driver, held[:2]))
         answers = [driver.inspect_workers(command) for command in ("active", "reserved", "scheduled", "conf")]
         message = {
             "body": base64.b64encode(b'[["hush-body"], {}, {}]').decode(),
@@ -85,8 +87,8 @@ def test_control_replies_events_and_logs_omit_parameters_and_results(driver: Tra
         gate.touch()
         [echoed] = driver.publish("echo", value="hush-result")
         driver.expect_done(held)
-        until(lambda: "succeeded" in driver.list_event_kinds(echoed), what="the result")
-        until(lambda: {"task-succeeded", "task-received"} <= {event["type"] for event in events}, what="events")
+        wait_until(lambda: "succeeded" in driver.list_event_kinds(echoed), what="the result")
+        wait_until(lambda: {"task-succeeded", "task-received"} <= {event["type"] for event in events}, what="events")
     assert "hush" not in json.dumps(answers)
     assert "hush" not in json.dumps(events, default=str)
     log = driver.engine.read_log(worker)
@@ -123,7 +125,7 @@ def test_autoscale_and_selected_queues_are_respected(driver: TransportDriver, tm
     gate = tmp_path / "gate"
     untouched = driver.publish(count=2, queue="critical")
     held = driver.publish("wait_for_file", count=3, path=str(gate))
-    until(make_running_check(driver, held), what="the pool to grow")
+    wait_until(make_running_check(driver, held), what="the pool to grow")
     gate.touch()
     driver.expect_done([*held, *driver.publish(count=20), *driver.publish(count=20, queue="background")])
     assert driver.count_queued("critical") == len(untouched)
@@ -133,7 +135,7 @@ def test_purge_deletes_queued_messages(driver: TransportDriver) -> None:
     driver.publish(count=5)
     driver.publish(count=2, queue="critical", priority=9)
     purge = driver.engine.start_celery("purge", "-f")
-    until(lambda: not purge.is_alive())
+    wait_until(lambda: not purge.is_alive())
     assert "Purged 7 messages" in driver.engine.read_log(purge)
     driver.start_worker()
     driver.expect_only_done(driver.publish(count=2))
@@ -160,10 +162,10 @@ def test_flower_shows_queue_lengths(driver: TransportDriver, flower: tuple[Serve
             return None
         return {queue["name"]: queue["messages"] for queue in answer["active_queues"]}
 
-    until(lambda: lengths() and "critical" in (lengths() or {}), what=f"Flower; its log is {process.log}")
+    wait_until(lambda: lengths() and "critical" in (lengths() or {}), what=f"Flower; its log is {process.log}")
     driver.send_control("cancel_consumer", "critical")
     driver.publish(count=3, queue="critical")
-    until(lambda: (lengths() or {}).get("critical") == 3, what=f"the length of the queue; Flower says {lengths()}")
+    wait_until(lambda: (lengths() or {}).get("critical") == 3, what=f"the length of the queue; Flower says {lengths()}")
     page = client.get("/broker")
     assert page.status_code == 200
     assert "critical" in page.text

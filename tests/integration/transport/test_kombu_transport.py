@@ -11,7 +11,7 @@ from tests.engine import Engine
 from tests.integration.engine import test_faults as faults
 from tests.integration.engine import test_outcomes as outcomes
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer
 
 
@@ -66,11 +66,11 @@ def test_attempt_restored_by_kombu_is_lost_with_its_worker(driver: TransportDriv
     dead = driver.start_worker("--pool", "solo", "-n", "dead@%h", wait=False)
     heir = driver.start_worker("--pool", "solo", "-n", "heir@%h", "--queues", "critical", wait=False)
     driver.wait_until_ready(dead, heir)
-    until(make_running_check(driver, [execution]))
+    wait_until(make_running_check(driver, [execution]))
     dead.send_signal(signal.SIGKILL)
-    until(lambda: driver.count_queued() == 1, what="the message to go back")
+    wait_until(lambda: driver.count_queued() == 1, what="the message to go back")
     driver.send_control("add_consumer", "default", destination=heir)
-    until(lambda: driver.list_event_kinds(execution)[-1:] == ["lost"], what="the attempt to be given up")
-    until(driver.is_empty)
+    wait_until(lambda: driver.list_event_kinds(execution)[-1:] == ["lost"], what="the attempt to be given up")
+    wait_until(driver.is_empty)
     assert driver.list_event_kinds(execution).count("lost") == 1
     assert driver.engine.count_starts()[execution, 1] == 1

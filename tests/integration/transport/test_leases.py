@@ -9,7 +9,7 @@ from celery import Celery
 
 from jobworker.transport import keys
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def test_dead_worker_messages_run_on_another_worker(driver: TransportDriver, tmp_path: Path) -> None:
@@ -21,11 +21,11 @@ def test_dead_worker_messages_run_on_another_worker(driver: TransportDriver, tmp
     gate = tmp_path / "gate"
     last = [driver.make_message("noop") for _ in range(60)]
     executions = driver.publish_messages([driver.make_message("wait_for_file", path=str(gate)), *last])
-    until(make_running_check(driver, executions[:1]))
+    wait_until(make_running_check(driver, executions[:1]))
     dead.send_signal(signal.SIGKILL)
     name = driver.get_worker_id(dead)
     taken = len(driver.list_in_flight()[name])
-    until(lambda: name not in driver.list_workers(), what="the dead worker to be given up")
+    wait_until(lambda: name not in driver.list_workers(), what="the dead worker to be given up")
     events = driver.list_events()
     lost = {execution for kind, execution, _ in events if kind == "lost"}
     assert [kind for kind, _, _ in events].count("worker_lost") == 1
@@ -43,16 +43,16 @@ def test_frozen_worker_that_resumes_is_fenced_and_reports_nothing(driver: Transp
     driver.wait_until_ready(frozen, other_worker)
     gate = tmp_path / "gate"
     held = driver.publish("wait_for_file", count=2, path=str(gate))
-    until(make_running_check(driver, held))
-    until(lambda: all(driver.list_event_kinds(execution) == ["running"] for execution in held))
+    wait_until(make_running_check(driver, held))
+    wait_until(lambda: all(driver.list_event_kinds(execution) == ["running"] for execution in held))
     frozen.send_signal(signal.SIGSTOP)
-    until(
+    wait_until(
         lambda: all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held),
         what="both to be lost",
     )
     gate.touch()
     frozen.send_signal(signal.SIGCONT)
-    until(lambda: not frozen.is_alive(), what="the fenced worker to end")
+    wait_until(lambda: not frozen.is_alive(), what="the fenced worker to end")
     assert "worker_was_given_up" in driver.engine.read_log(frozen)
     assert all(driver.list_event_kinds(execution) == ["running", "lost"] for execution in held)
     other_worker.check_alive()
@@ -65,14 +65,14 @@ def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDr
     ]
     driver.wait_until_ready(*workers)
     with Celery(broker=driver.server.url, set_as_current=False) as app:
-        sent = app.send_task("kills_worker", queue="default")
-    poison: Any = until(lambda: driver.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
+        sent = app.send_task("kill_worker", queue="default")
+    poison: Any = wait_until(lambda: driver.client.lrange(keys.POISON, 0, -1), what="the message to be put aside")
     record = json.loads(poison[0])
     assert json.loads(record["message"])["headers"]["id"] == sent.id
     assert "3 workers" in record["reason"]
     [event] = driver.list_event_data("poisoned")
-    assert (event["message"], event["task"], event["queue"]) == (sent.id, "kills_worker", "default")
-    assert driver.engine.count_starts()["kills_worker", 1] == 3
+    assert (event["message"], event["task"], event["queue"]) == (sent.id, "kill_worker", "default")
+    assert driver.engine.count_starts()["kill_worker", 1] == 3
     [survivor] = [worker for worker in workers if worker.is_alive()]
     driver.expect_only_done(driver.publish(count=5))
     survivor.check_alive()
@@ -81,7 +81,7 @@ def test_foreign_message_that_kills_its_workers_is_set_aside(driver: TransportDr
 def test_relay_detects_a_dead_worker_with_a_short_lease(driver: TransportDriver, tmp_path: Path) -> None:
     worker = driver.start_worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
     [held] = driver.publish("wait_for_file", path=str(tmp_path / "gate"))
-    until(make_running_check(driver, [held]))
+    wait_until(make_running_check(driver, [held]))
     worker.terminate(signal.SIGKILL)
     driver.engine.start_relay(JOBWORKER_WORKER_LEASE="1")
-    until(lambda: not driver.list_workers(), what="the dead worker to be given up")
+    wait_until(lambda: not driver.list_workers(), what="the dead worker to be given up")

@@ -16,7 +16,7 @@ from jobworker.transport.worker_registry import HeartbeatStatus, UnreadableKey, 
 from tests.conftest import NOW
 from tests.engine import LEASE_SECONDS
 from tests.integration.transport.transport_driver import TransportDriver
-from tests.polling import until
+from tests.polling import wait_until
 
 pytestmark = pytest.mark.every_redis
 
@@ -42,10 +42,12 @@ def test_malformed_run_records_do_not_block_executions(driver: TransportDriver, 
 
 def test_message_with_forged_id_is_rejected(driver: TransportDriver) -> None:
     worker = driver.start_worker()
-    forged = replace(driver.make_message("saves_file"), execution="../../../forged")
+    forged = replace(driver.make_message("save_file"), execution="../../../forged")
     driver.publish_messages([forged])
     driver.expect_done(driver.publish())
-    until(lambda: "rejected" in driver.list_event_kinds(forged.execution), what="the forged message to be rejected")
+    wait_until(
+        lambda: "rejected" in driver.list_event_kinds(forged.execution), what="the forged message to be rejected"
+    )
     worker.check_alive()
     assert not list(driver.engine.folder.rglob("forged"))
 
@@ -65,7 +67,7 @@ def test_queue_key_that_is_not_a_list_is_skipped(driver: TransportDriver) -> Non
 def test_messages_of_a_dead_worker_return_despite_malformed_records(driver: TransportDriver) -> None:
     victim = driver.start_worker("--pool", "threads", "-c", "1")
     [blocking] = driver.publish("hold", seconds=600)
-    until(lambda: driver.engine.is_running(blocking))
+    wait_until(lambda: driver.engine.is_running(blocking))
     victim.send_signal(signal.SIGSTOP)
     # State of a worker that had fetched these messages, too, and started none.
     inflight = keys.INFLIGHT.format(worker=driver.get_worker_id(victim))
@@ -79,7 +81,7 @@ def test_messages_of_a_dead_worker_return_despite_malformed_records(driver: Tran
         )
     driver.client.set(get_list_name("elsewhere", 5), "no list")
     driver.start_worker()
-    until(lambda: driver.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
+    wait_until(lambda: driver.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
     driver.expect_done([spoilt.execution])
     assert homeless.execution in str(driver.client.lindex(keys.POISON, 0))
 
@@ -121,7 +123,7 @@ def test_foreign_types_under_worker_keys_do_not_stop_a_worker(driver: TransportD
             write(driver.client, key)
             messages = [driver.make_message() for _ in range(2)]
             executions = driver.publish_messages(messages)
-            until(
+            wait_until(
                 lambda executions=executions: (
                     set(executions)
                     <= {execution for event_kind, execution, _ in driver.list_events() if event_kind == "succeeded"}
@@ -169,9 +171,11 @@ def test_worker_announces_itself_again_after_its_key_was_replaced(redis_url: str
 def test_overwritten_announcement_is_restored(driver: TransportDriver) -> None:
     name = driver.get_worker_id(driver.start_worker())
     key = keys.WORKER.format(worker=name)
-    announced = until(lambda: driver.client.get(key))
+    announced = wait_until(lambda: driver.client.get(key))
     driver.client.set(key, "garbage")
-    until(lambda: driver.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again")
+    wait_until(
+        lambda: driver.client.get(key) == announced, LEASE_SECONDS * 2, what="the worker to announce itself again"
+    )
 
 
 def test_dead_worker_is_reported_when_the_stream_accepts_events_again(redis_url: str) -> None:

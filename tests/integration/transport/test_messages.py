@@ -8,7 +8,7 @@ import pytest
 from jobworker.transport.broker.channel import _FETCH_SHA
 from tests.integration.transport.proxy import RedisProxy, RequestPredicate
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _is_fetch(sent: bytes) -> bool:
@@ -29,7 +29,7 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(
     driver.expect_only_done(driver.publish())
     proxy.drop_answer_to(_is_fetch)
     executions = driver.publish(count=2)  # Not more messages than slots, because the worker is not woken for more.
-    until(proxy.has_cut.is_set, what="the answer to be cut")
+    wait_until(proxy.has_cut.is_set, what="the answer to be cut")
     driver.expect_only_done(executions)
     assert "fetch_connection_broke" in driver.engine.read_log(worker)
     assert worker.is_alive()
@@ -45,11 +45,11 @@ def test_report_whose_answer_is_lost_is_recorded_once(
     if kind == "tell":
         proxy.drop_answer_to(_reports_kind(kind))
     held = driver.publish("wait_for_file", count=2, path=str(gate))
-    until(make_running_check(driver, held))
+    wait_until(make_running_check(driver, held))
     if kind == "end":
         proxy.drop_answer_to(_reports_kind(kind))
     gate.touch()
-    until(proxy.has_cut.is_set, what="the answer to be cut")
+    wait_until(proxy.has_cut.is_set, what="the answer to be cut")
     driver.expect_only_done([*held, *driver.publish(count=10)])
 
 
@@ -65,7 +65,7 @@ def test_messages_of_a_worker_that_dies_at_any_moment_are_recovered(driver: Tran
     # A message that was fetched without the worker receiving it.
     proxy.drop_answer_to(_is_fetch)
     second = driver.publish(queue="background", count=2)
-    until(proxy.has_cut.is_set, what="the answer to be cut")
+    wait_until(proxy.has_cut.is_set, what="the answer to be cut")
     unheard.send_signal(signal.SIGKILL)
     assert driver.count_queued("default", "background") + sum(map(len, driver.list_in_flight().values())) == 3
     frozen.terminate(signal.SIGKILL)
@@ -73,7 +73,9 @@ def test_messages_of_a_worker_that_dies_at_any_moment_are_recovered(driver: Tran
     heir = driver.start_worker()
     driver.expect_only_done(first)
     # The attempt is unchanged unless the worker was allowed to start it: then it is lost, and reported as lost.
-    until(lambda: all(driver.list_event_kinds(execution)[-1:] in (["succeeded"], ["lost"]) for execution in second))
+    wait_until(
+        lambda: all(driver.list_event_kinds(execution)[-1:] in (["succeeded"], ["lost"]) for execution in second)
+    )
     assert heir.is_alive()
 
 
@@ -82,16 +84,16 @@ def test_worker_killed_repeatedly_under_load_starts_attempts_once(driver: Transp
     for _ in range(2):
         worker = driver.start_worker("--pool", "threads")
         done = len(driver.list_events())
-        until(lambda done=done: len(driver.list_events()) > done + 20, every=0.001)  # type: ignore[misc]
+        wait_until(lambda done=done: len(driver.list_events()) > done + 20, every=0.001)  # type: ignore[misc]
         worker.terminate(signal.SIGKILL)
     driver.start_worker()
-    until(
+    wait_until(
         lambda: (
             {execution for kind, execution, _ in driver.list_events() if kind in ("succeeded", "lost")}
             == set(executions)
         )
     )
-    until(driver.is_empty)
+    wait_until(driver.is_empty)
     lost = {execution for kind, execution, _ in driver.list_events() if kind == "lost"}
     starts = driver.engine.count_starts()
     assert all(starts[execution, 1] == 1 for execution in set(executions) - lost)

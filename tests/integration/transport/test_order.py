@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _sort_by_start(driver: TransportDriver, executions: list[str]) -> list[str]:
@@ -26,13 +26,13 @@ def test_urgent_message_overtakes_prefetched_messages(driver: TransportDriver, p
     blocking = [driver.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
     executions = driver.publish_messages([*blocking, *(driver.make_message() for _ in range(40))])
     held, ahead = executions[:slots], executions[slots:]
-    until(make_running_check(driver, held))
+    wait_until(make_running_check(driver, held))
     assert any(driver.list_in_flight().values())
     [urgent] = driver.publish(priority=9)
     if pool == "solo":  # The event loop of a solo worker runs the job itself, so aged messages are returned afterwards.
         time.sleep(0.5)
     else:
-        until(lambda: driver.count_queued() == 41, what="what was fetched ahead to go back")
+        wait_until(lambda: driver.count_queued() == 41, what="what was fetched ahead to go back")
     gate.touch()
     driver.expect_only_done([*executions, urgent])
     assert urgent in _sort_by_start(driver, [*ahead, urgent])[:slots]
@@ -46,9 +46,9 @@ def test_prefetched_message_of_a_blocked_worker_runs_elsewhere(driver: Transport
     gate = tmp_path / "gate"
     blocking = [driver.make_message("wait_for_file", path=str(gate)) for _ in range(2)]
     executions = driver.publish_messages([*blocking, *(driver.make_message() for _ in range(40))])
-    until(make_running_check(driver, executions[:2]))
+    wait_until(make_running_check(driver, executions[:2]))
     driver.send_control("add_consumer", "default", destination=idle)
-    until(make_running_check(driver, executions), what="the others to run elsewhere")
+    wait_until(make_running_check(driver, executions), what="the others to run elsewhere")
     assert not gate.exists()
     gate.touch()
     driver.expect_only_done(executions)
@@ -82,7 +82,7 @@ def test_queues_are_served_strictly_in_the_order_given(driver: TransportDriver) 
 
 def test_invalid_weights_are_rejected_in_one_line(driver: TransportDriver) -> None:
     worker = driver.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
-    until(lambda: not worker.is_alive(), what="the worker to end")
+    wait_until(lambda: not worker.is_alive(), what="the worker to end")
     said = driver.engine.read_log(worker)
     assert "error: JOBWORKER_QUEUE_WEIGHTS=critical=lots: 'critical=lots' should look like critical=6" in said
     assert "Traceback" not in said

@@ -10,7 +10,7 @@ import pytest
 
 from jobworker.transport import keys
 from tests.integration.transport.transport_driver import TransportDriver, make_running_check
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 #: Queue of each pool, and its number of slots.
@@ -29,14 +29,14 @@ def workers(driver: TransportDriver) -> dict[str, ServerProcess]:
 
 
 @contextlib.contextmanager
-def _occupy_all_slots(driver: TransportDriver, gate: Path) -> Iterator[list[str]]:
+def _occupy_pool(driver: TransportDriver, gate: Path) -> Iterator[list[str]]:
     """Yield executions that occupy every slot of every worker until the gate opens, or until the block ends."""
     held = [
         execution
         for queue, slots in _POOLS.values()
         for execution in driver.publish("wait_for_file", count=slots, queue=queue, path=str(gate))
     ]
-    until(make_running_check(driver, held), what="every slot to be busy")
+    wait_until(make_running_check(driver, held), what="every slot to be busy")
     yield held
     gate.touch()
 
@@ -64,7 +64,7 @@ def test_workers_survive_redis_restarts(
     _check_workers(driver, workers, names)
     for down in (4, 15):
         gate = tmp_path / f"gate-{down}"
-        with _occupy_all_slots(driver, gate) as held:
+        with _occupy_pool(driver, gate) as held:
             waiting = _publish_everywhere(driver, 20)
             driver.server.stop()
             time.sleep(down / 2)
@@ -99,14 +99,14 @@ def test_workers_survive_a_full_redis(
     driver: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path
 ) -> None:
     names = set(driver.list_workers())
-    with _occupy_all_slots(driver, tmp_path / "gate") as held:
+    with _occupy_pool(driver, tmp_path / "gate") as held:
         waiting = _publish_everywhere(driver, 20)
         driver.client.config_set("maxmemory", "1mb")
-    until(
+    wait_until(
         lambda: all("redis_takes_no_reports" in driver.engine.read_log(worker) for worker in workers.values()),
         what="reports to be refused",
     )
-    until(lambda: all(driver.engine.count_ends()[execution, 1] for execution in held), what="the jobs to end")
+    wait_until(lambda: all(driver.engine.count_ends()[execution, 1] for execution in held), what="the jobs to end")
     _wait_for_heartbeats(driver, seconds=4)
     assert sum(map(len, driver.list_in_flight().values())) >= len(held)
     assert not [kind for kind, execution, _ in driver.list_events() if kind == "succeeded" and execution in held]
@@ -126,7 +126,7 @@ def _wait_for_heartbeats(driver: TransportDriver, seconds: float) -> None:
         return min(float(score) for _, score in heard)
 
     begun = oldest()
-    until(lambda: oldest() - begun > seconds * 1000, what="heartbeats while Redis is full")
+    wait_until(lambda: oldest() - begun > seconds * 1000, what="heartbeats while Redis is full")
 
 
 @pytest.mark.parametrize("pool", list(_POOLS))
@@ -136,7 +136,7 @@ def test_worker_survives_a_restart_of_the_celery_consumer(driver: TransportDrive
     gate = tmp_path / "gate"
     first = [] if pool == "solo" else driver.publish("wait_for_file", path=str(gate))
     executions = driver.publish(count=300)
-    until(lambda: len(driver.engine.count_starts()) > 200)
+    wait_until(lambda: len(driver.engine.count_starts()) > 200)
     gate.touch()
     driver.expect_only_done([*first, *executions])
     assert driver.engine.read_log(worker).count("Connection to broker lost") >= 2

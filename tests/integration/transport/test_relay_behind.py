@@ -2,7 +2,7 @@
 
 from jobworker.transport import keys
 from tests.integration.transport.transport_driver import TransportDriver
-from tests.polling import until
+from tests.polling import wait_until
 
 #: Lease (s), short enough that a worker's grace of four leases passes within the test.
 _LEASE_SECONDS = "1"
@@ -17,7 +17,7 @@ def test_workers_start_nothing_until_events_are_read(driver: TransportDriver) ->
         driver.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
     worker = driver.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     executions = driver.publish(count=5)
-    until(
+    wait_until(
         lambda: driver.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay"
     )
     worker.check_alive()

@@ -9,7 +9,7 @@ from jobworker.transport.client import connect_redis
 from jobworker.transport.publisher import get_list_names
 from jobworker.worker.watchdog import Watchdog
 from tests.integration.transport.transport_driver import TransportDriver
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import ServerProcess
 
 #: Lease (s), short enough that a worker's grace of four leases passes within the test.
@@ -17,7 +17,7 @@ _LEASE_SECONDS = "1"
 
 
 def _expect_end(driver: TransportDriver, worker: ServerProcess, says: str) -> None:
-    until(lambda: not worker.is_alive(), what="the worker to be ended")
+    wait_until(lambda: not worker.is_alive(), what="the worker to be ended")
     assert says in driver.engine.read_log(worker)
 
 
@@ -25,7 +25,7 @@ def _expect_end(driver: TransportDriver, worker: ServerProcess, says: str) -> No
 def test_worker_that_fetches_nothing_is_ended(driver: TransportDriver, pool: str) -> None:
     deaf = driver.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     first = driver.publish()
-    until(lambda: [kind for kind, _, _ in driver.list_events()] == ["running", "succeeded"])
+    wait_until(lambda: [kind for kind, _, _ in driver.list_events()] == ["running", "succeeded"])
     driver.publish()
     _expect_end(driver, deaf, "worker_stalled")
     assert len(driver.engine.count_starts()) == len(first)

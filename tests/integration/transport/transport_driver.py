@@ -12,7 +12,7 @@ from jobworker.transport import keys
 from jobworker.transport.publisher import Message, Publisher, get_list_names
 from jobworker.transport.worker_registry import WorkerRegistry
 from tests.engine import LEASE_SECONDS, Engine
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, ServerProcess
 
 #: Messages in flight of one worker: tag → message.
@@ -41,7 +41,7 @@ class TransportDriver:
     def wait_until_ready(self, *workers: ServerProcess) -> None:
         """Wait until the workers consume."""
         for worker in workers:
-            until(
+            wait_until(
                 lambda worker=worker: " ready." in self.engine.read_log(worker) or not worker.is_alive(),  # type: ignore[misc]
                 what=f"a worker to be ready; its log is {worker.log}",
             )
@@ -145,12 +145,12 @@ class TransportDriver:
     def expect_only_done(self, executions: list[str], within: float = 60.0) -> None:
         """Wait until all these executions have ended once, and no other message is left."""
         self.expect_done(executions, within)
-        until(self.is_empty, what="every message to be acknowledged")
+        wait_until(self.is_empty, what="every message to be acknowledged")
 
     def expect_done(self, executions: list[str], within: float = 60.0) -> None:
         """Wait until all have ended; check that each began and ended once, by the jobs' records and by reports."""
         expected = set(executions)
-        until(
+        wait_until(
             lambda: expected <= {execution for kind, execution, _ in self.list_events() if kind == "succeeded"},
             within,
             every=0.1,

@@ -12,7 +12,7 @@ import redis
 
 from jobworker.up.redis_server import EmbeddedRedis
 from tests.integration.up.conftest import SIGNAL_RECORDER_COMMAND, SLEEP_COMMAND, UpStarter
-from tests.polling import until
+from tests.polling import wait_until
 from tests.servers import RedisServer, find_other_redis
 from tests.up_process import ROOT, UpProcess
 
@@ -46,7 +46,7 @@ def test_killed_redis_is_restarted_with_its_data(start: UpStarter) -> None:
     up.wait_for_output("redis started again")
 
     embedded = EmbeddedRedis(up.home)
-    until(embedded.is_ready, what="Redis")
+    wait_until(embedded.is_ready, what="Redis")
     assert _create_client(up).get("kept") == "yes"
 
 

@@ -156,7 +156,7 @@ def test_large_output_is_passed_on_completely(make: SupervisorFactory, capsys: O
     assert lines == [f"line {i}" for i in range(30000)]
 
 
-def test_killed_guardian_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
+def test_killed_orphan_reaper_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make(RestartBackoff(first_delay=0.01))
     supervisor.reaper._shell.kill()
     supervisor.reaper._shell.wait()

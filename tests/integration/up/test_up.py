@@ -13,7 +13,7 @@ import pytest
 
 from jobworker.up.redis_server import EmbeddedRedis
 from tests.integration.up.conftest import SIGNAL_RECORDER_COMMAND, SLEEP_COMMAND, UpStarter
-from tests.polling import until
+from tests.polling import wait_until
 from tests.up_process import is_alive, list_group_members, make_environment
 
 
@@ -79,7 +79,7 @@ def test_sigkill_leaves_no_process(start: UpStarter) -> None:
 
     up.kill()
 
-    until(lambda: not list_group_members(*groups), what="the end of everything")
+    wait_until(lambda: not list_group_members(*groups), what="the end of everything")
 
 
 def test_up_can_be_restarted_at_once_after_sigkill(start: UpStarter) -> None:
@@ -124,7 +124,7 @@ def test_up_continues_when_its_output_cannot_be_written(tmp_path: Path, output: 
         next(line for line in up.stdout if b"later started" in line)
         up.stdout.close()
     (tmp_path / "go").write_text("go\n")
-    until((tmp_path / "gone").exists, within=60, what="a process that goes on")
+    wait_until((tmp_path / "gone").exists, within=60, what="a process that goes on")
     assert up.poll() is None
 
     up.send_signal(signal.SIGINT)
@@ -183,7 +183,7 @@ def test_database_newer_than_the_code_is_rejected(start: UpStarter, tmp_path: Pa
     assert "made by a newer JobWorker" in up.output
     assert "worker started" not in up.output
     assert "Traceback" not in up.output
-    until(lambda: not list_group_members(*up.list_service_pids().values()), what="Redis to end")
+    wait_until(lambda: not list_group_members(*up.list_service_pids().values()), what="Redis to end")
 
 
 def test_beat_is_not_started_with_the_internal_scheduling_provider(start: UpStarter) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.admission import Submission
 from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _make_path(name: str) -> dict[str, str]:
@@ -15,7 +15,7 @@ def _make_path(name: str) -> dict[str, str]:
 
 def test_on_complete_job_runs_once(driver: WorkflowDriver) -> None:
     submissions = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
-    submissions += [Submission(job="fails") for _ in range(5)]
+    submissions += [Submission(job="fail") for _ in range(5)]
     report = Submission(
         job="plain_celery_task",
         parameters={"left": _make_path("/counts/Succeeded"), "right": _make_path("/counts/Failed")},
@@ -37,7 +37,7 @@ def test_batch_of_1000_executions_is_cancelled_in_one_step(own_driver: WorkflowD
     later = Submission(job="noop", delay=3600)
     submissions = [blocking, blocking, *(Submission(job="noop") for _ in range(698)), *([later] * 300)]
     batch, ids = own_driver.submit_batch(submissions)
-    until(lambda: all(engine.is_running(execution) for execution in ids[:2]), what="both slots to be taken")
+    wait_until(lambda: all(engine.is_running(execution) for execution in ids[:2]), what="both slots to be taken")
     after = engine.submit_one("noop", depends_on=[{"execution": ids[-1], "on": "any"}])
     own_driver.cancel_batch(batch)
     own_driver.cancel_batch(batch)
@@ -55,9 +55,9 @@ def test_batch_cancelled_without_a_relay_never_starts(own_driver: WorkflowDriver
     for execution in (
         blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]
     ):
-        until(lambda execution=execution: engine.is_running(execution))  # type: ignore[misc]
+        wait_until(lambda execution=execution: engine.is_running(execution))  # type: ignore[misc]
     batch, ids = own_driver.submit_workflow(a=make_step("noop"), b=make_step("noop", "a"), c=make_step("noop", delay=1))
-    until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
+    wait_until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
     relay.terminate(signal.SIGKILL)
     own_driver.cancel_batch(batch)
     engine.start_relay()

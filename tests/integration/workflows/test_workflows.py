@@ -10,7 +10,7 @@ from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.jobs.definition import JobDefinition
 from jobworker.services.jobs import jobs
 from tests.integration.workflows.workflow_driver import WorkflowDriver, make_step
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def _make_reference(source: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_long_chain_runs_in_order(driver: WorkflowDriver) -> None:
     assert driver.engine.get(ids["s19"]).result == 19
 
 
-@pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
+@pytest.mark.parametrize("failing", ["fail", "kill_own_process_once"])
 def test_failed_step_skips_fails_or_continues_its_dependents(driver: WorkflowDriver, failing: str) -> None:
     batch, ids = driver.submit_workflow(
         bad=make_step(failing),
@@ -83,14 +83,14 @@ def test_trigger_starts_a_job_after_each_matching_end(driver: WorkflowDriver) ->
     engine = driver.engine
     policies = {"retry": {"max_attempts": None}, "trigger_after": [
         {"job": "noop", "on": "success", "parameters": {"left": _make_reference("noop"), "right": 1}},
-        {"job": "fails", "on": "failure", "parameters": {"left": 100}},
+        {"job": "fail", "on": "failure", "parameters": {"left": 100}},
     ]}  # fmt: skip
     definition = JobDefinition("after", "plain_celery_task", policies=policies)
     jobs.create(engine.database, engine.clock, definition, "tester")
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
-    bad = engine.submit_one("fails")
+    bad = engine.submit_one("fail")
 
-    until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
+    wait_until(lambda: len(driver.list_executions(job="after")) == 11, what="eleven triggered executions")
     for row in driver.list_executions(job="after"):
         engine.wait_until_final(row.id)
     rows = {row.triggered_by: row for row in driver.list_executions(job="after")}
@@ -119,10 +119,10 @@ def test_dependents_of_executions_ended_without_a_relay_are_resolved_later(
     batch, _ = own_driver.submit_workflow(
         first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first")
     )
-    until(lambda: engine.is_running(parent))
+    wait_until(lambda: engine.is_running(parent))
     relay.terminate(signal.SIGKILL)
     done.touch()
-    until(lambda: (parent, 1) in engine.count_ends())
+    wait_until(lambda: (parent, 1) in engine.count_ends())
     assert engine.get(child).state is ExecutionState.WAITING
     engine.start_relay()
     assert engine.wait_until_final(child).state is ExecutionState.SUCCEEDED
@@ -144,7 +144,7 @@ def test_repeated_relay_kills_lose_no_step(own_driver: WorkflowDriver) -> None:
     ]
     for _ in range(4):
         before = len(engine.list_succeeded())
-        until(lambda before=before: len(engine.list_succeeded()) > before or len(engine.list_succeeded()) == 120)  # type: ignore[misc]
+        wait_until(lambda before=before: len(engine.list_succeeded()) > before or len(engine.list_succeeded()) == 120)  # type: ignore[misc]
         relay.terminate(signal.SIGKILL)
         relay = engine.start_relay()
     for batch in batches:

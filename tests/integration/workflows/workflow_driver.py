@@ -15,7 +15,7 @@ from jobworker.store.executions import executions
 from jobworker.store.executions.execution_filters import ExecutionFilters
 from jobworker.store.executions.executions import ExecutionRow
 from tests.engine import Engine
-from tests.polling import until
+from tests.polling import wait_until
 
 
 def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> WorkflowStep:
@@ -53,7 +53,7 @@ class WorkflowDriver:
 
     def wait_until_completed(self, batch_id: str) -> BatchStatus:
         """Wait until a batch is complete and return its status."""
-        until(lambda: self.get_batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
+        wait_until(lambda: self.get_batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
         return self.get_batch(batch_id)
 
     def cancel_batch(self, batch_id: str) -> None:

@@ -30,14 +30,14 @@ def test_address_parsed_to_host_port_and_url(text: str, address: tuple[str, int]
 @pytest.mark.parametrize(
     "text", ["", "8000", "localhost", ":8000", "a:b", "a:99999", "a:0", "a:1", "1.2.3.4:1/x", "[::1"]
 )
-def test_invalid_address_refused_with_variable_name(text: str) -> None:
+def test_invalid_address_rejected_with_variable_name(text: str) -> None:
     with pytest.raises(
         ConfigurationError, match=r"JOBWORKER_BIND=.* must be an IP address and a port, such as 127\.0\.0\.1:8000"
     ):
         addresses.parse(text, "JOBWORKER_BIND")
 
 
-def test_address_in_use_refused() -> None:
+def test_address_in_use_rejected() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -47,7 +47,7 @@ def test_address_in_use_refused() -> None:
     addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
 
 
-def test_address_of_another_machine_refused() -> None:
+def test_address_of_another_machine_rejected() -> None:
     with pytest.raises(ConfigurationError, match=r"nothing can listen on 192\.0\.2\.1:8000"):
         addresses.require_free(Address("192.0.2.1", 8000), "JOBWORKER_BIND")
 

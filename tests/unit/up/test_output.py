@@ -10,7 +10,7 @@ from jobworker.up import log_files, process
 from jobworker.up.log_files import LogFile
 from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
-from tests.polling import until
+from tests.polling import wait_until
 
 _TIME = "2026-11-30T18:41:43.603013Z"
 
@@ -89,7 +89,7 @@ def test_rest_of_cut_line_indented(monkeypatch: pytest.MonkeyPatch) -> None:
         return running.output_closed
 
     running.start_command()
-    until(read, within=30, what="the end of the output")
+    wait_until(read, within=30, what="the end of the output")
     assert lines == [b"abcdef", b"    gh\r", b"\fij"]
     assert running.close() == []
 
@@ -97,7 +97,7 @@ def test_rest_of_cut_line_indented(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_line_feeds_split_final_output() -> None:
     running = process.ServiceProcess(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
     running.start_command()
-    until(lambda: running.returncode is not None, within=30, what="its end")
+    wait_until(lambda: running.returncode is not None, within=30, what="its end")
     assert running.close() == [b"a\rb", b"", b"c"]
 
 

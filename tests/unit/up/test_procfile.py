@@ -45,7 +45,7 @@ def test_simple_command_replaces_shell_by_exec(command: str, script: str) -> Non
         ("web: a\nserve the web\n", "line 2: `serve the web`"),
     ],
 )
-def test_invalid_procfile_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_procfile_rejected(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         procfile.read(_write_procfile(tmp_path, text))
 

@@ -69,7 +69,7 @@ def get_problem(rule: Any) -> list[tuple[str, str]]:
         ({"kind": "rrule", "expression": "FREQ=DAILY", "start": "soon"}, "/rule/start", "wrong_type"),
     ],
 )
-def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: str) -> None:
+def test_invalid_rule_rejected_with_pointer(described: Any, pointer: str, code: str) -> None:
     assert get_problem(described) == [(pointer, code)]
 
 
@@ -118,7 +118,7 @@ def test_invalid_rule_refused_with_pointer(described: Any, pointer: str, code: s
         ("0 0 1-L * *", "day of month '1-L' is not supported"),
     ],
 )
-def test_invalid_cron_expression_refused_with_reason(expression: str, says: str) -> None:
+def test_invalid_cron_expression_rejected_with_reason(expression: str, says: str) -> None:
     described = {"kind": "cron", "expression": expression}
     assert get_problem(described) == [("/rule/expression", "bad_cron")]
     with pytest.raises(InvalidInput, match=re.escape(says)):
@@ -188,7 +188,7 @@ def test_cron_expression_without_described_problem_can_be_parsed(fields: list[st
         ("FREQ=YEARLY;BYHOUR=1,2,3,4,5;BYMINUTE=1,2,3,4,5;BYSETPOS=1", "at most 24 times a day"),
     ],
 )
-def test_invalid_recurrence_rule_refused_with_reason(expression: str, says: str) -> None:
+def test_invalid_recurrence_rule_rejected_with_reason(expression: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:
         rule_parser.parse({"kind": "rrule", "expression": expression})
     assert [error.pointer for error in caught.value.errors] == ["/rule/expression"]
