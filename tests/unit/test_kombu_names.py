@@ -84,6 +84,7 @@ METHODS = [
     (AsynPool, "terminate_job", ["pid", "sig"], "worker.celery.pool kills processes that ignore signals"),
     (AsynPool, "register_with_event_loop", ["hub"], "worker.celery.pool, likewise"),
     (asynpool.Worker, "after_fork", [], "worker.celery.pool begins a session and takes SIGUSR1"),
+    (asynpool.Worker, "_do_exit", ["pid", "exitcode", "exc"], "worker.celery.pool ends without a pause"),
     (prefork.TaskPool, "on_start", [], "worker.celery.pool keeps the limits to itself"),
     (prefork.TaskPool, "on_stop", [], "worker.celery.pool ends all child processes"),
     (prefork.TaskPool, "on_terminate", [], "worker.celery.pool, likewise"),
@@ -124,6 +125,7 @@ SOURCE_LINES = [
     ),
     (billiard_pool.Pool, "self._cache = {}", "worker.celery.pool finds the job of a process"),
     (billiard_pool.Worker, "signal.signal(SIG_SOFT_TIMEOUT", "worker.celery.pool puts its own handler there"),
+    (billiard_pool.Worker, "time.sleep(1)", "worker.celery.pool ends without this pause"),
 ]
 
 

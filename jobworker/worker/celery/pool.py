@@ -10,11 +10,13 @@ noticed at once. The pool does not enforce time limits (`worker.control.time_lim
 
 import multiprocessing
 import multiprocessing.process
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
 from billiard import current_process
+from billiard.pool import EX_OK
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
 
@@ -77,6 +79,14 @@ class Worker(asynpool.Worker):
             JobTask.runner.control_table.bind_process(current_process().index)
             # Celery's own handler would raise the exception in any code that runs by then, even in the next job.
             signal.signal(signal.SIGUSR1, JobTask.runner.control_table.on_soft_limit)
+
+    def _do_exit(self, pid: int, exitcode: int | None, exc: Exception | None = None) -> None:
+        """End the process; when the pool stops, without the second that billiard sleeps before the end."""
+        if exitcode or exc is not None:
+            super()._do_exit(pid, exitcode, exc)
+        if self.on_exit is not None:
+            self.on_exit(pid, EX_OK)
+        os._exit(EX_OK)
 
 
 def _allow_children() -> None:

@@ -33,7 +33,7 @@ class TransportDriver:
 
     def start_worker(self, *options: str, wait: bool = True, **settings: str) -> ServerProcess:
         """Start a worker with two slots (unless `options` override them), and wait until it consumes."""
-        worker = self.engine.start_worker("--without-mingle", *options, **settings)
+        worker = self.engine.start_worker(*options, **settings)
         if wait:
             self.wait_until_ready(worker)
         return worker
