@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import select
 import signal
@@ -65,6 +66,9 @@ _PRELOADED_MODULES = (
 )
 
 _MAX_REQUEST_BYTES = 256 * 1024
+
+#: Variables that Python and Celery read before the fork, except for the one that the server itself sets.
+_READ_BEFORE_FORK = re.compile(r"(?!PYTHONUNBUFFERED$)(?:PYTHON|CELERY_)")
 
 
 class _Request(NamedTuple):
@@ -161,6 +165,15 @@ class ForkServerClient:
 
 
 client = ForkServerClient()
+
+
+def has_settings(environment: Mapping[str, str]) -> bool:
+    """Return whether Python and Celery, as imported by the server, have the settings of this environment."""
+    before, now = (
+        {name: value for name, value in variables.items() if _READ_BEFORE_FORK.match(name)}
+        for variables in (os.environ, environment)
+    )
+    return before == now
 
 
 def _serve(server: socket.socket) -> _Request | None:

@@ -48,7 +48,7 @@ def apply(context: click.Context, /, as_json: bool) -> None:
     with common.open_database(settings) as database:
         changes = sync.apply_declarations(database, SystemClock(), desired, common.get_actor())
     _print_changes(changes, as_json)
-    context.exit(1 if any(change.outcome is SyncOutcome.REFUSED for change in changes) else 0)
+    context.exit(1 if any(change.step is SyncOutcome.REFUSED for change in changes) else 0)
 
 
 def require_declarations(settings: Settings) -> Declarations:
@@ -67,9 +67,9 @@ def _print_changes(changes: Sequence[SyncChange], as_json: bool) -> None:
             click.echo(formatting.format_json(change))
         return
     for change in changes:
-        sign, color = _SIGNS[change.outcome]
+        sign, color = _SIGNS[change.step]
         place = f"  ({change.place})" if change.place else ""
-        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.outcome}", fg=color) + place)
+        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=color) + place)
         if change.reason:
             click.echo(f"    {plain_text.to_one_line(change.reason)}")
         for warning in change.warnings:

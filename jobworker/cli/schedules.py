@@ -116,12 +116,12 @@ def preview_(
     click.echo(result.in_words)
     for warning in result.warnings:
         click.echo(click.style(plain_text.to_one_line(warning), fg="yellow"))
-    for occurrence in result.occurrences:
+    for occurrence in result.moments:
         click.echo(f"  {_format_upcoming(occurrence)}")
     if result.compared is not None:
         for line in formatting.format_differences(result.compared.fields):
             click.echo(f"  {line}")
-        for sign, moments in (("+", result.compared.added), ("-", result.compared.removed)):
+        for sign, moments in (("+", result.compared.comes), ("-", result.compared.goes)):
             for moment in moments:
                 click.echo(f"  {sign} {formatting.format_time(moment, result.schedule['zone'])}")
 

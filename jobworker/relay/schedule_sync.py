@@ -56,7 +56,7 @@ class ScheduleSynchronizer:
         except Conflict as error:
             logger.info("schedules_not_synchronised_yet", why=str(error))
             return
-        self._is_done = all(change.outcome is not SyncOutcome.REFUSED for change in changes)
+        self._is_done = all(change.step is not SyncOutcome.REFUSED for change in changes)
         for change in changes:
             self._log_change(change)
 
@@ -86,8 +86,8 @@ class ScheduleSynchronizer:
     def _log_change(self, change: SyncChange) -> None:
         """Log a change, or a refusal once per reason."""
         about = {change.kind: change.name, "place": change.place}
-        if change.outcome is not SyncOutcome.REFUSED:
-            logger.info("declaration_applied", **about, what=change.outcome.value)
+        if change.step is not SyncOutcome.REFUSED:
+            logger.info("declaration_applied", **about, what=change.step.value)
             for warning in change.warnings:
                 logger.warning("declaration_warning", **about, why=warning)
         elif (change.name, change.reason) not in self._logged_refusals:

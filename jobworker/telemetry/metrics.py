@@ -81,7 +81,8 @@ class Metrics:
             "jobworker_schedules_overdue", "Schedules that have been due for more than a minute and were not evaluated."
         )
         self.lateness = self._make_gauge(
-            "jobworker_schedules_lateness_seconds", "Time since the most overdue of these was due; 0 if no schedule is overdue."
+            "jobworker_schedules_lateness_seconds",
+            "Time since the most overdue of these was due; 0 if no schedule is overdue.",
         )
 
     def render(self, statistics: SystemStatistics | None, now: dt.datetime) -> bytes:

@@ -80,13 +80,13 @@ def driver(database: Database) -> ScheduleSyncDriver:
 
 
 def list_steps(changes: list[SyncChange]) -> list[tuple[SyncOutcome, str]]:
-    return [(change.outcome, change.name) for change in changes]
+    return [(change.step, change.name) for change in changes]
 
 
 def test_new_declaration_creates_schedule(driver: ScheduleSyncDriver) -> None:
     driver.declare("nightly", zone="Europe/Berlin", parameters={"days": 9})
     [change] = driver.apply()
-    assert (change.outcome, change.kind, change.name, change.reason) == (
+    assert (change.step, change.kind, change.name, change.reason) == (
         SyncOutcome.CREATED,
         "schedule",
         "nightly",
@@ -119,7 +119,7 @@ def test_changed_declaration_settles_earlier_occurrences_first(driver: ScheduleS
     driver.clock.advance(3600.0 + 10)
     driver.declare("nightly", rule=daily("14:00"), priority=7)
     [change] = driver.apply()
-    assert (change.outcome, change.name) == (SyncOutcome.CHANGED, "nightly")
+    assert (change.step, change.name) == (SyncOutcome.CHANGED, "nightly")
     assert [(difference.pointer, difference.before, difference.now) for difference in change.differences] == [
         ("/priority", None, 7),
         ("/rule/time", "13:00", "14:00"),
@@ -145,7 +145,7 @@ def test_removed_declaration_retires_schedule_and_restores_it(driver: ScheduleSy
     driver.clock.advance(3 * 86400)
     driver.declare("nightly")
     [change] = driver.apply()
-    assert (change.outcome, change.differences) == (SyncOutcome.RESTORED, [])
+    assert (change.step, change.differences) == (SyncOutcome.RESTORED, [])
     again = driver.get_schedule("nightly")
     assert (again.id, again.state, again.revision) == (retired.id, ScheduleState.ACTIVE, 2)
     assert again.next_at == NOW + dt.timedelta(days=4, hours=1)
@@ -195,7 +195,7 @@ def test_schedule_that_never_fires_is_created_with_a_warning(driver: ScheduleSyn
     driver.declare("forbidden", require=["past"])
     driver.declare("summer", require=["summer"], zone="Europe/Berlin")
     changes = {change.name: change for change in driver.apply() if change.kind == "schedule"}
-    assert {change.outcome for change in changes.values()} == {SyncOutcome.CREATED}
+    assert {change.step for change in changes.values()} == {SyncOutcome.CREATED}
     for name, reason in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
         assert changes[name].next == []
         [warning] = changes[name].warnings
@@ -212,7 +212,7 @@ def test_schedules_of_other_owners_are_left_unchanged(driver: ScheduleSyncDriver
         driver.declare(name)
     before = driver.get_schedule("theirs"), driver.get_schedule("report")
     changes = {change.name: change for change in driver.apply()}
-    assert {name: change.outcome for name, change in changes.items()} == {
+    assert {name: change.step for name, change in changes.items()} == {
         "theirs": SyncOutcome.REFUSED,
         "report": SyncOutcome.REFUSED,
         "mine": SyncOutcome.CREATED,
@@ -229,7 +229,7 @@ def test_rejected_declaration_is_applied_once_it_is_valid(driver: ScheduleSyncDr
     first = {change.name: change for change in driver.apply()}
     assert "/job: there is no job 'later'" in (first["early"].reason or "")
     assert "/parameters/rows: " in (first["wrong"].reason or "")
-    assert first["mine"].outcome is SyncOutcome.CREATED
+    assert first["mine"].step is SyncOutcome.CREATED
     driver.executions.define_job("later")
     assert list_steps(driver.apply()) == [(SyncOutcome.CREATED, "early"), (SyncOutcome.REFUSED, "wrong")]
 
@@ -281,14 +281,14 @@ def test_calendars_are_created_before_schedules_and_removed_after(driver: Schedu
 
     driver.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
     [changed] = driver.apply()
-    assert (changed.outcome, changed.kind, changed.name) == (SyncOutcome.CHANGED, "calendar", "office")
+    assert (changed.step, changed.kind, changed.name) == (SyncOutcome.CHANGED, "calendar", "office")
     assert [difference.pointer for difference in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
     assert driver.get_schedule("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
     assert driver.apply() == []
 
     del driver.calendars["office"]
     [refused] = driver.apply()
-    assert (refused.outcome, refused.kind) == (SyncOutcome.REFUSED, "calendar")
+    assert (refused.step, refused.kind) == (SyncOutcome.REFUSED, "calendar")
     assert "schedule month-end" in (refused.reason or "")
     driver.fields.clear()
     assert list_steps(driver.apply()) == [(SyncOutcome.RETIRED, "month-end"), (SyncOutcome.REMOVED, "office")]
@@ -300,9 +300,9 @@ def test_calendars_of_other_owners_are_left_unchanged(driver: ScheduleSyncDriver
     driver.calendars["office"] = {"country": "DE"}
     driver.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
     refused, created = driver.apply()
-    assert (refused.outcome, refused.name) == (SyncOutcome.REFUSED, "office")
+    assert (refused.step, refused.name) == (SyncOutcome.REFUSED, "office")
     assert "made over HTTP" in (refused.reason or "")
-    assert created.outcome is SyncOutcome.CREATED, "the calendar that is there will do"
+    assert created.step is SyncOutcome.CREATED, "the calendar that is there will do"
     driver.calendars.clear()
     assert driver.apply() == []
 

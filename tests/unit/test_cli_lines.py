@@ -1,5 +1,6 @@
-"""Untrusted text cannot add lines of its own to the output of commands."""
+"""Output of commands: untrusted text cannot add lines of its own, and the names in JSON are stable."""
 
+import dataclasses
 import datetime as dt
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +8,15 @@ from typing import Any
 import pytest
 
 from jobworker.cli import dead_letters, executions, formatting, schedules
+from jobworker.domain.executions.comparison import Difference
 from jobworker.domain.executions.execution import ExecutionState
 from jobworker.domain.schedules.schedule import ScheduleOwner
 from jobworker.domain.schedules.state import ScheduleStatus
+from jobworker.services.schedules.preview import PreviewResult, ScheduleComparison
+from jobworker.services.schedules.simulation import SimulatedOccurrence
+from jobworker.services.schedules.sync import SyncChange
+from jobworker.services.schedules.upcoming import ExpectedOccurrence
+from jobworker.store.executions.dead_letters import DeadLetterGroup
 from jobworker.store.executions.timeline import LogRow
 
 _NOW = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -47,6 +54,22 @@ def test_multiline_log_progress_and_error_texts_indented(capsys: pytest.CaptureF
 
     assert formatting.print_outcome(_make_row()) == formatting.EXIT_NOT_SUCCEEDED
     assert capsys.readouterr().err.endswith(f": ValueError: {_INDENTED}\n")
+
+
+@pytest.mark.parametrize(
+    ("printed", "names"),
+    [
+        (SyncChange, "step kind name place reason differences next warnings"),
+        (PreviewResult, "schedule in_words warnings moments compared"),
+        (ScheduleComparison, "row fields comes goes until"),
+        (ExpectedOccurrence, "at local outcome reason notes"),
+        (SimulatedOccurrence, "schedule scheduled_for outcome reason settled_at state started_at ended_at"),
+        (DeadLetterGroup, "fingerprint count first_seen last_seen example"),
+        (Difference, "part pointer change before now"),
+    ],
+)
+def test_names_in_json_output_are_stable(printed: Any, names: str) -> None:
+    assert [field.name for field in dataclasses.fields(printed)] == names.split()
 
 
 def test_json_output_escapes_control_characters() -> None:

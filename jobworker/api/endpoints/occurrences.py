@@ -183,7 +183,7 @@ def _serialize_preview(preview: PreviewResult) -> dict[str, Any]:
         "schedule": preview.schedule,
         "in_words": preview.in_words,
         "warnings": preview.warnings,
-        "occurrences": [_serialize_upcoming(occurrence) for occurrence in preview.occurrences],
+        "occurrences": [_serialize_upcoming(occurrence) for occurrence in preview.moments],
         "difference": _serialize_comparison(preview.compared) if preview.compared else None,
     }
 
@@ -193,7 +193,7 @@ def _serialize_comparison(comparison: ScheduleComparison) -> dict[str, Any]:
         "schedule": comparison.row.name,
         "revision": comparison.row.revision,
         "fields": comparison.fields,
-        "comes": comparison.added,
-        "goes": comparison.removed,
+        "comes": comparison.comes,
+        "goes": comparison.goes,
         "until": comparison.until,
     }

@@ -56,15 +56,14 @@ class PreviewRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleComparison:
-    """Differences from a saved schedule: changed fields, and nominal times added and removed up to `until`.
-
-    `until` None: without an end.
+    """Differences from a saved schedule: changed fields, and nominal times added (`comes`) and removed (`goes`) up to
+    `until`; None: without an end. The names are those of the JSON that `jobworker schedules preview` prints.
     """
 
     row: ScheduleRow
     fields: Sequence[Difference]
-    added: Sequence[dt.datetime]
-    removed: Sequence[dt.datetime]
+    comes: Sequence[dt.datetime]
+    goes: Sequence[dt.datetime]
     until: dt.datetime | None
 
 
@@ -75,7 +74,7 @@ class PreviewResult:
     schedule: Mapping[str, Any]
     in_words: str
     warnings: Sequence[str]
-    occurrences: Sequence[ExpectedOccurrence]
+    moments: Sequence[ExpectedOccurrence]
     compared: ScheduleComparison | None
 
 

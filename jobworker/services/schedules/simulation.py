@@ -187,7 +187,7 @@ def _apply_declarations(connection: sa.Connection, declarations: Declarations, n
         for name, declaration in declarations.schedules.items()
     }
     changes = sync.apply_in_transaction(connection, replace(declarations, schedules=begun), _ACTOR, now)
-    refused = [change for change in changes if change.outcome is sync.SyncOutcome.REFUSED]
+    refused = [change for change in changes if change.step is sync.SyncOutcome.REFUSED]
     if refused:
         reasons = (f"{change.kind} {change.name} ({change.place}): {change.reason}" for change in refused)
         raise InvalidInput("; ".join(reasons))

@@ -53,13 +53,13 @@ class SyncOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncChange:
-    """A difference between code and SQL.
+    """A difference between code and SQL. The names are those of the JSON that `jobworker schedules plan` prints.
 
     `kind` is schedule or calendar, `place` is file and line; `next` contains the next firing times in the schedule's
     zone; `warnings` contains remarkable properties, for example that the schedule never fires.
     """
 
-    outcome: SyncOutcome
+    step: SyncOutcome
     kind: str
     name: str
     place: str | None = None

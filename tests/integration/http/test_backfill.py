@@ -121,7 +121,7 @@ def test_backfill_parameters_override_those_of_the_schedule(api: ApiDriver) -> N
         ({"concurrency": 0}, "/concurrency", "not_allowed", "1"),
         ({"parameters": {"format": "xml"}}, "/parameters/format", "not_allowed", "csv"),
         ({"parameters": {"colour": "red"}}, "/parameters/colour", "unknown_parameter", "colour"),
-        ({"colour": "red"}, "/colour", "unknown_field", "known are"),
+        ({"colour": "red"}, "/colour", "unknown_field", "valid fields are"),
     ],
 )
 @pytest.mark.parametrize("dry_run", [False, True])

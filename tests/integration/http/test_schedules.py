@@ -178,7 +178,7 @@ def test_parameters_that_became_invalid_cause_a_warning(api: ApiDriver) -> None:
         ({"start": "2026-01-01T00:00:00"}, "/start", "naive_time", "offset"),
         ({"overlap": "maybe"}, "/overlap", "not_allowed", "skip, queue_one"),
         ({"name": "no spaces"}, "/name", "not_allowed", "A-Z"),
-        ({"colour": "red"}, "/colour", "unknown_field", "known are"),
+        ({"colour": "red"}, "/colour", "unknown_field", "valid fields are"),
     ],
 )
 def test_invalid_schedule_returns_422_with_pointer(
