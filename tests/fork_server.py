@@ -87,14 +87,15 @@ class ForkedProcess:
         self._client = client
         self.pid = pid
         self.stdin = os.fdopen(stdin, "wb", buffering=0)
+        self.exit_code: int | None = None
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None: the process has not ended."""
-        return self._client.poll(self.pid)
+        return self._client.wait(self, 0.0)
 
     def wait(self, timeout: float) -> int:
         """Wait until the process has ended, and return its exit code. Raises `subprocess.TimeoutExpired`."""
-        code = self._client.wait(self.pid, timeout)
+        code = self._client.wait(self, timeout)
         if code is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
         return code
@@ -111,8 +112,9 @@ class ForkServerClient:
     def __init__(self) -> None:
         self._owner = 0
         self._socket: socket.socket | None = None
-        self._exit_codes: dict[int, int] = {}
-        self._started: list[int] = []
+        #: Processes that have not ended, by pid: later processes may get the pid of one that has.
+        self._processes: dict[int, ForkedProcess] = {}
+        self._started_pid: int | None = None
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: int) -> ForkedProcess:
         """Run Python with these arguments (`-m module ...`) in a session of its own."""
@@ -124,20 +126,18 @@ class ForkServerClient:
             server.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         finally:
             os.close(reader)
-        while not self._started:
+        while (pid := self._started_pid) is None:
             self._receive(None)
-        return ForkedProcess(self, self._started.pop(), writer)
+        self._started_pid = None
+        process = self._processes[pid] = ForkedProcess(self, pid, writer)
+        return process
 
-    def poll(self, pid: int) -> int | None:
-        """Return the exit code of a process if it has ended."""
-        return self.wait(pid, 0.0)
-
-    def wait(self, pid: int, timeout: float) -> int | None:
+    def wait(self, process: ForkedProcess, timeout: float) -> int | None:
         """Wait at most `timeout` seconds until a process has ended, and return its exit code if it has."""
         deadline = time.monotonic() + timeout
-        while pid not in self._exit_codes and self._receive(max(0.0, deadline - time.monotonic())):
+        while process.exit_code is None and self._receive(max(0.0, deadline - time.monotonic())):
             pass
-        return self._exit_codes.get(pid)
+        return process.exit_code
 
     def _connect(self) -> socket.socket:
         if self._socket is None or self._owner != os.getpid():
@@ -146,7 +146,7 @@ class ForkServerClient:
             subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
             theirs.close()
             self._socket, self._owner = ours, os.getpid()
-            self._exit_codes, self._started = {}, []
+            self._processes = {}
         return self._socket
 
     def _receive(self, timeout: float | None) -> bool:
@@ -158,22 +158,22 @@ class ForkServerClient:
             raise ConnectionError("the fork server has ended")
         kind, *values = json.loads(message)
         if kind == "started":
-            self._started.append(values[0])
+            self._started_pid = values[0]
         else:
-            self._exit_codes[values[0]] = values[1]
+            self._processes.pop(values[0]).exit_code = values[1]
         return True
 
 
 client = ForkServerClient()
 
 
-def has_settings(environment: Mapping[str, str]) -> bool:
-    """Return whether Python and Celery, as imported by the server, have the settings of this environment."""
+def can_run(environment: Mapping[str, str]) -> bool:
+    """Return whether the server can run a program: on Linux, with the settings with which it imported its modules."""
     before, now = (
         {name: value for name, value in variables.items() if _READ_BEFORE_FORK.match(name)}
         for variables in (os.environ, environment)
     )
-    return before == now
+    return sys.platform == "linux" and before == now
 
 
 def _serve(server: socket.socket) -> _Request | None:

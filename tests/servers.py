@@ -85,9 +85,9 @@ class ServerProcess:
 def _start_process(
     command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None
 ) -> "subprocess.Popen[bytes] | ForkedProcess":
-    """Start a process in a session of its own; the fork server runs modules of Python, if it has their settings."""
+    """Start a process in a session of its own; the fork server runs modules of Python if it can."""
     environment = os.environ if environment is None else environment
-    if command[:2] == [sys.executable, "-m"] and fork_server.has_settings(environment):
+    if command[:2] == [sys.executable, "-m"] and fork_server.can_run(environment):
         return fork_server.client.start(command[1:], environment, output.fileno())
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
